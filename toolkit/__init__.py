@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AF_XDP for Python: packets from the network driver into NumPy arrays and back.
+
+import toolkit
+
+with toolkit.open("eth0", filter="udp port 53") as eth0:
+    while batch := eth0.receive(timeout=1.0):
+        print(len(batch), batch.lengths.sum(), batch.timestamps[0])
+"""
+
+from toolkit.abi.if_xdp import XDPDesc
+from toolkit.batch import Batch
+from toolkit.interface import Interface, open
+from toolkit.program import Link, Program
+from toolkit.umem import UMEM
+from toolkit.xsk import Socket
+
+__all__ = ["UMEM", "Batch", "Interface", "Link", "Program", "Socket", "XDPDesc", "open"]

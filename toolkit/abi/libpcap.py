@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""libpcap: tcpdump expressions to classic BPF, and its own interpreter of them. Names and numbers as in pcap/bpf.h.
+
+This file imports nothing of the toolkit, because it is a script as well: run as one, it compiles the expression that
+it reads on stdin, so that a compilation that takes minutes can be killed.
+"""
+
+from __future__ import annotations
+
+import ctypes as ct
+import functools
+import json
+import sys
+
+__all__ = [
+    "BPF_A",
+    "BPF_X",
+    "DLT_EN10MB",
+    "MAXIMUM_SNAPLEN",
+    "PCAP_ERRBUF_SIZE",
+    "PCAP_NETMASK_UNKNOWN",
+    "SKF_AD_OFF",
+    "BpfInsn",
+    "BpfProgram",
+    "Instruction",
+    "PcapPkthdr",
+    "compile_expression",
+    "libpcap",
+    "offline_filter",
+]
+
+DLT_EN10MB = 1
+MAXIMUM_SNAPLEN = 262144
+PCAP_NETMASK_UNKNOWN = 0xFFFFFFFF
+PCAP_ERRBUF_SIZE = 256
+SKF_AD_OFF = 0xFFFFF000  # loads from here up are Linux's ancillary ones
+
+# Instruction codes, as far as they are told apart by more than class, size and mode.
+BPF_X = 0x08
+BPF_A = 0x10
+
+Instruction = tuple[int, int, int, int]
+"""struct bpf_insn: code, jt, jf, k. All unsigned."""
+
+_SONAMES = ("libpcap.so.0.8", "libpcap.so.1")  # Debian's name, everybody else's
+
+
+class BpfInsn(ct.Structure):
+    """struct bpf_insn of classic BPF."""
+
+    _fields_ = [("code", ct.c_ushort), ("jt", ct.c_ubyte), ("jf", ct.c_ubyte), ("k", ct.c_uint32)]
+
+
+class BpfProgram(ct.Structure):
+    """struct bpf_program."""
+
+    _fields_ = [("bf_len", ct.c_uint), ("bf_insns", ct.POINTER(BpfInsn))]
+
+
+class PcapPkthdr(ct.Structure):
+    """struct pcap_pkthdr."""
+
+    _fields_ = [("tv_sec", ct.c_long), ("tv_usec", ct.c_long), ("caplen", ct.c_uint32), ("len", ct.c_uint32)]
+
+
+@functools.cache
+def libpcap() -> ct.CDLL:
+    """The library, loaded at first use. Raises OSError where there is none."""
+    for soname in _SONAMES:
+        try:
+            library = ct.CDLL(soname)
+            break
+        except OSError as refused:
+            missing = refused
+    else:
+        raise missing
+    p, i, u32 = ct.c_void_p, ct.c_int, ct.c_uint32
+    for name, restype, argtypes in (
+        ("pcap_open_dead", p, (i, i)),
+        ("pcap_compile", i, (p, ct.POINTER(BpfProgram), ct.c_char_p, i, u32)),
+        ("pcap_freecode", None, (ct.POINTER(BpfProgram),)),
+        ("pcap_geterr", ct.c_char_p, (p,)),
+        ("pcap_close", None, (p,)),
+        ("pcap_offline_filter", i, (ct.POINTER(BpfProgram), ct.POINTER(PcapPkthdr), ct.c_char_p)),
+    ):
+        function = getattr(library, name)
+        function.restype, function.argtypes = restype, argtypes
+    return library
+
+
+def compile_expression(expression: str, optimise: bool = True) -> list[Instruction]:
+    """Classic BPF for Ethernet frames. Raises ValueError with libpcap's message, OSError where there is no libpcap."""
+    library = libpcap()
+    handle = library.pcap_open_dead(DLT_EN10MB, MAXIMUM_SNAPLEN)
+    if not handle:
+        raise MemoryError("pcap_open_dead")
+    try:
+        program = BpfProgram()
+        # Latin-1 as surrogates leave it: libpcap reads bytes, and tells what it does not understand.
+        text = expression.encode(errors="surrogateescape")
+        if library.pcap_compile(handle, ct.byref(program), text, int(optimise), PCAP_NETMASK_UNKNOWN) != 0:
+            raise ValueError(library.pcap_geterr(handle).decode(errors="replace"))
+        try:
+            raw = program.bf_insns
+            return [(raw[i].code, raw[i].jt, raw[i].jf, raw[i].k) for i in range(program.bf_len)]
+        finally:
+            library.pcap_freecode(ct.byref(program))
+    finally:
+        library.pcap_close(handle)
+
+
+def offline_filter(instructions: list[Instruction], packet: bytes, length: int | None = None) -> bool:
+    """libpcap's own verdict on a packet of `length` bytes, of which `packet` was captured."""
+    code = (BpfInsn * len(instructions))(*(BpfInsn(*insn) for insn in instructions))
+    program = BpfProgram(len(instructions), ct.cast(code, ct.POINTER(BpfInsn)))
+    header = PcapPkthdr(0, 0, len(packet), len(packet) if length is None else length)
+    return bool(libpcap().pcap_offline_filter(ct.byref(program), ct.byref(header), packet))
+
+
+def main() -> None:
+    """{"expression", "optimise"} on stdin; {"instructions"} or {"refused"} or {"absent"} on stdout."""
+    request = json.load(sys.stdin)
+    try:
+        answer = {"instructions": compile_expression(request["expression"], request["optimise"])}
+    except ValueError as refused:
+        answer = {"refused": str(refused)}  # type: ignore[dict-item]
+    except OSError as missing:
+        answer = {"absent": str(missing)}  # type: ignore[dict-item]
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch: the packets of one receive() as arrays. A loan while it comes from a ring; yours for good after copy()."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.abi.xsk_meta import XSK_META, XSK_META_MAGIC, XSK_META_SIZE
+from toolkit.clock import utc_offset_ns
+from toolkit.errors import StaleBatchError
+from toolkit.umem import UMEM
+
+if TYPE_CHECKING:
+    from toolkit.decode import Columns
+
+__all__ = ["Batch"]
+
+Descs = npt.NDArray[np.uint64]  # shape (n, 2): columns addr, len | options << 32
+
+
+class Batch:
+    """Packets as arrays. `len()` is their number; an empty Batch is falsy.
+
+    Its frames are lent: they go back at release(), at the end of a `with` block, or at the next receive() of the same
+    Socket or Interface. After that the Batch is stale, and says so. Arrays it handed out are copies and stay good;
+    `packet(i)` is a view of the frame itself, to be used during the loan.
+    """
+
+    __slots__ = ("_arrival", "_descs", "_loaned", "_memory", "_stale", "_umem", "queue")
+
+    def __init__(
+        self,
+        umem: UMEM | None,
+        descs: Descs,
+        *,
+        queue: int = 0,
+        loaned: bool = False,
+        memory: npt.NDArray[np.uint8] | None = None,
+        arrival_ns: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        """Made by receive(). Without a UMEM, over `memory` (1-D u8) and the arrival times given."""
+        self._umem = umem
+        self._descs = descs
+        self._memory = memory
+        # CLOCK_MONOTONIC ns, 0 where missing; read from the frames at first use where it is None.
+        self._arrival = arrival_ns
+        self._loaned = loaned and len(descs) > 0  # frames are to be given back
+        self._stale = False  # set at the end of the loan
+        self.queue: int = queue  # the receive queue they came from
+
+    def __len__(self) -> int:
+        """Return the number of packets; known after the loan too."""
+        return len(self._descs)
+
+    def __bool__(self) -> bool:
+        """Return whether there is any packet."""
+        return len(self._descs) > 0
+
+    def __enter__(self) -> Batch:
+        """Release at the end of the block."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Release."""
+        self.release()
+
+    def __iter__(self) -> Iterator[memoryview]:
+        """Return each packet in turn: clear, and slow. Use the arrays where rates matter."""
+        for i in range(len(self)):
+            yield self.packet(i)
+
+    def __getitem__(self, i: int) -> memoryview:
+        """Return packet `i`, as packet() does."""
+        return self.packet(i)
+
+    def __repr__(self) -> str:
+        """Show packets, bytes, queue and what became of the loan."""
+        if self._stale:
+            return f"<Batch of {len(self)} packets, stale: its frames went back>"
+        if not self:
+            return "<Batch, empty>"
+        kind = f"from queue {self.queue}, on loan" if self._loaned else "a copy"
+        return f"<Batch of {len(self)} packets, {int(self.lengths.sum())} bytes, {kind}>"
+
+    def _repr_html_(self) -> str:
+        """Show the first packets, decoded, in a notebook."""
+        if self._stale or not self:
+            return repr(self).replace("<", "&lt;").replace(">", "&gt;")
+        from toolkit.describe import batch_html
+
+        html: str = batch_html(repr(self), self.head(128), self.lengths, self.timestamps)
+        return html
+
+    # --- arrays -----------------------------------------------------------------------------------------------------
+
+    @property
+    def lengths(self) -> npt.NDArray[np.uint32]:
+        """Bytes of each packet: shape (n,) u32, a copy."""
+        return self._words()[:, 2].copy()
+
+    @property
+    def addresses(self) -> npt.NDArray[np.uint64]:
+        """Offset of each packet's first byte in the UMEM: shape (n,) u64, a copy."""
+        return self._checked()[:, 0].copy()
+
+    @property
+    def options(self) -> npt.NDArray[np.uint32]:
+        """Descriptor options of each packet (XDP_PKT_CONTD): shape (n,) u32, a copy."""
+        return self._words()[:, 3].copy()
+
+    @property
+    def arrival_ns(self) -> npt.NDArray[np.int64]:
+        """Arrival times as the XDP program read them: shape (n,) i64, ns of CLOCK_MONOTONIC; 0 where there is none."""
+        if self._arrival is None:
+            self._arrival = self._read_arrival()
+        return self._arrival.copy()
+
+    @property
+    def timestamps(self) -> npt.NDArray[np.datetime64]:
+        """Arrival times in UTC: shape (n,) datetime64[ns]; NaT where the packet carries none."""
+        arrival = self.arrival_ns
+        times = (arrival + utc_offset_ns()).view("datetime64[ns]")
+        times[arrival == 0] = np.datetime64("NaT")
+        return times
+
+    def head(self, n: int = 64) -> npt.NDArray[np.uint8]:
+        """Return the first `n` bytes of every packet as one array: shape (len, n) u8, zeros past a packet's end."""
+        from toolkit.decode import head
+
+        return head(self._bytes(), self._offsets(), self._words()[:, 2], n)
+
+    def decode(self) -> Columns:
+        """Return the headers of all packets as columns: see toolkit.decode."""
+        from toolkit.decode import decode
+
+        return decode(self._bytes(), self._offsets(), self._words()[:, 2])
+
+    def packet(self, i: int) -> memoryview:
+        """Return packet `i` (negative counts from the end): a read-only view of the frame, good during the loan."""
+        descs = self._checked()
+        if not -len(descs) <= i < len(descs):
+            raise IndexError(f"packet {i} of a Batch of {len(descs)}")
+        words = descs[i].view(np.uint32)
+        offset, length = int(descs[i, 0]), int(words[2])
+        return memoryview(self._bytes()[offset : offset + length]).toreadonly()
+
+    # --- the loan ---------------------------------------------------------------------------------------------------
+
+    @property
+    def stale(self) -> bool:
+        """Whether the loan is over."""
+        return self._stale
+
+    def copy(self) -> Batch:
+        """Return the same packets in memory of their own: to keep, and to pickle. No loan; never stale."""
+        lengths = self._words()[:, 2].astype(np.int64)
+        offsets = np.zeros(len(lengths), dtype=np.int64)
+        np.cumsum(lengths[:-1], out=offsets[1:])
+        memory = np.empty(int(lengths.sum()), dtype=np.uint8)
+        if len(lengths):
+            # One row a packet, as wide as the longest, then the bytes that belong to packets, row after row.
+            width = int(lengths.max())
+            memory[:] = self.head(width)[np.arange(width) < lengths[:, None]]
+        descs = self._checked().copy()
+        descs[:, 0] = offsets
+        return Batch(None, descs, queue=self.queue, memory=memory, arrival_ns=self.arrival_ns)
+
+    def release(self) -> None:
+        """Give the frames back: the Batch is stale. Repeatable; without effect on a copy."""
+        if self._loaned and not self._stale:
+            self._stale = True
+            assert self._umem is not None
+            if not self._umem.closed:
+                self._umem.recycle(self._descs[:, 0])
+
+    def invalidate(self) -> None:
+        """Make the Batch stale without giving frames back: their Socket has seen to that."""
+        if self._loaned:
+            self._stale = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle a copy."""
+        kept = self if self._umem is None else self.copy()
+        return _unpickle, (kept._descs, kept.queue, kept._memory, kept._arrival)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _checked(self) -> Descs:
+        if self._stale or (self._umem is not None and self._umem.closed):
+            raise StaleBatchError(
+                "this Batch is stale: its frames went back to the kernel (at release(), at the end of its with block, "
+                "at the next receive(), or at close()). Next step: use it before that, or keep batch.copy()."
+            )
+        return self._descs
+
+    def _words(self) -> npt.NDArray[np.uint32]:
+        return self._checked().view(np.uint32).reshape(-1, 4)
+
+    def _offsets(self) -> npt.NDArray[np.int64]:
+        return self._checked()[:, 0].view(np.int64)
+
+    def _bytes(self) -> npt.NDArray[np.uint8]:
+        memory = self._memory if self._umem is None else self._umem.memory
+        assert memory is not None
+        return memory
+
+    def _read_arrival(self) -> npt.NDArray[np.int64]:
+        """Read struct xsk_meta in front of every packet. It counts only with the magic word, and only when it is not
+        older than the frame's loan to the kernel: a program that could not write it leaves an earlier packet's there.
+        """
+        from toolkit.decode import head
+
+        if self._umem is None:
+            return np.zeros(len(self), dtype=np.int64)
+        offsets = self._offsets() - XSK_META_SIZE
+        raw = head(self._bytes(), offsets, np.full(len(self), XSK_META_SIZE, dtype=np.uint32), XSK_META_SIZE)
+        meta = raw.view(XSK_META).reshape(-1)
+        times = meta["time"].astype(np.int64)
+        ledger = self._umem.ledger
+        lent_at = ledger.lent_at[self._offsets() >> ledger.shift]
+        good = (meta["magic"] == XSK_META_MAGIC) & (times >= lent_at) & (times <= time.monotonic_ns())
+        return np.where(good, times, 0)
+
+
+def _unpickle(
+    descs: Descs, queue: int, memory: npt.NDArray[np.uint8], arrival_ns: npt.NDArray[np.int64] | None
+) -> Batch:
+    return Batch(None, descs, queue=queue, memory=memory, arrival_ns=arrival_ns)

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Custody: one Socket's side of the ledger. Its rings tell it when frames change hands; it keeps and checks the owners.
+
+The rule is the same for all four rings: to peek takes custody, to publish gives it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from toolkit.errors import ArgumentError
+from toolkit.ledger import FREE, RECEIVED, RETIRED, RX, TX, USER, Addresses, Ledger, owner_code
+
+__all__ = ["ReceiveCustody", "SendCustody"]
+
+
+class ReceiveCustody:
+    """Frames that a Socket lends to the kernel (fill ring) and gets back with packets (RX ring)."""
+
+    def __init__(self, ledger: Ledger, holder: int) -> None:
+        self._ledger = ledger
+        self._holder = holder  # immutable: the Socket's number on its UMEM
+        self._lent = owner_code(RX, holder)
+        self._received = owner_code(RECEIVED, holder)
+        # (ring index, addresses) between lend() and lent(): frames that are the kernel's in the ledger and may not have
+        # reached the fill ring yet. Only an interrupt leaves it set; whoever fills next finishes the job.
+        self.pending: tuple[int, Addresses] | None = None
+
+    def taken(self, addresses: Addresses) -> None:
+        """Note that the RX ring returned frames."""
+        self._ledger.move(addresses, self._received, (RX,), self._holder, "the kernel returned, unexpectedly,")
+
+    def taken_one(self, address: int) -> None:
+        """The same for one frame."""
+        self._ledger.move_one(address, self._received, (RX,), self._holder, "the kernel returned, unexpectedly,")
+
+    def put_back(self, addresses: Addresses) -> None:
+        """Note that a peek was cancelled."""
+        self._ledger.move(addresses, self._lent, (RECEIVED,), self._holder, "cannot cancel the peek of")
+
+    def given(self, addresses: Addresses) -> None:
+        """Note that frames of the user go into the fill ring."""
+        ledger = self._ledger
+        ledger.refuse_duplicates(addresses)
+        ledger.move(addresses, self._lent, (USER, RECEIVED), self._holder, "cannot lend to the kernel")
+        ledger.lent_at[ledger.numbers(addresses)] = time.monotonic_ns()
+
+    def given_one(self, address: int) -> None:
+        """The same for one frame."""
+        ledger = self._ledger
+        ledger.move_one(address, self._lent, (USER, RECEIVED), self._holder, "cannot lend to the kernel")
+        ledger.lent_at[address >> ledger.shift] = time.monotonic_ns()
+
+    def lend(self, store: Any, n: int, index: int) -> Addresses:
+        """Take `n` free frames for the fill ring, to be published from `index` on; pending until lent()."""
+        ledger = self._ledger
+        if getattr(store, "ledger", None) is not ledger:
+            raise ArgumentError("this fill ring belongs to a Socket on another UMEM. Next step: pass that UMEM.")
+        with ledger.lock:
+            addresses: Addresses = ledger.top(n)
+            self.pending = (index, addresses)
+            numbers = ledger.numbers(addresses)
+            ledger.depth -= n
+            ledger.owner[numbers] = self._lent
+        ledger.lent_at[numbers] = time.monotonic_ns()
+        return addresses
+
+    def lent(self) -> None:
+        """Note that the pending frames are in the fill ring."""
+        self.pending = None
+
+    def claim_pending(self) -> tuple[int, Addresses] | None:
+        """Make the ledger agree with an interrupted lend(), which the caller then publishes."""
+        ledger, pending = self._ledger, self.pending
+        if pending is not None:
+            with ledger.lock:
+                ledger.owner[ledger.numbers(pending[1])] = self._lent
+                ledger.rebuild()
+        return pending
+
+    def forget_received(self, still_in_ring: Addresses) -> None:
+        """Free every received frame but those that the RX ring will return again: after an interrupted receive."""
+        ledger = self._ledger
+        with ledger.lock:
+            ledger.owner[ledger.owner == self._received] = FREE
+            ledger.owner[ledger.numbers(still_in_ring)] = self._lent
+            ledger.rebuild()
+
+    @property
+    def lent_frames(self) -> int:
+        """Frames that the kernel holds for receiving: fill ring, kernel and unread RX ring. Counts the whole array."""
+        return len(self._ledger.numbers_of(self._lent))
+
+    def end(self) -> None:
+        """Free all frames of this side: the Socket is gone from the kernel. Without a lock, for finalizers too."""
+        self.pending = None
+        self._ledger.disown(self._lent, FREE)
+        self._ledger.disown(self._received, FREE)
+
+
+class SendCustody:
+    """Frames that a Socket hands to the kernel to send (TX ring) and gets back sent (completion ring)."""
+
+    def __init__(self, ledger: Ledger, holder: int) -> None:
+        self._ledger = ledger
+        self._holder = holder  # immutable: the Socket's number on its UMEM
+        self._sending = owner_code(TX, holder)
+
+    def taken(self, addresses: Addresses) -> None:
+        """Note that the completion ring returned frames."""
+        self._ledger.move(addresses, USER, (TX,), self._holder, "the kernel returned, unexpectedly,")
+
+    def taken_one(self, address: int) -> None:
+        """The same for one frame."""
+        self._ledger.move_one(address, USER, (TX,), self._holder, "the kernel returned, unexpectedly,")
+
+    def put_back(self, addresses: Addresses) -> None:
+        """Note that a peek was cancelled."""
+        self._ledger.move(addresses, self._sending, (USER,), self._holder, "cannot cancel the peek of")
+
+    def given(self, addresses: Addresses) -> None:
+        """Note that frames of the user go into the TX ring."""
+        self._ledger.refuse_duplicates(addresses)
+        self._ledger.move(addresses, self._sending, (USER, RECEIVED), self._holder, "cannot send")
+
+    def given_one(self, address: int) -> None:
+        """The same for one frame."""
+        self._ledger.move_one(address, self._sending, (USER, RECEIVED), self._holder, "cannot send")
+
+    def lend(self, store: Any, n: int, index: int) -> Addresses:
+        """Refuse: only a fill ring lends free frames."""
+        raise ArgumentError("a TX ring does not lend free frames")
+
+    def lent(self) -> None:
+        """Refuse, likewise."""
+        raise ArgumentError("a TX ring does not lend free frames")
+
+    @property
+    def sending_frames(self) -> int:
+        """Frames that the kernel holds for sending. Counts the whole array."""
+        return len(self._ledger.numbers_of(self._sending))
+
+    def end(self, *, retire: bool) -> None:
+        """Free all frames of this side, or retire them where the kernel may still be reading them."""
+        self._ledger.disown(self._sending, RETIRED if retire else FREE)

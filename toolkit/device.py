@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel says of a network interface, by ioctl: fast, and right in any network namespace (unlike /sys)."""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import socket
+import struct
+from typing import NamedTuple
+
+from toolkit.errors import ArgumentError, kernel_error
+
+__all__ = ["Device", "describe"]
+
+# linux/sockios.h, linux/ethtool.h, linux/if.h
+_SIOCGIFFLAGS = 0x8913
+_SIOCGIFMTU = 0x8921
+_SIOCGIFHWADDR = 0x8927
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_GDRVINFO = 0x00000003
+_ETHTOOL_GCHANNELS = 0x0000003C
+_IFF_UP = 0x1
+_IFF_RUNNING = 0x40
+_IFNAMSIZ = 16
+
+
+class Device(NamedTuple):
+    """An interface, as of the moment it was asked."""
+
+    name: str
+    ifindex: int
+    up: bool
+    running: bool  # has a carrier
+    mtu: int  # bytes, without the Ethernet header
+    mac: bytes  # 6 bytes
+    queues: int  # receive queues in use
+    driver: str  # "" where the driver does not say
+
+
+def describe(interface: str) -> Device:
+    """Ask about `interface` in the calling thread's network namespace. SystemCallError (ENODEV) when there is none."""
+    name = _checked_name(interface)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asker:
+
+        def ioctl(request: int, payload: bytes = b"") -> bytes:
+            return fcntl.ioctl(asker, request, struct.pack("16s24s", name, payload))
+
+        try:
+            ifindex = socket.if_nametoindex(interface)
+            flags = struct.unpack_from("=H", ioctl(_SIOCGIFFLAGS), 16)[0]
+            mtu = struct.unpack_from("=i", ioctl(_SIOCGIFMTU), 16)[0]
+            mac = ioctl(_SIOCGIFHWADDR)[18:24]
+        except OSError as refused:
+            number = refused.errno if refused.errno not in (None, errno.ENXIO) else errno.ENODEV
+            raise kernel_error("", number or errno.ENODEV, f"cannot open the interface {interface}") from None
+        queues = _channels(asker, name)
+        driver = _driver(asker, name)
+    return Device(interface, ifindex, bool(flags & _IFF_UP), bool(flags & _IFF_RUNNING), mtu, mac, queues, driver)
+
+
+def _checked_name(interface: str) -> bytes:
+    if not isinstance(interface, str):
+        raise ArgumentError(f"an interface is named by a str, not {type(interface).__name__}")
+    name = interface.encode(errors="surrogateescape")
+    if not 0 < len(name) < _IFNAMSIZ or b"/" in name or b"\0" in name or any(byte <= 32 for byte in name):
+        raise ArgumentError(
+            f"{interface!r} is no interface name: it has 1 to 15 bytes without spaces or slashes. "
+            "Next step: list the interfaces with `ip link`."
+        )
+    return name
+
+
+def _ethtool(asker: socket.socket, name: bytes, words: array.array[int]) -> bool:
+    """Run one SIOCETHTOOL command on the buffer `words`, in place. False where the driver does not know it."""
+    address, _ = words.buffer_info()
+    try:
+        fcntl.ioctl(asker, _SIOCETHTOOL, struct.pack("16sP16x", name, address))
+    except OSError:
+        return False
+    return True
+
+
+def _channels(asker: socket.socket, name: bytes) -> int:
+    # struct ethtool_channels: cmd, max_rx, max_tx, max_other, max_combined, rx, tx, other, combined
+    words = array.array("I", [_ETHTOOL_GCHANNELS] + [0] * 8)
+    if _ethtool(asker, name, words):
+        return max(words[5] + words[8], 1)
+    return 1
+
+
+def _driver(asker: socket.socket, name: bytes) -> str:
+    # struct ethtool_drvinfo (196 bytes): cmd, driver[32], version[32], …
+    words = array.array("I", [_ETHTOOL_GDRVINFO] + [0] * 48)
+    if _ethtool(asker, name, words):
+        return words.tobytes()[4:36].split(b"\0")[0].decode(errors="replace")
+    return ""

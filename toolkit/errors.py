@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What went wrong, in the user's words.
+
+Every refusal of the kernel, libxdp, libbpf or BCC becomes one of the exceptions below. Its text says what was tried
+and where, the likely cause, and the next step. Where there is an errno the exception is an `OSError` that carries it.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+
+__all__ = [
+    "ArgumentError",
+    "ClosedError",
+    "CompileError",
+    "DeviceGoneError",
+    "FilterError",
+    "FrameError",
+    "LibraryError",
+    "NotSupportedError",
+    "PrivilegeError",
+    "StaleBatchError",
+    "SystemCallError",
+    "ToolkitError",
+    "VerifierError",
+    "kernel_error",
+]
+
+
+class ToolkitError(Exception):
+    """Base of every exception that the toolkit raises on purpose."""
+
+
+class ArgumentError(ToolkitError, ValueError):
+    """An argument that no kernel would accept: refused before anything was changed."""
+
+
+class FrameError(ToolkitError, ValueError):
+    """A frame address that is foreign, freed already, or lent to somebody else."""
+
+
+class ClosedError(ToolkitError, ValueError):
+    """The object was closed, or belongs to the parent of a fork."""
+
+
+class StaleBatchError(ClosedError):
+    """The Batch's frames went back to the kernel; its loan is over."""
+
+
+class FilterError(ToolkitError, ValueError):
+    """A filter expression that libpcap refuses; the text is libpcap's own."""
+
+
+class LibraryError(ToolkitError, ImportError):
+    """A library that is missing, too old, or not what its name says."""
+
+
+class CompileError(ToolkitError):
+    """A C error in an XDP program; the text is clang's."""
+
+
+class SystemCallError(ToolkitError, OSError):
+    """The kernel, or a library on its behalf, said no. `errno` is the kernel's number."""
+
+
+class PrivilegeError(SystemCallError, PermissionError):
+    """A capability or limit is missing."""
+
+
+class NotSupportedError(SystemCallError):
+    """This kernel, driver or library cannot do what was asked."""
+
+
+class DeviceGoneError(SystemCallError):
+    """The interface went down or vanished while it was in use."""
+
+
+class VerifierError(SystemCallError):
+    """The kernel's verifier refused a program. `log` is its whole log."""
+
+    def __init__(self, number: int, message: str, log: str = "") -> None:
+        super().__init__(number, message)
+        self.log: str = log
+
+
+# (call, errno) -> (likely cause, next step). A call of "" serves every call that has no line of its own.
+_CAUSES: dict[tuple[str, int], tuple[str, str]] = {
+    ("", _errno.EPERM): ("a privilege is missing", "run as root (sudo), or grant the capability named in the README"),
+    ("", _errno.EACCES): ("a privilege is missing", "run as root (sudo), or grant the capability named in the README"),
+    ("", _errno.ENODEV): ("there is no such interface in this network namespace", "list the interfaces with `ip link`"),
+    ("", _errno.ENOMEM): ("the kernel is out of memory for this request", "ask for fewer frames or smaller rings"),
+    ("", _errno.ENETDOWN): ("the interface is down", "bring it up: `ip link set dev NAME up`"),
+    ("", _errno.ENXIO): ("the interface or its queue is gone", "check `ip link`, then open it again"),
+    ("socket", _errno.EPERM): ("AF_XDP sockets need CAP_NET_RAW", "run as root (sudo), or grant CAP_NET_RAW"),
+    ("socket", _errno.EAFNOSUPPORT): (
+        "this kernel was built without AF_XDP",
+        "use a kernel with CONFIG_XDP_SOCKETS=y (Linux 5.15 or later is supported)",
+    ),
+    ("umem", _errno.ENOBUFS): (
+        "the UMEM is larger than RLIMIT_MEMLOCK and the process has no CAP_IPC_LOCK",
+        "ask for fewer frames, raise the limit (`ulimit -l`), or run as root",
+    ),
+    ("umem", _errno.EINVAL): (
+        "the kernel refuses this frame size, frame count or headroom",
+        "frame_size must be 2048 or 4096, and the UMEM at least one page",
+    ),
+    ("umem", _errno.EPERM): ("AF_XDP sockets need CAP_NET_RAW", "run as root (sudo), or grant CAP_NET_RAW"),
+    ("bind", _errno.EBUSY): (
+        "another AF_XDP socket holds this queue",
+        "`xsk status` names the sockets in use; close that one, or take another queue",
+    ),
+    ("bind", _errno.EINVAL): (
+        "the interface has no such queue, or refuses these flags",
+        "`ethtool -l NAME` shows its queues",
+    ),
+    ("bind", _errno.EOPNOTSUPP): (
+        "the driver cannot do zero-copy on this queue",
+        'use zero_copy="auto" or zero_copy=False (copy mode)',
+    ),
+    ("bind", _errno.EPERM): ("AF_XDP sockets need CAP_NET_RAW", "run as root (sudo), or grant CAP_NET_RAW"),
+    ("map_create", _errno.EPERM): (
+        "BPF maps need CAP_BPF, and an XSKMAP CAP_NET_ADMIN as well",
+        "run as root (sudo), or grant CAP_BPF and CAP_NET_ADMIN",
+    ),
+    ("prog_load", _errno.EPERM): (
+        "loading an XDP program needs CAP_BPF and CAP_NET_ADMIN",
+        "run as root (sudo), or grant both capabilities",
+    ),
+    ("attach", _errno.EBUSY): (
+        "an XDP program is attached already",
+        "`xsk status` names it; detach it first, or pass replace=True to take its place",
+    ),
+    ("attach", _errno.EEXIST): (
+        "an XDP program is attached already in another mode",
+        "`xsk status` names it; detach it first, or pass replace=True to take its place",
+    ),
+    ("attach", _errno.EOPNOTSUPP): (
+        "the driver cannot run XDP programs natively",
+        'use mode="auto" or mode="generic"',
+    ),
+    ("setns", _errno.EPERM): ("entering a network namespace needs CAP_SYS_ADMIN", "run as root (sudo)"),
+}
+
+# ENOTSUP and EOPNOTSUPP are one number on Linux; kernel people write the second.
+_NAMES: dict[int, str] = {**_errno.errorcode, _errno.EOPNOTSUPP: "EOPNOTSUPP"}
+
+_CLASSES: dict[int, type[SystemCallError]] = {
+    _errno.EPERM: PrivilegeError,
+    _errno.EACCES: PrivilegeError,
+    _errno.EOPNOTSUPP: NotSupportedError,
+    _errno.ENOSYS: NotSupportedError,
+    _errno.EAFNOSUPPORT: NotSupportedError,
+}
+
+
+def kernel_error(call: str, number: int, tried: str, *, cause: str = "", remedy: str = "") -> SystemCallError:
+    """Build the exception for a refused `call` ("bind", "umem", "attach", ...).
+
+    `number` is the errno, positive or negative. `tried` says what was tried and where, as the start of a sentence
+    ("cannot bind to queue 3 of veth0"). `cause` and `remedy` overrule the table's.
+    """
+    number = abs(number)
+    known_cause, known_remedy = _CAUSES.get((call, number)) or _CAUSES.get(("", number)) or ("", "")
+    cause, remedy = cause or known_cause, remedy or known_remedy
+    text = f"{tried}: {os.strerror(number)} ({_NAMES.get(number, number)})"
+    if cause:
+        text += f". Likely cause: {cause}"
+    if remedy:
+        text += f". Next step: {remedy}"
+    return _CLASSES.get(number, SystemCallError)(number, text + ".")

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entering a network namespace for the length of a `with` block, in the calling thread only."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from toolkit.errors import ArgumentError, kernel_error
+
+__all__ = ["HasFileno", "NetNS", "entered"]
+
+CLONE_NEWNET = 0x40000000  # linux/sched.h
+
+
+class HasFileno(Protocol):
+    """An object that holds a file descriptor of a network namespace, such as `toolkit.lab.Namespace`."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+
+
+# A pid, a path ("/run/netns/blue"), the name of a namespace in /run/netns, an object with fileno(), or None for ours.
+NetNS = int | str | os.PathLike[str] | HasFileno | None
+
+
+@functools.cache
+def _libc() -> Any:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _open(netns: int | str | os.PathLike[str] | HasFileno) -> int:
+    if isinstance(netns, int):
+        path = f"/proc/{netns}/ns/net"
+    elif isinstance(netns, str | os.PathLike):
+        text = os.fspath(netns)
+        path = text if "/" in text else f"/run/netns/{text}"
+    else:
+        return os.dup(netns.fileno())
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as missing:
+        raise ArgumentError(
+            f"there is no network namespace {netns!r} ({path}). Next step: `ip netns list`, or give a pid or a path."
+        ) from missing
+
+
+def _setns(fd: int, tried: str) -> None:
+    if _libc().setns(fd, CLONE_NEWNET) != 0:
+        raise kernel_error("setns", ctypes.get_errno(), tried)
+
+
+@contextlib.contextmanager
+def entered(netns: NetNS) -> Iterator[None]:
+    """Run the block with the calling thread in `netns`; None stays where it is.
+
+    Other threads stay in theirs. /sys keeps showing the old namespace (setns does not remount it): ask by ioctl or
+    netlink, not by path.
+    """
+    if netns is None:
+        yield
+        return
+    target = _open(netns)
+    try:
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _setns(target, f"cannot enter the network namespace {netns!r}")
+            try:
+                yield
+            finally:
+                _setns(home, "cannot return to the first network namespace")
+        finally:
+            os.close(home)
+    finally:
+        os.close(target)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CompletionQueue: how the kernel tells a process which frames were sent. Mirrors gVisor's completionqueue.go."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.rings.consumer import Consumer
+from toolkit.rings.custody import Addresses, FrameStore
+
+__all__ = ["CompletionQueue"]
+
+_ADDRESS = struct.Struct("=Q")
+
+
+class CompletionQueue(Consumer):
+    """The completion ring: addresses of frames that were sent and can be used again.
+
+    Not thread-safe: the sending thread consumes it.
+    """
+
+    def get(self, index: int) -> int:
+        """Return the frame address at `index` (any u32; the ring masks it)."""
+        try:
+            address: int = _ADDRESS.unpack_from(self._memory.bytes, (index & self.mask) << 3)[0]
+        except ValueError:
+            raise self._memory.closed_error() from None
+        return address
+
+    def get_batch(self, index: int, n: int) -> Addresses:
+        """Return copies of `n` addresses from `index` on: shape (n,), u64."""
+        return self._memory.read(index, n)
+
+    def free_all(self, umem: FrameStore) -> int:
+        """Return every completed frame to `umem`; the number of frames."""
+        addresses = self.take()
+        if len(addresses):
+            umem.recycle(addresses)
+        return len(addresses)
+
+    def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
+        return entries
+
+    def _address_at(self, index: int) -> int:
+        return self.get(index)

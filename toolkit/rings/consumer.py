@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The consumer side of a ring, shared by RXQueue and CompletionQueue: the kernel produces, we consume."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.errors import ArgumentError
+from toolkit.rings.custody import Addresses, Custodian
+from toolkit.rings.memory import U32, RingMemory
+
+__all__ = ["Consumer"]
+
+
+class Consumer:
+    """A ring that the kernel fills. Not thread-safe: one thread consumes.
+
+    Semantics: gVisor's pkg/xdp (peek, get, release), with libxdp's limit and cancel.
+    """
+
+    def __init__(self, memory: RingMemory, custodian: Custodian | None = None) -> None:
+        """Stand on `memory`; tell `custodian` of every frame that changes hands."""
+        self._memory = memory
+        self._custodian = custodian
+        self.size: int = memory.size  # entries; a power of 2
+        # Always size - 1: lets the free-running indices wrap around the ring.
+        self.mask: int = memory.size - 1
+        # The shared producer index as we last read it. Only the kernel writes the original.
+        self._cached_producer: int = memory.consumer[0]
+        # The next entry to be peeked. Runs ahead of the shared consumer index by what was peeked and not released;
+        # only release() writes the original.
+        self._cached_consumer: int = memory.consumer[0]
+
+    def __repr__(self) -> str:
+        """Show the ring's size and fill."""
+        if self._memory.closed:
+            return f"<{type(self).__name__} closed>"
+        waiting = (self._memory.producer[0] - self._cached_consumer) & U32
+        return f"<{type(self).__name__} size={self.size} waiting={waiting} unreleased={self.unreleased}>"
+
+    @property
+    def next_index(self) -> int:
+        """Index of the next entry to be peeked: the number of entries ever peeked, as u32."""
+        return self._cached_consumer
+
+    def addresses(self, index: int, n: int) -> Addresses:
+        """Copy the frame addresses of `n` entries from `index` on: shape (n,) u64."""
+        return self._addresses_of(self._memory.read(index, n))
+
+    @property
+    def unreleased(self) -> int:
+        """Entries that were peeked and not yet released."""
+        return (self._cached_consumer - self._memory.load(self._memory.consumer)) & U32
+
+    def available(self, wanted: int = 1) -> int:
+        """Return how many entries can be peeked; read the shared index only when fewer than `wanted` are known."""
+        entries = (self._cached_producer - self._cached_consumer) & U32
+        if entries < wanted or entries == 0:
+            self._cached_producer = self._memory.load(self._memory.producer)
+            entries = (self._cached_producer - self._cached_consumer) & U32
+        return entries
+
+    def peek(self, limit: int | None = None) -> tuple[int, int]:
+        """Return (n, index) of the next entries, at most `limit`; each entry is returned once.
+
+        The producer index is re-read only when no entry is known. Process the n entries from `index` on, then release
+        them.
+        """
+        entries = (self._cached_producer - self._cached_consumer) & U32
+        if entries == 0:
+            self._cached_producer = self._memory.load(self._memory.producer)
+            entries = (self._cached_producer - self._cached_consumer) & U32
+        if limit is not None and entries > limit:
+            if limit < 0:
+                raise ArgumentError(f"cannot peek {limit} entries")
+            entries = limit
+        index = self._cached_consumer
+        if entries and self._custodian is not None:
+            self._take_custody(index, entries)
+        self._cached_consumer = (index + entries) & U32
+        return entries, index
+
+    def cancel(self, n: int) -> None:
+        """Un-peek the last `n` entries that were peeked and not released: the next peek returns them again."""
+        if n < 0 or n > self.unreleased:
+            raise ArgumentError(f"cannot cancel {n} entries: {self.unreleased} are peeked and not released")
+        index = (self._cached_consumer - n) & U32
+        if n and self._custodian is not None:
+            self._custodian.put_back(self._addresses_of(self._memory.read(index, n)))
+        self._cached_consumer = index
+
+    def release(self, n: int) -> None:
+        """Tell the kernel that `n` more entries were processed: their slots can be written again."""
+        done = self._memory.load(self._memory.consumer)
+        peeked = (self._cached_consumer - done) & U32
+        if not 0 <= n <= peeked:
+            raise ArgumentError(
+                f"cannot release {n} entries: {peeked} are peeked and not released. "
+                "Next step: release what peek() returned, once."
+            )
+        self._memory.store(self._memory.consumer, done + n)
+
+    def take(self, limit: int | None = None) -> npt.NDArray[np.uint64]:
+        """Peek, copy and release in one: up to `limit` entries, shape (n,) or (n, 2), u64. For batch code.
+
+        Unlike peek(), re-reads the producer index when fewer than `limit` entries are known: a batch is worth it.
+        """
+        n = self.available(self.size if limit is None else limit)
+        if limit is not None and n > limit:
+            n = limit
+        index = self._cached_consumer
+        entries = self._memory.read(index, n)
+        if n:
+            if self._custodian is not None:
+                self._custodian.taken(self._addresses_of(entries))
+            self._cached_consumer = (index + n) & U32
+            self.release(n)
+        return entries
+
+    def resync(self) -> None:
+        """Forget every peek that was not released; custody is not touched. For recovery after an interrupt."""
+        self._cached_consumer = self._memory.load(self._memory.consumer)
+        self._cached_producer = self._memory.load(self._memory.producer)
+
+    def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
+        """Return the frame addresses in a copy of entries."""
+        raise NotImplementedError
+
+    def _address_at(self, index: int) -> int:
+        """Return the frame address of one entry."""
+        raise NotImplementedError
+
+    def _take_custody(self, index: int, n: int) -> None:
+        assert self._custodian is not None
+        if n == 1:
+            self._custodian.taken_one(self._address_at(index))
+        else:
+            self._custodian.taken(self._addresses_of(self._memory.read(index, n)))

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Custody: what a ring tells the UMEM when frames change hands.
+
+The rings stand below the UMEM and know only this protocol. A ring without a custodian (over plain memory, say) moves
+numbers and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Addresses", "Custodian", "FrameStore"]
+
+Addresses = npt.NDArray[np.uint64]  # shape (n,): offsets into the UMEM; any byte of a frame names the frame
+
+
+class Custodian(Protocol):
+    """Keeps the owner of every frame that passes one ring. Each call is all or nothing."""
+
+    def taken(self, addresses: Addresses) -> None:
+        """Note that the ring's entries were peeked: the kernel's frames are ours now."""
+
+    def taken_one(self, address: int) -> None:
+        """The same for one frame, without NumPy's fixed cost."""
+
+    def put_back(self, addresses: Addresses) -> None:
+        """Note that a peek was cancelled: the frames are the kernel's again."""
+
+    def given(self, addresses: Addresses) -> None:
+        """Note that the ring's entries are about to be published: our frames become the kernel's."""
+
+    def given_one(self, address: int) -> None:
+        """The same for one frame."""
+
+    def lend(self, store: FrameStore, n: int, index: int) -> Addresses:
+        """Take `n` free frames of `store` for the kernel, to be published from ring index `index` on.
+
+        They are remembered as pending until lent(): an interrupt in between delays them, it does not lose them.
+        """
+
+    def lent(self) -> None:
+        """Note that the pending frames were published."""
+
+
+class FrameStore(Protocol):
+    """The free stack of a UMEM, as far as rings use it."""
+
+    @property
+    def n_free_frames(self) -> int:
+        """Frames on the free stack."""
+
+    def alloc_frames(self, n: int, /) -> Addresses:
+        """Take n frames off the free stack."""
+
+    def recycle(self, addresses: Addresses, /) -> None:
+        """Put frames on the free stack."""

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RingMemory: where a ring's shared indices and entries lie, and when they may be unmapped.
+
+A ring is a producer index, a consumer index, a flags word (u32 each) and a power-of-two number of entries of 8 or 16
+bytes. They come from libxdp's ring struct, from a socket's own mmap offsets, or from plain memory.
+
+Nothing outside the rings package holds a view of this memory, and `close()` makes sure that nothing inside does: it
+releases every view, and a view that is in use in another thread refuses to be released until that thread is out. After
+that an access raises, and the memory can be unmapped. This needs no lock on the hot path; it relies on the GIL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.abi.if_xdp import RingOffsets
+from toolkit.abi.libxdp import XskRing
+from toolkit.errors import ArgumentError, ClosedError, ToolkitError
+from toolkit.rings.atomics import AtomicIndex, SharedIndex, shared_index
+
+__all__ = ["U32", "RingMemory"]
+
+U32 = 0xFFFFFFFF  # indices are free-running and wrap here
+ADDRESS_BYTES = 8  # an entry of a fill or completion ring
+DESC_BYTES = 16  # an entry of an RX or TX ring
+_CLOSE_PATIENCE = 5.0  # seconds that close() waits for another thread to leave a ring
+
+
+class RingMemory:
+    """The memory of one ring.
+
+    size: entries, a power of two. entry_bytes: 8 (addresses) or 16 (descriptors).
+    """
+
+    def __init__(
+        self,
+        producer: memoryview,
+        consumer: memoryview,
+        flags: memoryview,
+        ring: memoryview,
+        entry_bytes: int,
+        *,
+        atomic: bool | None = None,
+    ) -> None:
+        """Lay the ring over four views of format "B". `atomic`: through libatomic (None: as the machine needs)."""
+        if entry_bytes not in (ADDRESS_BYTES, DESC_BYTES):
+            raise ArgumentError(f"a ring entry has 8 or 16 bytes, not {entry_bytes}")
+        size = len(ring) // entry_bytes
+        if size < 1 or size & (size - 1) or size > 1 << 31:
+            raise ArgumentError(f"a ring needs a power-of-two number of entries, not {size}")
+        self.size: int = size  # immutable; a power of 2
+        self.entry_bytes: int = entry_bytes  # immutable
+        index = AtomicIndex if atomic else shared_index
+        # The producer index: the kernel writes it on RX and COMPLETION rings, we on TX and FILL rings.
+        self.producer: SharedIndex = index(producer)
+        # The consumer index: we write it on RX and COMPLETION rings, the kernel on TX and FILL rings.
+        self.consumer: SharedIndex = index(consumer)
+        # Bit 0 is XDP_RING_NEED_WAKEUP. Only the kernel writes it.
+        self.flags: SharedIndex = index(flags)
+        # The entries as bytes, for one descriptor at a time.
+        self.bytes: memoryview = ring
+        # The same as u64: shape (size,) for addresses, (size, 2) for descriptors; None once closed. Holding a reference
+        # to it keeps close() waiting, so a ring holds one for the length of a call only.
+        self.entries: npt.NDArray[np.uint64] | None = self._as_u64(ring)
+        self._sources = (producer, consumer, flags)
+        self._mapping: mmap.mmap | None = None
+
+    def _as_u64(self, ring: memoryview) -> npt.NDArray[np.uint64]:
+        words = np.frombuffer(ring, dtype=np.uint64)
+        return words.reshape(-1, 2) if self.entry_bytes == DESC_BYTES else words
+
+    @classmethod
+    def from_libxdp(cls, ring: XskRing, entry_bytes: int, *, atomic: bool | None = None) -> RingMemory:
+        """Stand on a ring that libxdp mapped. Close this before libxdp unmaps it."""
+
+        def view(address: int | None, count: int) -> memoryview:
+            if not address:
+                raise ArgumentError("libxdp has not filled in this ring struct")
+            return memoryview((ctypes.c_char * count).from_address(address)).cast("B")
+
+        return cls(
+            view(ring.producer, 4),
+            view(ring.consumer, 4),
+            view(ring.flags, 4),
+            view(ring.ring, ring.size * entry_bytes),
+            entry_bytes,
+            atomic=atomic,
+        )
+
+    @classmethod
+    def from_offsets(
+        cls, fd: int, pgoff: int, offsets: RingOffsets, size: int, entry_bytes: int, *, atomic: bool | None = None
+    ) -> RingMemory:
+        """Map a ring of the AF_XDP socket `fd` by its own XDP_MMAP_OFFSETS.
+
+        `pgoff` is XDP_PGOFF_RX_RING and so on. Kernels before about 6.4 map rings only before bind().
+        """
+        mapping = mmap.mmap(
+            fd, offsets.desc + size * entry_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=pgoff
+        )
+        whole = memoryview(mapping)
+        memory = cls(
+            whole[offsets.producer : offsets.producer + 4],
+            whole[offsets.consumer : offsets.consumer + 4],
+            whole[offsets.flags : offsets.flags + 4],
+            whole[offsets.desc :],
+            entry_bytes,
+            atomic=atomic,
+        )
+        memory._sources += (whole,)  # type: ignore[assignment]
+        memory._mapping = mapping
+        return memory
+
+    @classmethod
+    def plain(cls, size: int, entry_bytes: int, *, start: int = 0, atomic: bool | None = None) -> RingMemory:
+        """Make a ring of ordinary memory whose indices both begin at `start`: for tests, without privilege."""
+        words = bytearray(64 * 3 + size * entry_bytes)
+        # Each index has a cache line of its own, as in the kernel's struct xdp_ring.
+        whole = memoryview(words)
+        memory = cls(whole[0:4], whole[64:68], whole[128:132], whole[192:], entry_bytes, atomic=atomic)
+        memory.producer[0] = memory.consumer[0] = start & 0xFFFFFFFF
+        return memory
+
+    def read(self, index: int, n: int) -> npt.NDArray[np.uint64]:
+        """Copy `n` entries from the free-running `index` on: shape (n,) or (n, 2), u64."""
+        entries = self.entries
+        if entries is None:
+            raise self.closed_error()
+        start = index & (self.size - 1)
+        if start + n <= self.size:
+            return entries[start : start + n].copy()
+        if n > self.size:
+            raise ArgumentError(f"the ring has {self.size} entries, not {n}")
+        return np.concatenate((entries[start:], entries[: start + n - self.size]))
+
+    def write(self, index: int, values: npt.NDArray[np.uint64]) -> None:
+        """Write entries (shape (n,) or (n, 2), u64) from the free-running `index` on."""
+        entries = self.entries
+        if entries is None:
+            raise self.closed_error()
+        start, n = index & (self.size - 1), len(values)
+        first = self.size - start
+        if n <= first:
+            entries[start : start + n] = values
+        elif n <= self.size:
+            entries[start:] = values[:first]
+            entries[: n - first] = values[first:]
+        else:
+            raise ArgumentError(f"the ring has {self.size} entries, not {n}")
+
+    def load(self, index: SharedIndex) -> int:
+        """Read one of this ring's shared words; a clear error once it is closed."""
+        try:
+            return index[0]
+        except ValueError:
+            raise self.closed_error() from None
+
+    def store(self, index: SharedIndex, value: int) -> None:
+        """Write one of this ring's shared words; a clear error once it is closed."""
+        try:
+            index[0] = value & U32
+        except ValueError:
+            raise self.closed_error() from None
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() has begun."""
+        return self.entries is None
+
+    def close(self) -> None:
+        """Release every view; wait for threads that are inside the ring. Repeatable."""
+        # An array over the entries that another thread still holds is an export of `bytes`: its release waits for it.
+        self.entries = None
+        for view in (self.bytes, self.producer, self.consumer, self.flags, *self._sources):
+            self._release(view)
+        if self._mapping is not None:
+            self._mapping.close()
+
+    def abandon(self) -> bool:
+        """Release what can be released without waiting: for a forked child. False: a view is still held."""
+        self.entries = None
+        whole = True
+        for view in (self.bytes, self.producer, self.consumer, self.flags, *self._sources):
+            try:
+                view.release()
+            except BufferError:
+                whole = False
+        return whole
+
+    def _release(self, view: SharedIndex | memoryview) -> None:
+        deadline = time.monotonic() + _CLOSE_PATIENCE
+        while True:
+            try:
+                view.release()
+                return
+            except BufferError:
+                if time.monotonic() > deadline:
+                    raise ToolkitError(
+                        "cannot close a ring: another call is still inside it after 5 s. Likely cause: close() was "
+                        "called from a signal handler that interrupted it. Next step: set a flag there, close outside."
+                    ) from None
+                time.sleep(0.0005)
+
+    def closed_error(self) -> ClosedError:
+        """Build the error for a call on a closed ring."""
+        return ClosedError("this ring is closed: its Socket was closed, or it belongs to the parent of a fork")

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The producer side of a ring, shared by TXQueue and FillQueue: we produce, the kernel consumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.abi.if_xdp import XDP_RING_NEED_WAKEUP
+from toolkit.errors import ArgumentError
+from toolkit.rings.atomics import fence
+from toolkit.rings.custody import Addresses, Custodian
+from toolkit.rings.memory import U32, RingMemory
+
+__all__ = ["Producer"]
+
+
+class Producer:
+    """A ring that the kernel empties. Not thread-safe: one thread produces.
+
+    Semantics: gVisor's pkg/xdp (reserve all or nothing, set, notify), with libxdp's submit.
+    """
+
+    def __init__(
+        self, memory: RingMemory, custodian: Custodian | None = None, wake: Callable[[], bool] | None = None
+    ) -> None:
+        """Stand on `memory`; `wake` makes the system call that has the kernel look at the ring, and says if it did."""
+        self._memory = memory
+        self._custodian = custodian
+        self._wake = wake
+        self.size: int = memory.size  # entries; a power of 2
+        # Always size - 1: lets the free-running indices wrap around the ring.
+        self.mask: int = memory.size - 1
+        # The next entry to be reserved. Runs ahead of the shared producer index by what was reserved and not
+        # published; only submit() and notify() write the original.
+        self._cached_producer: int = memory.producer[0]
+        # The shared consumer index as we last read it, plus size: so cached_consumer - cached_producer is the number of
+        # free entries without another addition. Only the kernel writes the original.
+        self._cached_consumer: int = (memory.consumer[0] + memory.size) & U32
+
+    def __repr__(self) -> str:
+        """Show the ring's size and fill."""
+        if self._memory.closed:
+            return f"<{type(self).__name__} closed>"
+        return f"<{type(self).__name__} size={self.size} free={self.free(self.size)} unpublished={self.unpublished}>"
+
+    @property
+    def next_index(self) -> int:
+        """Index of the next entry to be reserved: the number of entries ever reserved, as u32."""
+        return self._cached_producer
+
+    @property
+    def unpublished(self) -> int:
+        """Entries that were reserved and not yet published."""
+        return (self._cached_producer - self._memory.load(self._memory.producer)) & U32
+
+    @property
+    def outstanding(self) -> int:
+        """Entries that were published and that the kernel has not consumed yet."""
+        return (self._memory.load(self._memory.producer) - self._memory.load(self._memory.consumer)) & U32
+
+    def free(self, wanted: int = 1) -> int:
+        """Return how many entries are free; read the shared index only when fewer than `wanted` are known to be."""
+        entries = (self._cached_consumer - self._cached_producer) & U32
+        if entries < wanted:
+            self._cached_consumer = (self._memory.load(self._memory.consumer) + self.size) & U32
+            entries = (self._cached_consumer - self._cached_producer) & U32
+        return entries
+
+    def reserve(self, n: int) -> tuple[int, int]:
+        """Reserve `n` entries, all or none: (n, index of the first) or (0, 0)."""
+        if n < 0:
+            raise ArgumentError(f"cannot reserve {n} entries")
+        if self.free(n) < n:
+            return 0, 0
+        index = self._cached_producer
+        self._cached_producer = (index + n) & U32
+        return n, index
+
+    def unreserve(self, n: int) -> None:
+        """Give back the last `n` entries that were reserved and not published."""
+        if not 0 <= n <= self.unpublished:
+            raise ArgumentError(f"cannot give back {n} entries: {self.unpublished} are reserved and not published")
+        self._cached_producer = (self._cached_producer - n) & U32
+
+    def submit(self, n: int) -> None:
+        """Publish the first `n` entries that were reserved; the kernel owns their frames from here on."""
+        index = self._memory.load(self._memory.producer)
+        reserved = (self._cached_producer - index) & U32
+        if not 0 <= n <= reserved:
+            raise ArgumentError(
+                f"cannot submit {n} entries: {reserved} are reserved and not published. Next step: reserve them first."
+            )
+        if n and self._custodian is not None:
+            if n == 1:
+                self._custodian.given_one(self._address_at(index))
+            else:
+                self._custodian.given(self._addresses_of(self._memory.read(index, n)))
+        self._memory.store(self._memory.producer, index + n)
+
+    def put(self, entries: npt.NDArray[np.uint64]) -> int:
+        """Reserve, write and publish in one: as many of `entries` as there is room for; returns how many.
+
+        Shape (n,) or (n, 2), u64. Does not wake the kernel. For batch code.
+        """
+        n = min(self.free(len(entries)), len(entries))
+        if n < len(entries):
+            entries = entries[:n]
+        if n:
+            index = self._cached_producer
+            if self.unpublished:
+                raise ArgumentError("entries that were reserved before must be published or given back before put()")
+            self._memory.write(index, entries)
+            if self._custodian is not None:
+                self._custodian.given(self._addresses_of(entries))
+            self._cached_producer = (index + n) & U32
+            self._memory.store(self._memory.producer, index + n)
+        return n
+
+    def notify(self) -> None:
+        """Publish everything that was reserved, and wake the kernel where it asks for that."""
+        self.submit(self.unpublished)
+        if self.needs_wakeup:
+            self.wake()
+
+    @property
+    def needs_wakeup(self) -> bool:
+        """Whether the kernel waits for a system call before it looks at this ring again (XDP_RING_NEED_WAKEUP)."""
+        fence()  # the flag must not be read before what was published is visible
+        return bool(self._memory.load(self._memory.flags) & XDP_RING_NEED_WAKEUP)
+
+    def wake(self) -> bool:
+        """Make the system call that has the kernel look at the ring. False: it was busy, call again."""
+        if self._memory.closed:
+            raise self._memory.closed_error()
+        return self._wake() if self._wake is not None else True
+
+    def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
+        """Return the frame addresses in a copy of entries."""
+        raise NotImplementedError
+
+    def _address_at(self, index: int) -> int:
+        """Return the frame address of one entry."""
+        raise NotImplementedError

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TXQueue: how a process tells the kernel which frames to send. Mirrors gVisor's pkg/xdp/txqueue.go."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.abi.if_xdp import XDPDesc
+from toolkit.errors import ArgumentError
+from toolkit.rings.custody import Addresses, FrameStore
+from toolkit.rings.producer import Producer
+
+__all__ = ["TXQueue"]
+
+_DESC = struct.Struct("=QII")
+
+
+class TXQueue(Producer):
+    """The transmit ring: descriptors of packets to send.
+
+    Not thread-safe: one thread sends. Unlike gVisor's, a kick that fails is seen: see `wake()` and `notify()`.
+    """
+
+    def reserve(self, n: int, umem: FrameStore | None = None) -> tuple[int, int]:
+        """Reserve `n` entries, all or none: (n, index of the first) or (0, 0).
+
+        With `umem`, as in gVisor, only when it has `n` free frames as well.
+        """
+        if umem is not None and umem.n_free_frames < n:
+            return 0, 0
+        return super().reserve(n)
+
+    def set(self, index: int, desc: XDPDesc) -> None:
+        """Write the descriptor at `index`, which was reserved."""
+        try:
+            _DESC.pack_into(self._memory.bytes, (index & self.mask) << 4, desc.addr, desc.len, desc.options)
+        except struct.error as refused:
+            raise ArgumentError(f"cannot write {desc!r} into the TX ring: {refused}") from None
+        except ValueError:
+            raise self._memory.closed_error() from None
+
+    def get(self, index: int) -> XDPDesc:
+        """Return a copy of the descriptor at `index`."""
+        try:
+            return XDPDesc._make(_DESC.unpack_from(self._memory.bytes, (index & self.mask) << 4))
+        except ValueError:
+            raise self._memory.closed_error() from None
+
+    def set_batch(self, index: int, descs: npt.NDArray[Any]) -> None:
+        """Write descriptors from `index` on: shape (n,) dtype XDP_DESC, or (n, 2) u64 (addr, len | options << 32)."""
+        self._memory.write(index, _as_u64(descs))
+
+    def put(self, entries: npt.NDArray[Any]) -> int:
+        """Reserve, write and publish as many descriptors as there is room for; returns how many. Does not kick."""
+        return super().put(_as_u64(entries))
+
+    def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
+        return entries[:, 0]
+
+    def _address_at(self, index: int) -> int:
+        return self.get(index).addr
+
+
+def _as_u64(descs: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    if descs.dtype.itemsize == 16 and descs.dtype.names == ("addr", "len", "options"):
+        return np.ascontiguousarray(descs).view(np.uint64).reshape(-1, 2)
+    if descs.dtype == np.uint64 and descs.ndim == 2 and descs.shape[1] == 2:
+        return descs
+    raise ArgumentError(
+        f"descriptors are an array of dtype XDP_DESC, or of u64 and shape (n, 2), not {descs.dtype} {descs.shape}"
+    )

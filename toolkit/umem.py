@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""UMEM: the packet memory that a process shares with the kernel. Mirrors gVisor's pkg/xdp/umem.go, with safety."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import threading
+from collections import deque
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit import lifecycle
+from toolkit.abi.if_xdp import XDP_PACKET_HEADROOM
+from toolkit.abi.libxdp import XSK_RING_CONS__DEFAULT_NUM_DESCS, XSK_RING_PROD__DEFAULT_NUM_DESCS
+from toolkit.errors import ArgumentError, ClosedError, FrameError, ToolkitError
+from toolkit.ledger import RECEIVED, USER, Addresses, Ledger
+
+__all__ = ["UMEM", "check_ring_size"]
+
+_POISON = 0xDE
+
+
+class Desc(Protocol):
+    """Anything with the fields of struct xdp_desc."""
+
+    @property
+    def addr(self) -> int:
+        """Offset into the UMEM."""
+
+    @property
+    def len(self) -> int:
+        """Bytes."""
+
+
+class UMEM:
+    """Memory for packets, in frames of equal size, and the ledger of who owns which.
+
+    Serves any number of Sockets at once, one after another or at the same time; each frame is in exactly one place.
+    Thread-safe as far as one receiving and one sending thread go.
+    """
+
+    def __init__(
+        self,
+        frames: int = 4096,
+        frame_size: int = 4096,
+        *,
+        headroom: int = 0,
+        fill_size: int = XSK_RING_PROD__DEFAULT_NUM_DESCS,
+        comp_size: int = XSK_RING_CONS__DEFAULT_NUM_DESCS,
+        tx_metadata_len: int = 0,
+        poison: bool = False,
+    ) -> None:
+        """Map `frames` frames of `frame_size` bytes (2048 or 4096).
+
+        headroom: bytes to keep free in front of each received packet, beside the kernel's own 256.
+        fill_size, comp_size: entries of the fill and completion rings of every Socket on it, powers of two (as in
+        struct xsk_umem_config, they belong to the UMEM).
+        tx_metadata_len: bytes of TX metadata in front of a packet to send (libxdp 1.5 and later), a multiple of 8.
+        poison: overwrite frames with 0xDE when they are given back, so that use after release shows.
+        """
+        page = mmap.PAGESIZE
+        if frame_size not in (2048, 4096) or frame_size > page:
+            raise ArgumentError(
+                f"a frame of {frame_size} bytes is refused by the kernel: it must be 2048 or 4096, and not larger than "
+                f"a page ({page}). Next step: frame_size=2048 carries packets up to 1792 bytes, 4096 up to 3840."
+            )
+        if not isinstance(frames, int) or frames < 1 or frames * frame_size % page or frames > 1 << 24:
+            raise ArgumentError(
+                f"a UMEM of {frames} frames of {frame_size} bytes is refused: it must fill whole pages of {page} bytes "
+                "(an even number of frames of 2048), and have 1 to 16777216 frames."
+            )
+        if not 0 <= headroom < frame_size - XDP_PACKET_HEADROOM:
+            raise ArgumentError(
+                f"a headroom of {headroom} bytes does not fit: a frame of {frame_size} bytes has "
+                f"{frame_size - XDP_PACKET_HEADROOM} beside the kernel's {XDP_PACKET_HEADROOM}."
+            )
+        self.frames = frames
+        self.frame_size = frame_size
+        self.headroom = headroom
+        self.fill_size = check_ring_size("fill_size", fill_size)
+        self.comp_size = check_ring_size("comp_size", comp_size)
+        self.tx_metadata_len = tx_metadata_len
+        self.poison = poison
+        self.ledger = Ledger(frames, frame_size.bit_length() - 1)
+        self._frame_mask = frame_size - 1
+        self.size = frames * frame_size  # bytes
+        # MAP_SHARED: with private pages a fork would split what the kernel writes from what this process reads.
+        self._mapping = mmap.mmap(-1, self.size)
+        # Views of the mapping. A view that a caller still holds at close() keeps the memory mapped, never dangling.
+        self._view: memoryview | None = memoryview(self._mapping)
+        # All bytes as an array, shape (size,) u8, for batch code; None once closed.
+        self.memory: npt.NDArray[np.uint8] | None = np.frombuffer(self._mapping, dtype=np.uint8)
+        # Set and cleared by Socket: the libxdp side of this UMEM while any Socket is open on it.
+        self.registration: Any = None
+        # Serialises the making and closing of Sockets on this UMEM. Re-entrant: a finalizer may close one at any time.
+        self.registration_lock = threading.RLock()
+        # Sockets that were garbage-collected while the lock was held; the next holder takes them down.
+        self.unreachable: deque[Any] = deque()
+        self._holders = 0  # sockets ever made on this UMEM; each has a number of its own in the ledger
+        self._dead = ""  # why every call raises, once closed or forked
+        lifecycle.track(self)
+
+    def __enter__(self) -> UMEM:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Show size and free frames."""
+        state = self._dead or f"{self.ledger.depth} free"
+        return f"<UMEM {self.frames} frames of {self.frame_size} bytes, {state}>"
+
+    @property
+    def address(self) -> int:
+        """Address of the first byte in this process, for libxdp."""
+        return ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
+
+    @property
+    def n_free_frames(self) -> int:
+        """Frames on the free stack."""
+        self._check_open()
+        return self.ledger.depth
+
+    @property
+    def packet_capacity(self) -> int:
+        """The longest packet in bytes that the kernel can receive into one frame."""
+        return self.frame_size - XDP_PACKET_HEADROOM - self.headroom
+
+    def alloc_frame(self) -> int:
+        """Take one free frame: its address. FrameError when there is none."""
+        return int(self.alloc_frames(1)[0])
+
+    def alloc_frames(self, n: int) -> Addresses:
+        """Take `n` free frames, all or none: addresses, shape (n,) u64."""
+        self._check_open()
+        return self.ledger.alloc(n, USER)
+
+    def free_frame(self, addr: int) -> None:
+        """Give one frame back; any address inside it will do.
+
+        FrameError when it is foreign, free already, or lent to the kernel.
+        """
+        self._check_open()
+        if self.poison:
+            self.free_frames(np.array([addr], dtype=np.uint64))
+        else:
+            self.ledger.free_one(int(addr))
+
+    def free_frames(self, addrs: npt.ArrayLike) -> None:
+        """Give frames back, all or none: addresses, shape (n,), any integer dtype; any address inside a frame."""
+        self._check_open()
+        given = np.asarray(addrs)
+        if given.size == 0:
+            return
+        if given.ndim != 1 or given.dtype.kind not in "iu":
+            raise ArgumentError(f"addresses are a 1-D array of integers, not {given.dtype} of shape {given.shape}")
+        addresses = given.astype(np.uint64)
+        self._poison(addresses, (USER, RECEIVED))
+        self.ledger.free(addresses)
+
+    def recycle(self, addresses: Addresses) -> None:
+        """Give back frames that one ring returned in one batch: like free_frames, without looking for duplicates."""
+        self._check_open()
+        self._poison(addresses, (USER, RECEIVED))
+        self.ledger.free(addresses, checked=True)
+
+    def get(self, desc: Desc) -> memoryview:
+        """Return the bytes that a descriptor points to: a writable view of the frame itself, no copy.
+
+        Whatever the descriptor says, the view stays within one frame of this UMEM; else FrameError.
+        """
+        addr, length = desc.addr, desc.len
+        view = self._view
+        if view is None:
+            raise self._closed()
+        inside = addr >= 0 and length >= 0 and addr + length <= self.size
+        if not inside or (addr & self._frame_mask) + length > self.frame_size:
+            raise FrameError(
+                f"the descriptor (addr={addr:#x}, len={length}) is not within one frame of this UMEM "
+                f"({self.frames} frames of {self.frame_size} bytes). Likely cause: it comes from another UMEM, or was "
+                "computed wrongly."
+            )
+        return view[addr : addr + length]
+
+    def audit(self) -> dict[str, Any]:
+        """Say where every frame is: counts of free, user, rx, received, tx, retired; their sum is `frames`."""
+        self._check_open()
+        return self.ledger.audit()
+
+    def new_holder(self) -> int:
+        """Number a new socket on this UMEM, for the ledger."""
+        self._check_open()
+        self._holders += 1
+        return self._holders
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called, here or in the parent of a fork."""
+        return bool(self._dead)
+
+    def close(self) -> None:
+        """Unmap the memory. Repeatable. Refused while a Socket is open on it.
+
+        Views that get() returned stay valid: the memory goes with the last of them.
+        """
+        if self._dead:
+            return
+        if self.registration is not None:
+            raise ToolkitError("cannot close the UMEM: a Socket is open on it. Next step: close the Socket first.")
+        self._kill("closed")
+        with contextlib.suppress(BufferError):  # a caller holds a view of a packet: the mapping goes with it
+            self._mapping.close()
+
+    def _kill(self, why: str) -> None:
+        self._dead = why
+        self._view = self.memory = None
+
+    def _after_fork_in_child(self) -> None:
+        if not self._dead:
+            self._kill("dead: it belongs to the parent of a fork")
+
+    def _closed(self) -> ClosedError:
+        return ClosedError(f"this UMEM is {self._dead}")
+
+    def _check_open(self) -> None:
+        if self._dead:
+            raise self._closed()
+
+    def _poison(self, addresses: Addresses, kinds: tuple[int, ...]) -> None:
+        """Overwrite the user's own frames among `addresses`; what is not the user's is left to the ledger's refusal."""
+        if not self.poison or self.memory is None:
+            return
+        numbers = self.ledger.numbers(addresses)
+        numbers = numbers[(numbers >= 0) & (numbers < self.frames)]
+        mine = numbers[np.isin(self.ledger.owner[numbers] & 7, kinds)]
+        self.memory.reshape(self.frames, self.frame_size)[mine] = _POISON
+
+
+def check_ring_size(name: str, size: int) -> int:
+    """Return `size` if the kernel takes it for a ring, else raise ArgumentError."""
+    if not isinstance(size, int) or size < 1 or size & (size - 1) or size > 1 << 20:
+        raise ArgumentError(f"{name}={size!r} is refused by the kernel: a ring has a power-of-two number of entries.")
+    return size

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Socket: an AF_XDP socket on one queue of one interface, with its UMEM and four rings (gVisor's ControlBlock)."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Literal
+
+from toolkit.abi.if_xdp import SOL_XDP, XDP_STATISTICS, Statistics, parse_statistics
+from toolkit.abi.libxdp import (
+    XSK_RING_CONS__DEFAULT_NUM_DESCS,
+    XSK_RING_PROD__DEFAULT_NUM_DESCS,
+    libxdp,
+)
+from toolkit.batch import Batch
+from toolkit.device import Device, describe
+from toolkit.errors import ArgumentError, ClosedError, ToolkitError, kernel_error
+from toolkit.netns import NetNS, entered
+from toolkit.rings import CompletionQueue, FillQueue, RXQueue, TXQueue
+from toolkit.rings.memory import U32
+from toolkit.umem import UMEM, check_ring_size
+from toolkit.wait import raise_if_gone
+from toolkit.xsk_core import Core, SocketOptions
+
+__all__ = ["Socket"]
+
+_GONE_CHECK_NS = 100_000_000  # how often a receiver that never waits asks whether its device is still there
+
+
+class Socket:
+    """An AF_XDP socket: one queue of one interface, a UMEM and the rings `rx`, `tx`, `fill` and `completion`.
+
+    One thread receives and one sends; close() may come from any thread. Use it as a context manager.
+    """
+
+    def __init__(
+        self,
+        interface: str,
+        queue: int = 0,
+        umem: UMEM | None = None,
+        *,
+        rx_size: int = XSK_RING_CONS__DEFAULT_NUM_DESCS,
+        tx_size: int = XSK_RING_PROD__DEFAULT_NUM_DESCS,
+        zero_copy: bool | Literal["auto"] = "auto",
+        need_wakeup: bool = True,
+        sg: bool = False,
+        rx: bool = True,
+        tx: bool = True,
+        prefill: int = 0,
+        netns: NetNS = None,
+    ) -> None:
+        """Create the socket and bind it; it receives once a Program that redirects to it is attached and registered.
+
+        umem: shared with other Sockets, or None for one of its own (closed with the Socket).
+        rx_size, tx_size: ring entries, powers of two. rx=False or tx=False leaves that ring out.
+        zero_copy: True demands it, False forbids it, "auto" takes it where the driver has it; `zero_copy` says.
+        need_wakeup: the kernel asks for system calls when it needs them, rather than polling. sg: packets larger than
+        a frame arrive as several descriptors (XDP_PKT_CONTD).
+        prefill: frames to lend to the kernel before binding (some zero-copy drivers want that).
+        netns: the network namespace of the interface: a pid, a path, a name of `ip netns`, or an object with fileno().
+
+        SystemCallError when the kernel refuses: no such interface (ENODEV), interface down (ENETDOWN), queue out of
+        range (EINVAL) or taken (EBUSY), no privilege (EPERM), no memory to lock (ENOBUFS), no zero-copy (EOPNOTSUPP).
+        """
+        if not (rx or tx):
+            raise ArgumentError("a Socket needs an RX ring, a TX ring, or both")
+        if zero_copy not in (True, False, "auto"):
+            raise ArgumentError(f'zero_copy is True, False or "auto", not {zero_copy!r}')
+        options = SocketOptions(
+            check_ring_size("rx_size", rx_size),
+            check_ring_size("tx_size", tx_size),
+            None if zero_copy == "auto" else bool(zero_copy),
+            need_wakeup,
+            sg,
+            rx,
+            tx,
+        )
+        self._own_umem = umem is None
+        self.interface = interface
+        self.queue = queue
+        with entered(netns):
+            self.device: Device = describe(interface)
+            _check_device(self.device, queue)
+            self.umem: UMEM = UMEM() if umem is None else umem
+            try:
+                self._core = Core(interface, queue, self.umem, options, prefill)
+            except BaseException:
+                if self._own_umem:
+                    self.umem.close()
+                raise
+        self._finalizer = weakref.finalize(self, self._core.finalize)
+        self.fill: FillQueue = self._core.fill
+        self.completion: CompletionQueue = self._core.completion
+        # Frames that the kernel may hold for receiving at most: the rest is for loans and for sending.
+        self.rx_limit: int = max(self.umem.frames // 2, 1)
+        self._loan: Batch | None = None  # the Batch whose frames are lent out; written by receive() only
+        self._unfinished = False  # set while receive() is under way: an interrupt leaves it set
+        self._next_gone_check = 0  # CLOCK_MONOTONIC ns
+
+    def __enter__(self) -> Socket:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Show where it is bound, and how."""
+        state = self._core.why_dead or ("zero-copy" if self.zero_copy else "copy mode")
+        return f"<Socket {self.interface} queue {self.queue}, {state}>"
+
+    # --- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def rx(self) -> RXQueue:
+        """The RX ring. ToolkitError on a socket made with rx=False."""
+        if self._core.rx is None:
+            raise ToolkitError(f"the socket on {self._core.where} has no RX ring (it was made with rx=False)")
+        return self._core.rx
+
+    @property
+    def tx(self) -> TXQueue:
+        """The TX ring. ToolkitError on a socket made with tx=False."""
+        if self._core.tx is None:
+            raise ToolkitError(f"the socket on {self._core.where} has no TX ring (it was made with tx=False)")
+        return self._core.tx
+
+    @property
+    def zero_copy(self) -> bool:
+        """Whether the driver writes into the UMEM itself, as the kernel reports (XDP_OPTIONS)."""
+        return self._core.zero_copy
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() has begun, or this process is a fork of the owner."""
+        return bool(self._core.why_dead)
+
+    def fileno(self) -> int:
+        """Return the descriptor, for select, poll and epoll: readable when packets wait. Closed with the Socket."""
+        self._core.check_open()
+        return self._core.fd
+
+    def statistics(self) -> Statistics:
+        """Return the kernel's six counters of this socket, since it was made (XDP_STATISTICS)."""
+        self._core.check_open()
+        try:
+            return parse_statistics(self._core.sock.getsockopt(SOL_XDP, XDP_STATISTICS, 48))
+        except OSError as refused:
+            self._core.check_open()
+            raise kernel_error(
+                "statistics", refused.errno or 0, f"cannot read the statistics of {self._core.where}"
+            ) from None
+
+    def update_xskmap(self, map_fd: int) -> None:
+        """Enter this socket in an XSKMAP under its queue (xsk_socket__update_xskmap). Program.register() calls it."""
+        self._core.check_open()
+        number = libxdp().xsk_socket__update_xskmap(self._core.pointer, map_fd)
+        if number:
+            raise kernel_error(
+                "xskmap",
+                number,
+                f"cannot enter the socket on {self._core.where} in the XSKMAP",
+                cause=f"the map has no slot {self.queue}" if abs(number) == errno.E2BIG else "",
+                remedy='build the program with map_entries={"xsks_map": …}' if abs(number) == errno.E2BIG else "",
+            )
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called first when the Socket closes: to take its entry out of an XSKMAP."""
+        self._core.check_open()
+        self._core.on_close(callback)
+
+    # --- receiving --------------------------------------------------------------------------------------------------
+
+    def receive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
+        """Return the packets that wait, at most `limit`, as a Batch; the frames of the last one go back to the kernel.
+
+        timeout: seconds to wait for the first packet; None waits for ever, 0 not at all. On time-out the Batch is empty
+        (and falsy). One Batch is out at a time: the next receive() ends the loan of the last.
+        """
+        batch = self.poll_once(limit)
+        if not batch and timeout != 0 and self.wait(timeout):
+            batch = self.poll_once(limit)
+        return batch
+
+    def poll_once(self, limit: int | None = None) -> Batch:
+        """Do receive(timeout=0): one look at the RX ring."""
+        with self._receiving():
+            if self._unfinished:
+                self._recover()
+            self._unfinished = True
+            self._end_loan()
+            self._refill()
+            descs = self.rx.take(limit)
+            batch = Batch(self.umem, descs, queue=self.queue, loaned=True)
+            if len(descs):
+                self._loan = batch
+            else:
+                self._nothing_came()
+            self._unfinished = False
+        return batch
+
+    def _receiving(self) -> threading.Lock:
+        """Return the lock that the receiving thread holds; an error when another holds it, or the Socket is closed.
+
+        A lock in a with statement, not acquire() and try: a KeyboardInterrupt in between would leave it held.
+        """
+        guard = self._core.rx_guard
+        self._core.check_open()
+        if guard.locked():
+            raise self._two_receivers()
+        return guard
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until packets wait (True) or `timeout` seconds passed (False). DeviceGoneError if the device vanished.
+
+        A close() from another thread ends it with ClosedError.
+        """
+        with self._receiving():
+            readable = self._core.waiter.wait(timeout)
+        self._core.check_open()
+        return readable
+
+    def end_loan(self) -> None:
+        """Take back the frames of the last Batch: it is stale from now on."""
+        core = self._core
+        if core.why_dead:
+            return
+        with core.rx_guard:
+            self._end_loan()
+
+    def _end_loan(self) -> None:
+        loan = self._loan
+        if loan is not None:
+            loan.release()
+            self._loan = None
+
+    def _refill(self) -> None:
+        """Lend frames to the kernel again, once an eighth of the limit is missing: a few at a time would cost more."""
+        rx, fill = self.rx, self.fill
+        # Every frame that was ever lent and has not come back in the RX ring is with the kernel.
+        lent = (fill.next_index - rx.next_index) & U32
+        missing = self.rx_limit - lent
+        if missing > self.rx_limit >> 3 or (missing and lent < 64):
+            fill.fill_all(self.umem, missing)
+
+    def _nothing_came(self) -> None:
+        now = time.monotonic_ns()
+        if now > self._next_gone_check:
+            self._next_gone_check = now + _GONE_CHECK_NS
+            raise_if_gone(self._core.sock, self._core.where)
+            if self.fill.needs_wakeup:
+                self.fill.wake()
+
+    def _recover(self) -> None:
+        """Put every frame back in its place after a receive() that an exception (KeyboardInterrupt) cut short."""
+        custody = self._core.receive_custody
+        if self._loan is not None:
+            self._loan.invalidate()
+            self._loan = None
+        self.rx.resync()
+        waiting, index = self.rx.available(self.rx.size), self.rx.next_index
+        custody.forget_received(self.rx.addresses(index, waiting))
+        pending = custody.claim_pending()
+        if pending is not None:
+            self.fill.republish(*pending)
+            custody.lent()
+
+    def _two_receivers(self) -> ToolkitError:
+        if self._core.why_dead:
+            return ClosedError(f"the socket on {self._core.where} is {self._core.why_dead}")
+        return ToolkitError(
+            f"two threads receive on {self._core.where} at once (or a signal handler interrupted receive()). "
+            "A ring has one consumer. Next step: receive from one thread, or give each thread a queue of its own."
+        )
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Leave the XSKMAP, free the queue, return every frame. Repeatable; waits for a thread inside receive()."""
+        loan = self._loan
+        self._core.close()
+        self._finalizer.detach()
+        if loan is not None:
+            loan.invalidate()
+            self._loan = None
+        if self._own_umem:
+            self.umem.close()
+
+
+def _check_device(device: Device, queue: int) -> None:
+    if not isinstance(queue, int) or queue < 0:
+        raise ArgumentError(f"a queue is a number from 0 on, not {queue!r}")
+    if not device.up:
+        raise kernel_error(
+            "bind",
+            errno.ENETDOWN,
+            f"cannot bind to queue {queue} of {device.name}",
+            remedy=f"bring it up: `ip link set dev {device.name} up`",
+        )
+    if queue >= device.queues:
+        raise kernel_error(
+            "bind",
+            errno.EINVAL,
+            f"cannot bind to queue {queue} of {device.name}",
+            cause=f"{device.name} has {device.queues} receive queue(s), numbered from 0",
+            remedy=f"take a lower queue, or give it more: `ethtool -L {device.name} combined N`",
+        )

@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a Socket owns in libxdp and the kernel, and the order in which it goes. Knows nothing of the Socket, so that a
+Socket that is garbage-collected without close() is taken down as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import functools
+import mmap
+import os
+import socket as stdlib_socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from toolkit import lifecycle
+from toolkit.abi.if_xdp import (
+    AF_XDP,
+    SOL_XDP,
+    XDP_COPY,
+    XDP_MMAP_OFFSETS,
+    XDP_OPTIONS,
+    XDP_OPTIONS_ZEROCOPY,
+    XDP_USE_NEED_WAKEUP,
+    XDP_USE_SG,
+    XDP_ZEROCOPY,
+    MmapOffsets,
+    parse_mmap_offsets,
+)
+from toolkit.abi.libxdp import (
+    XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD,
+    XskRing,
+    XskSocketConfig,
+    libxdp,
+)
+from toolkit.custody import ReceiveCustody, SendCustody
+from toolkit.errors import ClosedError, ToolkitError, kernel_error
+from toolkit.registration import Registration
+from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
+from toolkit.rings.memory import ADDRESS_BYTES, DESC_BYTES
+from toolkit.umem import UMEM
+from toolkit.wait import Waiter
+
+__all__ = ["Core", "SocketOptions"]
+
+_EBUSY_PATIENCE = 1.0  # seconds: the kernel frees a closed socket's queue asynchronously, in about 26 ms
+_CLOSE_PATIENCE = 5.0  # seconds that close() waits for threads inside receive() or send()
+_DRAIN_PATIENCE = 0.1  # seconds that close() waits for frames that are being sent
+
+
+class SocketOptions(NamedTuple):
+    """How to bind. zero_copy: None lets the driver decide."""
+
+    rx_size: int
+    tx_size: int
+    zero_copy: bool | None
+    need_wakeup: bool
+    sg: bool
+    rx: bool
+    tx: bool
+
+    @property
+    def bind_flags(self) -> int:
+        """sxdp_flags of bind()."""
+        flags = XDP_USE_NEED_WAKEUP if self.need_wakeup else 0
+        if self.sg:
+            flags |= XDP_USE_SG
+        if self.zero_copy is not None:
+            flags |= XDP_ZEROCOPY if self.zero_copy else XDP_COPY
+        return flags
+
+
+class Core:
+    """The kernel's socket, libxdp's handle, the four rings' memory and the Socket's side of the ledger."""
+
+    def __init__(self, interface: str, queue: int, umem: UMEM, options: SocketOptions, prefill: int) -> None:
+        """Create and bind, in the calling thread's network namespace. `prefill` frames are lent before bind if the
+        socket is the first on its UMEM, else right after (libxdp maps the others' fill rings only then).
+        """
+        self.where = f"queue {queue} of {interface}"
+        self.umem = umem
+        self.options = options
+        self._structs = [XskRing() for _ in range(4)]  # rx, tx, fill, comp: libxdp keeps their addresses
+        self._memories: list[RingMemory] = []
+        self._on_close: list[Callable[[], None]] = []
+        self.rx_guard = threading.Lock()  # held by the thread that is inside receive() or wait()
+        self.tx_guard = threading.Lock()  # held by the thread that is inside send()
+        self._close_lock = threading.Lock()
+        self.why_dead = ""  # why every call raises; written by close() and in a forked child
+        self.fd = -1
+        self.pointer = ctypes.c_void_p()
+        with umem.registration_lock:
+            self._finalize_unreachable()
+            self.holder = umem.new_holder()
+            self.receive_custody = ReceiveCustody(umem.ledger, self.holder)
+            self.send_custody = SendCustody(umem.ledger, self.holder)
+            try:
+                self._open(interface, queue, prefill)
+            except BaseException:
+                self._undo_open()
+                raise
+        lifecycle.track(self)
+
+    def _open(self, interface: str, queue: int, prefill: int) -> None:
+        if self.umem.registration is None:
+            self.umem.registration = Registration(self.umem)
+        self._registration: Registration = self.umem.registration
+        first = self._registration.first
+        if first:
+            self._structs[2], self._structs[3] = self._registration.fill, self._registration.comp
+            self._map_fill_and_completion()
+            self.fill.fill_all(self.umem, prefill)
+        self._create(interface, queue)
+        self.fd = libxdp().xsk_socket__fd(self.pointer)
+        os.set_inheritable(self.fd, False)
+        self._registration.join(self)
+        self.sock = stdlib_socket.socket(AF_XDP, stdlib_socket.SOCK_RAW, 0, fileno=self.fd)
+        self._offsets = parse_mmap_offsets(self.sock.getsockopt(SOL_XDP, XDP_MMAP_OFFSETS, 128))
+        if not first:
+            self._map_fill_and_completion()
+            self.fill.fill_all(self.umem, prefill)
+        self._map_rx_and_tx()
+        self.zero_copy = bool(self._option(XDP_OPTIONS) & XDP_OPTIONS_ZEROCOPY)
+        if self.options.zero_copy and not self.zero_copy:
+            raise kernel_error("bind", errno.EOPNOTSUPP, f"cannot bind zero-copy to {self.where}")
+
+    @functools.cached_property
+    def waiter(self) -> Waiter:
+        """Waits on this socket alone; made at first use, by the receiving thread under rx_guard."""
+        return Waiter([self.sock], self.where)
+
+    def _made_waiter(self) -> Waiter | None:
+        return self.__dict__.get("waiter")
+
+    def _create(self, interface: str, queue: int) -> None:
+        library, options = libxdp(), self.options
+        rx, tx, fill, comp = (ctypes.byref(struct) for struct in self._structs)
+        config = XskSocketConfig(
+            options.rx_size, options.tx_size, XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD, 0, options.bind_flags
+        )
+        name, deadline = interface.encode(), time.monotonic() + _EBUSY_PATIENCE
+        while True:
+            number = abs(
+                library.xsk_socket__create_shared(
+                    ctypes.byref(self.pointer),
+                    name,
+                    queue,
+                    self._registration.pointer,
+                    rx if options.rx else None,
+                    tx if options.tx else None,
+                    fill,
+                    comp,
+                    ctypes.byref(config),
+                )
+            )
+            if number == 0:
+                return
+            if number != errno.EBUSY or time.monotonic() > deadline:
+                raise kernel_error("bind", number, f"cannot bind to {self.where}")
+            time.sleep(0.005)
+
+    def _map_fill_and_completion(self) -> None:
+        fill = RingMemory.from_libxdp(self._structs[2], ADDRESS_BYTES)
+        comp = RingMemory.from_libxdp(self._structs[3], ADDRESS_BYTES)
+        self._memories += [fill, comp]
+        self.fill = FillQueue(fill, self.receive_custody, self._wake_rx)
+        self.completion = CompletionQueue(comp, self.send_custody)
+
+    def _map_rx_and_tx(self) -> None:
+        self.rx: RXQueue | None = None
+        self.tx: TXQueue | None = None
+        if self.options.rx:
+            memory = RingMemory.from_libxdp(self._structs[0], DESC_BYTES)
+            self._memories.append(memory)
+            self.rx = RXQueue(memory, self.receive_custody)
+        if self.options.tx:
+            memory = RingMemory.from_libxdp(self._structs[1], DESC_BYTES)
+            self._memories.append(memory)
+            self.tx = TXQueue(memory, self.send_custody, self._wake_tx)
+
+    def _undo_open(self) -> None:
+        self.why_dead = "closed"
+        for memory in self._memories:
+            memory.close()
+        self._leave_libxdp()
+        self.receive_custody.end()
+        self.send_custody.end(retire=False)
+
+    def _option(self, option: int) -> int:
+        return int.from_bytes(self.sock.getsockopt(SOL_XDP, option, 4), "little")
+
+    # --- system calls -----------------------------------------------------------------------------------------------
+
+    def _wake_rx(self) -> bool:
+        """Have the driver look at the fill ring: recvfrom() with MSG_DONTWAIT, as libxdp's users do."""
+        if self.fd < 0:
+            return True  # filled before bind: nobody to wake yet
+        try:
+            self.sock.recv(1, stdlib_socket.MSG_DONTWAIT)
+        except OSError as refused:
+            return self._passing(refused, "receive on")
+        return True
+
+    def _wake_tx(self) -> bool:
+        """Have the kernel look at the TX ring: sendto() with MSG_DONTWAIT. False: call again."""
+        try:
+            self.sock.send(b"", stdlib_socket.MSG_DONTWAIT)
+        except OSError as refused:
+            return self._passing(refused, "send on")
+        return True
+
+    def _passing(self, refused: OSError, what: str) -> bool:
+        if refused.errno in (errno.EAGAIN, errno.EBUSY, errno.ENOBUFS):
+            return False
+        raise kernel_error("wake", refused.errno or errno.EIO, f"cannot {what} {self.where}") from None
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called before the socket goes: the XSKMAP entry must be out first."""
+        self._on_close.append(callback)
+
+    def check_open(self) -> None:
+        """Raise ClosedError once close() has begun, or in a forked child."""
+        if self.why_dead:
+            raise ClosedError(f"the socket on {self.where} is {self.why_dead}")
+
+    def close(self) -> None:
+        """Take everything down, in order; wait for threads that are inside. Repeatable, from any thread."""
+        if self.why_dead.startswith("dead"):
+            return
+        self.why_dead = "closed"
+        if not self._close_lock.acquire(blocking=False):
+            with self._close_lock:  # another thread is closing: return when it is done
+                return
+        try:
+            if self.fd < 0:
+                return
+            waiter = self._made_waiter()
+            if waiter is not None:
+                waiter.wake()
+            with self._alone(), self.umem.registration_lock:
+                self._finalize_unreachable()
+                self._take_down()
+        finally:
+            self._close_lock.release()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        held: list[threading.Lock] = []
+        try:
+            for guard in (self.rx_guard, self.tx_guard):
+                if not guard.acquire(timeout=_CLOSE_PATIENCE):
+                    raise ToolkitError(
+                        f"cannot close the socket on {self.where}: a call is still inside it after 5 s. Likely cause: "
+                        "close() was called from a signal handler that interrupted that call. Next step: set a flag in "
+                        "the handler, and close outside of it."
+                    )
+                held.append(guard)
+            yield
+        finally:
+            for guard in held:
+                guard.release()
+
+    def _finalize_unreachable(self) -> None:
+        while self.umem.unreachable:
+            self.umem.unreachable.popleft().finalize()
+
+    def _take_down(self, *, finalizing: bool = False) -> None:
+        for callback in self._on_close:
+            with contextlib.suppress(OSError, ToolkitError):
+                callback()
+        self._on_close.clear()
+        all_sent = not self.send_custody.sending_frames if finalizing else self._drain()
+        for memory in self._memories:
+            memory.close()
+        self.sock.detach()
+        self._leave_libxdp()
+        self.receive_custody.end()
+        self.send_custody.end(retire=not all_sent)
+        self._close_waiter()
+
+    def _close_waiter(self) -> None:
+        waiter = self._made_waiter()
+        if waiter is not None:
+            waiter.close()
+
+    def finalize(self) -> None:
+        """Take down a Socket that nobody can reach any more. Never waits for a lock: the garbage collector may have
+        interrupted its holder. What cannot be done now is left to the next Socket call on the UMEM.
+        """
+        if self.fd < 0 or self.why_dead:
+            return
+        if not self.umem.registration_lock.acquire(blocking=False):
+            self.umem.unreachable.append(self)
+            return
+        try:
+            self.why_dead = "closed"
+            self._take_down(finalizing=True)
+        finally:
+            self.umem.registration_lock.release()
+
+    def _drain(self) -> bool:
+        """Collect frames that are being sent. False when the kernel did not return them all in time."""
+        if self.tx is None:
+            return True
+        deadline = time.monotonic() + _DRAIN_PATIENCE
+        while True:
+            with contextlib.suppress(OSError):
+                if self.tx.outstanding:
+                    self._wake_tx()
+            self.completion.free_all(self.umem)
+            if not self.send_custody.sending_frames:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+
+    def _leave_libxdp(self) -> None:
+        registration: Registration | None = getattr(self, "_registration", None)
+        if registration is None:
+            return
+        if self.pointer:
+            libxdp().xsk_socket__delete(self.pointer)
+            self.pointer = ctypes.c_void_p()
+            if self in registration.members:
+                registration.leave(self)
+        self.fd = -1
+        if not registration.members:
+            registration.delete()
+            self.umem.registration = None
+
+    # --- fork -------------------------------------------------------------------------------------------------------
+
+    def _after_fork_in_child(self) -> None:
+        if self.fd < 0:
+            return
+        self.why_dead = "dead: it belongs to the parent of a fork"
+        whole = [memory.abandon() for memory in self._memories]
+        # The child's mappings would keep the kernel's socket alive after the parent closed it.
+        if all(whole):
+            for struct, layout, entry in zip(self._structs, self._layouts(), _ENTRY_BYTES, strict=True):
+                _unmap(struct, layout, entry)
+        # libxdp's own close would do more than drop this process's descriptors.
+        for fd in {self.fd, self._registration.fd}:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self.sock.detach()
+        self._close_waiter()
+
+    def _layouts(self) -> tuple[int, int, int, int]:
+        offsets: MmapOffsets = self._offsets
+        return offsets.rx.desc, offsets.tx.desc, offsets.fr.desc, offsets.cr.desc
+
+
+_ENTRY_BYTES = (DESC_BYTES, DESC_BYTES, ADDRESS_BYTES, ADDRESS_BYTES)
+
+
+def _unmap(struct: XskRing, desc_offset: int, entry_bytes: int) -> None:
+    if struct.ring:
+        munmap = ctypes.CDLL(None).munmap
+        munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+        length = desc_offset + struct.size * entry_bytes
+        munmap(struct.ring - desc_offset, -(-length // mmap.PAGESIZE) * mmap.PAGESIZE)
