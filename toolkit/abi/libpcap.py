@@ -81,6 +81,7 @@ def libpcap() -> ct.CDLL:
         ("pcap_freecode", None, (ct.POINTER(BpfProgram),)),
         ("pcap_geterr", ct.c_char_p, (p,)),
         ("pcap_close", None, (p,)),
+        ("pcap_lib_version", ct.c_char_p, ()),
         ("pcap_offline_filter", i, (ct.POINTER(BpfProgram), ct.POINTER(PcapPkthdr), ct.c_char_p)),
     ):
         function = getattr(library, name)

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* Drops every packet that the filter matches, and counts: the ceiling that a receiver is measured against. */
+#include <uapi/linux/bpf.h>
+#include "xsk_filter.h"
+
+struct counters {
+	u64 dropped; /* the filter matched */
+	u64 passed;  /* it did not: on to the kernel */
+};
+
+BPF_PERCPU_ARRAY(counters, struct counters, 1);
+
+int xdp_drop(struct xdp_md *ctx)
+{
+	u8 *data = (u8 *)(unsigned long)ctx->data;
+	u8 *data_end = (u8 *)(unsigned long)ctx->data_end;
+	int zero = 0;
+	struct counters *count = counters.lookup(&zero);
+
+	if (!count)
+		return XDP_PASS;
+	if (!match(data, data_end)) {
+		count->passed++;
+		return XDP_PASS;
+	}
+	count->dropped++;
+	return XDP_DROP;
+}

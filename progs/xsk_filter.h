@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The filter: does the toolkit want this packet?
+ *
+ * This is the filter of filter="all". For a tcpdump expression the toolkit generates another match(), puts it before
+ * the program's text and defines XSK_FILTER_H, so that this one steps aside.
+ */
+#ifndef XSK_FILTER_H
+#define XSK_FILTER_H
+
+static __always_inline u32 match(u8 *data, u8 *data_end)
+{
+	return 1;
+}
+
+#endif

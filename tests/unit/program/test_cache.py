@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cache of compiled programs: believed only if nobody else can write it, and never a reason to fail."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+
+from toolkit.program import cache
+from toolkit.program.cache import Cache, CacheWarning
+
+ENTRY = {"a": [1, 2, 3]}
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The directory that the cache will use; it does not exist yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "deep" / "down"))
+    return tmp_path / "deep" / "down" / "afxdp-toolkit"
+
+
+def test_what_is_stored_comes_back(place: Path) -> None:
+    with Cache() as kept:
+        assert kept.load("key") is None
+        kept.store("key", ENTRY)
+        assert kept.load("key") == ENTRY
+    assert place.stat().st_mode & 0o777 == 0o700
+    assert (place / "key.json").stat().st_mode & 0o777 == 0o600
+    assert [p.name for p in place.iterdir()] == ["key.json"]  # no temporary file is left
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o720])
+def test_a_directory_that_others_can_write_is_not_trusted(place: Path, mode: int) -> None:
+    with Cache() as kept:
+        kept.store("key", ENTRY)
+    place.chmod(mode)
+    with pytest.warns(CacheWarning, match=r"others can write to it \(mode 07\d\d\).*chmod 700"):
+        distrusted = Cache()
+    with distrusted as kept:
+        assert kept.load("key") is None
+        kept.store("other", ENTRY)
+    assert not (place / "other.json").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_directory_of_somebody_else_is_not_trusted(place: Path) -> None:
+    place.mkdir(parents=True, mode=0o755)
+    os.chown(place, 12345, -1)
+    with pytest.warns(CacheWarning, match="belongs to user 12345"), Cache() as kept:
+        kept.store("key", ENTRY)
+    assert not list(place.iterdir())
+
+
+def test_a_symbolic_link_is_not_followed(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    place.parent.mkdir(parents=True)
+    place.symlink_to(tmp_path / "elsewhere")
+    with pytest.warns(CacheWarning), Cache() as kept:
+        kept.store("key", ENTRY)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"[1]", b"null"])
+def test_a_damaged_entry_is_as_good_as_none(place: Path, damage: bytes) -> None:
+    with Cache() as kept:
+        kept.store("key", ENTRY)
+        (place / "key.json").write_bytes(damage)
+        assert kept.load("key") is None
+        kept.store("key", ENTRY)
+        assert kept.load("key") == ENTRY
+
+
+def test_an_entry_that_others_can_write_is_not_trusted(place: Path) -> None:
+    with Cache() as kept:
+        kept.store("key", ENTRY)
+        (place / "key.json").chmod(0o666)
+        assert kept.load("key") is None
+
+
+def test_a_place_that_cannot_be_made_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.warns(CacheWarning):
+        absent = Cache()
+    with absent as kept:
+        kept.store("key", ENTRY)
+        assert kept.load("key") is None
+
+
+def test_no_home_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "directory", lambda: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Cache() as kept:
+            kept.store("key", ENTRY)
+            assert kept.load("key") is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has a home that is not its own, under sudo -E")
+def test_root_leaves_another_s_home_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, -1)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = cache.directory()
+    assert found is not None
+    assert tmp_path not in found.parents
+
+
+def test_old_entries_go(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "MOST_ENTRIES", 3)
+    with Cache() as kept:
+        for i in range(6):
+            kept.store(f"key{i}", ENTRY)
+            os.utime(place / f"key{i}.json", (i, i))
+        assert kept.load("key5") == ENTRY
+    assert len(list(place.iterdir())) == 3

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Filters mean what libpcap says: the C that they become, compiled by BCC's clang, against libpcap's interpreter."""
+
+from __future__ import annotations
+
+import filter_corpus as corpus
+import pytest
+from ebpf import Machine
+
+from toolkit.abi import libpcap
+from toolkit.errors import FilterError
+from toolkit.program import build, match, sources
+from toolkit.program.image import Image
+
+XDP_PASS, XDP_TX = 2, 3
+
+# Code that libpcap rarely or never writes itself, and its meaning all the same: (name, instructions).
+YES, NO = (0x06, 0, 0, 1), (0x06, 0, 0, 0)  # ret #1, ret #0
+BY_HAND = [
+    ("accept by A", [(0x28, 0, 0, 12), (0x16, 0, 0, 0)]),
+    ("return zero", [NO]),
+    (
+        "shift by X of 32 or more",
+        [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x00, 0, 0, 1), (0x6C, 0, 0, 0), (0x16, 0, 0, 0)],
+    ),
+    ("right shift by X", [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x20, 0, 0, 0), (0x7C, 0, 0, 0), (0x16, 0, 0, 0)]),
+    ("divide by X", [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x00, 0, 0, 100), (0x3C, 0, 0, 0), (0x16, 0, 0, 0)]),
+    ("modulo X", [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x00, 0, 0, 100), (0x9C, 0, 0, 0), (0x16, 0, 0, 0)]),
+    ("X is 0, no match", [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x00, 0, 0, 1), (0x3C, 0, 0, 0), YES]),
+    ("modulo 0, no match", [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x00, 0, 0, 1), (0x9C, 0, 0, 0), YES]),
+    ("negate", [(0x30, 0, 0, 14), (0x84, 0, 0, 0), (0x35, 0, 1, 0xFFFFFF80), YES, NO]),
+    ("subtraction wraps", [(0x30, 0, 0, 14), (0x14, 0, 0, 200), (0x25, 0, 1, 300), YES, NO]),
+    ("memory", [(0x30, 0, 0, 14), (0x02, 0, 0, 3), (0x30, 0, 0, 15), (0x61, 0, 0, 3), (0x1D, 0, 1, 0), YES, NO]),
+    ("stx", [(0xB1, 0, 0, 14), (0x03, 0, 0, 0), (0x60, 0, 0, 0), (0x87, 0, 0, 0), (0x15, 0, 1, 20), YES, NO]),
+    ("msh at the end", [(0xB1, 0, 0, 60), YES]),
+    ("length in X", [(0x81, 0, 0, 0), (0x87, 0, 0, 0), (0x25, 0, 1, 100), YES, NO]),
+    ("an index that would wrap", [(0x01, 0, 0, 0xFFFFFFF8), (0x48, 0, 0, 20), YES]),
+    ("an index up to the end", [(0x80, 0, 0, 0), (0x14, 0, 0, 4), (0x07, 0, 0, 0), (0x40, 0, 0, 0), YES]),
+    ("an index past the end", [(0x80, 0, 0, 0), (0x14, 0, 0, 3), (0x07, 0, 0, 0), (0x40, 0, 0, 0), YES]),
+    ("a load of one byte too many", [(0x20, 0, 0, 57), YES]),
+    ("a load of the last bytes", [(0x20, 0, 0, 56), YES]),
+    ("ja", [(0x05, 0, 0, 1), NO, YES]),
+    ("jgt", [(0x30, 0, 0, 14), (0x25, 0, 1, 14), YES, NO]),
+    ("jset by X", [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x30, 0, 0, 15), (0x4D, 0, 1, 0), YES, NO]),
+]
+
+
+@pytest.fixture(scope="module")
+def packets() -> list[bytes]:
+    """Fewer than the kernel test has: each is evaluated in Python. One of exactly 60 B for the loads at the end."""
+    return [*corpus.packets(180), bytes(range(60)), bytes(60)]
+
+
+def _compile(programs: list[list[libpcap.Instruction]]) -> dict[str, Image]:
+    source = sources.read(corpus.harness(programs))
+    return build.build_images(source, source.text, cache=False)
+
+
+def _check(names: list[str], programs: list[list[libpcap.Instruction]], packets: list[bytes]) -> int:
+    """Compare verdicts; how many packets were accepted."""
+    images = _compile(programs)
+    accepted = 0
+    for i, (name, program) in enumerate(zip(names, programs, strict=True)):
+        code = images[f"run{i}"].instructions
+        for packet in packets:
+            expected = libpcap.offline_filter(program, packet)
+            verdict = Machine(packet).run(code)
+            assert verdict in (XDP_PASS, XDP_TX)
+            assert (verdict == XDP_TX) == expected, f"{name!r} on {packet.hex()}"
+            accepted += expected
+    return accepted
+
+
+@pytest.mark.parametrize("optimise", [True, False])
+def test_every_expression_means_what_libpcap_says(packets: list[bytes], optimise: bool) -> None:
+    programs = [libpcap.compile_expression(expression, optimise) for expression in corpus.EXPRESSIONS]
+    assert len(programs) > 120
+    assert _check(corpus.EXPRESSIONS, programs, packets) > 1000  # the packets do try the filters
+
+
+def test_instructions_that_expressions_seldom_use(packets: list[bytes]) -> None:
+    names, programs = [name for name, _ in BY_HAND], [program for _, program in BY_HAND]
+    assert _check(names, programs, packets) > 500
+
+
+def test_the_same_expression_gives_the_same_text() -> None:
+    assert match.translate("udp port 53") == match.translate("udp port 53")
+    assert "udp port 53" in match.translate("udp port 53").splitlines()[0]
+
+
+def test_an_expression_cannot_break_out_of_its_comment() -> None:
+    # Both are expressions that libpcap accepts: a multiplication beside a division, a backslash at a line's end.
+    for expression in ("ip[8] */**/ 1 = 1", "ip[8] * 2 = 6 and \\ip", "ip or\n udp"):
+        try:
+            lines = match.translate(expression).splitlines()
+        except FilterError:
+            continue
+        assert lines[0].startswith("/* ")
+        assert lines[0].count("*/") == 1
+        assert lines[1].startswith("static")
+
+
+def test_a_jump_out_of_the_program_is_refused() -> None:
+    with pytest.raises(FilterError, match="jumps out"):
+        match.translate_instructions([(0x05, 0, 0, 7)])
+
+
+def test_unknown_instructions_are_refused() -> None:
+    for code in (0xC0, 0xB4, 0x55 | 0x80):
+        with pytest.raises(FilterError, match="unknown"):
+            match.translate_instructions([(code, 0, 0, 0), (0x06, 0, 0, 0)])

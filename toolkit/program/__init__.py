@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From C source to an attached XDP program: compiled by BCC, loaded through libbpf, attached by a bpf_link."""
+
+from __future__ import annotations
+
+from toolkit.program.bcc import import_bcc
+from toolkit.program.cache import CacheWarning
+from toolkit.program.link import Link
+from toolkit.program.loaded import Program
+from toolkit.program.maps import Map
+from toolkit.program.query import Attached, ProgramInfo, XdpLink, attached, xdp_links
+from toolkit.program.sources import directory, headers, source_text
+
+__all__ = [
+    "Attached",
+    "CacheWarning",
+    "Link",
+    "Map",
+    "Program",
+    "ProgramInfo",
+    "XdpLink",
+    "attached",
+    "directory",
+    "headers",
+    "import_bcc",
+    "source_text",
+    "xdp_links",
+]

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The other door: BCC in the user's own process, and taking a program over from its BPF object."""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import importlib
+import importlib.util
+import os
+import platform
+import sys
+import types
+from typing import Any
+
+from toolkit.errors import ArgumentError, LibraryError
+from toolkit.program import query, sources, worker
+from toolkit.program.image import Image, map_specs
+from toolkit.program.load import load_program
+from toolkit.program.maps import Map
+
+__all__ = ["PLACES", "adopt", "have_kernel_headers", "import_bcc"]
+
+PLACES = (
+    "/usr/lib/python3/dist-packages/bcc",
+    "/usr/lib/python3.*/site-packages/bcc",
+    "/usr/local/lib/python3*/dist-packages/bcc",
+)
+"""Where distributions put BCC's Python (glob patterns)."""
+
+
+def have_kernel_headers() -> bool:
+    """Whether BCC would find the running kernel's own headers."""
+    return os.path.isdir(f"/lib/modules/{platform.release()}/build") or os.path.exists("/sys/kernel/kheaders.tar.xz")
+
+
+def import_bcc() -> types.ModuleType:
+    """The real BCC as a module of this process, also in a venv or a newer Python that does not see it.
+
+    Where the machine has no kernel headers, the environment variable BCC_KERNEL_SOURCE is set to the small ones that
+    the toolkit carries: enough for XDP programs. Raises LibraryError where there is no BCC.
+    """
+    if "BCC_KERNEL_SOURCE" not in os.environ and not have_kernel_headers():
+        os.environ["BCC_KERNEL_SOURCE"] = str(sources.headers())
+    tried = []
+    try:
+        found = importlib.import_module("bcc")
+        if hasattr(found, "BPF"):
+            return found
+        tried.append(f"{getattr(found, '__file__', None) or 'bcc'} is another package of the name bcc, from PyPI")
+    except Exception as absent:  # a BCC of another version than its libbcc fails with anything
+        tried.append(f"this interpreter: {absent}")
+    for place in sorted({found for pattern in PLACES for found in glob.glob(pattern)}):
+        try:
+            return _import_from(place)
+        except Exception as broken:
+            tried.append(f"{place}: {type(broken).__name__}: {broken}")
+    raise LibraryError(
+        f"cannot import BCC ({'; '.join(tried)}). Likely cause: the package python3-bpfcc is not installed (the bcc on "
+        "PyPI is something else). Next step: `apt-get install python3-bpfcc` (or run scripts/setup)."
+    )
+
+
+def _import_from(place: str) -> types.ModuleType:
+    """Import the package `bcc` from its directory; whatever had the name before is back if that fails."""
+    spec = importlib.util.spec_from_file_location(
+        "bcc", os.path.join(place, "__init__.py"), submodule_search_locations=[place]
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError("no package there")
+    module = importlib.util.module_from_spec(spec)
+    before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "bcc"}
+    sys.modules["bcc"] = module
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "BPF"):
+            raise ImportError("it has no BPF")
+    except BaseException:
+        for name in [name for name in sys.modules if name.split(".")[0] == "bcc"]:
+            del sys.modules[name]
+        sys.modules.update(before)
+        raise
+    return module
+
+
+def _duplicate(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def _function_name(bpf: Any, function: Any) -> str:
+    """The name of a function that was given as a name, as bytes, as BPF.Function, or not at all."""
+    if function is None:
+        lib = sys.modules[type(bpf).__module__].libbcc.lib
+        names = [lib.bpf_function_name(bpf.module, i).decode() for i in range(lib.bpf_num_functions(bpf.module))]
+        if len(names) != 1:
+            raise ArgumentError(f"the BPF object has the functions {', '.join(names) or '(none)'}: say which one.")
+        return str(names[0])
+    name = getattr(function, "name", function)
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _program_fd(bpf: Any, function: Any, name: str) -> int:
+    """The program with a file descriptor of our own: what load_func loaded, else loaded here, with errors that tell."""
+    loaded = function if hasattr(function, "fd") else getattr(bpf, "funcs", {}).get(name.encode())
+    if loaded is not None:
+        return _duplicate(loaded.fd)
+    try:
+        code = bpf.dump_func(name.encode())
+    except Exception as unknown:
+        raise ArgumentError(f"the BPF object has no function {name!r}: {unknown}") from unknown
+    # BCC has put its maps' file descriptors in already: nothing to relocate.
+    return load_program(Image(name, "GPL", code, (), ()), {}, frags=False, source="a bcc.BPF object")
+
+
+def adopt(bpf: Any, function: Any) -> tuple[int, str, dict[str, Map]]:
+    """(program fd, name, maps) with file descriptors of our own; see Program.from_bcc."""
+    if not getattr(bpf, "module", None) or not hasattr(bpf, "dump_func"):
+        raise ArgumentError(f"{bpf!r} is not an open bcc.BPF object. Next step: `bpf = bcc.BPF(text=...)`.")
+    lib = sys.modules[type(bpf).__module__].libbcc.lib
+    worker.declare(lib)
+    name = _function_name(bpf, function)
+    fd = _program_fd(bpf, function, name)
+    maps: dict[str, Map] = {}
+    try:
+        query.program_info(fd)  # refuses here, before anything is attached, what is no program
+        described, indices = worker.tables(lib, bpf.module)
+        fds = {index: number for number, index in indices.items()}
+        for index, spec in enumerate(map_specs(described)):
+            maps[spec.name] = Map(spec, _duplicate(fds[index]))
+    except BaseException:
+        os.close(fd)
+        for one in maps.values():
+            one.close()
+        raise
+    return fd, name, maps

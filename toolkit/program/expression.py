@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiling a tcpdump expression without ever hanging: here if it is harmless, else in a child that can be killed.
+
+libpcap's optimiser takes a minute on a list of a thousand hosts (its time grows with the cube of the length), and a
+name in an expression makes it ask the DNS. Neither can be interrupted from Python. What took long is kept on disk;
+what names meant is not, because that changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from typing import Any
+
+from toolkit.abi import libpcap as abi
+from toolkit.abi.libpcap import Instruction
+from toolkit.errors import FilterError, LibraryError
+from toolkit.program.cache import Cache
+
+__all__ = ["instructions"]
+
+FEW_WORDS = 60  # up to here the optimiser takes about a millisecond
+OPTIMISER_TIME = 60.0  # s, enough for a thousand hosts
+NAMES_TIME = 30.0  # s, unoptimised: what is left is asking for names
+
+# Words that libpcap understands by itself. Any other may be a host, a port or a protocol that it looks up.
+_KEYWORDS = frozenset(
+    word
+    for line in (
+        "and or not host net mask port portrange src dst gateway proto protochain ether wlan ip ip6 arp rarp",
+        "tcp udp sctp icmp icmp6 igmp igrp pim vrrp carp ah esp broadcast multicast less greater byte inbound",
+        "outbound vlan mpls pppoed pppoes geneve len atalk aarp decnet lat sca moprc mopdl iso stp ipx",
+        "netbeui link fddi tr ppp slip tcp-fin tcp-syn tcp-rst tcp-push tcp-ack tcp-urg tcp-ece tcp-cwr",
+        "tcpflags icmptype icmpcode icmp6type icmp6code",
+    )
+    for word in line.split()
+)
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*|::[0-9A-Fa-f:.]*")
+_PLAIN = re.compile(r"(0[xX][0-9A-Fa-f]+|[0-9]+(\.[0-9]+){0,3}|[0-9]+-[0-9]+|(icmp6?-[a-z6-]+))\Z")
+_COLONS = re.compile(r"[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*\Z")
+
+
+def _kind(expression: str) -> str:
+    """ "names" if libpcap may look a word up, else "long" or "short"."""
+    words = _WORD.findall(expression)
+    if not all(word in _KEYWORDS or _PLAIN.match(word) or _COLONS.match(word) for word in words):
+        return "names"
+    return "short" if len(words) <= FEW_WORDS else "long"
+
+
+def _in_child(expression: str, optimise: bool, limit: float) -> Any:
+    """The child's answer, or None where it took longer than `limit` seconds and was killed."""
+    import subprocess
+
+    request = json.dumps({"expression": expression, "optimise": optimise})
+    try:
+        done = subprocess.run(
+            [sys.executable or "/usr/bin/python3", "-I", abi.__file__],
+            input=request.encode(),
+            capture_output=True,
+            timeout=limit,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        raise FilterError(
+            f"cannot compile the filter {expression!r}: libpcap ended with status {done.returncode} "
+            f"{done.stderr.decode(errors='replace').strip()}"
+        ) from None
+
+
+def _refused(expression: str, message: str) -> FilterError:
+    return FilterError(
+        f"libpcap refuses the filter {expression!r}: {message}. "
+        "Next step: `man pcap-filter` describes the language; `tcpdump -d EXPRESSION` tries one."
+    )
+
+
+def _absent(detail: object) -> LibraryError:
+    return LibraryError(
+        f"cannot load libpcap, which compiles filters: {detail}. Likely cause: the package libpcap0.8 is not "
+        'installed. Next step: `apt-get install libpcap0.8` (or run scripts/setup), or use filter="all".'
+    )
+
+
+def instructions(expression: str) -> list[Instruction]:
+    """Classic BPF for an expression, optimised where that takes seconds at most. Raises FilterError, LibraryError."""
+    if not expression.strip():
+        raise FilterError('the filter is empty. Next step: filter="all" takes everything; a tcpdump expression less.')
+    if "\0" in expression:
+        raise FilterError(f"the filter {expression!r} has a zero byte in it.")
+    kind = _kind(expression)
+    if kind == "names":
+        return _with_time_limits(expression)[0]
+    try:
+        if kind == "short":
+            return abi.compile_expression(expression)
+        version: bytes = abi.libpcap().pcap_lib_version()
+    except ValueError as refused:
+        raise _refused(expression, str(refused)) from None
+    except OSError as missing:
+        raise _absent(missing) from missing
+    return _kept(expression, version)
+
+
+def _kept(expression: str, version: bytes) -> list[Instruction]:
+    """From the cache, else compiled and put there."""
+    text = expression.encode(errors="surrogateescape")
+    key = "filter-" + hashlib.sha256(b"%d:%s:" % (len(version), version) + text).hexdigest()[:40]
+    with Cache() as cache:
+        found = _checked((cache.load(key) or {}).get("instructions"))
+        if found is None:
+            found, optimised = _with_time_limits(expression)
+            if optimised:
+                cache.store(key, {"instructions": found})
+    return found
+
+
+def _checked(stored: Any) -> list[Instruction] | None:
+    """Instructions as JSON has them; None if that is not what they are."""
+    try:
+        return [(int(code), int(jt), int(jf), int(k)) for code, jt, jf, k in stored] or None
+    except (TypeError, ValueError):
+        return None
+
+
+def _with_time_limits(expression: str) -> tuple[list[Instruction], bool]:
+    """Compiled in a child, and whether the optimiser finished. Raises FilterError, LibraryError."""
+    for optimise, limit in ((True, OPTIMISER_TIME), (False, NAMES_TIME)):
+        answer = _in_child(expression, optimise, limit)
+        if answer is None:
+            continue
+        if "refused" in answer:
+            raise _refused(expression, answer["refused"])
+        if "absent" in answer:
+            raise _absent(answer["absent"])
+        return [(int(code), int(jt), int(jf), int(k)) for code, jt, jf, k in answer["instructions"]], optimise
+    shown = expression if len(expression) < 200 else expression[:200] + "..."
+    raise FilterError(
+        f"libpcap did not finish the filter {shown!r} in {OPTIMISER_TIME + NAMES_TIME:.0f} s. Likely cause: a name in "
+        "it that the DNS does not answer for. Next step: use addresses and port numbers."
+    )

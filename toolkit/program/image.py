@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A compiled program as data: instructions, maps, and which instruction loads which map."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Image", "MapSpec", "images", "map_specs"]
+
+INSTRUCTION = np.dtype([("opcode", "u1"), ("registers", "u1"), ("offset", "=i2"), ("imm", "=i4")])
+"""struct bpf_insn."""
+
+_INTEGERS = {"unsigned long long": "=u8", "unsigned int": "=u4", "unsigned short": "=u2", "unsigned char": "u1"}
+
+
+@dataclasses.dataclass(frozen=True)
+class MapSpec:
+    """A map as the program's source declares it. Sizes in bytes; `fields` names the members of a struct value."""
+
+    name: str
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+    fields: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The NumPy type of one value: a record where the members are known integers, else raw bytes."""
+        if self.fields:
+            record = np.dtype(list(self.fields), align=True)
+            if record.itemsize == self.value_size:
+                return record
+        return np.dtype((np.void, self.value_size))
+
+
+def _fields(layout: str) -> tuple[tuple[str, str], ...]:
+    """Members of a struct value, from BCC's own description of it; empty for anything but flat integers."""
+    try:
+        described = json.loads(layout)
+    except ValueError:
+        return ()
+    if not isinstance(described, list) or len(described) < 2 or not isinstance(described[1], list):
+        return ()
+    try:
+        return tuple((member[0], _INTEGERS[member[1]]) for member in described[1] if len(member) == 2)
+    except (KeyError, TypeError, IndexError):
+        return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """One compiled XDP program, independent of any process.
+
+    `relocations` pairs (instruction, index of a map). `maps` are all of the source, used by this function or not.
+    """
+
+    function: str
+    license: str
+    instructions: bytes
+    maps: tuple[MapSpec, ...]
+    relocations: tuple[tuple[int, int], ...]
+
+    def relocated(self, fds: list[int]) -> npt.NDArray[Any]:
+        """The instructions with the maps' file descriptors in place, as an array of struct bpf_insn."""
+        code: npt.NDArray[Any] = np.frombuffer(self.instructions, INSTRUCTION).copy()
+        for instruction, index in self.relocations:
+            code["imm"][instruction] = fds[index]
+        return code
+
+
+def map_specs(described: list[dict[str, Any]]) -> tuple[MapSpec, ...]:
+    """Maps as the worker describes them."""
+    return tuple(
+        MapSpec(
+            str(m["name"]),
+            int(m["type"]),
+            int(m["key_size"]),
+            int(m["value_size"]),
+            int(m["max_entries"]),
+            int(m["flags"]),
+            _fields(m["value_layout"]),
+        )
+        for m in described
+    )
+
+
+def images(report: dict[str, Any]) -> dict[str, Image]:
+    """A source's functions, from the worker's report. Raises KeyError, TypeError or ValueError where it is damaged."""
+    maps = map_specs(report["maps"])
+    found = {}
+    for name, function in report["functions"].items():
+        code = base64.b64decode(function["instructions"], validate=True)
+        relocations = tuple((int(i), int(m)) for i, m in function["relocations"])
+        count, rest = divmod(len(code), INSTRUCTION.itemsize)
+        if rest or not count or any(not (0 <= i < count and 0 <= m < len(maps)) for i, m in relocations):
+            raise ValueError("the report contradicts itself")
+        found[str(name)] = Image(str(name), str(report["license"]), code, maps, relocations)
+    return found

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attachment by bpf_link: it dies with its file descriptor, so with the process, and nothing replaces it unasked."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes as ct
+import errno
+import os
+import socket
+from typing import Literal
+
+from toolkit.abi import libbpf as abi
+from toolkit.errors import ArgumentError, SystemCallError, kernel_error
+from toolkit.netns import NetNS, entered
+from toolkit.program import query
+from toolkit.program.descriptor import Descriptor
+
+__all__ = ["Link", "Mode", "attach"]
+
+Mode = Literal["auto", "native", "generic"]
+
+_FLAGS: dict[str, int] = {"native": abi.XDP_FLAGS_DRV_MODE, "generic": abi.XDP_FLAGS_SKB_MODE}
+
+# Where generic mode would be refused for the same reason, or would hide what the user has to know.
+_NO_FALLBACK = frozenset({errno.EBUSY, errno.EEXIST, errno.EPERM, errno.EACCES, errno.ENODEV, errno.EBADF})
+
+
+class Link:
+    """An XDP program on an interface, for as long as this object is open.
+
+    `mode` is what came about, "native" or "generic"; `fallback_reason` says why it is generic although native was
+    tried first, and is None otherwise.
+    """
+
+    def __init__(self, fd: int, interface: str, ifindex: int, mode: str, fallback_reason: str | None) -> None:
+        """Take over `fd`, a bpf_link."""
+        self.interface = interface
+        self.ifindex = ifindex
+        self.mode = mode
+        self.fallback_reason = fallback_reason
+        self._descriptor = Descriptor(fd, f"the link of {interface}")
+        info = query.link_info(fd)
+        self.id = info.id if info else 0
+        """The kernel's number of the link."""
+
+    @property
+    def fd(self) -> int:
+        """The file descriptor. Raises ClosedError after close."""
+        return self._descriptor.fd
+
+    @property
+    def closed(self) -> bool:
+        """Whether the program was taken off."""
+        return self._descriptor.closed
+
+    def close(self) -> None:
+        """Take the program off. Again is fine, and so is an interface that vanished meanwhile."""
+        self._descriptor.close()
+
+    def __enter__(self) -> Link:
+        """Attached for the length of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the program off."""
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{self.mode}, link {self.id}"
+        return f"<Link {self.interface}: {state}>"
+
+
+def _create(program_fd: int, ifindex: int, mode: str) -> int:
+    options = abi.LinkCreateOpts(sz=ct.sizeof(abi.LinkCreateOpts), flags=_FLAGS[mode])
+    fd: int = abi.libbpf().bpf_link_create(program_fd, ifindex, abi.BPF_XDP, ct.byref(options))
+    return fd
+
+
+def _first_that_works(program_fd: int, ifindex: int, mode: str) -> tuple[int, str, str | None]:
+    """(fd or -errno, mode, fallback_reason)."""
+    if mode != "auto":
+        return _create(program_fd, ifindex, mode), mode, None
+    fd = _create(program_fd, ifindex, "native")
+    if fd >= 0 or -fd in _NO_FALLBACK:
+        return fd, "native", None
+    refused = f"native mode: {os.strerror(-fd)} ({errno.errorcode.get(-fd, -fd)})"
+    generic = _create(program_fd, ifindex, "generic")
+    # Both refused: the driver's own refusal tells more than that of the fall-back.
+    return (generic, "generic", refused) if generic >= 0 else (fd, "native", None)
+
+
+def _refusal(number: int, name: str, interface: str, ifindex: int, mode: str) -> SystemCallError:
+    tried = f"cannot attach the XDP program {name} to {interface} ({mode})"
+    if abs(number) not in (errno.EBUSY, errno.EEXIST):
+        return kernel_error("attach", number, tried)
+    present = None
+    with contextlib.suppress(OSError):
+        present = query.attached(ifindex)
+    if present is None:
+        return kernel_error("attach", number, tried)
+    return kernel_error("attach", number, tried, cause=f"another one is attached there: {present}")
+
+
+class _Replacement:
+    """Taking a foreign program off, and putting it back if ours then does not go on."""
+
+    def __init__(self, interface: str, ifindex: int) -> None:
+        self.interface, self.ifindex = interface, ifindex
+        self.fd = -1
+        self.flags = 0
+
+    def remove(self) -> None:
+        present = query.attached(self.ifindex)
+        if present is None:
+            return
+        if present.link_ids:
+            self._detach_link(present)
+        else:
+            self._detach_netlink(present)
+
+    def _detach_link(self, present: query.Attached) -> None:
+        links = present.link_ids or ()
+        if len(links) > 1:
+            raise ArgumentError(
+                f"cannot replace what is attached to {self.interface}: {present}, and the kernel does not say which "
+                "of these links is this interface's. Next step: end the process that holds it."
+            )
+        fd = abi.libbpf().bpf_link_get_fd_by_id(links[0])
+        if fd == -errno.ENOENT:
+            return
+        if fd < 0:
+            raise kernel_error("link_get_fd_by_id", fd, f"cannot take {present} off {self.interface}")
+        try:
+            result = abi.libbpf().bpf_link_detach(fd)
+        finally:
+            os.close(fd)
+        if result < 0:
+            raise kernel_error("link_detach", result, f"cannot take {present} off {self.interface}")
+
+    def _detach_netlink(self, present: query.Attached) -> None:
+        self.fd = abi.libbpf().bpf_prog_get_fd_by_id(present.program.id)
+        self.flags = _FLAGS.get(present.mode, 0)
+        result = abi.libbpf().bpf_xdp_detach(self.ifindex, self.flags, None)
+        if result < 0:
+            raise kernel_error("attach", result, f"cannot take {present} off {self.interface}")
+
+    def restore(self) -> None:
+        if self.fd >= 0:
+            abi.libbpf().bpf_xdp_attach(self.ifindex, self.fd, self.flags | abi.XDP_FLAGS_UPDATE_IF_NOEXIST, None)
+
+    def done(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def attach(program_fd: int, name: str, interface: str, mode: Mode, replace: bool, netns: NetNS) -> Link:
+    """Attach a program to an interface; see Program.attach."""
+    if mode not in ("auto", "native", "generic"):
+        raise ArgumentError(f'mode={mode!r} is none of "auto", "native", "generic".')
+    with entered(netns):
+        try:
+            ifindex = socket.if_nametoindex(interface)
+        except OSError:
+            raise kernel_error(
+                "attach", errno.ENODEV, f"cannot attach the XDP program {name} to {interface!r}"
+            ) from None
+        replacement = _Replacement(interface, ifindex)
+        try:
+            if replace:
+                replacement.remove()
+            fd, actual, reason = _first_that_works(program_fd, ifindex, mode)
+            if fd < 0:
+                replacement.restore()
+                raise _refusal(fd, name, interface, ifindex, mode)
+        finally:
+            replacement.done()
+    return Link(fd, interface, ifindex, actual, reason)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an Image to a program in the kernel, through libbpf; the verifier's log where it says no."""
+
+from __future__ import annotations
+
+import ctypes as ct
+import errno
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from toolkit.abi import libbpf as abi
+from toolkit.errors import ArgumentError, VerifierError, kernel_error
+from toolkit.program.image import Image
+from toolkit.program.maps import Map
+
+__all__ = ["create_maps", "load_program"]
+
+_TRACE = re.compile(r"\d+: |;|from \d+ to \d+|func#")
+
+LOG_SIZES = (1 << 20, 1 << 26)  # bytes; kernels before 6.4 refuse with ENOSPC where the log does not fit
+
+
+def create_maps(image: Image, entries: Mapping[str, int]) -> dict[str, Map]:
+    """Make the image's maps in the kernel, in its order. None is left where one fails."""
+    unknown = sorted(set(entries) - {spec.name for spec in image.maps})
+    if unknown:
+        names = ", ".join(spec.name for spec in image.maps) or "none"
+        raise ArgumentError(f"the program has no map {', '.join(unknown)} (its maps: {names}).")
+    made: dict[str, Map] = {}
+    try:
+        for spec in image.maps:
+            made[spec.name] = Map.create(spec, entries.get(spec.name))
+    except BaseException:
+        for one in made.values():
+            one.close()
+        raise
+    return made
+
+
+def _load(image: Image, code: Any, flags: int, log: ct.Array[ct.c_char] | None) -> int:
+    options = abi.ProgLoadOpts(sz=ct.sizeof(abi.ProgLoadOpts), prog_flags=flags)
+    if log is not None:
+        options.log_level = 1
+        options.log_buf = ct.addressof(log)
+        options.log_size = len(log)
+    name = image.function.encode()[: abi.BPF_OBJ_NAME_LEN - 1]
+    fd: int = abi.libbpf().bpf_prog_load(
+        abi.BPF_PROG_TYPE_XDP, name, image.license.encode(), code.ctypes.data, len(code), ct.byref(options)
+    )
+    return fd
+
+
+def load_program(image: Image, maps: Mapping[str, Map], *, frags: bool, source: str) -> int:
+    """Load the image with its maps; the program's file descriptor. Raises VerifierError with the verifier's log."""
+    code = image.relocated([maps[spec.name].fd for spec in image.maps])
+    flags = abi.BPF_F_XDP_HAS_FRAGS if frags else 0
+    fd = _load(image, code, flags, None)
+    if fd >= 0:
+        return fd
+    tried = f"cannot load the XDP program {image.function} of {source}"
+    if fd == -errno.EPERM:
+        raise kernel_error("prog_load", fd, tried)
+    # Only now with a log: asking for one makes the verifier several times slower.
+    text = ""
+    for size in LOG_SIZES:
+        buffer = ct.create_string_buffer(size)
+        again = _load(image, code, flags, buffer)
+        if again >= 0:  # what stood in the way is gone, such as memory pressure
+            return again
+        fd, text = again, buffer.value.decode(errors="replace")
+        if again != -errno.ENOSPC:
+            break
+    if not text.strip():
+        raise kernel_error("prog_load", fd, tried)
+    raise VerifierError(-fd, f"{tried}: the verifier refuses it. {_last_words(text)} (`.log` has all of it)", text)
+
+
+def _last_words(log: str) -> str:
+    """The lines of the log that say why: those after the last traced instruction, statistics left out."""
+    reasons: list[str] = []
+    for line in log.splitlines():
+        if _TRACE.match(line):
+            reasons.clear()
+        elif line and not line.startswith(("processed ", "verification time", "stack depth ")):
+            reasons.append(line)
+    return "; ".join(reasons[-3:])

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Program: an XDP program in the kernel with its maps, its links, and the sockets registered in its XSKMAP."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import types
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.abi import libbpf as abi
+from toolkit.errors import ArgumentError, ToolkitError
+from toolkit.netns import NetNS
+from toolkit.program import build, load, query, run, sources
+from toolkit.program import link as links
+from toolkit.program.descriptor import Descriptor
+from toolkit.program.link import Link, Mode
+from toolkit.program.maps import Map
+
+__all__ = ["Program"]
+
+
+class Program:
+    """An XDP program that the kernel has accepted.
+
+    Made by `Program.build(source)`, which compiles with BCC in another process, or by `Program.from_bcc(bpf, function)`
+    from a BPF object of your own. Closing it takes it off every interface. One Program may be attached to several
+    interfaces, but its XSKMAP knows queues only, so their sockets need Programs of their own.
+    """
+
+    def __init__(self, fd: int, name: str, maps: Mapping[str, Map]) -> None:
+        """Take over `fd`, a loaded program, and its maps. Use `build` or `from_bcc`."""
+        self.name = name
+        self._descriptor = Descriptor(fd, f"the XDP program {name}")
+        self._maps = dict(maps)
+        self._links: list[Link] = []
+        self._registered: dict[int, object] = {}
+        info = query.program_info(fd)
+        self.id = info.id
+        """The kernel's number of the program."""
+
+    @classmethod
+    def build(
+        cls,
+        source: str | os.PathLike[str] = "xsk_redirect.c",
+        *,
+        function: str | None = None,
+        filter: str = "all",
+        defines: Mapping[str, str | int] | None = None,
+        frags: bool = False,
+        map_entries: Mapping[str, int] | None = None,
+        cache: bool = True,
+    ) -> Program:
+        """Compile and load a program.
+
+        `source` is the name of one of the toolkit's programs, a path, or C text (anything with a newline), in the C
+        that BCC compiles. `function` names the XDP program where the source has several. `filter` is a tcpdump
+        expression, or "all"; the source sees it as `match()` of xsk_filter.h. `defines` are macros. `frags` loads it
+        for packets of several buffers. `map_entries` overrides the sizes of maps. Without `cache` it is compiled anew.
+
+        Raises CompileError, VerifierError, FilterError, LibraryError (no BCC), PrivilegeError, ArgumentError.
+        """
+        found = sources.read(source)
+        text = sources.assemble(found, filter, defines or {})
+        image = build.choose(build.build_images(found, text, cache=cache), function, found.name)
+        maps = load.create_maps(image, map_entries or {})
+        try:
+            fd = load.load_program(image, maps, frags=frags, source=found.name)
+        except BaseException:
+            for one in maps.values():
+                one.close()
+            raise
+        return cls(fd, image.function, maps)
+
+    @classmethod
+    def from_bcc(cls, bpf: Any, function: Any = None) -> Program:
+        """Take over from a `bcc.BPF` object of your own: `function` is a name, or what `bpf.load_func` returned.
+
+        A function that is not loaded yet is loaded. The Program has file descriptors of its own: the BPF object may go
+        before or after it. It does not attach or detach what `bpf.attach_xdp` did.
+        """
+        from toolkit.program import bcc
+
+        fd, name, maps = bcc.adopt(bpf, function)
+        return cls(fd, name, maps)
+
+    @property
+    def fd(self) -> int:
+        """The program's file descriptor. Raises ClosedError after close."""
+        return self._descriptor.fd
+
+    def fileno(self) -> int:
+        """The program's file descriptor."""
+        return self.fd
+
+    @property
+    def maps(self) -> Mapping[str, Map]:
+        """The program's maps by their names in the source."""
+        return types.MappingProxyType(self._maps)
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """The open links: where the program is attached."""
+        return tuple(link for link in self._links if not link.closed)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the program was closed, or belongs to the parent of a fork."""
+        return self._descriptor.closed
+
+    def attach(self, interface: str, *, mode: Mode = "auto", replace: bool = False, netns: NetNS = None) -> Link:
+        """Run the program on `interface` until the Link or the Program is closed, or the process ends, however it ends.
+
+        `mode="auto"` tries native mode first and falls back to generic; `Link.mode` says which came about and
+        `Link.fallback_reason` why. What is attached there already is refused by name, or taken off with `replace`.
+        `netns` is the interface's network namespace, if it is not this thread's.
+        """
+        link = links.attach(self.fd, self.name, interface, mode, replace, netns)
+        self._links = [*self.links, link]
+        return link
+
+    @functools.cached_property
+    def xsks_map(self) -> Map:
+        """The map of AF_XDP sockets, by queue. Raises ArgumentError if the program has none, or several."""
+        found = [one for one in self._maps.values() if one.type == abi.BPF_MAP_TYPE_XSKMAP]
+        named = [one for one in found if one.name == "xsks_map"]
+        if len(found) == 1 or named:
+            return (named or found)[0]
+        raise ArgumentError(
+            f"the program {self.name} has {len(found)} XSKMAPs, so no socket can be registered. "
+            "Next step: declare one, `BPF_XSKMAP(xsks_map, 64);`."
+        )
+
+    def register(self, sock: Any, queue: int | None = None) -> None:
+        """Have the program redirect the packets of a queue to `sock`: the XSKMAP entry.
+
+        `sock` is a `toolkit.Socket`, whose queue it is and which takes itself out again when it closes, or anything
+        with `fileno()`, or a file descriptor; those two need `queue`.
+        """
+        number = getattr(sock, "queue", None) if queue is None else queue
+        if not isinstance(number, int):
+            raise ArgumentError(f"of which queue is {sock!r}? Next step: register(sock, queue=...).")
+        table = self.xsks_map
+        if not 0 <= number < table.max_entries:
+            raise ArgumentError(
+                f"the map {table.name} has no room for queue {number}: it has {table.max_entries} entries. "
+                f'Next step: Program.build(..., map_entries={{"{table.name}": {number + 1}}}).'
+            )
+        update = getattr(sock, "update_xskmap", None)
+        if update is not None and number == getattr(sock, "queue", number):
+            update(table.fd)
+        else:
+            table.update(number, sock if isinstance(sock, int) else sock.fileno())
+        token = self._registered[number] = object()
+        on_close = getattr(sock, "on_close", None)
+        if on_close is not None:
+            # Weak: a socket must not keep the program, and with it the attachment, alive.
+            on_close(functools.partial(_socket_closes, weakref.ref(self), number, token))
+
+    def unregister(self, queue: int) -> None:
+        """Take a queue's entry out: its packets go on to the kernel. An entry that is not there is fine."""
+        self._registered.pop(queue, None)
+        self.xsks_map.delete(queue)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What the program counted, summed over the CPUs: members of the struct in its per-CPU array `counters`."""
+        table = self._maps.get("counters")
+        names = table.dtype.names if table is not None and table.type == abi.BPF_MAP_TYPE_PERCPU_ARRAY else None
+        if table is None or names is None:
+            raise ArgumentError(
+                f"the program {self.name} has no counters. Next step: declare "
+                "`struct counters { u64 redirected; }; BPF_PERCPU_ARRAY(counters, struct counters, 1);`."
+            )
+        values = table.per_cpu(0)
+        return {name: int(values[name].sum(dtype=np.uint64)) for name in names}
+
+    def test_run(self, packet: bytes, repeat: int = 1) -> tuple[int, bytes]:
+        """Run the program on bytes, without an interface: (XDP action, packet as the program left it)."""
+        return run.run_once(self.fd, packet, repeat)
+
+    def test_run_many(self, packets: Sequence[bytes]) -> npt.NDArray[np.uint32]:
+        """Run the program on each packet: the XDP actions, shape (len(packets),)."""
+        return run.run_many(self.fd, packets)
+
+    def close(self) -> None:
+        """Take the program off its interfaces and out of the sockets' way, and give everything back. Again is fine."""
+        for link in self._links:
+            link.close()
+        self._links = []
+        if not self.closed:
+            for queue in list(self._registered):
+                with contextlib.suppress(ToolkitError, OSError):
+                    self.unregister(queue)
+        self._registered = {}
+        for one in self._maps.values():
+            one.close()
+        self._descriptor.close()
+
+    def __enter__(self) -> Program:
+        """For the length of a block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"<Program {self.name}: closed>"
+        where = ", ".join(f"{link.interface} ({link.mode})" for link in self.links) or "not attached"
+        return f"<Program {self.name}: id {self.id}, {where}>"
+
+
+def _socket_closes(program: weakref.ref[Program], queue: int, token: object) -> None:
+    """A registered socket is about to close: its entry goes, unless another socket has the queue by now."""
+    alive = program()
+    if alive is not None and not alive.closed and alive._registered.get(queue) is token:
+        alive.unregister(queue)

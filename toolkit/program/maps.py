@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BPF maps: create, read, update, delete. Values of per-CPU maps come as NumPy records."""
+
+from __future__ import annotations
+
+import ctypes as ct
+import functools
+import sys
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.abi import libbpf as abi
+from toolkit.errors import ArgumentError, kernel_error
+from toolkit.program.descriptor import Descriptor
+from toolkit.program.image import MapSpec
+
+__all__ = ["Map"]
+
+PER_CPU_TYPES = frozenset({5, 6, 10, 21})  # percpu_hash, percpu_array, lru_percpu_hash, percpu_cgroup_storage
+
+
+@functools.cache
+def _possible_cpus() -> int:
+    count: int = abi.libbpf().libbpf_num_possible_cpus()
+    if count < 0:
+        raise kernel_error("cpus", count, "cannot count the CPUs")
+    return count
+
+
+class Map:
+    """One BPF map. Keys are ints (stored in the machine's byte order) or bytes of `key_size`."""
+
+    def __init__(self, spec: MapSpec, fd: int) -> None:
+        """Take over `fd`, a map that looks like `spec`."""
+        self._spec = spec
+        self._descriptor = Descriptor(fd, f"the map {spec.name}")
+
+    @classmethod
+    def create(cls, spec: MapSpec, max_entries: int | None = None) -> Map:
+        """Make the map in the kernel, with room for `max_entries` in place of what the program's source says."""
+        if max_entries is not None:
+            if max_entries < 1:
+                raise ArgumentError(f"the map {spec.name} cannot have {max_entries} entries: at least 1.")
+            spec = MapSpec(**{**spec.__dict__, "max_entries": max_entries})
+        options = abi.MapCreateOpts(sz=ct.sizeof(abi.MapCreateOpts), map_flags=spec.flags)
+        name = spec.name.encode()[: abi.BPF_OBJ_NAME_LEN - 1]
+        fd = abi.libbpf().bpf_map_create(
+            spec.type, name, spec.key_size, spec.value_size, spec.max_entries, ct.byref(options)
+        )
+        if fd < 0:
+            raise kernel_error("map_create", fd, f"cannot create the map {spec.name} of {spec.max_entries} entries")
+        return cls(spec, fd)
+
+    @property
+    def name(self) -> str:
+        """As in the program's source."""
+        return self._spec.name
+
+    @property
+    def type(self) -> int:
+        """enum bpf_map_type."""
+        return self._spec.type
+
+    @property
+    def key_size(self) -> int:
+        """Bytes of a key."""
+        return self._spec.key_size
+
+    @property
+    def value_size(self) -> int:
+        """Bytes of a value; in a per-CPU map there is one for each possible CPU."""
+        return self._spec.value_size
+
+    @property
+    def max_entries(self) -> int:
+        """How many entries fit."""
+        return self._spec.max_entries
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """NumPy type of one value: a record if the program declares a struct of integers."""
+        return self._spec.dtype
+
+    @property
+    def fd(self) -> int:
+        """The file descriptor. Raises ClosedError after close."""
+        return self._descriptor.fd
+
+    def fileno(self) -> int:
+        """The file descriptor."""
+        return self.fd
+
+    def _key(self, key: int | bytes) -> ct.Array[ct.c_char]:
+        try:
+            raw = key if isinstance(key, bytes) else key.to_bytes(self.key_size, sys.byteorder)
+        except OverflowError:
+            raise ArgumentError(
+                f"key {key!r} does not fit the map {self.name}, whose keys have {self.key_size} B"
+            ) from None
+        if len(raw) != self.key_size:
+            raise ArgumentError(f"a key of the map {self.name} has {self.key_size} B, not {len(raw)}.")
+        return ct.create_string_buffer(raw, self.key_size)
+
+    def _value(self, value: int | bytes) -> ct.Array[ct.c_char]:
+        size = self._space()
+        raw = value if isinstance(value, bytes) else value.to_bytes(size, sys.byteorder, signed=value < 0)
+        if len(raw) != size:
+            raise ArgumentError(f"a value of the map {self.name} has {size} B, not {len(raw)}.")
+        return ct.create_string_buffer(raw, size)
+
+    def _space(self) -> int:
+        """Bytes that a system call reads or writes for one key."""
+        if self.type in PER_CPU_TYPES:
+            return (self.value_size + 7 & ~7) * _possible_cpus()
+        return self.value_size
+
+    def read(self, key: int | bytes) -> bytes | None:
+        """The value's bytes (of all CPUs, one after the other, in a per-CPU map); None where there is no such entry."""
+        value = ct.create_string_buffer(self._space())
+        result = abi.libbpf().bpf_map_lookup_elem(self.fd, self._key(key), value)
+        if result == -2:
+            return None
+        if result < 0:
+            raise kernel_error("map_lookup", result, f"cannot read entry {key!r} of the map {self.name}")
+        return value.raw
+
+    def per_cpu(self, key: int | bytes = 0) -> npt.NDArray[Any]:
+        """One value for each possible CPU, shape (cpus,), of `dtype`. A copy."""
+        if self.type not in PER_CPU_TYPES:
+            raise ArgumentError(f"the map {self.name} is not a per-CPU map: use read().")
+        raw = self.read(key)
+        if raw is None:
+            return np.zeros(_possible_cpus(), self.dtype)
+        stride = self.value_size + 7 & ~7
+        padded = np.frombuffer(raw, np.uint8).reshape(-1, stride)[:, : self.value_size]
+        return np.ascontiguousarray(padded).view(self.dtype).reshape(-1)
+
+    def update(self, key: int | bytes, value: int | bytes) -> None:
+        """Write an entry (BPF_ANY)."""
+        result = abi.libbpf().bpf_map_update_elem(self.fd, self._key(key), self._value(value), abi.BPF_ANY)
+        if result < 0:
+            raise kernel_error("map_update", result, f"cannot write entry {key!r} of the map {self.name}")
+
+    def delete(self, key: int | bytes) -> bool:
+        """Take an entry out; False where there was none."""
+        result = abi.libbpf().bpf_map_delete_elem(self.fd, self._key(key))
+        if result == -2:
+            return False
+        if result < 0:
+            raise kernel_error("map_delete", result, f"cannot delete entry {key!r} of the map {self.name}")
+        return True
+
+    def close(self) -> None:
+        """Give the file descriptor back; the kernel keeps the map for as long as a program uses it."""
+        self._descriptor.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._descriptor.closed else f"fd {self.fd}"
+        return (
+            f"<Map {self.name}: type {self.type}, {self.max_entries} entries, "
+            f"{self.key_size} B -> {self.value_size} B, {state}>"
+        )

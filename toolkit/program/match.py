@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tcpdump expression as C: libpcap's classic BPF, translated instruction by instruction.
+
+The result means what libpcap's own interpreter says, to the bit, for what the program sees: frames of one buffer as
+they arrived. A load past the end of the packet is no match at once, also under `not`; a division by zero too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from toolkit.abi.libpcap import Instruction
+from toolkit.errors import FilterError
+from toolkit.program.expression import instructions
+
+__all__ = ["translate", "translate_instructions"]
+
+FARTHEST = 0x7FFF  # the verifier follows offsets into a packet up to here; no single buffer is longer
+ROUNDS = 16  # headers that `protochain` follows: the verifier wants loops to end
+
+_SIZES = {0x00: 4, 0x08: 2, 0x10: 1}  # BPF_W, BPF_H, BPF_B
+_ALU = {0x00: "+", 0x10: "-", 0x20: "*", 0x40: "|", 0x50: "&", 0xA0: "^"}
+_SHIFT = {0x60: "<<", 0x70: ">>"}
+_DIVIDE = {0x30: "/", 0x90: "%"}
+_JUMP = {0x10: "A == {}", 0x20: "A > {}", 0x30: "A >= {}", 0x40: "A & {}"}
+
+
+def translate(expression: str) -> str:
+    """The C text of `match(data, data_end)` for a tcpdump expression. Raises FilterError with libpcap's message."""
+    # In a comment, so that the generated text says what it is; nothing in it may end the comment.
+    shown = expression.replace("*/", "* /").replace("\\", "\\\\").replace("\n", " ")
+    return f"/* {shown} */\n{translate_instructions(instructions(expression))}"
+
+
+def translate_instructions(program: Sequence[Instruction], name: str = "match") -> str:
+    """The C text of `static u32 name(u8 *data, u8 *data_end)` for classic BPF: 1 where it accepts, else 0."""
+    targets = {target for at, insn in enumerate(program) for target in _targets(at, insn)}
+    if any(not 0 <= target < len(program) for target in targets):
+        raise FilterError("libpcap's program jumps out of itself. Next step: report the expression.")
+    body: list[str] = []
+    for at, insn in enumerate(program):
+        if at in targets:
+            body.append(f"L{at}:;")
+        body += [f"\t{line}" for line in _statement(at, insn)]
+    return "\n".join(
+        [f"static __always_inline u32 {name}(u8 *data, u8 *data_end)", "{", *_declarations(program), *body, "}", ""]
+    )
+
+
+def _signed(k: int) -> int:
+    return k - (1 << 32) if k & 0x80000000 else k
+
+
+def _targets(at: int, insn: Instruction) -> tuple[int, ...]:
+    code, jt, jf, k = insn
+    if code & 7 != 5:
+        return ()
+    if code & 0xF0 == 0:  # BPF_JA; backwards only in protochain
+        return (at + 1 + _signed(k),)
+    return (at + 1 + jt, at + 1 + jf)
+
+
+def _declarations(program: Sequence[Instruction]) -> Iterator[str]:
+    slots = sorted({k for code, _, _, k in program if code in (0x02, 0x03, 0x60, 0x61)})
+    yield "\tu32 " + ", ".join(f"{name} = 0" for name in ["A", "X", *(f"M{k}" for k in slots)]) + ";"
+    if any(code in (0x80, 0x81) for code, *_ in program):
+        yield "\tu32 len = data_end - data;"
+        # Without this clang compares packet pointers where the program compares lengths; the verifier refuses that.
+        yield '\tasm volatile("" : "+r"(len));'
+    if any(target <= at for at, insn in enumerate(program) for target in _targets(at, insn)):
+        yield "\tu32 rounds = 0;"
+
+
+def _statement(at: int, insn: Instruction) -> list[str]:
+    code, _, _, k = insn
+    kind = code & 7
+    if kind in (0, 1):  # BPF_LD, BPF_LDX
+        return _load(code, k)
+    if kind == 2:  # BPF_ST
+        return [f"M{k} = A;"]
+    if kind == 3:  # BPF_STX
+        return [f"M{k} = X;"]
+    if kind == 4:  # BPF_ALU
+        return _arithmetic(code, k)
+    if kind == 5:  # BPF_JMP
+        return _jump(at, insn)
+    if kind == 6:  # BPF_RET
+        return ["return A != 0;" if code & 0x18 == 0x10 else f"return {int(k != 0)};"]
+    return ["A = X;" if code & 0xF8 == 0x80 else "X = A;"]  # BPF_MISC: TXA, TAX
+
+
+def _load(code: int, k: int) -> list[str]:
+    register = "X" if code & 7 else "A"
+    mode, size = code & 0xE0, _SIZES.get(code & 0x18, 4)
+    if mode == 0x00:  # BPF_IMM
+        return [f"{register} = {k}u;"]
+    if mode == 0x60:  # BPF_MEM
+        return [f"{register} = M{k};"]
+    if mode == 0x80:  # BPF_LEN
+        return [f"{register} = len;"]
+    if mode == 0xA0:  # BPF_MSH: the length of an IPv4 header
+        return _fetch(k, 1, "X = (*(u8 *)({at}) & 15) << 2;")
+    value = {4: "__builtin_bswap32(*(u32 *)({at}))", 2: "__builtin_bswap16(*(u16 *)({at}))", 1: "*(u8 *)({at})"}[size]
+    if mode == 0x20:  # BPF_ABS
+        return _fetch(k, size, f"A = {value};")
+    if mode == 0x40:  # BPF_IND
+        return _fetch_indirect(k, size, f"A = {value};")
+    raise FilterError(f"libpcap's program has an unknown load (code {code:#x}). Next step: report the expression.")
+
+
+def _fetch(k: int, size: int, use: str) -> list[str]:
+    """A load at a constant offset. Ancillary loads (SKF_AD_OFF) are far past any end: no match, as in libpcap."""
+    if k + size > FARTHEST:
+        return ["return 0;"]
+    return [f"if (data + {k + size} > data_end)", "\treturn 0;", use.format(at=f"data + {k}")]
+
+
+def _fetch_indirect(k: int, size: int, use: str) -> list[str]:
+    return [
+        "{",
+        # 64 bits, because libpcap's sum does not wrap.
+        f"\tu64 o = (u64)X + {k}u;",
+        # Without the barrier clang folds the bound into X, and the verifier loses sight of it.
+        '\tasm volatile("" : "+r"(o));',
+        f"\tif (o > {FARTHEST - size})",
+        "\t\treturn 0;",
+        f"\tif (data + o + {size} > data_end)",
+        "\t\treturn 0;",
+        "\t" + use.format(at="data + o"),
+        "}",
+    ]
+
+
+def _arithmetic(code: int, k: int) -> list[str]:
+    operation = code & 0xF0
+    by_x = bool(code & 0x08)
+    operand = "X" if by_x else f"{k}u"
+    if operation in _ALU:
+        return [f"A = A {_ALU[operation]} {operand};"]
+    if operation in _SHIFT:
+        if by_x:
+            return [f"A = X < 32 ? A {_SHIFT[operation]} (X & 31) : 0;"]
+        return [f"A = A {_SHIFT[operation]} {k};" if k < 32 else "A = 0;"]
+    if operation in _DIVIDE:
+        if by_x:
+            return ["if (X == 0)", "\treturn 0;", f"A = A {_DIVIDE[operation]} X;"]
+        return [f"A = A {_DIVIDE[operation]} {k}u;" if k else "return 0;"]
+    if operation == 0x80:  # BPF_NEG
+        return ["A = 0 - A;"]
+    raise FilterError(f"libpcap's program has an unknown operation (code {code:#x}). Next step: report the expression.")
+
+
+def _jump(at: int, insn: Instruction) -> list[str]:
+    code, _, _, k = insn
+    operation = code & 0xF0
+    if operation == 0:
+        (target,) = _targets(at, insn)
+        bound = [f"if (++rounds > {ROUNDS})", "\treturn 0;"] if target <= at else []
+        return [*bound, f"goto L{target};"]
+    if operation not in _JUMP:
+        raise FilterError(f"libpcap's program has an unknown jump (code {code:#x}). Next step: report the expression.")
+    yes, no = _targets(at, insn)
+    condition = _JUMP[operation].format("X" if code & 0x08 else f"{k}u")
+    if yes == no:
+        return [f"goto L{yes};"] if yes != at + 1 else []
+    if no == at + 1:
+        return [f"if ({condition})", f"\tgoto L{yes};"]
+    if yes == at + 1:
+        return [f"if (!({condition}))", f"\tgoto L{no};"]
+    return [f"if ({condition})", f"\tgoto L{yes};", f"goto L{no};"]

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which XDP program runs on an interface, and who holds it: asked of the kernel, whoever attached it."""
+
+from __future__ import annotations
+
+import ctypes as ct
+import dataclasses
+import errno
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from toolkit.abi import libbpf as abi
+from toolkit.errors import kernel_error
+from toolkit.netns import NetNS, entered
+
+__all__ = ["Attached", "ProgramInfo", "XdpLink", "attached", "link_info", "program_info", "xdp_links"]
+
+_MODES = {1: "native", 2: "generic", 3: "offload", 4: "several"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramInfo:
+    """A loaded program. `load_time` is ns since boot, `map_count` the number of maps it uses."""
+
+    id: int
+    name: str
+    load_time: int
+    map_count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class XdpLink:
+    """A bpf_link of type XDP. `ifindex` counts in its own network namespace, and is 0 once the device is gone."""
+
+    id: int
+    program_id: int
+    ifindex: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Attached:
+    """What runs on an interface.
+
+    `mode` is "native", "generic", "offload" or "several". `link_ids` are the links that may hold it, empty if it was
+    attached by netlink (it then outlives its process), and None if the kernel does not let us ask (CAP_SYS_ADMIN).
+    More than one means that the same program runs on interfaces of the same number in other network namespaces.
+    """
+
+    ifindex: int
+    program: ProgramInfo
+    mode: str
+    link_ids: tuple[int, ...] | None
+
+    def __str__(self) -> str:
+        if self.link_ids is None:
+            held = "a link or netlink: only root can tell"
+        elif self.link_ids:
+            held = "link " + " or ".join(str(i) for i in self.link_ids)
+        else:
+            held = "netlink"
+        return f"program {self.program.id} ({self.program.name or 'no name'}), {self.mode}, held by {held}"
+
+
+def _info(fd: int, info: Any) -> None:
+    size = ct.c_uint32(ct.sizeof(info))
+    result = abi.libbpf().bpf_obj_get_info_by_fd(fd, ct.byref(info), ct.byref(size))
+    if result < 0:
+        raise kernel_error("obj_get_info", result, f"cannot ask about file descriptor {fd}")
+
+
+def program_info(fd: int) -> ProgramInfo:
+    """Describe the program behind a file descriptor."""
+    info = abi.ProgInfo()
+    _info(fd, info)
+    return ProgramInfo(info.id, info.name.decode(errors="replace"), info.load_time, info.nr_map_ids)
+
+
+def link_info(fd: int) -> XdpLink | None:
+    """Describe the link behind a file descriptor; None if it is not one of XDP."""
+    info = abi.LinkInfo()
+    _info(fd, info)
+    return XdpLink(info.id, info.prog_id, info.ifindex) if info.type == abi.BPF_LINK_TYPE_XDP else None
+
+
+def _link_ids() -> Iterator[int]:
+    last = ct.c_uint32(0)
+    while True:
+        result = abi.libbpf().bpf_link_get_next_id(last.value, ct.byref(last))
+        if result == -errno.ENOENT:
+            return
+        if result < 0:
+            raise kernel_error("link_get_next_id", result, "cannot list the BPF links")
+        yield last.value
+
+
+def xdp_links() -> list[XdpLink]:
+    """Every XDP link of the machine, in all network namespaces. Needs CAP_SYS_ADMIN (PrivilegeError without)."""
+    found = []
+    for number in _link_ids():
+        fd = abi.libbpf().bpf_link_get_fd_by_id(number)
+        if fd < 0:
+            continue  # gone since it was listed
+        try:
+            link = link_info(fd)
+        finally:
+            os.close(fd)
+        if link is not None:
+            found.append(link)
+    return found
+
+
+def attached(ifindex: int, netns: NetNS = None) -> Attached | None:
+    """The XDP program on an interface, ours or foreign; None if there is none."""
+    options = abi.XdpQueryOpts(sz=ct.sizeof(abi.XdpQueryOpts))
+    with entered(netns):
+        result = abi.libbpf().bpf_xdp_query(ifindex, 0, ct.byref(options))
+    if result < 0:
+        raise kernel_error("xdp_query", result, f"cannot ask which XDP program runs on interface {ifindex}")
+    if not options.attach_mode:
+        return None
+    number = options.prog_id or options.drv_prog_id or options.skb_prog_id or options.hw_prog_id
+    return Attached(
+        ifindex, _program_by_id(number), _MODES.get(options.attach_mode, "unknown"), _holders(ifindex, number)
+    )
+
+
+def _program_by_id(number: int) -> ProgramInfo:
+    fd = abi.libbpf().bpf_prog_get_fd_by_id(number)
+    if fd < 0:  # no privilege, or gone meanwhile: its number is still worth telling
+        return ProgramInfo(number, "", 0, 0)
+    try:
+        return program_info(fd)
+    finally:
+        os.close(fd)
+
+
+def _holders(ifindex: int, program: int) -> tuple[int, ...] | None:
+    try:
+        return tuple(link.id for link in xdp_links() if (link.ifindex, link.program_id) == (ifindex, program))
+    except OSError:
+        return None
