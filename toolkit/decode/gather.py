@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first bytes of many packets as one array: the only place where a decoder touches packet memory."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.errors import ArgumentError
+
+__all__ = ["check_packets", "gather", "head"]
+
+Bytes = npt.NDArray[np.uint8]
+Positions = npt.NDArray[np.int64]
+
+_MASKED_BY_TABLE = 256  # widest row whose masks are kept as a table: 257 masks of 256 bytes, 64 KB
+
+
+def head(memory: Bytes, offsets: npt.ArrayLike, lengths: npt.ArrayLike, n: int) -> Bytes:
+    """Copy the first `n` bytes of every packet into one array.
+
+    memory: shape (size,) uint8, contiguous: a whole UMEM, or a whole file.
+    offsets: shape (packets,), any integer dtype, where each packet starts in it. lengths: the same, bytes of each.
+    Returns shape (packets, n) uint8; packets shorter than n are filled up with zeros. Bytes outside of a packet never
+    show. Raises ArgumentError when a packet does not lie inside of the memory.
+    """
+    if n < 0:
+        raise ArgumentError(f"head of {n} bytes: the number of bytes cannot be negative.")
+    starts, available = check_packets(memory, offsets, lengths)
+    return gather(memory, starts, available, n)
+
+
+def check_packets(memory: Bytes, offsets: npt.ArrayLike, lengths: npt.ArrayLike) -> tuple[Positions, Positions]:
+    """Return offsets and lengths, both shape (packets,) int64, once every packet is known to lie inside the memory."""
+    if memory.ndim != 1 or memory.dtype != np.uint8 or not memory.flags.c_contiguous:
+        raise ArgumentError(
+            f"packet memory must be a contiguous array of shape (size,) and dtype uint8, not {memory.shape} "
+            f"{memory.dtype}. Next step: numpy.frombuffer(memory, dtype=numpy.uint8)."
+        )
+    starts = np.asarray(offsets, dtype=np.int64)
+    sizes = np.asarray(lengths, dtype=np.int64)
+    if starts.ndim != 1 or starts.shape != sizes.shape:
+        raise ArgumentError(f"one offset and one length a packet: offsets are {starts.shape}, lengths {sizes.shape}.")
+    if starts.size:
+        # In this order no difference of hostile numbers can wrap into range.
+        lowest = np.minimum.reduce(starts | sizes)
+        largest = np.maximum.reduce(sizes)
+        if lowest < 0 or largest > memory.size or np.minimum.reduce(memory.size - sizes - starts) < 0:
+            raise _outside(memory.size, starts, sizes)
+    return starts, sizes
+
+
+def _outside(size: int, starts: Positions, sizes: Positions) -> ArgumentError:
+    bad = int(np.flatnonzero((starts < 0) | (sizes < 0) | (sizes > size) | (starts > size - sizes))[0])
+    return ArgumentError(
+        f"packet {bad} at offset {starts[bad]} with length {sizes[bad]} does not lie inside the {size} bytes of packet "
+        "memory. Likely cause: offsets of another UMEM or file, or a file that was cut off."
+    )
+
+
+def gather(memory: Bytes, starts: Positions, available: Positions, width: int) -> Bytes:
+    """Copy `width` bytes from each start; those past `available` are zero.
+
+    starts: not negative; may lie anywhere where available is 0 or less. Returns shape (len(starts), width) uint8.
+    """
+    if not starts.size or not width:
+        return np.zeros((starts.size, width), dtype=np.uint8)
+    room = memory.size - width
+    # One item a packet: NumPy copies items of any size with one memmove each, several times faster than rows of a
+    # matrix, and a window that begins at every byte needs neither aligned packets nor frames of equal size.
+    if np.maximum.reduce(starts) <= room:
+        rows = _window(memory, width)[starts]
+    else:
+        rows = _gather_at_end(memory, starts, width)
+    picked: Bytes = rows.view(np.uint8).reshape(starts.size, width)
+    if np.minimum.reduce(available) < width:
+        _zero_after(picked, available, width)
+    return picked
+
+
+def _window(memory: Bytes, width: int) -> npt.NDArray[np.void]:
+    """Every run of `width` bytes of the memory as one item each; a view that overlaps itself: for indexing only."""
+    return np.ndarray((memory.size - width + 1,), dtype=np.dtype((np.void, width)), buffer=memory, strides=(1,))
+
+
+def _gather_at_end(memory: Bytes, starts: Positions, width: int) -> npt.NDArray[np.void]:
+    """As the window would, for packets so near to the end of the memory that `width` bytes reach past it."""
+    room = memory.size - width
+    tail = np.zeros(2 * width, dtype=np.uint8)
+    keep = min(width, memory.size)
+    tail[width - keep : width] = memory[memory.size - keep :]
+    near = starts > room
+    ends = _window(tail, width)[np.minimum(starts[near] - room, width)]
+    if room < 0:
+        return ends
+    rows = _window(memory, width)[np.where(near, 0, starts)]
+    rows[near] = ends
+    return rows
+
+
+def _zero_after(rows: Bytes, available: Positions, width: int) -> None:
+    """Zero what does not belong to the packet."""
+    if width > _MASKED_BY_TABLE:
+        kept = np.clip(available, 0, width).astype(np.uint32)  # half the bytes to compare
+        rows *= np.arange(width, dtype=np.uint32) < kept[:, None]
+        return
+    kept_rows = np.maximum(np.minimum(available, width), 0)
+    rows &= _masks(width)[kept_rows].view(np.uint8).reshape(rows.shape)
+
+
+@lru_cache(maxsize=16)
+def _masks(width: int) -> npt.NDArray[Any]:
+    """Item k keeps the first k of `width` bytes. Shape (width + 1,), void of `width` bytes."""
+    table = np.tri(width + 1, width, -1, dtype=np.uint8) * np.uint8(0xFF)
+    return table.view(np.dtype((np.void, width))).reshape(width + 1)

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which packets have what: the questions that several columns ask, each answered once, when a column first asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.decode.gather import Bytes, Positions
+from toolkit.decode.layers import TRANSPORT, Layers
+from toolkit.decode.layouts import (
+    ARP,
+    ICMP,
+    IPPROTO_ICMP,
+    IPPROTO_ICMPV6,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    IPPROTO_UDPLITE,
+    IPV4,
+    IPV6,
+    TCP,
+    UDP,
+    echo_types,
+    link_payloads,
+    ported_protocols,
+    transport_headers,
+)
+
+__all__ = ["Headers"]
+
+Array = npt.NDArray[Any]
+Flags = npt.NDArray[np.bool_]
+Record = npt.NDArray[np.void]
+
+
+Value = TypeVar("Value")
+
+
+class _once(Generic[Value]):  # noqa: N801 (used as a decorator)
+    """An attribute worked out when it is first asked for. functools.cached_property takes a lock before Python 3.12."""
+
+    def __init__(self, work: Callable[[Any], Value]) -> None:
+        self.work = work
+        self.__doc__ = work.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        """Learn the attribute's name."""
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type) -> Value:
+        """Work it out, and leave it in the instance, where it is found before this descriptor is."""
+        value = instance.__dict__[self.name] = self.work(instance)
+        return value
+
+
+class Headers(Layers):
+    """The located headers as records, and masks of the packets that have them; all of shape (n,)."""
+
+    def __init__(self, memory: Bytes, offsets: Positions, lengths: Positions, depth: int = TRANSPORT) -> None:
+        """Locate the headers; see Layers."""
+        super().__init__(memory, offsets, lengths, depth)
+        self._having: dict[str, int] = {}
+        self._absent: dict[tuple[str, Any], Array] = {}
+
+    def having(self, what: str) -> int:
+        """How many packets the mask called `what` is true for."""
+        count = self._having.get(what)
+        if count is None:
+            mask = getattr(self, what)
+            count = self._having[what] = 0 if mask is None else int(np.count_nonzero(mask))
+        return count
+
+    def absent(self, what: str, dtype: Any) -> Array:
+        """-1 where the mask called `what` is false, 0 where it is true: ORed to a field it makes missing ones -1."""
+        absent = self._absent.get((what, dtype))
+        if absent is None:
+            absent = self._absent[what, dtype] = np.subtract(getattr(self, what), True, dtype=dtype)
+        return absent
+
+    def none(self) -> Flags:
+        """A mask of no packet at all."""
+        return np.zeros(len(self.length), dtype=np.bool_)
+
+    @_once
+    def ip4(self) -> Record:
+        """Network headers as IPv4."""
+        return self.network(IPV4)
+
+    @_once
+    def ip6(self) -> Record:
+        """Network headers as IPv6."""
+        return self.network(IPV6)
+
+    @_once
+    def arp(self) -> Record:
+        """Network headers as ARP."""
+        return self.network(ARP)
+
+    @_once
+    def tcp(self) -> Record:
+        """Transport headers as TCP."""
+        return self.transport.view(TCP).reshape(-1)
+
+    @_once
+    def udp(self) -> Record:
+        """Transport headers as UDP. The ports of every protocol that has any lie as UDP's do."""
+        return self.transport.view(UDP).reshape(-1)
+
+    @_once
+    def icmp(self) -> Record:
+        """Transport headers as ICMP or ICMPv6."""
+        return self.transport.view(ICMP).reshape(-1)
+
+    @_once
+    def has_ip6(self) -> Flags:
+        """An IPv6 header."""
+        return self.none() if self.is6 is None else self.is6
+
+    @_once
+    def has_arp(self) -> Flags:
+        """ARP for IPv4 over Ethernet."""
+        return self.none() if self.is_arp is None else self.is_arp
+
+    @_once
+    def present6(self) -> Array:
+        """All ones where there is an IPv6 header, else 0; int64."""
+        return np.negative(self.has_ip6, dtype=np.int64, casting="unsafe")
+
+    @_once
+    def has_id(self) -> Flags:
+        """An identification: IPv4, or IPv6 with a fragment header."""
+        if not self.fragments6:
+            return self.is4
+        mask = self.is4.copy()
+        for rows, _ in self.fragments6:
+            mask[rows] = True
+        return mask
+
+    @_once
+    def traffic_class(self) -> npt.NDArray[np.uint8]:
+        """Type of service, or traffic class."""
+        field: npt.NDArray[np.uint8] = self.ip4["tos"]
+        return field if self.is6 is None else np.where(self.is6, (self.ip6["flow"] >> 20).astype(np.uint8), field)
+
+    @_once
+    def has_ports(self) -> Flags:
+        """A protocol with ports, and both of them there."""
+        mask: Flags = ported_protocols().take(self.protocol) & (self.room >= 4)
+        return mask
+
+    @_once
+    def has_tcp(self) -> Flags:
+        """The 20 bytes that every TCP header has."""
+        found: Flags = (self.protocol == IPPROTO_TCP) & (self.room >= 20)
+        return found
+
+    @_once
+    def has_udp(self) -> Flags:
+        """A UDP or UDP-Lite header."""
+        found: Flags = ((self.protocol == IPPROTO_UDP) | (self.protocol == IPPROTO_UDPLITE)) & (self.room >= 8)
+        return found
+
+    @_once
+    def has_icmp(self) -> Flags:
+        """Type, code and checksum of ICMP or ICMPv6."""
+        found: Flags = ((self.protocol == IPPROTO_ICMP) | (self.protocol == IPPROTO_ICMPV6)) & (self.room >= 4)
+        return found
+
+    @_once
+    def has_echo(self) -> Flags:
+        """An ICMP or ICMPv6 message with identifier and sequence number."""
+        found: Flags = self.has_icmp & (self.room >= 8) & echo_types().take(self.icmp["type"])
+        return found
+
+    @_once
+    def short(self) -> Flags:
+        """The packet ends inside the Ethernet header, the VLAN tags, or the fixed part of the header behind them."""
+        found: Flags = link_payloads().take(self.kind) > self.length - self.network_at
+        return found
+
+    @_once
+    def transport_size(self) -> Positions:
+        """Bytes of the transport header with its options, 0 when there is none that columns are made of."""
+        size = transport_headers().take(self.protocol)
+        if self.having("has_tcp"):
+            np.copyto(size, (self.tcp["offset"] >> 4) * np.uint8(4), where=self.has_tcp)
+        found: Positions = size * self.readable
+        return found
+
+    @_once
+    def incomplete(self) -> Flags:
+        """The transport header does not fit into the packet, or its length cannot be right."""
+        size = self.transport_size
+        found: Flags = size > self.room
+        if self.having("has_tcp"):
+            found |= self.has_tcp & (size < 20)
+        return found
+
+    @_once
+    def payload_at(self) -> Positions:
+        """Where the payload begins: behind the last header that is known and whole."""
+        found: Positions = np.minimum(self.transport_at + self.transport_size * ~self.incomplete, self.end)
+        return found
+
+    @_once
+    def wrong_udp(self) -> Flags:
+        """A UDP length that its IP packet has no room for, or that has no room for the header."""
+        if not self.having("has_udp"):
+            return self.none()
+        length = self.udp["length"]
+        space = self.declared - self.transport_at
+        wrong: Flags = (length > space) | ((length < 8) & (length != 0))  # 0: longer than 16 bits can say
+        wrong &= self.has_udp & (self.protocol == IPPROTO_UDP)
+        if np.count_nonzero(wrong):
+            wrong &= (self.fragment & 0x2000) == 0  # the length is that of all fragments together
+        return wrong

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Headers as they lie on the wire, as NumPy record types, and the numbers that name what comes next."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "ARP",
+    "ETHERNET",
+    "ETH_P_8021AD",
+    "ETH_P_8021Q",
+    "ETH_P_ARP",
+    "ETH_P_IP",
+    "ETH_P_IPV6",
+    "ETH_P_QINQ1",
+    "EXTENSION",
+    "ICMP",
+    "IPPROTO_AH",
+    "IPPROTO_DSTOPTS",
+    "IPPROTO_FRAGMENT",
+    "IPPROTO_HOPOPTS",
+    "IPPROTO_ICMP",
+    "IPPROTO_ICMPV6",
+    "IPPROTO_ROUTING",
+    "IPPROTO_SCTP",
+    "IPPROTO_TCP",
+    "IPPROTO_UDP",
+    "IPPROTO_UDPLITE",
+    "IPV4",
+    "IPV6",
+    "TCP",
+    "TRANSPORT_WIDTH",
+    "UDP",
+    "echo_types",
+    "ethertype_kinds",
+    "extension_protocols",
+    "ipv4_headers",
+    "link_payloads",
+    "ported_protocols",
+    "transport_headers",
+]
+
+# linux/if_ether.h
+ETH_P_IP = 0x0800
+ETH_P_ARP = 0x0806
+ETH_P_8021Q = 0x8100
+ETH_P_IPV6 = 0x86DD
+ETH_P_8021AD = 0x88A8
+ETH_P_QINQ1 = 0x9100  # stacked tags before 802.1ad was written; libpcap takes it for a VLAN tag too
+
+# linux/in.h, linux/in6.h
+IPPROTO_HOPOPTS = 0
+IPPROTO_ICMP = 1
+IPPROTO_TCP = 6
+IPPROTO_UDP = 17
+IPPROTO_ROUTING = 43
+IPPROTO_FRAGMENT = 44
+IPPROTO_AH = 51
+IPPROTO_ICMPV6 = 58
+IPPROTO_DSTOPTS = 60
+IPPROTO_SCTP = 132
+IPPROTO_UDPLITE = 136
+
+
+def _record(width: int, **fields: tuple[str, int]) -> np.dtype[np.void]:
+    """A record of `width` bytes; fields as name=(format, offset). They may overlap."""
+    formats = [form for form, _ in fields.values()]
+    places = [place for _, place in fields.values()]
+    return np.dtype({"names": list(fields), "formats": formats, "offsets": places, "itemsize": width})
+
+
+# A MAC address is read as the 8 bytes that begin with it: shifted right by 16 it is a number.
+# Wide enough to hold, when there is no VLAN tag, the whole IP or ARP header as well.
+ETHERNET = _record(
+    56,
+    dst=(">u8", 0),
+    src=(">u8", 6),
+    type=(">u2", 12),
+    tci=(">u2", 14),
+    type1=(">u2", 16),
+    tci1=(">u2", 18),
+    type2=(">u2", 20),
+)
+IPV4 = _record(
+    40,
+    version_ihl=("u1", 0),
+    tos=("u1", 1),
+    length=(">u2", 2),
+    id=(">u2", 4),
+    fragment=(">u2", 6),
+    ttl=("u1", 8),
+    protocol=("u1", 9),
+    src=(">u4", 12),
+    dst=(">u4", 16),
+)
+IPV6 = _record(
+    40,
+    flow=(">u4", 0),
+    payload_length=(">u2", 4),
+    next=("u1", 6),
+    hop_limit=("u1", 7),
+    src=("(16,)u1", 8),
+    dst=("(16,)u1", 24),
+)
+ARP = _record(
+    40,
+    formats=(">u4", 2),  # ar_pro, ar_hln, ar_pln at once
+    op=(">u2", 6),
+    sender_mac=(">u8", 8),
+    sender_ip=(">u4", 14),
+    target_mac=(">u8", 18),
+    target_ip=(">u4", 24),
+)
+EXTENSION = _record(8, next=("u1", 0), size=("u1", 1), fragment=(">u2", 2), id=(">u4", 4))
+
+TRANSPORT_WIDTH = 20
+TCP = _record(TRANSPORT_WIDTH, seq=(">u4", 4), ack=(">u4", 8), flags=(">u2", 12), window=(">u2", 14), offset=("u1", 12))
+UDP = _record(TRANSPORT_WIDTH, src=(">u2", 0), dst=(">u2", 2), length=(">u2", 4))
+ICMP = _record(TRANSPORT_WIDTH, type=("u1", 0), code=("u1", 1), id=(">u2", 4), seq=(">u2", 6))
+
+
+@lru_cache(maxsize=1)
+def ethertype_kinds() -> npt.NDArray[np.uint8]:
+    """What an ethertype announces: 0 unknown, 1 a VLAN tag, 2 ARP, 4 IPv4, 6 IPv6. Shape (65536,)."""
+    kinds = np.zeros(1 << 16, dtype=np.uint8)
+    kinds[[ETH_P_8021Q, ETH_P_8021AD, ETH_P_QINQ1]] = 1
+    kinds[ETH_P_ARP] = 2
+    kinds[ETH_P_IP] = 4
+    kinds[ETH_P_IPV6] = 6
+    return kinds
+
+
+@lru_cache(maxsize=1)
+def ipv4_headers() -> npt.NDArray[np.int64]:
+    """Bytes of the IPv4 header by its first byte, -1 when that is not of version 4. Shape (256,)."""
+    sizes = np.full(256, -1, dtype=np.int64)
+    sizes[0x40:0x50] = np.arange(16) * 4
+    return sizes
+
+
+@lru_cache(maxsize=1)
+def extension_protocols() -> npt.NDArray[np.bool_]:
+    """Whether a protocol number is a header to walk over: [0] behind IPv4, [1] behind IPv6. Shape (2, 256)."""
+    walked = np.zeros((2, 256), dtype=np.bool_)
+    walked[:, IPPROTO_AH] = True
+    walked[1, [IPPROTO_HOPOPTS, IPPROTO_ROUTING, IPPROTO_FRAGMENT, IPPROTO_DSTOPTS]] = True
+    return walked
+
+
+@lru_cache(maxsize=1)
+def transport_headers() -> npt.NDArray[Any]:
+    """Bytes of the fixed header of each protocol that has columns, 0 for the others. Shape (256,) int64."""
+    sizes = np.zeros(256, dtype=np.int64)
+    sizes[[IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_UDP, IPPROTO_UDPLITE]] = 8
+    sizes[IPPROTO_SCTP] = 12
+    sizes[IPPROTO_TCP] = 20
+    return sizes
+
+
+@lru_cache(maxsize=1)
+def link_payloads() -> npt.NDArray[np.int64]:
+    """Bytes that what an ethertype announces has at least, by its kind (ethertype_kinds). Shape (7,)."""
+    return np.array([0, 4, 28, 0, 20, 0, 40], dtype=np.int64)
+
+
+@lru_cache(maxsize=1)
+def ported_protocols() -> npt.NDArray[np.bool_]:
+    """Whether a protocol begins with two ports. Shape (256,)."""
+    ported = np.zeros(256, dtype=np.bool_)
+    ported[[IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP, IPPROTO_UDPLITE]] = True
+    return ported
+
+
+@lru_cache(maxsize=1)
+def echo_types() -> npt.NDArray[np.bool_]:
+    """Whether a type of ICMP (echo, timestamp) or ICMPv6 (echo) has identifier and sequence number. Shape (256,)."""
+    echo = np.zeros(256, dtype=np.bool_)
+    echo[[0, 8, 13, 14, 128, 129]] = True
+    return echo

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets in words: addresses as people write them, one line for a packet or a flow, a table for a notebook."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.decode import decode
+from toolkit.decode.text import cell, flow, format_ip, format_mac, protocol_name, summaries, summary
+
+__all__ = ["batch_html", "cell", "flow", "format_ip", "format_mac", "protocol_name", "summaries", "summary"]
+
+_SHOWN = 8  # packets in a table
+
+
+def batch_html(
+    title: str,
+    heads: npt.NDArray[np.uint8],
+    lengths: npt.NDArray[Any],
+    timestamps: npt.NDArray[np.datetime64] | None = None,
+) -> str:
+    """Return a notebook's table of the first packets: number, arrival, and the packet in a line.
+
+    heads: shape (n, k) uint8, the first bytes of each packet (128 hold all headers that matter). lengths: shape (n,),
+    bytes of the whole packets. timestamps: shape (n,) datetime64, UTC; NaT where there is none.
+    """
+    shown = min(len(heads), _SHOWN)
+    sizes = np.asarray(lengths[:shown], dtype=np.int64)
+    # Decoded at their full length, so that a packet counts as cut short only when it was, not because of its head.
+    width = max(int(sizes.max(initial=0)), heads.shape[1])
+    packets = np.zeros((shown, width), dtype=np.uint8)
+    packets[:, : heads.shape[1]] = heads[:shown]
+    columns = decode(packets.reshape(-1), np.arange(shown) * width, sizes)
+    lines = []
+    for row, line in enumerate(summaries(columns)):
+        time = "" if timestamps is None or np.isnat(timestamps[row]) else str(timestamps[row]).replace("T", " ")
+        lines.append(f"<tr><td>{row}</td><td>{time}</td><td>{html.escape(line)}</td></tr>")
+    more = f"<p>… and {len(heads) - shown} more</p>" if len(heads) > shown else ""
+    head = "<tr><th>#</th><th>arrival, UTC</th><th>packet</th></tr>"
+    return f"<p>{html.escape(title)}</p><table><thead>{head}</thead><tbody>{''.join(lines)}</tbody></table>{more}"
