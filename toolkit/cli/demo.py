@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`xsk demo`: the main job, on a network of its own or on a real interface, for people who have never seen it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+from toolkit.cli import output
+from toolkit.cli.demo_traffic import Traffic
+from toolkit.cli.demo_view import View
+from toolkit.cli.receive import Totals, summary
+from toolkit.cli.sampler import Sampler
+from toolkit.cli.stop import Stop
+from toolkit.interface import Interface
+from toolkit.interface import open as open_interface
+
+__all__ = ["run"]
+
+_LAB_FILTER = "icmp or udp"
+_QUIET_END = 0.3  # seconds at the end in which nothing is sent, so that everything arrives
+
+
+def run(interface: str | None, expression: str | None, seconds: float, *, as_json: bool) -> int:
+    """Run the demo for `seconds`; the exit code: 1 when the counters do not add up."""
+    with contextlib.ExitStack() as parts:
+        stop = parts.enter_context(Stop(seconds))
+        view = parts.enter_context(View(quiet=as_json))
+        traffic: Traffic | None = None
+        if interface is None:
+            from toolkit.lab import Lab
+
+            lab = parts.enter_context(Lab())
+            opened = parts.enter_context(open_interface(lab.interface, filter=_LAB_FILTER, netns=lab.netns))
+            traffic = parts.enter_context(Traffic(lab, seconds - _QUIET_END))
+            view.introduce_lab(lab, opened)
+        else:
+            opened = parts.enter_context(open_interface(interface, filter=expression))
+            view.introduce(opened)
+        report = _watch(opened, traffic, stop, view)
+        view.conclude(report)
+        if as_json:
+            output.print_json(report)
+        return 0 if report["received"] + report["dropped"] == report["redirected"] else 1
+
+
+def _watch(opened: Interface, traffic: Traffic | None, stop: Stop, view: View) -> dict[str, Any]:
+    """Receive until the time is over, show what comes, and reconcile."""
+    totals, sampler, began = Totals(), Sampler(), time.monotonic()
+    while not stop:
+        if traffic is not None:
+            traffic.step(time.monotonic() - began)
+        batch = opened.receive(timeout=min(stop.patience, 0.05))
+        totals.add(batch)
+        sampler.add(batch)
+        view.show(time.monotonic() - began, totals, sampler, opened, traffic.phase if traffic is not None else "")
+    elapsed = time.monotonic() - began
+    sent = traffic.finish(lambda: totals.add(opened.receive(timeout=0.01))) if traffic is not None else None
+    report = summary(opened, totals, elapsed)
+    report["sent"] = sent
+    report["protocols"] = dict(sampler.protocols.most_common())
+    return report

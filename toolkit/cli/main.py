@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`xsk`: the commands, their options, and how errors reach a person. What they do is in modules of their own."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from toolkit.errors import ToolkitError
+
+__all__ = ["main"]
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+_HELP = """AF_XDP from the command line: packets from the network driver straight to this program.
+
+An XDP program, compiled for your filter, runs in the driver. Packets that match are redirected to an AF_XDP socket,
+into memory that the kernel and this process share; all others go on to the kernel as if nothing were there. Redirected
+packets do NOT reach the kernel: whatever you take from an interface, its usual receiver does not get.
+
+\b
+  xsk demo                                       see it work, on a private network made for the purpose
+  xsk receive eth0 --filter 'udp port 53'        take DNS packets from eth0 and count them
+  xsk receive eth0 --filter 'icmp' -x -c 3       take three pings and show their bytes
+  xsk status                                     which XDP programs and AF_XDP sockets are there, and whose
+
+Everything is undone when a command ends, however it ends. All need root, or CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF and
+CAP_IPC_LOCK.
+"""
+
+
+@click.group(context_settings=_CONTEXT, help=_HELP)
+@click.version_option(package_name="afxdp-toolkit", prog_name="xsk")
+def cli() -> None:
+    """Gather the commands."""
+
+
+@cli.command(short_help="Take packets from an interface and show their rate, or their bytes.")
+@click.argument("interface")
+@click.option("-f", "--filter", "expression", help="What to take: a tcpdump expression, or 'all' for everything.")
+@click.option("-c", "--count", type=click.IntRange(min=1), help="Stop after this many packets.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after this many seconds.")
+@click.option("-x", "--hex", "dump", is_flag=True, help="Show each packet: time, length, decoded line, bytes in hex.")
+@click.option(
+    "-q", "--queue", "queues", type=click.IntRange(min=0), multiple=True, help="Only this queue (repeatable)."
+)
+@click.option("-N", "--native", "mode", flag_value="native", help="Insist on native XDP (in the driver).")
+@click.option("-S", "--generic", "mode", flag_value="generic", help="Use generic XDP (after the driver, slower).")
+@click.option("-z", "--zero-copy", is_flag=True, help="Insist on zero-copy.")
+@click.option("--ring-size", type=int, help="Entries of each ring, a power of two.")
+@click.option("--replace", is_flag=True, help="Take the place of an XDP program that is attached already.")
+@click.option("--netns", help="Network namespace of the interface: a name of `ip netns`, a path, or a pid.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing else.")
+def receive(interface: str, **options: object) -> None:
+    """Take packets from INTERFACE with an AF_XDP socket on each of its queues.
+
+    Prints a line each second: packets and bits per second, totals, and what the kernel had to drop. At the end the
+    program is detached, the rings are drained and the counters reconciled: received + dropped = redirected.
+
+    The filter runs in the driver. It sees packets that arrive, not those that this host sends; VLAN tags that the NIC
+    strips are invisible to it, and later fragments carry no ports. 'all' takes everything, including the SSH session
+    that comes in through that interface.
+
+    \b
+    xsk receive eth0 --filter 'tcp port 80 and host 192.0.2.7'
+    xsk receive eth0 --filter 'arp' -x -c 5
+    xsk receive eth0 --filter 'udp' --seconds 10 --json
+    """
+    from toolkit.cli.receive import run
+
+    sys.exit(run(interface, **options))  # type: ignore[arg-type]
+
+
+@cli.command(short_help="Show XDP programs, links and AF_XDP sockets, ours and foreign.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Show interfaces without a program too.")
+def status(as_json: bool, everything: bool) -> None:
+    """Show the XDP program on every interface, which process holds it, and every AF_XDP socket with its drops.
+
+    A program held by a link goes when its process ends; one attached by netlink (ip link, bpftool, older tools) stays
+    until somebody detaches it: `ip link set dev NAME xdp off`.
+    """
+    from toolkit.cli.status import run
+
+    sys.exit(run(as_json=as_json, everything=everything))
+
+
+@cli.command(short_help="Show AF_XDP at work, on a private network or on a real interface.")
+@click.option("-i", "--interface", help="Show a real interface instead; needs --filter. Nothing is sent.")
+@click.option("-f", "--filter", "expression", help="With --interface: a tcpdump expression, or 'all'.")
+@click.option("--seconds", type=click.FloatRange(min=2), default=8.0, show_default=True, help="How long it runs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing else.")
+def demo(interface: str | None, expression: str | None, seconds: float, as_json: bool) -> None:
+    """Make two hosts out of nothing (network namespaces joined by a virtual cable), send real traffic from one, and
+    receive it on the other through AF_XDP: pings and UDP from the kernel first, then a flood.
+
+    Nothing on this machine's own network is touched, and nothing is left behind.
+    """
+    if (interface is None) != (expression is None):
+        raise click.UsageError("--interface and --filter go together")
+    from toolkit.cli.demo import run
+
+    sys.exit(run(interface, expression, seconds, as_json=as_json))
+
+
+def main() -> None:
+    """Run `xsk`; errors are one message on stderr and exit code 1."""
+    try:
+        cli(prog_name="xsk")
+    except ToolkitError as error:
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        click.echo(f"xsk: {text}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of our output went away. Python would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

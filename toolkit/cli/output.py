@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How numbers look: one way for all commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from toolkit.abi.if_xdp import Statistics
+
+__all__ = ["DROP_REASONS", "bits", "count", "print_json", "reasons"]
+
+# The kernel's counters in plain words, in the order in which they are worth reading.
+DROP_REASONS = {
+    "rx_dropped": "no free frame (or packet too long)",
+    "rx_ring_full": "this program did not keep up",
+    "rx_fill_ring_empty_descs": "times the fill ring was empty",
+    "rx_invalid_descs": "bad fill ring entries",
+    "tx_invalid_descs": "bad TX ring entries",
+    "tx_ring_empty_descs": "times the TX ring was empty",
+}
+
+
+def count(value: float) -> str:
+    """Format a number of packets: 950, 12.3 k, 4.56 M."""
+    for limit, divisor, unit in ((1e4, 1, ""), (1e6, 1e3, " k"), (1e9, 1e6, " M")):
+        if abs(value) < limit:
+            return f"{value:,.0f}" if divisor == 1 else f"{value / divisor:.3g}{unit}"
+    return f"{value / 1e9:.3g} G"
+
+
+def bits(per_second: float) -> str:
+    """Format a rate of bits: 12.3 Mbit/s."""
+    for limit, divisor, unit in ((1e3, 1, "bit/s"), (1e6, 1e3, "kbit/s"), (1e9, 1e6, "Mbit/s")):
+        if per_second < limit:
+            return f"{per_second / divisor:.3g} {unit}"
+    return f"{per_second / 1e9:.3g} Gbit/s"
+
+
+def reasons(statistics: Statistics) -> str:
+    """Say why packets were dropped: "" when none were."""
+    told = [f"{getattr(statistics, name):,} {DROP_REASONS[name]}" for name in ("rx_dropped", "rx_ring_full")]
+    return ", ".join(text for text in told if not text.startswith("0 "))
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one object on a line of its own."""
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which protocols and flows the traffic consists of, estimated from some of the Batches, so that a flood is not slowed
+down: small Batches are decoded all, of large ones one every few milliseconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+
+import numpy as np
+
+from toolkit.batch import Batch
+
+__all__ = ["Sampler"]
+
+_SMALL = 64  # packets: decoding these costs little
+_PAUSE = 0.02  # seconds between two large Batches
+_FLOWS_KEPT = 4096
+_LINES_KEPT = 6
+_ETHERTYPES = {0x0806: "ARP", 0x0800: "IPv4", 0x86DD: "IPv6"}
+
+
+class Sampler:
+    """Estimates of packets per protocol and flow, and a few packets in words."""
+
+    def __init__(self) -> None:
+        self.protocols: Counter[str] = Counter()  # estimated packets
+        self.flows: Counter[str] = Counter()  # estimated packets
+        self.lines: deque[str] = deque(maxlen=_LINES_KEPT)  # the last packets that were looked at
+        self.decoded = 0  # packets that were really decoded
+        self._undecoded = 0  # packets since the last decoded Batch: it stands for them too
+        self._next = 0.0  # monotonic seconds
+
+    def add(self, batch: Batch) -> None:
+        """Look at a Batch, or let it pass."""
+        if not batch:
+            return
+        now = time.monotonic()
+        if len(batch) > _SMALL and now < self._next:
+            self._undecoded += len(batch)
+            return
+        self._next = now + _PAUSE
+        weight = 1 + self._undecoded / len(batch)
+        self._undecoded = 0
+        self.decoded += len(batch)
+        self._decode(batch, weight)
+
+    def _decode(self, batch: Batch, weight: float) -> None:
+        from toolkit.decode import top
+        from toolkit.describe import flow, protocol_name, summary
+
+        columns = batch.decode()
+        for number, packets in zip(*np.unique(columns["ip_proto"], return_counts=True), strict=True):
+            if number >= 0:
+                self.protocols[protocol_name(int(number))] += round(packets * weight)
+        rest = columns["ethertype"][columns["ip_proto"] < 0]
+        for number, packets in zip(*np.unique(rest, return_counts=True), strict=True):
+            name = _ETHERTYPES.get(int(number), f"ethertype {int(number):#06x}")
+            self.protocols[name] += round(packets * weight)
+        groups = top(columns, count=16)
+        for key, packets, _ in groups.rows():
+            self.flows[flow(key)] += round(packets * weight)
+        if len(self.flows) > _FLOWS_KEPT:
+            self.flows = Counter(dict(self.flows.most_common(_FLOWS_KEPT // 2)))
+        for row in range(min(len(batch), 2 if len(batch) > _SMALL else _LINES_KEPT)):
+            self.lines.append(summary(columns, row))
