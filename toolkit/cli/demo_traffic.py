@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -35,6 +36,7 @@ class Traffic:
         self._ping: subprocess.Popen[str] | None = None
         self._flood: Generator | None = None
         self._over = threading.Event()  # set when sending is to end
+        self._cpus = os.sched_getaffinity(0)
         self._udp_sent = 0  # written by the UDP thread, read after it has ended
         self._udp = threading.Thread(target=self._send_udp, daemon=True)
         self.phase = "an ordinary kernel sends pings and UDP"
@@ -54,6 +56,7 @@ class Traffic:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._over.set()
+        os.sched_setaffinity(0, self._cpus)
         if self._flood is not None:
             self._flood.close()
         if self._ping is not None:
@@ -68,6 +71,8 @@ class Traffic:
             left = self._seconds - elapsed
             if left > 0.1 and not self._over.is_set():
                 self._flood = self._lab.generator(flows=_FLOOD_FLOWS, seconds=left).start()
+                # The flood takes one CPU whole; the receiving thread moves out of its way.
+                os.sched_setaffinity(0, self._cpus - {self._flood.cpu} or self._cpus)
                 self.phase = "… and now a flood: frames made by the kernel, as fast as one core can"
         if elapsed >= self._seconds and not self._over.is_set():
             self._over.set()

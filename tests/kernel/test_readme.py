@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The README's programs run as they stand; those on eth0 run on the lab's interface."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from toolkit.lab import Lab
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+PROGRAMS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+
+
+def test_there_are_programs() -> None:
+    assert len(PROGRAMS) >= 4
+    assert any('toolkit.open("eth0"' in program for program in PROGRAMS)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: text.split("\n")[-2][:30])
+def test_program_of_the_readme_runs(program: str, tmp_path: Path) -> None:
+    with Lab(interface="eth0") as lab:
+        stop = threading.Event()
+
+        def traffic() -> None:
+            # DNS-like packets for the first program; it ends when they do. The others make their own traffic.
+            until = time.monotonic() + 1.5
+            while not stop.is_set() and time.monotonic() < until:
+                lab.udp(count=5, destination_port=53)
+                time.sleep(0.05)
+
+        sender = threading.Thread(target=traffic)
+        sender.start()
+        try:
+            done = lab.netns.run(
+                [sys.executable, "-c", program],
+                cwd=tmp_path,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+            )
+        finally:
+            stop.set()
+            sender.join()
+    assert done.returncode == 0, done.stderr
+    if 'filter="udp port 53"' in program:
+        lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
+        assert sum(int(line[0]) for line in lines) >= 5
+        assert all(line[2].startswith("20") for line in lines)  # a UTC timestamp
+    if 'filter="icmp"' in program:
+        assert "<Batch of" in done.stdout
+        assert "8" in done.stdout  # ICMP echo request
