@@ -80,7 +80,7 @@ class Batch:
 
     def __repr__(self) -> str:
         """Show packets, bytes, queue and what became of the loan."""
-        if self._stale:
+        if self.stale:
             return f"<Batch of {len(self)} packets, stale: its frames went back>"
         if not self:
             return "<Batch, empty>"
@@ -89,7 +89,7 @@ class Batch:
 
     def _repr_html_(self) -> str:
         """Show the first packets, decoded, in a notebook."""
-        if self._stale or not self:
+        if self.stale or not self:
             return repr(self).replace("<", "&lt;").replace(">", "&gt;")
         from toolkit.describe import batch_html
 
@@ -116,6 +116,7 @@ class Batch:
     @property
     def arrival_ns(self) -> npt.NDArray[np.int64]:
         """Arrival times as the XDP program read them: shape (n,) i64, ns of CLOCK_MONOTONIC; 0 where there is none."""
+        self._checked()
         if self._arrival is None:
             self._arrival = self._read_arrival()
         return self._arrival.copy()
@@ -154,7 +155,7 @@ class Batch:
     @property
     def stale(self) -> bool:
         """Whether the loan is over."""
-        return self._stale
+        return self._stale or (self._umem is not None and self._umem.closed)
 
     def copy(self) -> Batch:
         """Return the same packets in memory of their own: to keep, and to pickle. No loan; never stale."""
@@ -177,11 +178,18 @@ class Batch:
             assert self._umem is not None
             if not self._umem.closed:
                 self._umem.recycle(self._descs[:, 0])
+            self._loaned = False
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a KeyboardInterrupt cut release() short: the Socket's next receive() sees to the rest."""
+        return self._stale and self._loaned
 
     def invalidate(self) -> None:
         """Make the Batch stale without giving frames back: their Socket has seen to that."""
         if self._loaned:
             self._stale = True
+            self._loaned = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle a copy."""
@@ -191,7 +199,7 @@ class Batch:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _checked(self) -> Descs:
-        if self._stale or (self._umem is not None and self._umem.closed):
+        if self.stale:
             raise StaleBatchError(
                 "this Batch is stale: its frames went back to the kernel (at release(), at the end of its with block, "
                 "at the next receive(), or at close()). Next step: use it before that, or keep batch.copy()."
@@ -205,6 +213,7 @@ class Batch:
         return self._checked()[:, 0].view(np.int64)
 
     def _bytes(self) -> npt.NDArray[np.uint8]:
+        self._checked()
         memory = self._memory if self._umem is None else self._umem.memory
         assert memory is not None
         return memory

@@ -23,8 +23,8 @@ class ReceiveCustody:
         self._holder = holder  # immutable: the Socket's number on its UMEM
         self._lent = owner_code(RX, holder)
         self._received = owner_code(RECEIVED, holder)
-        # (ring index, addresses) between lend() and lent(): frames that are the kernel's in the ledger and may not have
-        # reached the fill ring yet. Only an interrupt leaves it set; whoever fills next finishes the job.
+        # (ring index, addresses) between lend() and settle(): frames that are the kernel's in the ledger and may not
+        # have reached the fill ring yet. Only an interrupt leaves it set.
         self.pending: tuple[int, Addresses] | None = None
 
     def taken(self, addresses: Addresses) -> None:
@@ -53,38 +53,34 @@ class ReceiveCustody:
         ledger.lent_at[address >> ledger.shift] = time.monotonic_ns()
 
     def lend(self, store: Any, n: int, index: int) -> Addresses:
-        """Take `n` free frames for the fill ring, to be published from `index` on; pending until lent()."""
+        """Take `n` free frames for the fill ring, to be published from `index` on; pending until settle()."""
         ledger = self._ledger
         if getattr(store, "ledger", None) is not ledger:
             raise ArgumentError("this fill ring belongs to a Socket on another UMEM. Next step: pass that UMEM.")
         with ledger.lock:
             addresses: Addresses = ledger.top(n)
             self.pending = (index, addresses)
-            numbers = ledger.numbers(addresses)
-            ledger.depth -= n
-            ledger.owner[numbers] = self._lent
-        ledger.lent_at[numbers] = time.monotonic_ns()
+            ledger.give(addresses, self._lent)
+        ledger.lent_at[ledger.numbers(addresses)] = time.monotonic_ns()
         return addresses
 
-    def lent(self) -> None:
-        """Note that the pending frames are in the fill ring."""
-        self.pending = None
-
-    def claim_pending(self) -> tuple[int, Addresses] | None:
-        """Make the ledger agree with an interrupted lend(), which the caller then publishes."""
+    def settle(self, producer: int) -> None:
+        """Forget the pending frames. They are free again unless the ring's `producer` index has passed theirs."""
         ledger, pending = self._ledger, self.pending
-        if pending is not None:
+        if pending is not None and pending[0] == producer:
+            numbers = ledger.numbers(pending[1])
             with ledger.lock:
-                ledger.owner[ledger.numbers(pending[1])] = self._lent
+                # Interrupted early, lend() had not marked them: then they may be the sending thread's by now.
+                ledger.owner[numbers[ledger.owner[numbers] == self._lent]] = FREE
                 ledger.rebuild()
-        return pending
+        self.pending = None
 
     def forget_received(self, still_in_ring: Addresses) -> None:
         """Free every received frame but those that the RX ring will return again: after an interrupted receive."""
         ledger = self._ledger
         with ledger.lock:
+            ledger.owner[ledger.numbers(still_in_ring)] = self._lent  # first: at no moment are they free
             ledger.owner[ledger.owner == self._received] = FREE
-            ledger.owner[ledger.numbers(still_in_ring)] = self._lent
             ledger.rebuild()
 
     @property
@@ -132,7 +128,7 @@ class SendCustody:
         """Refuse: only a fill ring lends free frames."""
         raise ArgumentError("a TX ring does not lend free frames")
 
-    def lent(self) -> None:
+    def settle(self, producer: int) -> None:
         """Refuse, likewise."""
         raise ArgumentError("a TX ring does not lend free frames")
 

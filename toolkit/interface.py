@@ -20,6 +20,7 @@ from toolkit.errors import ArgumentError, ClosedError, ToolkitError, kernel_erro
 from toolkit.netns import NetNS, entered
 from toolkit.program import Link, Program
 from toolkit.umem import UMEM, check_ring_size
+from toolkit.uninterrupted import uninterrupted
 from toolkit.wait import Waiter
 from toolkit.xsk import Socket
 
@@ -28,6 +29,7 @@ __all__ = ["Interface", "open"]
 _LINK_HEADERS = 14 + 2 * 4  # Ethernet and two VLAN tags, on top of the MTU
 _CARRIER_PATIENCE = 4.0  # seconds: some drivers restart the link when a program is attached
 _CLOSE_PATIENCE = 5.0  # seconds that close() waits for a thread inside receive()
+_IN_FLIGHT = 0.02  # seconds: a driver's poll loop that runs the program still, after it was detached, has ended by then
 _MANY_QUEUES = 16  # above this the default rings are smaller, so that 64 queues do not cost a gigabyte
 
 
@@ -56,7 +58,8 @@ def open(
     queues: numbers of receive queues; packets of other queues go on to the kernel.
     mode: "auto" attaches natively where the driver can, else generically; `Interface.mode` says which came about.
     zero_copy: True demands it, False forbids it. replace: take the place of a program that is attached already.
-    ring_size: entries of each ring (power of two; 4096 by default). frames: per queue; twice the ring by default.
+    ring_size: entries of each ring, a power of two; by default 8192 (16 MB a queue), with more than 16 queues 2048.
+    frames: per queue; by default a quarter more than the ring, so that sending cannot starve.
     frame_size: 2048 or 4096 bytes; by default the smaller one that holds the MTU. poison: see UMEM.
     netns: the interface's network namespace: a pid, a path, a name of `ip netns`, or an object with fileno().
 
@@ -67,7 +70,47 @@ def open(
             f"say what to take from {interface}: filter= with a tcpdump expression such as 'udp port 53', or 'all' for "
             "everything (it cuts off the SSH session that comes in there), or program= with one of your own; not both."
         )
-    with contextlib.ExitStack() as undo, entered(netns):
+
+    def work() -> Interface:
+        with entered(netns):
+            return _open(
+                interface,
+                filter,
+                program,
+                queues,
+                mode,
+                zero_copy,
+                replace,
+                ring_size,
+                frames,
+                frame_size,
+                poison=poison,
+                need_wakeup=need_wakeup,
+                tx=tx,
+            )
+
+    # In one piece: an interrupt in the middle could leave a program attached that no object stands for.
+    return uninterrupted(work, dispose=Interface.close)
+
+
+def _open(
+    interface: str,
+    filter: str | None,
+    program: Program | None,
+    queues: Iterable[int] | Literal["all"],
+    mode: Literal["auto", "native", "generic"],
+    zero_copy: bool | Literal["auto"],
+    replace: bool,
+    ring_size: int | None,
+    frames: int | None,
+    frame_size: int | None,
+    *,
+    poison: bool,
+    need_wakeup: bool,
+    tx: bool,
+) -> Interface:
+    """Do what open() says, in the calling thread's network namespace."""
+    with contextlib.ExitStack() as undo:
         device = describe(interface)
         if not device.up:
             raise kernel_error(
@@ -77,9 +120,9 @@ def open(
                 remedy=f"bring it up: `ip link set dev {interface} up`",
             )
         numbers = _queue_numbers(device, queues)
-        size = ring_size if ring_size is not None else 4096 if len(numbers) <= _MANY_QUEUES else 2048
+        size = ring_size if ring_size is not None else 8192 if len(numbers) <= _MANY_QUEUES else 2048
         check_ring_size("ring_size", size)
-        per_queue = frames if frames is not None else 2 * size
+        per_queue = frames if frames is not None else max(size + size // 4, 2)
         umem = undo.enter_context(
             UMEM(
                 per_queue * len(numbers),
@@ -89,6 +132,7 @@ def open(
                 poison=poison,
             )
         )
+        rx_limit = min(size, max(per_queue * 4 // 5, 1))
         own = program is None
         if program is None:
             program = Program.build(filter=filter or "", map_entries={"xsks_map": max(64, max(numbers) + 1)})
@@ -107,10 +151,10 @@ def open(
                 zero_copy=zero_copy,
                 need_wakeup=need_wakeup,
                 tx=tx,
-                prefill=min(size, max(per_queue // 2, 1)),
+                prefill=rx_limit,
             )
             undo.callback(sock.close)
-            sock.rx_limit = min(size, max(per_queue // 2, 1))
+            sock.rx_limit = rx_limit
             sockets.append(sock)
         for sock in sockets:
             program.register(sock)
@@ -146,10 +190,15 @@ class Interface:
         self._own_program = own_program
         self._waiter = Waiter([sock._core.sock for sock in sockets], device.name)
         self._wait_finalizer = weakref.finalize(self, self._waiter.close)
+        # The program knows its links as well: without this, a forgotten Interface on a program of the user's own would
+        # stay attached for as long as that program.
+        weakref.finalize(self, link.close)
         self._guard = threading.Lock()  # held by the thread that is inside receive()
+        self._close_lock = threading.Lock()
         self._next = 0  # position of the socket to look at first: each gets its turn
         self._lender: Socket | None = None  # whose frames the last Batch holds; written by receive() only
         self._why_dead = ""
+        self._down = False  # whether close() came to its end
         lifecycle.track(self)
 
     def __enter__(self) -> Interface:
@@ -267,6 +316,16 @@ class Interface:
         self._lender = None
         return batch
 
+    def detach(self) -> None:
+        """Take the program off the interface: nothing new is redirected, what waits in the rings can be received.
+
+        To reconcile counters: detach, receive until nothing comes, then received + statistics().dropped equals
+        counters()["redirected"], to the packet. Repeatable.
+        """
+        self._check_open()
+        self.link.close()
+        time.sleep(_IN_FLIGHT)
+
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -274,14 +333,18 @@ class Interface:
         if self._why_dead.startswith("dead"):
             return
         self._why_dead = "closed"
-        if self._waiter.closed:
-            return
-        self._waiter.wake()
+        if not self._down:
+            uninterrupted(self._close, patience=2 * _CLOSE_PATIENCE, stuck=f"cannot close {self._stuck}")
+
+    def _close(self) -> None:
+        with self._close_lock:  # another thread may be closing: return when it is done
+            if not self._down:
+                self._waiter.wake()
+                self._take_down()
+
+    def _take_down(self) -> None:
         if not self._guard.acquire(timeout=_CLOSE_PATIENCE):
-            raise ToolkitError(
-                f"cannot close {self.name}: receive() is still inside it after 5 s. Likely cause: close() was called "
-                "from a signal handler that interrupted it. Next step: set a flag in the handler, close outside of it."
-            )
+            raise ToolkitError(f"cannot close {self._stuck}")
         try:
             with contextlib.ExitStack() as parts:  # all of them, whatever one of them raises; last in, first out
                 parts.callback(self.umem.close)
@@ -291,8 +354,17 @@ class Interface:
                     parts.callback(sock.close)
                 parts.callback(self.link.close)
                 parts.callback(self._wait_finalizer)
+            self._down = True
         finally:
             self._guard.release()
+
+    @property
+    def _stuck(self) -> str:
+        return (
+            f"{self.name}: receive() is still inside it after {_CLOSE_PATIENCE:.0f} s. Likely cause: close() was "
+            "called from a signal handler that interrupted it. Next step: set a flag in the handler, close outside of "
+            "it."
+        )
 
     def _after_fork_in_child(self) -> None:
         if not self._why_dead:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,19 @@ import numpy.typing as npt
 
 from toolkit.errors import FrameError
 
-__all__ = ["FREE", "RECEIVED", "RETIRED", "RX", "TX", "USER", "Addresses", "Ledger", "describe_owner", "owner_code"]
+__all__ = [
+    "FREE",
+    "RECEIVED",
+    "RETIRED",
+    "RX",
+    "TX",
+    "USER",
+    "Addresses",
+    "FrameNumbers",
+    "Ledger",
+    "describe_owner",
+    "owner_code",
+]
 
 Addresses = npt.NDArray[np.uint64]  # shape (n,): offsets into the UMEM; any byte of a frame names the frame
 FrameNumbers = npt.NDArray[np.int64]  # shape (n,): address // frame_size
@@ -67,9 +80,10 @@ class Ledger:
         self.owner: npt.NDArray[np.uint16] = np.zeros(frames, dtype=np.uint16)
         self._owner_view = memoryview(self.owner)  # the same, for one frame at 25 ns
         # Addresses of free frames; the first `depth` entries are valid. Last in, first out: warm frames first. After an
-        # interrupt it may miss a frame that the owner array says is free; a shortage rebuilds it.
+        # interrupt it may miss a frame that the owner array says is free, and is rebuilt.
         self._stack: Addresses = (np.arange(frames - 1, -1, -1, dtype=np.uint64) << np.uint64(shift)).astype(np.uint64)
         self.depth = frames  # free frames on the stack
+        self._torn = False  # set while the stack is behind the owners: an interrupt leaves it set
         # CLOCK_MONOTONIC ns at which each frame was last lent for receiving, shape (frames,) i64, written by
         # ReceiveCustody: an arrival time before it is left over from an earlier packet.
         self.lent_at: npt.NDArray[np.int64] = np.zeros(frames, dtype=np.int64)
@@ -85,16 +99,27 @@ class Ledger:
         """Take `n` free frames and give them to `code`: their addresses, shape (n,) u64. All or none."""
         with self.lock:
             addresses = self.top(n)
-            self.depth -= n
-            self.owner[self.numbers(addresses)] = code
+            self.give(addresses, code)
             return addresses
+
+    def give(self, addresses: Addresses, code: int) -> None:
+        """Take the addresses that top() returned off the stack, for owner `code`. The caller holds the lock."""
+        self._torn = True
+        self.depth -= len(addresses)
+        self.owner[self.numbers(addresses)] = code
+        self._torn = False
+
+    def count_free(self) -> int:
+        """Return the number of free frames."""
+        if self._orphans or self._torn:
+            with self.lock:
+                self._mend()
+        return self.depth
 
     def top(self, n: int) -> Addresses:
         """Copy the `n` addresses on top of the free stack. The caller holds the lock and commits the change."""
-        if self._orphans:
-            self._adopt_orphans()
-        if n > self.depth:
-            self.rebuild()
+        if self._orphans or self._torn:
+            self._mend()
         if not 0 <= n <= self.depth:
             raise FrameError(
                 f"cannot take {n} frames: {self.depth} of {self.frames} are free. Likely cause: frames that were "
@@ -103,16 +128,24 @@ class Ledger:
             )
         return self._stack[self.depth - n : self.depth].copy()
 
-    def free(self, addresses: Addresses, *, kinds: tuple[int, ...] = (USER, RECEIVED), checked: bool = False) -> None:
+    def free(
+        self,
+        addresses: Addresses,
+        *,
+        kinds: tuple[int, ...] = (USER, RECEIVED),
+        checked: bool = False,
+        wipe: Callable[[FrameNumbers], None] | None = None,
+    ) -> None:
         """Return frames to the free stack. Refused whole when one is foreign, free already, or the kernel's.
 
         `checked` skips the look for duplicates within `addresses`: for addresses that one ring gave in one batch.
+        `wipe` is called with the frames' numbers once nothing can be refused any more.
         """
         numbers = self.numbers(addresses)
         n = len(numbers)
         with self.lock:
-            if self._orphans:
-                self._adopt_orphans()
+            if self._orphans or self._torn:
+                self._mend()
             owners = self._owners(numbers, addresses)
             kind = owners & 7
             allowed = kind == kinds[0]
@@ -122,11 +155,15 @@ class Ledger:
                 self._refuse(addresses, owners, allowed, "cannot free")
             if not checked:
                 self._refuse_twins(numbers, addresses)
-            # From here on the owner array says that they are free; an interrupt before the next lines only delays them.
+            if wipe is not None:
+                wipe(numbers)
+            # From here on the owner array says that they are free; an interrupt before the last line only delays them.
+            self._torn = True
             self.owner[numbers] = FREE
             depth = self.depth
             self._stack[depth : depth + n] = (addresses >> np.uint64(self.shift)) << np.uint64(self.shift)
             self.depth = depth + n
+            self._torn = False
 
     def free_one(self, address: int) -> None:
         """The same for one frame, without NumPy's fixed cost."""
@@ -139,9 +176,13 @@ class Ledger:
                     f"cannot free the frame at address {address:#x}: it belongs to "
                     f"{describe_owner(self._owner_view[number])}. Likely cause: it was freed twice, or lent meanwhile."
                 )
+            if self._torn:
+                self._mend()
+            self._torn = True
             self._owner_view[number] = FREE
             self._stack[self.depth] = number << self.shift
             self.depth += 1
+            self._torn = False
 
     def move(self, addresses: Addresses, code: int, kinds: tuple[int, ...], holder: int, tried: str) -> None:
         """Give frames to owner `code` if each is of one of `kinds` (and, for RX and TX, `holder`'s). All or none."""
@@ -188,32 +229,37 @@ class Ledger:
         numbers = np.flatnonzero(self.owner == FREE)
         self._stack[: len(numbers)] = numbers.astype(np.uint64) << np.uint64(self.shift)
         self.depth = len(numbers)
+        self._torn = False
 
     def audit(self) -> dict[str, Any]:
         """Count the frames by kind of owner; raise FrameError when the free stack and the owners disagree."""
         with self.lock:
-            if self._orphans:
-                self._adopt_orphans()
+            if self._orphans or self._torn:
+                self._mend()
             kinds = np.bincount(self.owner & 7, minlength=len(_KINDS))
             counts = {name: int(kinds[kind]) for kind, name in enumerate(_KINDS)}
             on_stack = np.unique(self.numbers(self._stack[: self.depth]))
             if len(on_stack) != self.depth or (self.owner[on_stack] != FREE).any():
                 raise FrameError(f"the free stack holds a frame twice, or one that is not free: {counts}")
             if self.depth != counts["free"]:
-                self.rebuild()
+                raise FrameError(f"the free stack misses {counts['free'] - self.depth} frames: {counts}")
         counts["frames"] = self.frames
         return counts
 
     def _reassign(self, was: int, now: int) -> int:
         numbers = np.flatnonzero(self.owner == was)
+        self._torn = self._torn or now == FREE
         self.owner[numbers] = now
-        if now == FREE and len(numbers):
+        if self._torn:
             self.rebuild()
         return len(numbers)
 
-    def _adopt_orphans(self) -> None:
+    def _mend(self) -> None:
         while self._orphans:
-            self._reassign(*self._orphans.popleft())
+            self._reassign(*self._orphans[0])
+            self._orphans.popleft()  # last: interrupted before, it is done again
+        if self._torn:
+            self.rebuild()
 
     def _owners(self, numbers: FrameNumbers, addresses: Addresses) -> npt.NDArray[np.uint16]:
         try:

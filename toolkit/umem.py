@@ -17,11 +17,12 @@ from toolkit import lifecycle
 from toolkit.abi.if_xdp import XDP_PACKET_HEADROOM
 from toolkit.abi.libxdp import XSK_RING_CONS__DEFAULT_NUM_DESCS, XSK_RING_PROD__DEFAULT_NUM_DESCS
 from toolkit.errors import ArgumentError, ClosedError, FrameError, ToolkitError
-from toolkit.ledger import RECEIVED, USER, Addresses, Ledger
+from toolkit.ledger import USER, Addresses, FrameNumbers, Ledger
 
 __all__ = ["UMEM", "check_ring_size"]
 
 _POISON = 0xDE
+_MAP_FIXED_NOREPLACE = 0x100000  # asm-generic/mman-common.h
 
 
 class Desc(Protocol):
@@ -88,8 +89,13 @@ class UMEM:
         self.ledger = Ledger(frames, frame_size.bit_length() - 1)
         self._frame_mask = frame_size - 1
         self.size = frames * frame_size  # bytes
-        # MAP_SHARED: with private pages a fork would split what the kernel writes from what this process reads.
-        self._mapping = mmap.mmap(-1, self.size)
+        # Private and on huge pages: an order of magnitude quicker to fault in and pin than shared memory of small ones.
+        # Not inherited by a fork: copy-on-write would split what the kernel writes from what this process reads.
+        self._mapping = mmap.mmap(-1, self.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):  # a kernel without transparent huge pages
+            self._mapping.madvise(mmap.MADV_HUGEPAGE)
+        self._mapping.madvise(mmap.MADV_DONTFORK)
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
         # Views of the mapping. A view that a caller still holds at close() keeps the memory mapped, never dangling.
         self._view: memoryview | None = memoryview(self._mapping)
         # All bytes as an array, shape (size,) u8, for batch code; None once closed.
@@ -120,13 +126,13 @@ class UMEM:
     @property
     def address(self) -> int:
         """Address of the first byte in this process, for libxdp."""
-        return ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
+        return self._address
 
     @property
     def n_free_frames(self) -> int:
         """Frames on the free stack."""
         self._check_open()
-        return self.ledger.depth
+        return self.ledger.count_free()
 
     @property
     def packet_capacity(self) -> int:
@@ -162,14 +168,12 @@ class UMEM:
         if given.ndim != 1 or given.dtype.kind not in "iu":
             raise ArgumentError(f"addresses are a 1-D array of integers, not {given.dtype} of shape {given.shape}")
         addresses = given.astype(np.uint64)
-        self._poison(addresses, (USER, RECEIVED))
-        self.ledger.free(addresses)
+        self.ledger.free(addresses, wipe=self._wipe if self.poison else None)
 
     def recycle(self, addresses: Addresses) -> None:
         """Give back frames that one ring returned in one batch: like free_frames, without looking for duplicates."""
         self._check_open()
-        self._poison(addresses, (USER, RECEIVED))
-        self.ledger.free(addresses, checked=True)
+        self.ledger.free(addresses, checked=True, wipe=self._wipe if self.poison else None)
 
     def get(self, desc: Desc) -> memoryview:
         """Return the bytes that a descriptor points to: a writable view of the frame itself, no copy.
@@ -180,8 +184,8 @@ class UMEM:
         view = self._view
         if view is None:
             raise self._closed()
-        inside = addr >= 0 and length >= 0 and addr + length <= self.size
-        if not inside or (addr & self._frame_mask) + length > self.frame_size:
+        # The size is a multiple of the frame size: what begins inside and stays within a frame ends inside.
+        if not 0 <= addr < self.size or not 0 <= length <= self.frame_size - (addr & self._frame_mask):
             raise FrameError(
                 f"the descriptor (addr={addr:#x}, len={length}) is not within one frame of this UMEM "
                 f"({self.frames} frames of {self.frame_size} bytes). Likely cause: it comes from another UMEM, or was "
@@ -225,6 +229,11 @@ class UMEM:
     def _after_fork_in_child(self) -> None:
         if not self._dead:
             self._kill("dead: it belongs to the parent of a fork")
+            # The memory was not inherited. A view of a packet that the child still has must not point into a hole.
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED_NOREPLACE
+            ctypes.CDLL(None).mmap(
+                ctypes.c_void_p(self._address), ctypes.c_size_t(self.size), mmap.PROT_READ, flags, -1, ctypes.c_long(0)
+            )
 
     def _closed(self) -> ClosedError:
         return ClosedError(f"this UMEM is {self._dead}")
@@ -233,14 +242,10 @@ class UMEM:
         if self._dead:
             raise self._closed()
 
-    def _poison(self, addresses: Addresses, kinds: tuple[int, ...]) -> None:
-        """Overwrite the user's own frames among `addresses`; what is not the user's is left to the ledger's refusal."""
-        if not self.poison or self.memory is None:
-            return
-        numbers = self.ledger.numbers(addresses)
-        numbers = numbers[(numbers >= 0) & (numbers < self.frames)]
-        mine = numbers[np.isin(self.ledger.owner[numbers] & 7, kinds)]
-        self.memory.reshape(self.frames, self.frame_size)[mine] = _POISON
+    def _wipe(self, numbers: FrameNumbers) -> None:
+        """Overwrite frames that are about to be free."""
+        if self.memory is not None:
+            self.memory.reshape(self.frames, self.frame_size)[numbers] = _POISON
 
 
 def check_ring_size(name: str, size: int) -> int:

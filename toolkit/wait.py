@@ -13,15 +13,24 @@ from collections.abc import Sequence
 
 from toolkit.errors import DeviceGoneError, kernel_error
 
-__all__ = ["Waiter", "raise_if_gone"]
+__all__ = ["DeviceSocket", "Waiter", "raise_if_gone"]
 
 # The kernel wakes no poller when a device is deleted; only SO_ERROR tells. So nobody sleeps longer than this, seconds.
 _SLICE = 0.2
 
 
-def raise_if_gone(sock: socket.socket, where: str) -> None:
-    """Raise DeviceGoneError when the kernel has noted that the socket's device vanished."""
+class DeviceSocket(socket.socket):
+    """An AF_XDP socket that remembers why its device is gone: the kernel tells it once (SO_ERROR is read and reset)."""
+
+    gone: int = 0  # errno; written by raise_if_gone() only, and never reset
+
+
+def raise_if_gone(sock: DeviceSocket, where: str) -> None:
+    """Raise DeviceGoneError when the kernel has noted that the socket's device vanished; then every time."""
     (number,) = struct.unpack("=i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR, 4))
+    if number:
+        sock.gone = number
+    number = sock.gone
     if number == 0:
         return
     refused = kernel_error(
@@ -37,7 +46,7 @@ def raise_if_gone(sock: socket.socket, where: str) -> None:
 class Waiter:
     """Waits until one of several AF_XDP sockets has packets. One thread waits; any thread may wake it."""
 
-    def __init__(self, sockets: Sequence[socket.socket], where: str) -> None:
+    def __init__(self, sockets: Sequence[DeviceSocket], where: str) -> None:
         """Register the sockets. `where` names them in errors."""
         self._sockets = {sock.fileno(): sock for sock in sockets}
         self._where = where
@@ -72,8 +81,9 @@ class Waiter:
                 return False
 
     def wake(self) -> None:
-        """Make wait() return at once, now and ever after."""
-        os.eventfd_write(self._event, 1)
+        """Make wait() return at once, now and ever after. Without effect on a closed Waiter."""
+        if self._event >= 0:
+            os.eventfd_write(self._event, 1)
 
     @property
     def closed(self) -> bool:
@@ -82,6 +92,6 @@ class Waiter:
 
     def close(self) -> None:
         """Close the event descriptor. Repeatable; nobody may be waiting."""
-        if self._event >= 0:
-            os.close(self._event)
-            self._event = -1
+        event, self._event = self._event, -1
+        if event >= 0:
+            os.close(event)

@@ -23,6 +23,7 @@ from toolkit.netns import NetNS, entered
 from toolkit.rings import CompletionQueue, FillQueue, RXQueue, TXQueue
 from toolkit.rings.memory import U32
 from toolkit.umem import UMEM, check_ring_size
+from toolkit.uninterrupted import uninterrupted
 from toolkit.wait import raise_if_gone
 from toolkit.xsk_core import Core, SocketOptions
 
@@ -82,21 +83,25 @@ class Socket:
         self._own_umem = umem is None
         self.interface = interface
         self.queue = queue
-        with entered(netns):
-            self.device: Device = describe(interface)
-            _check_device(self.device, queue)
-            self.umem: UMEM = UMEM() if umem is None else umem
-            try:
-                self._core = Core(interface, queue, self.umem, options, prefill)
-            except BaseException:
-                if self._own_umem:
-                    self.umem.close()
-                raise
-        self._finalizer = weakref.finalize(self, self._core.finalize)
+
+        def bind() -> None:
+            with entered(netns):
+                self.device: Device = describe(interface)
+                _check_device(self.device, queue)
+                self.umem: UMEM = UMEM() if umem is None else umem
+                try:
+                    self._core = Core(interface, queue, self.umem, options, prefill)
+                except BaseException:
+                    if self._own_umem:
+                        self.umem.close()
+                    raise
+            self._finalizer = weakref.finalize(self, self._core.finalize)
+
+        uninterrupted(bind)
         self.fill: FillQueue = self._core.fill
         self.completion: CompletionQueue = self._core.completion
         # Frames that the kernel may hold for receiving at most: the rest is for loans and for sending.
-        self.rx_limit: int = max(self.umem.frames // 2, 1)
+        self.rx_limit: int = max(self.umem.frames * 4 // 5, 1)
         self._loan: Batch | None = None  # the Batch whose frames are lent out; written by receive() only
         self._unfinished = False  # set while receive() is under way: an interrupt leaves it set
         self._next_gone_check = 0  # CLOCK_MONOTONIC ns
@@ -179,6 +184,7 @@ class Socket:
     def receive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
         """Return the packets that wait, at most `limit`, as a Batch; the frames of the last one go back to the kernel.
 
+        limit: by default a quarter of rx_limit.
         timeout: seconds to wait for the first packet; None waits for ever, 0 not at all. On time-out the Batch is empty
         (and falsy). One Batch is out at a time: the next receive() ends the loan of the last.
         """
@@ -195,7 +201,7 @@ class Socket:
             self._unfinished = True
             self._end_loan()
             self._refill()
-            descs = self.rx.take(limit)
+            descs = self.rx.take(max(self.rx_limit >> 2, 1) if limit is None else limit)
             batch = Batch(self.umem, descs, queue=self.queue, loaned=True)
             if len(descs):
                 self._loan = batch
@@ -235,7 +241,11 @@ class Socket:
 
     def _end_loan(self) -> None:
         loan = self._loan
-        if loan is not None:
+        if loan is None:
+            return
+        if loan.unsettled:
+            self._recover()
+        else:
             loan.release()
             self._loan = None
 
@@ -265,10 +275,7 @@ class Socket:
         self.rx.resync()
         waiting, index = self.rx.available(self.rx.size), self.rx.next_index
         custody.forget_received(self.rx.addresses(index, waiting))
-        pending = custody.claim_pending()
-        if pending is not None:
-            self.fill.republish(*pending)
-            custody.lent()
+        self.fill.recover()
 
     def _two_receivers(self) -> ToolkitError:
         if self._core.why_dead:

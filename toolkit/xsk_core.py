@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import functools
 import mmap
 import os
 import socket as stdlib_socket
@@ -43,7 +42,8 @@ from toolkit.registration import Registration
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
 from toolkit.rings.memory import ADDRESS_BYTES, DESC_BYTES
 from toolkit.umem import UMEM
-from toolkit.wait import Waiter
+from toolkit.uninterrupted import uninterrupted
+from toolkit.wait import DeviceSocket, Waiter
 
 __all__ = ["Core", "SocketOptions"]
 
@@ -118,7 +118,10 @@ class Core:
         self.fd = libxdp().xsk_socket__fd(self.pointer)
         os.set_inheritable(self.fd, False)
         self._registration.join(self)
-        self.sock = stdlib_socket.socket(AF_XDP, stdlib_socket.SOCK_RAW, 0, fileno=self.fd)
+        self.sock = DeviceSocket(AF_XDP, stdlib_socket.SOCK_RAW, 0, fileno=self.fd)
+        # Made here, in one piece with the socket: a receiver that made it could miss the close() before, and an interrupt
+        # could leave its descriptor to nobody.
+        self.waiter = Waiter([self.sock], self.where)
         self._offsets = parse_mmap_offsets(self.sock.getsockopt(SOL_XDP, XDP_MMAP_OFFSETS, 128))
         if not first:
             self._map_fill_and_completion()
@@ -127,14 +130,6 @@ class Core:
         self.zero_copy = bool(self._option(XDP_OPTIONS) & XDP_OPTIONS_ZEROCOPY)
         if self.options.zero_copy and not self.zero_copy:
             raise kernel_error("bind", errno.EOPNOTSUPP, f"cannot bind zero-copy to {self.where}")
-
-    @functools.cached_property
-    def waiter(self) -> Waiter:
-        """Waits on this socket alone; made at first use, by the receiving thread under rx_guard."""
-        return Waiter([self.sock], self.where)
-
-    def _made_waiter(self) -> Waiter | None:
-        return self.__dict__.get("waiter")
 
     def _create(self, interface: str, queue: int) -> None:
         library, options = libxdp(), self.options
@@ -189,6 +184,7 @@ class Core:
         self._leave_libxdp()
         self.receive_custody.end()
         self.send_custody.end(retire=False)
+        self._close_waiter()
 
     def _option(self, option: int) -> int:
         return int.from_bytes(self.sock.getsockopt(SOL_XDP, option, 4), "little")
@@ -234,20 +230,26 @@ class Core:
         if self.why_dead.startswith("dead"):
             return
         self.why_dead = "closed"
-        if not self._close_lock.acquire(blocking=False):
-            with self._close_lock:  # another thread is closing: return when it is done
-                return
-        try:
+        if self.fd >= 0:
+            # Longer than the guards' patience, whose error says more; shorter than for ever.
+            uninterrupted(self._close, patience=2 * _CLOSE_PATIENCE, stuck=f"cannot close {self._stuck}")
+
+    def _close(self) -> None:
+        with self._close_lock:  # another thread may be closing: return when it is done
             if self.fd < 0:
                 return
-            waiter = self._made_waiter()
-            if waiter is not None:
-                waiter.wake()
+            self.waiter.wake()
             with self._alone(), self.umem.registration_lock:
                 self._finalize_unreachable()
                 self._take_down()
-        finally:
-            self._close_lock.release()
+
+    @property
+    def _stuck(self) -> str:
+        return (
+            f"the socket on {self.where}: a call is still inside it after {_CLOSE_PATIENCE:.0f} s. Likely cause: "
+            "close() was called from a signal handler that interrupted that call. Next step: set a flag in the "
+            "handler, and close outside of it."
+        )
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -255,11 +257,7 @@ class Core:
         try:
             for guard in (self.rx_guard, self.tx_guard):
                 if not guard.acquire(timeout=_CLOSE_PATIENCE):
-                    raise ToolkitError(
-                        f"cannot close the socket on {self.where}: a call is still inside it after 5 s. Likely cause: "
-                        "close() was called from a signal handler that interrupted that call. Next step: set a flag in "
-                        "the handler, and close outside of it."
-                    )
+                    raise ToolkitError(f"cannot close {self._stuck}")
                 held.append(guard)
             yield
         finally:
@@ -278,6 +276,9 @@ class Core:
         all_sent = not self.send_custody.sending_frames if finalizing else self._drain()
         for memory in self._memories:
             memory.close()
+        for ring in (self.fill, self.tx):
+            if ring is not None:
+                ring.forget_wake()
         self.sock.detach()
         self._leave_libxdp()
         self.receive_custody.end()
@@ -285,7 +286,7 @@ class Core:
         self._close_waiter()
 
     def _close_waiter(self) -> None:
-        waiter = self._made_waiter()
+        waiter: Waiter | None = getattr(self, "waiter", None)
         if waiter is not None:
             waiter.close()
 

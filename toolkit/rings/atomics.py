@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import platform
+import weakref
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -34,7 +35,7 @@ class SharedIndex(Protocol):
     def __setitem__(self, at: int, value: int, /) -> None: ...
 
     def release(self) -> None:
-        """Let go of the memory."""
+        """Let go of the memory; BufferError while another thread is using it."""
 
 
 class _Atomics(NamedTuple):
@@ -61,25 +62,36 @@ class AtomicIndex:
     """
 
     def __init__(self, memory: memoryview) -> None:
-        # `_word` exports a buffer of `memory`, so that memory cannot be released while a call below runs.
-        self._word: ctypes.c_uint32 | None = ctypes.c_uint32.from_buffer(memory)
+        # A call below holds the word while it runs; release() asks whether any does. That `_word` exports a buffer of
+        # `memory` would not do: a memoryview does not count those who look through it, it passes them on.
+        word = ctypes.c_uint32.from_buffer(memory)
+        self._word: ctypes.c_uint32 | None = word
+        self._in_use = weakref.ref(word)
         self._load, self._store, _ = _libatomic()
 
     def __getitem__(self, at: int, /) -> int:
-        word = self._word
-        if at != 0 or word is None:
-            raise ValueError("operation forbidden on a released index")
-        return self._load(ctypes.byref(word), _ACQUIRE)
+        word = self._word if at == 0 else None
+        if word is None:
+            raise ValueError("operation forbidden: a released index, or not its first word")
+        try:
+            return self._load(ctypes.byref(word), _ACQUIRE)
+        finally:
+            word = None  # the traceback of an exception keeps this frame, and would keep release() waiting
 
     def __setitem__(self, at: int, value: int, /) -> None:
-        word = self._word
-        if at != 0 or word is None:
-            raise ValueError("operation forbidden on a released index")
-        self._store(ctypes.byref(word), value, _RELEASE)
+        word = self._word if at == 0 else None
+        if word is None:
+            raise ValueError("operation forbidden: a released index, or not its first word")
+        try:
+            self._store(ctypes.byref(word), value, _RELEASE)
+        finally:
+            word = None  # as above
 
     def release(self) -> None:
-        """Let go of the memory; every access after this raises ValueError."""
+        """Let go of the memory; every access after this raises ValueError. BufferError while another thread is in."""
         self._word = None
+        if self._in_use() is not None:
+            raise BufferError("a call is still using this index")
 
 
 def shared_index(memory: memoryview) -> SharedIndex:

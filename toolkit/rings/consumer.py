@@ -59,6 +59,8 @@ class Consumer:
         if entries < wanted or entries == 0:
             self._cached_producer = self._memory.load(self._memory.producer)
             entries = (self._cached_producer - self._cached_consumer) & U32
+        elif self._memory.closed:
+            raise self._memory.closed_error()
         return entries
 
     def peek(self, limit: int | None = None) -> tuple[int, int]:
@@ -71,6 +73,8 @@ class Consumer:
         if entries == 0:
             self._cached_producer = self._memory.load(self._memory.producer)
             entries = (self._cached_producer - self._cached_consumer) & U32
+        elif self._memory.entries is None:  # `closed`, without the cost of a property
+            raise self._memory.closed_error()
         if limit is not None and entries > limit:
             if limit < 0:
                 raise ArgumentError(f"cannot peek {limit} entries")
@@ -108,6 +112,8 @@ class Consumer:
         """
         n = self.available(self.size if limit is None else limit)
         if limit is not None and n > limit:
+            if limit < 0:
+                raise ArgumentError(f"cannot take {limit} entries")
             n = limit
         index = self._cached_consumer
         entries = self._memory.read(index, n)

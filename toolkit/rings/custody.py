@@ -38,11 +38,11 @@ class Custodian(Protocol):
     def lend(self, store: FrameStore, n: int, index: int) -> Addresses:
         """Take `n` free frames of `store` for the kernel, to be published from ring index `index` on.
 
-        They are remembered as pending until lent(): an interrupt in between delays them, it does not lose them.
+        They are remembered as pending until settle(): an interrupt in between delays them, it does not lose them.
         """
 
-    def lent(self) -> None:
-        """Note that the pending frames were published."""
+    def settle(self, producer: int) -> None:
+        """Forget the pending frames: published if the ring's `producer` index moved, else free again."""
 
 
 class FrameStore(Protocol):

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import ArgumentError
-from toolkit.rings.custody import Addresses, FrameStore
-from toolkit.rings.memory import U32
+from toolkit.rings.custody import Addresses, Custodian, FrameStore
+from toolkit.rings.memory import U32, RingMemory
 from toolkit.rings.producer import Producer
 
 __all__ = ["FillQueue"]
@@ -24,13 +25,22 @@ class FillQueue(Producer):
     Not thread-safe: the receiving thread fills it.
     """
 
+    def __init__(
+        self, memory: RingMemory, custodian: Custodian | None = None, wake: Callable[[], bool] | None = None
+    ) -> None:
+        """Stand on `memory`, as every Producer does."""
+        super().__init__(memory, custodian, wake)
+        self._filling = False  # set while fill_all() is under way: an interrupt leaves it set
+
     def set(self, index: int, addr: int) -> None:
         """Write the frame address at `index`, which was reserved."""
         try:
             _ADDRESS.pack_into(self._memory.bytes, (index & self.mask) << 3, addr)
         except struct.error as refused:
             raise ArgumentError(f"cannot write the address {addr!r} into the fill ring: {refused}") from None
-        except ValueError:
+        except (TypeError, ValueError):  # what struct says of released memory depends on the Python version
+            if not self._memory.closed:
+                raise
             raise self._memory.closed_error() from None
 
     def get(self, index: int) -> int:
@@ -43,13 +53,19 @@ class FillQueue(Producer):
 
     def set_batch(self, index: int, addresses: Addresses) -> None:
         """Write frame addresses from `index` on: shape (n,), u64."""
-        self._memory.write(index, addresses)
+        self._memory.write(index, _checked(addresses))
+
+    def put(self, entries: Addresses) -> int:
+        """Reserve, write and publish as many addresses as there is room for; returns how many. Does not wake."""
+        return super().put(_checked(entries))
 
     def fill_all(self, umem: FrameStore, limit: int | None = None) -> int:
         """Lend as many free frames of `umem` as fit, at most `limit`; returns how many.
 
         Wakes the driver where it asks for that, which gVisor's FillAll does not.
         """
+        if self._filling:
+            self.recover()
         wanted = umem.n_free_frames
         if limit is not None and limit < wanted:
             wanted = max(limit, 0)
@@ -60,26 +76,33 @@ class FillQueue(Producer):
             raise ArgumentError("entries that were reserved before must be published or given back before fill_all()")
         index = self._cached_producer
         custodian = self._custodian
+        self._filling = True
         addresses = umem.alloc_frames(n) if custodian is None else custodian.lend(umem, n, index)
-        self.republish(index, addresses)
+        self._memory.write(index, addresses)
+        self._cached_producer = (index + n) & U32
+        self._memory.store(self._memory.producer, index + n)
         if custodian is not None:
-            custodian.lent()
+            custodian.settle((index + n) & U32)
+        self._filling = False
         if self.needs_wakeup:
             self.wake()
         return n
 
-    def republish(self, index: int, addresses: Addresses) -> None:
-        """Write and publish frames at `index` whatever was reserved there; custody is not touched. For fill_all() and
-        for recovery after an interrupt: doing it twice is the same as once.
-        """
-        published = self._memory.load(self._memory.producer)
-        if (published - index) & U32 == 0:
-            self._memory.write(index, addresses)
-            self._memory.store(self._memory.producer, index + len(addresses))
-        self._cached_producer = self._memory.load(self._memory.producer)
+    def recover(self) -> None:
+        """Forget what was reserved and not published; frames that an interrupted fill_all() took are free again."""
+        producer = self._cached_producer = self._memory.load(self._memory.producer)
+        if self._custodian is not None:
+            self._custodian.settle(producer)
+        self._filling = False
 
     def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
         return entries
 
     def _address_at(self, index: int) -> int:
         return self.get(index)
+
+
+def _checked(addresses: Addresses) -> Addresses:
+    if addresses.dtype == np.uint64 and addresses.ndim == 1:
+        return addresses
+    raise ArgumentError(f"addresses are an array of u64 and shape (n,), not {addresses.dtype} {addresses.shape}")

@@ -5,7 +5,7 @@ A ring is a producer index, a consumer index, a flags word (u32 each) and a powe
 bytes. They come from libxdp's ring struct, from a socket's own mmap offsets, or from plain memory.
 
 Nothing outside the rings package holds a view of this memory, and `close()` makes sure that nothing inside does: it
-releases every view, and a view that is in use in another thread refuses to be released until that thread is out. After
+releases every view, and what is in use in another thread refuses to be released until that thread is out. After
 that an access raises, and the memory can be unmapped. This needs no lock on the hot path; it relies on the GIL.
 """
 
@@ -14,6 +14,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import time
+import weakref
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +31,28 @@ U32 = 0xFFFFFFFF  # indices are free-running and wrap here
 ADDRESS_BYTES = 8  # an entry of a fill or completion ring
 DESC_BYTES = 16  # an entry of an RX or TX ring
 _CLOSE_PATIENCE = 5.0  # seconds that close() waits for another thread to leave a ring
+
+
+class _Release(Protocol):
+    """What close() releases."""
+
+    def release(self) -> None:
+        """Let go of ring memory; BufferError while another thread is using it."""
+
+
+class _Arrays:
+    """The arrays over a ring's entries: `base` and its slices, which refer to it.
+
+    The memoryview below them can be released at any time (NumPy takes another one from the same memory), so it says
+    nothing about them.
+    """
+
+    def __init__(self, base: npt.NDArray[np.uint64]) -> None:
+        self._base = weakref.ref(base)
+
+    def release(self) -> None:
+        if self._base() is not None:
+            raise BufferError("an array over the ring is in use")
 
 
 class RingMemory:
@@ -66,13 +90,12 @@ class RingMemory:
         self.bytes: memoryview = ring
         # The same as u64: shape (size,) for addresses, (size, 2) for descriptors; None once closed. Holding a reference
         # to it keeps close() waiting, so a ring holds one for the length of a call only.
-        self.entries: npt.NDArray[np.uint64] | None = self._as_u64(ring)
-        self._sources = (producer, consumer, flags)
-        self._mapping: mmap.mmap | None = None
-
-    def _as_u64(self, ring: memoryview) -> npt.NDArray[np.uint64]:
         words = np.frombuffer(ring, dtype=np.uint64)
-        return words.reshape(-1, 2) if self.entry_bytes == DESC_BYTES else words
+        self.entries: npt.NDArray[np.uint64] | None = words.reshape(-1, 2) if entry_bytes == DESC_BYTES else words
+        # Everything to be released at close(), in this order.
+        self._views: list[_Release] = [_Arrays(words), self.producer, self.consumer, self.flags, ring]
+        self._views += [producer, consumer, flags]
+        self._mapping: mmap.mmap | None = None
 
     @classmethod
     def from_libxdp(cls, ring: XskRing, entry_bytes: int, *, atomic: bool | None = None) -> RingMemory:
@@ -112,7 +135,7 @@ class RingMemory:
             entry_bytes,
             atomic=atomic,
         )
-        memory._sources += (whole,)  # type: ignore[assignment]
+        memory._views.append(whole)
         memory._mapping = mapping
         return memory
 
@@ -131,27 +154,33 @@ class RingMemory:
         entries = self.entries
         if entries is None:
             raise self.closed_error()
-        start = index & (self.size - 1)
-        if start + n <= self.size:
-            return entries[start : start + n].copy()
-        if n > self.size:
-            raise ArgumentError(f"the ring has {self.size} entries, not {n}")
-        return np.concatenate((entries[start:], entries[: start + n - self.size]))
+        try:
+            start = index & (self.size - 1)
+            if n >= 0 and start + n <= self.size:
+                return entries[start : start + n].copy()
+            if not 0 <= n <= self.size:
+                raise ArgumentError(f"the ring has {self.size} entries, not {n}")
+            return np.concatenate((entries[start:], entries[: start + n - self.size]))
+        finally:
+            entries = None  # the traceback of an exception keeps this frame, and would keep close() waiting
 
     def write(self, index: int, values: npt.NDArray[np.uint64]) -> None:
         """Write entries (shape (n,) or (n, 2), u64) from the free-running `index` on."""
         entries = self.entries
         if entries is None:
             raise self.closed_error()
-        start, n = index & (self.size - 1), len(values)
-        first = self.size - start
-        if n <= first:
-            entries[start : start + n] = values
-        elif n <= self.size:
-            entries[start:] = values[:first]
-            entries[: n - first] = values[first:]
-        else:
-            raise ArgumentError(f"the ring has {self.size} entries, not {n}")
+        try:
+            start, n = index & (self.size - 1), len(values)
+            first = self.size - start
+            if n <= first:
+                entries[start : start + n] = values
+            elif n <= self.size:
+                entries[start:] = values[:first]
+                entries[: n - first] = values[first:]
+            else:
+                raise ArgumentError(f"the ring has {self.size} entries, not {n}")
+        finally:
+            entries = None  # as in read()
 
     def load(self, index: SharedIndex) -> int:
         """Read one of this ring's shared words; a clear error once it is closed."""
@@ -174,9 +203,8 @@ class RingMemory:
 
     def close(self) -> None:
         """Release every view; wait for threads that are inside the ring. Repeatable."""
-        # An array over the entries that another thread still holds is an export of `bytes`: its release waits for it.
         self.entries = None
-        for view in (self.bytes, self.producer, self.consumer, self.flags, *self._sources):
+        for view in self._views:
             self._release(view)
         if self._mapping is not None:
             self._mapping.close()
@@ -185,14 +213,14 @@ class RingMemory:
         """Release what can be released without waiting: for a forked child. False: a view is still held."""
         self.entries = None
         whole = True
-        for view in (self.bytes, self.producer, self.consumer, self.flags, *self._sources):
+        for view in self._views:
             try:
                 view.release()
             except BufferError:
                 whole = False
         return whole
 
-    def _release(self, view: SharedIndex | memoryview) -> None:
+    def _release(self, view: _Release) -> None:
         deadline = time.monotonic() + _CLOSE_PATIENCE
         while True:
             try:

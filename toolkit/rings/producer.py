@@ -67,6 +67,8 @@ class Producer:
         if entries < wanted:
             self._cached_consumer = (self._memory.load(self._memory.consumer) + self.size) & U32
             entries = (self._cached_consumer - self._cached_producer) & U32
+        elif self._memory.entries is None:  # `closed`, without the cost of a property
+            raise self._memory.closed_error()
         return entries
 
     def reserve(self, n: int) -> tuple[int, int]:
@@ -130,6 +132,10 @@ class Producer:
         """Whether the kernel waits for a system call before it looks at this ring again (XDP_RING_NEED_WAKEUP)."""
         fence()  # the flag must not be read before what was published is visible
         return bool(self._memory.load(self._memory.flags) & XDP_RING_NEED_WAKEUP)
+
+    def forget_wake(self) -> None:
+        """Drop the wake-up call: it refers to the socket that owns this ring, and the socket is closing."""
+        self._wake = None
 
     def wake(self) -> bool:
         """Make the system call that has the kernel look at the ring. False: it was busy, call again."""

@@ -40,7 +40,9 @@ class TXQueue(Producer):
             _DESC.pack_into(self._memory.bytes, (index & self.mask) << 4, desc.addr, desc.len, desc.options)
         except struct.error as refused:
             raise ArgumentError(f"cannot write {desc!r} into the TX ring: {refused}") from None
-        except ValueError:
+        except (TypeError, ValueError):  # what struct says of released memory depends on the Python version
+            if not self._memory.closed:
+                raise
             raise self._memory.closed_error() from None
 
     def get(self, index: int) -> XDPDesc:
