@@ -19,6 +19,7 @@ from toolkit.interface import open as open_interface
 __all__ = ["run"]
 
 _LAB_FILTER = "icmp or udp"
+_LAB_RING = 32768  # entries: drawing takes some 10 ms, in which the flood brings 25,000 packets
 _QUIET_END = 0.3  # seconds at the end in which nothing is sent, so that everything arrives
 
 
@@ -32,7 +33,9 @@ def run(interface: str | None, expression: str | None, seconds: float, *, as_jso
             from toolkit.lab import Lab
 
             lab = parts.enter_context(Lab())
-            opened = parts.enter_context(open_interface(lab.interface, filter=_LAB_FILTER, netns=lab.netns))
+            opened = parts.enter_context(
+                open_interface(lab.interface, filter=_LAB_FILTER, ring_size=_LAB_RING, netns=lab.netns)
+            )
             traffic = parts.enter_context(Traffic(lab, seconds - _QUIET_END))
             view.introduce_lab(lab, opened)
         else:
@@ -56,8 +59,10 @@ def _watch(opened: Interface, traffic: Traffic | None, stop: Stop, view: View) -
         sampler.add(batch)
         view.show(time.monotonic() - began, totals, sampler, opened, traffic.phase if traffic is not None else "")
     elapsed = time.monotonic() - began
-    sent = traffic.finish(lambda: totals.add(opened.receive(timeout=0.01))) if traffic is not None else None
+    sent, lost = None, None
+    if traffic is not None:
+        sent, lost = traffic.finish(lambda: totals.add(opened.receive(timeout=0.01)))
     report = summary(opened, totals, elapsed)
-    report["sent"] = sent
+    report["sent"], report["lost_on_the_cable"] = sent, lost
     report["protocols"] = dict(sampler.protocols.most_common())
     return report

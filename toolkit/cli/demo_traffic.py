@@ -78,8 +78,11 @@ class Traffic:
             self._over.set()
             self.phase = "the senders have stopped"
 
-    def finish(self, meanwhile: Callable[[], None]) -> int:
-        """End everything; call `meanwhile` until it has ended. Returns how many packets were sent."""
+    def finish(self, meanwhile: Callable[[], None]) -> tuple[int, int]:
+        """End everything; call `meanwhile` until it has ended.
+
+        Returns how many packets were sent, and how many of them the cable (a veth) lost before any program saw them.
+        """
         self._over.set()
         assert self._ping is not None
         self._ping.send_signal(signal.SIGINT)
@@ -88,9 +91,11 @@ class Traffic:
         told, _ = self._ping.communicate()
         counted = re.search(r"(\d+) packets transmitted", told)
         sent = self._udp_sent + (int(counted[1]) if counted else 0)
+        lost = 0
         if self._flood is not None:
-            sent += self._flood.stop().sent
-        return sent
+            report = self._flood.stop()
+            sent, lost = sent + report.sent, report.lost or 0
+        return sent, lost
 
     def _send_udp(self) -> None:
         def payloads() -> Iterator[bytes]:

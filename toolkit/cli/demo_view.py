@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["View"]
 
-_REFRESH = 0.1  # seconds between two pictures on a terminal
+_REFRESH = 0.2  # seconds between two pictures on a terminal
 _LINE = 1.0  # seconds between two lines elsewhere
 _ROWS = 5
 
@@ -132,6 +132,9 @@ class View:
         lines = ["\n[bold]What happened[/bold]\n"]
         if report["sent"] is not None:
             lines.append(f"  sent        {report['sent']:>14,}   counted by the senders on the far host")
+        if report["lost_on_the_cable"]:
+            lost = report["lost_on_the_cable"]
+            lines.append(f"  lost        {lost:>14,}   on the cable: veth0's own queue was full before XDP saw them")
         lines += [
             f"  redirected  {report['redirected']:>14,}   counted by the XDP program",
             f"  received    {report['received']:>14,}   counted here, in Python",

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which protocols and flows the traffic consists of, estimated from some of the Batches, so that a flood is not slowed
-down: small Batches are decoded all, of large ones one every few milliseconds.
+down: at low rates all of them, in a flood one every few milliseconds, which stands for those before it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from toolkit.batch import Batch
 
 __all__ = ["Sampler"]
 
-_SMALL = 64  # packets: decoding these costs little
-_PAUSE = 0.02  # seconds between two large Batches
+_LARGE = 32  # packets: a Batch from here on may stand for those that were passed over
+_SHARE = 10  # a look of 1 ms is followed by 10 ms without one
+_FORGET = 0.2  # seconds after which packets that were passed over are forgotten, if no large Batch comes
 _FLOWS_KEPT = 4096
 _LINES_KEPT = 6
 _ETHERTYPES = {0x0806: "ARP", 0x0800: "IPv4", 0x86DD: "IPv6"}
@@ -33,18 +34,20 @@ class Sampler:
         self._next = 0.0  # monotonic seconds
 
     def add(self, batch: Batch) -> None:
-        """Look at a Batch, or let it pass."""
+        """Look at a Batch, or let it pass: a tenth of the time at most goes into looking."""
         if not batch:
             return
-        now = time.monotonic()
-        if len(batch) > _SMALL and now < self._next:
+        began = time.monotonic()
+        # A handful of packets must not stand for the thousands that were passed over before it.
+        unfit = len(batch) < _LARGE and self._undecoded and began < self._next + _FORGET
+        if began < self._next or unfit:
             self._undecoded += len(batch)
             return
-        self._next = now + _PAUSE
-        weight = 1 + self._undecoded / len(batch)
+        weight = 1 + self._undecoded / len(batch) if len(batch) >= _LARGE else 1.0
         self._undecoded = 0
         self.decoded += len(batch)
         self._decode(batch, weight)
+        self._next = began + _SHARE * (time.monotonic() - began)
 
     def _decode(self, batch: Batch, weight: float) -> None:
         from toolkit.decode import top
@@ -63,5 +66,5 @@ class Sampler:
             self.flows[flow(key)] += round(packets * weight)
         if len(self.flows) > _FLOWS_KEPT:
             self.flows = Counter(dict(self.flows.most_common(_FLOWS_KEPT // 2)))
-        for row in range(min(len(batch), 2 if len(batch) > _SMALL else _LINES_KEPT)):
+        for row in range(min(len(batch), 2 if len(batch) >= _LARGE else _LINES_KEPT)):
             self.lines.append(summary(columns, row))
