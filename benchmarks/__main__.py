@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
@@ -83,8 +82,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter runs: about half a minute")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     arguments = parser.parse_args()
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, -20)  # what else runs on this machine is not what is measured
     figures = measure(quick=arguments.quick)
     figures["machine"] = {
         "kernel": platform.release(),

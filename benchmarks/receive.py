@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,14 +45,10 @@ def pin() -> tuple[int, int]:
 def receive(seconds: float, *, rate: float | None = None, sum_lengths: bool = False, **options: Any) -> Receiving:
     """Receive for `seconds` from a generator of `rate` (None: full speed) into an Interface opened with `options`."""
     ours, generators = pin()
-    everything = os.sched_getaffinity(0)
     with Lab() as lab, toolkit.open(lab.interface, filter="udp", netns=lab.netns, **options) as interface:
         with lab.generator(seconds=seconds, rate=rate, cpu=generators) as generator:
-            os.sched_setaffinity(0, {ours})
-            try:
-                received, batches, octets, cpu, elapsed = _loop(interface, generator, sum_lengths)
-            finally:
-                os.sched_setaffinity(0, everything)
+            with undisturbed(ours):
+                received, batches, octets, cpu, elapsed = _loop(interface, sum_lengths)
             report = generator.wait(10)
         interface.detach()
         while batch := interface.receive(timeout=0.05):
@@ -69,7 +67,21 @@ def receive(seconds: float, *, rate: float | None = None, sum_lengths: bool = Fa
     )
 
 
-def _loop(interface: toolkit.Interface, generator: Any, sum_lengths: bool) -> tuple[int, int, int, float, float]:
+@contextlib.contextmanager
+def undisturbed(cpu: int) -> Iterator[None]:
+    """Keep this thread on `cpu` and before everything else that wants it: other load on the machine is not measured."""
+    affinity = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        os.sched_setaffinity(0, affinity)
+
+
+def _loop(interface: toolkit.Interface, sum_lengths: bool) -> tuple[int, int, int, float, float]:
     received = batches = octets = 0
     while not (batch := interface.receive(timeout=1.0)):
         pass
