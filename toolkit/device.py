@@ -8,11 +8,13 @@ import errno
 import fcntl
 import socket
 import struct
-from typing import NamedTuple
+import time
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
 
 from toolkit.errors import ArgumentError, kernel_error
 
-__all__ = ["Device", "describe"]
+__all__ = ["Device", "await_carrier", "describe", "queue_numbers"]
 
 # linux/sockios.h, linux/ethtool.h, linux/if.h
 _SIOCGIFFLAGS = 0x8913
@@ -24,6 +26,8 @@ _ETHTOOL_GCHANNELS = 0x0000003C
 _IFF_UP = 0x1
 _IFF_RUNNING = 0x40
 _IFNAMSIZ = 16
+
+_CARRIER_PATIENCE = 4.0  # seconds: some drivers restart the link when a program is attached
 
 
 class Device(NamedTuple):
@@ -96,3 +100,22 @@ def _driver(asker: socket.socket, name: bytes) -> str:
     if _ethtool(asker, name, words):
         return words.tobytes()[4:36].split(b"\0")[0].decode(errors="replace")
     return ""
+
+
+def queue_numbers(device: Device, queues: Iterable[int] | Literal["all"]) -> list[int]:
+    """Return what `queues` means on this device, in order; whether it has them, bind() says."""
+    if isinstance(queues, str):
+        if queues != "all":
+            raise ArgumentError(f'queues is "all" or numbers, not {queues!r}')
+        return list(range(device.queues))
+    numbers = sorted(set(queues))
+    if not numbers:
+        raise ArgumentError('queues is empty. Next step: name at least one, or "all".')
+    return numbers
+
+
+def await_carrier(device: Device) -> None:
+    """Some drivers take the link down for a second or two when a program is attached: wait until it is back."""
+    deadline = time.monotonic() + _CARRIER_PATIENCE
+    while device.running and not describe(device.name).running and time.monotonic() < deadline:
+        time.sleep(0.02)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from toolkit import lifecycle
 from toolkit.abi.if_xdp import XDP_PACKET_HEADROOM, Statistics
 from toolkit.batch import Batch
-from toolkit.device import Device, describe
+from toolkit.device import Device, await_carrier, describe, queue_numbers
 from toolkit.errors import ArgumentError, ClosedError, ToolkitError, kernel_error
 from toolkit.netns import NetNS, entered
 from toolkit.program import Link, Program
@@ -27,7 +27,6 @@ from toolkit.xsk import Socket
 __all__ = ["Interface", "open"]
 
 _LINK_HEADERS = 14 + 2 * 4  # Ethernet and two VLAN tags, on top of the MTU
-_CARRIER_PATIENCE = 4.0  # seconds: some drivers restart the link when a program is attached
 _CLOSE_PATIENCE = 5.0  # seconds that close() waits for a thread inside receive()
 _IN_FLIGHT = 0.02  # seconds: a driver's poll loop that runs the program still, after it was detached, has ended by then
 _MANY_QUEUES = 16  # above this the default rings are smaller, so that 64 queues do not cost a gigabyte
@@ -119,27 +118,17 @@ def _open(
                 f"cannot receive on {interface}",
                 remedy=f"bring it up: `ip link set dev {interface} up`",
             )
-        numbers = _queue_numbers(device, queues)
-        size = ring_size if ring_size is not None else 8192 if len(numbers) <= _MANY_QUEUES else 2048
-        check_ring_size("ring_size", size)
-        per_queue = frames if frames is not None else max(size + size // 4, 2)
-        umem = undo.enter_context(
-            UMEM(
-                per_queue * len(numbers),
-                frame_size or _frame_size(device),
-                fill_size=size,
-                comp_size=size,
-                poison=poison,
-            )
-        )
-        rx_limit = min(size, max(per_queue * 4 // 5, 1))
+        numbers = queue_numbers(device, queues)
+        umem = undo.enter_context(_umem(device, len(numbers), ring_size, frames, frame_size, poison))
+        size = umem.fill_size
+        rx_limit = min(size, max(umem.frames // len(numbers) * 4 // 5, 1))
         own = program is None
         if program is None:
             program = Program.build(filter=filter or "", map_entries={"xsks_map": max(64, max(numbers) + 1)})
             undo.callback(program.close)
         # Attached while the map is still empty (everything passes): zero-copy drivers want the program before the bind.
         link = undo.enter_context(program.attach(interface, mode=mode, replace=replace))
-        _await_carrier(device)
+        await_carrier(device)
         sockets: list[Socket] = []
         for queue in numbers:
             sock = Socket(
@@ -220,11 +209,9 @@ class Interface:
         """Show the same as a table, in a notebook."""
         if self._why_dead:
             return repr(self).replace("<", "&lt;").replace(">", "&gt;")
-        rows = {**self.info(), **self.statistics()._asdict()}
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{name}</th><td>{value}</td></tr>" for name, value in rows.items()
-        )
-        return f"<table>{cells}</table>"
+        from toolkit.describe import table_html
+
+        return table_html(repr(self), {**self.info(), **self.counters(), **self.statistics()._asdict()})
 
     # --- what it is -------------------------------------------------------------------------------------------------
 
@@ -376,15 +363,14 @@ class Interface:
             raise ClosedError(f"the interface {self.name} is {self._why_dead}")
 
 
-def _queue_numbers(device: Device, queues: Iterable[int] | Literal["all"]) -> list[int]:
-    if isinstance(queues, str):
-        if queues != "all":
-            raise ArgumentError(f'queues is "all" or numbers, not {queues!r}')
-        return list(range(device.queues))
-    numbers = sorted(set(queues))
-    if not numbers:
-        raise ArgumentError('queues is empty. Next step: name at least one, or "all".')
-    return numbers
+def _umem(
+    device: Device, queues: int, ring_size: int | None, frames: int | None, frame_size: int | None, poison: bool
+) -> UMEM:
+    """Make the memory that the Sockets of an Interface share."""
+    size = ring_size if ring_size is not None else 8192 if queues <= _MANY_QUEUES else 2048
+    check_ring_size("ring_size", size)
+    per_queue = frames if frames is not None else max(size + size // 4, 2)
+    return UMEM(per_queue * queues, frame_size or _frame_size(device), fill_size=size, comp_size=size, poison=poison)
 
 
 def _frame_size(device: Device) -> int:
@@ -398,10 +384,3 @@ def _frame_size(device: Device) -> int:
             stacklevel=3,
         )
     return 4096
-
-
-def _await_carrier(device: Device) -> None:
-    """Some drivers take the link down for a second or two when a program is attached: wait until it is back."""
-    deadline = time.monotonic() + _CARRIER_PATIENCE
-    while device.running and not describe(device.name).running and time.monotonic() < deadline:
-        time.sleep(0.02)

@@ -119,8 +119,8 @@ class Core:
         os.set_inheritable(self.fd, False)
         self._registration.join(self)
         self.sock = DeviceSocket(AF_XDP, stdlib_socket.SOCK_RAW, 0, fileno=self.fd)
-        # Made here, in one piece with the socket: a receiver that made it could miss the close() before, and an interrupt
-        # could leave its descriptor to nobody.
+        # Made here, in one piece with the socket: a receiver that made it could miss a close() before that, and an
+        # interrupt could leave its descriptor to nobody.
         self.waiter = Waiter([self.sock], self.where)
         self._offsets = parse_mmap_offsets(self.sock.getsockopt(SOL_XDP, XDP_MMAP_OFFSETS, 128))
         if not first:

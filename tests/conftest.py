@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all tests share: how hard hypothesis works, and the one place that decides a skip, with its reason.
+
+Under CI=true hypothesis works longer, and a skip for want of privilege is a failure: a green run there means that
+everything was run.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+# No deadlines: a noisy machine is no bug. CI prints the blob that reproduces a failure elsewhere.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("default"), max_examples=500, print_blob=True)
+settings.load_profile("ci" if CI else "default")
+
+_CAPABILITIES = {"net_admin": 12, "net_raw": 13, "sys_admin": 21}  # linux/capability.h
+
+
+def _effective_capabilities() -> int:
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+
+
+def _no_privilege() -> str:
+    held = _effective_capabilities()
+    missing = [f"CAP_{name.upper()}" for name, bit in _CAPABILITIES.items() if not held >> bit & 1]
+    return f"needs root: this process has no {', '.join(missing)}" if missing else ""
+
+
+def _no_library(soname: str, package: str) -> str:
+    try:
+        ctypes.CDLL(soname)
+    except OSError:
+        return f"{soname} is missing (package {package})"
+    return ""
+
+
+def _no_bcc() -> str:
+    from toolkit.program.build import interpreters
+
+    return "" if any(interpreters()) else "no interpreter that could have BCC"
+
+
+def _no_af_xdp() -> str:
+    import socket
+
+    try:
+        socket.socket(44, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0).close()
+    except PermissionError:
+        return ""  # that is the privilege's business
+    except OSError as refused:
+        return f"this kernel has no AF_XDP: {refused}"
+    return ""
+
+
+def _no_command(name: str) -> str:
+    return "" if shutil.which(name) else f"the command {name} is missing"
+
+
+# Why a feature is missing, or "".
+FEATURES: dict[str, Callable[[], str]] = {
+    "af_xdp": _no_af_xdp,
+    "libxdp": lambda: _no_library("libxdp.so.1", "libxdp1"),
+    "bcc": _no_bcc,
+    "setpriv": lambda: _no_command("setpriv"),
+    "ping": lambda: _no_command("ping"),
+}
+
+
+def require(*features: str, root: bool = False) -> None:
+    """Skip the running test unless the machine has all of this; under CI=true a want of privilege fails instead."""
+    if root and (reason := _no_privilege()):
+        if CI:
+            pytest.fail(f"{reason} (CI=true: a skip for privilege is a failure)", pytrace=False)
+        pytest.skip(reason)
+    for feature in features:
+        if reason := FEATURES[feature]():
+            pytest.skip(reason)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the markers, for --strict-markers."""
+    config.addinivalue_line("markers", "needs_root: needs CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN")
+    config.addinivalue_line("markers", f"needs(feature, ...): needs features of the machine: {', '.join(FEATURES)}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Decide about the skips that markers ask for, before any fixture runs."""
+    features = [feature for marker in item.iter_markers("needs") for feature in marker.args]
+    require(*features, root=any(item.iter_markers("needs_root")))
