@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An anonymous network namespace: it has no name, and ends with the last descriptor or process that holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from toolkit import lifecycle
+from toolkit.errors import ClosedError, kernel_error
+from toolkit.lab import ethtool, processes
+from toolkit.netns import CLONE_NEWNET, entered
+
+__all__ = ["Namespace"]
+
+T = TypeVar("T")
+
+
+class Namespace:
+    """A network namespace of its own, with `lo` up and nothing else in it.
+
+    The descriptor is the only thing that holds it (besides the programs started in it, which `close` ends), so it
+    vanishes with this object or with this process, even on SIGKILL. Methods may be called from any thread.
+
+    Raises `PrivilegeError` without CAP_SYS_ADMIN.
+    """
+
+    def __init__(self) -> None:
+        self._fd = -1  # written here, by close() and in a forked child
+        self._children: list[subprocess.Popen[Any]] = []  # programs that may still run
+        in_new_thread(self._unshare)
+        self.inode: int = os.fstat(self._fd).st_ino  # the number in `ls -l /proc/PID/ns/net`; stays after close
+        lifecycle.track(self)
+
+    def fileno(self) -> int:
+        """The descriptor of the namespace (of kind /proc/PID/ns/net), valid until `close`."""
+        if self._fd < 0:
+            raise ClosedError("this network namespace was closed (or belongs to the parent of a fork)")
+        return self._fd
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._fd < 0
+
+    def entered(self) -> contextlib.AbstractContextManager[None]:
+        """Run a `with` block with the calling thread in this namespace; other threads stay where they are."""
+        return entered(self)
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run `function` in this namespace in a thread of its own, and return or raise what it does.
+
+        Unlike `entered`, this also serves code that must not run inside an asyncio event loop (a notebook has one).
+        """
+
+        def inside() -> T:
+            with self.entered():
+                return function()
+
+        return in_new_thread(inside)
+
+    def popen(self, arguments: Sequence[str | os.PathLike[str]], **popen: Any) -> subprocess.Popen[Any]:
+        """Start an unmodified program here. It is killed when this namespace is closed or this process ends."""
+        self.fileno()
+        self._children[:] = [child for child in self._children if child.returncode is None]
+        return processes.start(arguments, self, self._children, **popen)
+
+    def run(
+        self,
+        arguments: Sequence[str | os.PathLike[str]],
+        *,
+        check: bool = False,
+        timeout: float | None = None,
+        input: str | bytes | None = None,
+        capture_output: bool = False,
+        **popen: Any,
+    ) -> subprocess.CompletedProcess[Any]:
+        """Run an unmodified program here to its end: `subprocess.run`, inside. On any exception it is killed first."""
+        if capture_output:
+            popen["stdout"] = popen["stderr"] = subprocess.PIPE
+        if input is not None:
+            popen["stdin"] = subprocess.PIPE
+        child = self.popen(arguments, **popen)
+        try:
+            out, err = child.communicate(input, timeout=timeout)
+        except BaseException:
+            child.kill()
+            child.communicate()
+            raise
+        status = child.returncode
+        if check and status:
+            raise subprocess.CalledProcessError(status, list(arguments), out, err)
+        return subprocess.CompletedProcess(list(arguments), status, out, err)
+
+    def close(self) -> None:
+        """Kill the programs that still run here and let the namespace go. May be called again."""
+        children, self._children = self._children, []
+        for child in children:
+            if child.poll() is None:
+                child.kill()
+        for child in children:
+            child.wait()
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _unshare(self) -> None:
+        """Move the calling thread, which must be a passing one, to a new namespace, and keep that."""
+        if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) != 0:
+            raise kernel_error(
+                "unshare",
+                ctypes.get_errno(),
+                "cannot make a network namespace",
+                cause="network namespaces need CAP_SYS_ADMIN, and a kernel with CONFIG_NET_NS",
+                remedy="run as root (sudo)",
+            )
+        self._fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        ethtool.set_up("lo")
+
+    def _after_fork_in_child(self) -> None:
+        fd, self._fd, self._children = self._fd, -1, []
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Namespace:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # Nobody can use the object any more; an interpreter on its way out may have lost `os` already.
+        with contextlib.suppress(Exception):
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<Namespace net:[{self.inode}]{' closed' if self.closed else ''}>"
+
+
+def in_new_thread(function: Callable[[], T]) -> T:
+    """Run `function` in a thread that ends with it, and return or raise what it does."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name="toolkit-lab", daemon=True)
+    thread.start()
+    try:
+        thread.join()
+    except BaseException:  # an interrupt: what the thread is about to make must be known to its owner first
+        thread.join(1.0)
+        raise
+    if errors:
+        raise errors[0]
+    return results[0]

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starting programs that die with this process, however it dies.
+
+The kernel's parent-death signal follows the parent *thread*: a child is killed when the thread that started it ends.
+So every child is started by one thread that lives as long as the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from toolkit.errors import kernel_error
+from toolkit.netns import CLONE_NEWNET, NetNS, entered
+
+__all__ = ["on_lasting_thread", "start"]
+
+T = TypeVar("T")
+
+# The parent may die between fork and setpriv; the child would then wait for a signal that never comes. So it compares
+# its parent's pid with the one expected, after the signal is armed, and gives up when they differ. The shell leads: a
+# C program between is ready in a millisecond, where preexec_fn would run Python in a fork of a threaded process.
+_GUARD = ("setpriv", "--pdeathsig", "KILL", "--", "/bin/sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"')
+
+
+@functools.cache
+def _lasting_thread(pid: int) -> ThreadPoolExecutor:
+    """One worker thread for each process: a forked child (another pid) does not inherit its parent's."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"toolkit-lab-{pid}", initializer=_leave)
+
+
+def _leave() -> None:
+    """Move to an empty namespace: a thread starts in its maker's, and would hold that for as long as it lives."""
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) != 0:
+        raise kernel_error("unshare", ctypes.get_errno(), "cannot make a network namespace")
+
+
+def on_lasting_thread(function: Callable[[], T]) -> T:
+    """Run `function` in the thread that lives as long as the process, and return or raise what it does."""
+    return _lasting_thread(os.getpid()).submit(function).result()
+
+
+def start(
+    arguments: Sequence[str | os.PathLike[str]],
+    netns: NetNS,
+    started: list[subprocess.Popen[Any]],
+    **popen: Any,
+) -> subprocess.Popen[Any]:
+    """Start a program in `netns`, to be killed when this process ends. `popen` goes to `subprocess.Popen`.
+
+    The child is put into `started` before this returns, so that an interrupt between cannot lose it.
+    Raises FileNotFoundError when there is no such program, as `subprocess.Popen` does.
+    """
+    import shutil
+
+    program = os.fspath(arguments[0])
+    found = shutil.which(program, path=(popen.get("env") or os.environ).get("PATH"))
+    if found is None:
+        raise FileNotFoundError(2, "No such program", program)
+    command = [*_GUARD, str(os.getpid()), found, *(os.fspath(argument) for argument in arguments[1:])]
+
+    def begin() -> subprocess.Popen[Any]:
+        with entered(netns):
+            child = subprocess.Popen(command, **popen)
+        started.append(child)
+        return child
+
+    return on_lasting_thread(begin)
