@@ -10,7 +10,8 @@ with toolkit.open("eth0", filter="udp port 53") as eth0:
 
 from toolkit.abi.if_xdp import XDPDesc
 from toolkit.batch import Batch
-from toolkit.interface import Interface, open
+from toolkit.interface import Interface
+from toolkit.opening import open
 from toolkit.program import Link, Program
 from toolkit.umem import UMEM
 from toolkit.xsk import Socket

@@ -40,6 +40,7 @@ FLOORS = {
     "batch": 2,
     "status": 3,
     "interface": 3,
+    "opening": 3,
     "capture": 3,
     "tables": 3,
     "lab": 3,

@@ -14,7 +14,7 @@ from toolkit.cli.receive import Totals, summary
 from toolkit.cli.sampler import Sampler
 from toolkit.cli.stop import Stop
 from toolkit.interface import Interface
-from toolkit.interface import open as open_interface
+from toolkit.opening import open as open_interface
 
 __all__ = ["run"]
 

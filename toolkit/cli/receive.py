@@ -14,7 +14,7 @@ from toolkit.cli import output
 from toolkit.cli.stop import Stop
 from toolkit.errors import ClosedError, DeviceGoneError
 from toolkit.interface import Interface
-from toolkit.interface import open as open_interface
+from toolkit.opening import open as open_interface
 
 __all__ = ["Totals", "drain", "run", "summary"]
 

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`toolkit.open()`: from the name of an interface to an Interface that receives; all of it, or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import warnings
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from toolkit.abi.if_xdp import XDP_PACKET_HEADROOM
+from toolkit.device import Device, await_carrier, describe, queue_numbers
+from toolkit.errors import ArgumentError, kernel_error
+from toolkit.interface import Interface
+from toolkit.netns import NetNS, entered
+from toolkit.program import Program
+from toolkit.umem import UMEM, check_ring_size
+from toolkit.uninterrupted import uninterrupted
+from toolkit.xsk import Socket
+
+__all__ = ["open"]
+
+_LINK_HEADERS = 14 + 2 * 4  # Ethernet and two VLAN tags, on top of the MTU
+_MANY_QUEUES = 16  # above this the default rings are smaller, so that 64 queues do not cost a gigabyte
+
+
+class _Wanted(NamedTuple):
+    """What the caller asked for: see open()."""
+
+    filter: str | None
+    program: Program | None
+    queues: Iterable[int] | Literal["all"]
+    mode: Literal["auto", "native", "generic"]
+    zero_copy: bool | Literal["auto"]
+    replace: bool
+    umem: UMEM | None
+    ring_size: int | None
+    frames: int | None
+    frame_size: int | None
+    need_wakeup: bool
+    tx: bool
+    poison: bool
+
+
+def open(
+    interface: str,
+    *,
+    filter: str | None = None,
+    program: Program | None = None,
+    queues: Iterable[int] | Literal["all"] = "all",
+    mode: Literal["auto", "native", "generic"] = "auto",
+    zero_copy: bool | Literal["auto"] = "auto",
+    replace: bool = False,
+    umem: UMEM | None = None,
+    ring_size: int | None = None,
+    frames: int | None = None,
+    frame_size: int | None = None,
+    need_wakeup: bool = True,
+    tx: bool = True,
+    poison: bool = False,
+    netns: NetNS = None,
+) -> Interface:
+    """Open `interface` for receiving: compile (or find) the program, bind a Socket to every queue, attach.
+
+    filter: what to take, a tcpdump expression; everything else goes on to the kernel. "all" takes everything, the
+    SSH session that you may be using included.
+    program: a Program of your own with an XSKMAP, instead of a filter; it is not closed with the Interface.
+    queues: numbers of receive queues; packets of other queues go on to the kernel.
+    mode: "auto" attaches natively where the driver can, else generically; `Interface.mode` says which came about.
+    zero_copy: True demands it, False forbids it. replace: take the place of a program that is attached already.
+    umem: one that several Interfaces share, so that packets can go from one to the other without a copy; it is not
+    closed with the Interface, and the next three arguments are its own.
+    ring_size: entries of each ring, a power of two; by default 8192 (20 MB a queue), with more than 16 queues 2048.
+    frames: per queue; by default a quarter more than the ring, so that sending cannot starve.
+    frame_size: 2048 or 4096 bytes; by default the smaller one that holds the MTU. poison: see UMEM.
+    netns: the interface's network namespace: a pid, a path, a name of `ip netns`, or an object with fileno().
+
+    Everything is undone when it fails, when the Interface is closed, and when the process ends, however it ends.
+    """
+    if (filter is None) == (program is None):
+        raise ArgumentError(
+            f"say what to take from {interface}: filter= with a tcpdump expression such as 'udp port 53', or 'all' for "
+            "everything (it cuts off the SSH session that comes in there), or program= with one of your own; not both."
+        )
+    if umem is not None and (ring_size, frames, frame_size, poison) != (None, None, None, False):
+        raise ArgumentError("ring_size, frames, frame_size and poison belong to the UMEM: give them to UMEM(...).")
+    wanted = _Wanted(
+        filter, program, queues, mode, zero_copy, replace, umem, ring_size, frames, frame_size, need_wakeup, tx, poison
+    )
+
+    def work() -> Interface:
+        with entered(netns), contextlib.ExitStack() as undo:
+            opened = _open(interface, wanted, undo)
+            undo.pop_all()
+            return opened
+
+    # In one piece: an interrupt in the middle could leave a program attached that no object stands for.
+    return uninterrupted(work, dispose=Interface.close)
+
+
+def _open(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -> Interface:
+    """Do it, in the calling thread's network namespace; each step tells `undo` how it is taken back."""
+    device = describe(interface)
+    if not device.up:
+        raise kernel_error(
+            "bind",
+            errno.ENETDOWN,
+            f"cannot receive on {interface}",
+            remedy=f"bring it up: `ip link set dev {interface} up`",
+        )
+    numbers = queue_numbers(device, wanted.queues)
+    umem = wanted.umem or undo.enter_context(_umem(device, len(numbers), wanted))
+    program = wanted.program
+    if program is None:
+        program = Program.build(filter=wanted.filter or "", map_entries={"xsks_map": max(64, max(numbers) + 1)})
+        undo.callback(program.close)
+    # Attached while the map is still empty (everything passes): zero-copy drivers want the program before the bind.
+    link = undo.enter_context(program.attach(interface, mode=wanted.mode, replace=wanted.replace))
+    await_carrier(device)
+    sockets = [undo.enter_context(_socket(interface, queue, umem, len(numbers), wanted)) for queue in numbers]
+    for sock in sockets:
+        program.register(sock)
+    return Interface(
+        device,
+        program,
+        link,
+        umem,
+        sockets,
+        own_program=wanted.program is None,
+        own_umem=wanted.umem is None,
+        filter=wanted.filter,
+    )
+
+
+def _socket(interface: str, queue: int, umem: UMEM, sharing: int, wanted: _Wanted) -> Socket:
+    """Bind a Socket that holds its share of the UMEM's frames for receiving, and fill it before the bind."""
+    size = umem.fill_size
+    if wanted.umem is None:
+        rx_limit = min(size, max(umem.frames // sharing * 4 // 5, 1))
+    else:  # nobody knows how many will share it: leave room for as many again
+        rx_limit = min(size, max(umem.frames // sharing // 4, 1))
+    sock = Socket(
+        interface,
+        queue,
+        umem,
+        rx_size=size,
+        tx_size=size,
+        zero_copy=wanted.zero_copy,
+        need_wakeup=wanted.need_wakeup,
+        tx=wanted.tx,
+        prefill=rx_limit,
+    )
+    sock.rx_limit = rx_limit
+    return sock
+
+
+def _umem(device: Device, queues: int, wanted: _Wanted) -> UMEM:
+    """Make the memory that the Sockets of an Interface share."""
+    size = wanted.ring_size if wanted.ring_size is not None else 8192 if queues <= _MANY_QUEUES else 2048
+    check_ring_size("ring_size", size)
+    per_queue = wanted.frames if wanted.frames is not None else max(size + size // 4, 2)
+    frame_size = wanted.frame_size or _frame_size(device)
+    return UMEM(per_queue * queues, frame_size, fill_size=size, comp_size=size, poison=wanted.poison)
+
+
+def _frame_size(device: Device) -> int:
+    longest = device.mtu + _LINK_HEADERS
+    if longest <= 2048 - XDP_PACKET_HEADROOM:
+        return 2048
+    if longest > 4096 - XDP_PACKET_HEADROOM:
+        warnings.warn(
+            f"{device.name} has an MTU of {device.mtu}: packets longer than {4096 - XDP_PACKET_HEADROOM} bytes do not "
+            "fit a frame and will be dropped (rx_dropped counts them).",
+            stacklevel=3,
+        )
+    return 4096
