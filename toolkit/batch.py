@@ -185,6 +185,10 @@ class Batch:
         """Whether a KeyboardInterrupt cut release() short: the Socket's next receive() sees to the rest."""
         return self._stale and self._loaned
 
+    def expire(self) -> None:
+        """Make the Batch stale: its packets go on to somebody else."""
+        self._stale = True
+
     def invalidate(self) -> None:
         """Make the Batch stale without giving frames back: their Socket has seen to that."""
         if self._loaned:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,29 @@ import numpy.typing as npt
 from toolkit.decode import decode
 from toolkit.decode.text import cell, flow, format_ip, format_mac, protocol_name, summaries, summary
 
-__all__ = ["batch_html", "cell", "flow", "format_ip", "format_mac", "protocol_name", "summaries", "summary"]
+__all__ = [
+    "batch_html",
+    "cell",
+    "flow",
+    "format_ip",
+    "format_mac",
+    "protocol_name",
+    "summaries",
+    "summary",
+    "table_html",
+]
 
 _SHOWN = 8  # packets in a table
+_LEFT = " style='text-align:left'"  # notebooks set tables flush right, which suits numbers and nothing else
+
+
+def table_html(title: str, rows: Mapping[str, object]) -> str:
+    """Return a notebook's table of names and values, a row each, under `title`."""
+    body = "".join(
+        f"<tr><th{_LEFT}>{html.escape(name)}</th><td{_LEFT}>{html.escape(str(value))}</td></tr>"
+        for name, value in rows.items()
+    )
+    return f"<p>{html.escape(title)}</p><table><tbody>{body}</tbody></table>"
 
 
 def batch_html(
@@ -38,7 +59,7 @@ def batch_html(
     lines = []
     for row, line in enumerate(summaries(columns)):
         time = "" if timestamps is None or np.isnat(timestamps[row]) else str(timestamps[row]).replace("T", " ")
-        lines.append(f"<tr><td>{row}</td><td>{time}</td><td>{html.escape(line)}</td></tr>")
+        lines.append(f"<tr><td>{row}</td><td>{time}</td><td{_LEFT}>{html.escape(line)}</td></tr>")
     more = f"<p>… and {len(heads) - shown} more</p>" if len(heads) > shown else ""
-    head = "<tr><th>#</th><th>arrival, UTC</th><th>packet</th></tr>"
+    head = f"<tr><th>#</th><th>arrival, UTC</th><th{_LEFT}>packet</th></tr>"
     return f"<p>{html.escape(title)}</p><table><thead>{head}</thead><tbody>{''.join(lines)}</tbody></table>{more}"

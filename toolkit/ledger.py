@@ -165,7 +165,7 @@ class Ledger:
             self.depth = depth + n
             self._torn = False
 
-    def free_one(self, address: int) -> None:
+    def free_one(self, address: int, *, wipe: Callable[[int], None] | None = None) -> None:
         """The same for one frame, without NumPy's fixed cost."""
         number = address >> self.shift
         with self.lock:
@@ -176,6 +176,8 @@ class Ledger:
                     f"cannot free the frame at address {address:#x}: it belongs to "
                     f"{describe_owner(self._owner_view[number])}. Likely cause: it was freed twice, or lent meanwhile."
                 )
+            if wipe is not None:
+                wipe(number)
             if self._torn:
                 self._mend()
             self._torn = True

@@ -123,6 +123,12 @@ class UMEM:
         state = self._dead or f"{self.ledger.depth} free"
         return f"<UMEM {self.frames} frames of {self.frame_size} bytes, {state}>"
 
+    def _repr_html_(self) -> str:
+        """Show where every frame is, in a notebook."""
+        from toolkit.describe import table_html
+
+        return table_html(repr(self), {} if self._dead else self.audit())
+
     @property
     def address(self) -> int:
         """Address of the first byte in this process, for libxdp."""
@@ -154,10 +160,7 @@ class UMEM:
         FrameError when it is foreign, free already, or lent to the kernel.
         """
         self._check_open()
-        if self.poison:
-            self.free_frames(np.array([addr], dtype=np.uint64))
-        else:
-            self.ledger.free_one(int(addr))
+        self.ledger.free_one(int(addr), wipe=self._wipe if self.poison else None)
 
     def free_frames(self, addrs: npt.ArrayLike) -> None:
         """Give frames back, all or none: addresses, shape (n,), any integer dtype; any address inside a frame."""
@@ -180,7 +183,7 @@ class UMEM:
 
         Whatever the descriptor says, the view stays within one frame of this UMEM; else FrameError.
         """
-        addr, length = desc.addr, desc.len
+        addr, length = int(desc.addr), int(desc.len)  # NumPy's own integers would wrap, and NumPy 1 mixes them badly
         view = self._view
         if view is None:
             raise self._closed()
@@ -242,7 +245,7 @@ class UMEM:
         if self._dead:
             raise self._closed()
 
-    def _wipe(self, numbers: FrameNumbers) -> None:
+    def _wipe(self, numbers: FrameNumbers | int) -> None:
         """Overwrite frames that are about to be free."""
         if self.memory is not None:
             self.memory.reshape(self.frames, self.frame_size)[numbers] = _POISON

@@ -14,6 +14,7 @@ __all__ = [
     "SOL_XDP",
     "XDP_COPY",
     "XDP_DESC",
+    "XDP_MAX_TX_SKB_BUDGET",
     "XDP_MMAP_OFFSETS",
     "XDP_OPTIONS",
     "XDP_OPTIONS_ZEROCOPY",
@@ -61,6 +62,7 @@ XDP_UMEM_FILL_RING = 5
 XDP_UMEM_COMPLETION_RING = 6
 XDP_STATISTICS = 7
 XDP_OPTIONS = 8
+XDP_MAX_TX_SKB_BUDGET = 9  # packets that one sendto() sends in copy mode; 32 where the kernel does not know it
 
 XDP_OPTIONS_ZEROCOPY = 1 << 0
 XDP_RING_NEED_WAKEUP = 1 << 0
@@ -134,6 +136,12 @@ class Statistics(NamedTuple):
     def dropped(self) -> int:
         """Packets that were redirected to this socket and not delivered."""
         return self.rx_dropped + self.rx_ring_full
+
+    def _repr_html_(self) -> str:
+        """Show the counters, and what they come to, as a table in a notebook."""
+        rows = {**self._asdict(), "dropped": self.dropped}.items()
+        body = "".join(f"<tr><th style='text-align:left'>{name}</th><td>{count:,}</td></tr>" for name, count in rows)
+        return f"<table><tbody>{body}</tbody></table>"
 
 
 def parse_statistics(raw: bytes) -> Statistics:

@@ -63,6 +63,8 @@ def _watch(opened: Interface, traffic: Traffic | None, stop: Stop, view: View) -
     if traffic is not None:
         sent, lost = traffic.finish(lambda: totals.add(opened.receive(timeout=0.01)))
     report = summary(opened, totals, elapsed)
+    if lost is not None:
+        lost = max(lost - report["dropped"], 0)  # a veth counts what the socket dropped among its own losses
     report["sent"], report["lost_on_the_cable"] = sent, lost
     report["protocols"] = dict(sampler.protocols.most_common())
     return report

@@ -36,7 +36,9 @@ class Report:
     """What a generator did. All counts are frames, all times seconds."""
 
     sent: int  # redirected into the pair, counted by the program itself
-    lost: int | None  # of these, dropped by the pair before any XDP program could see them; None if it is gone
+    # Of these, dropped by the pair: its queue was full before any XDP program saw them, or a redirect failed after it
+    # (a socket without room, which counts them too). None if the pair is gone.
+    lost: int | None
     seconds: float  # from the first frame to the last, without set-up
     cpu: int  # where it ran
     calls: int  # of bpf(2); sent / calls is the mean burst
