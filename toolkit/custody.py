@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
+
 from toolkit.errors import ArgumentError
 from toolkit.ledger import FREE, RECEIVED, RETIRED, RX, TX, USER, Addresses, Ledger, owner_code
 
@@ -39,10 +41,11 @@ class ReceiveCustody:
         """Note that a peek was cancelled."""
         self._ledger.move(addresses, self._lent, (RECEIVED,), self._holder, "cannot cancel the peek of")
 
-    def given(self, addresses: Addresses) -> None:
+    def given(self, addresses: Addresses, *, distinct: bool = False) -> None:
         """Note that frames of the user go into the fill ring."""
         ledger = self._ledger
-        ledger.refuse_duplicates(addresses)
+        if not distinct:
+            ledger.refuse_duplicates(addresses)
         ledger.move(addresses, self._lent, (USER, RECEIVED), self._holder, "cannot lend to the kernel")
         ledger.lent_at[ledger.numbers(addresses)] = time.monotonic_ns()
 
@@ -102,22 +105,27 @@ class SendCustody:
         self._ledger = ledger
         self._holder = holder  # immutable: the Socket's number on its UMEM
         self._sending = owner_code(TX, holder)
+        # Frames that are the user's through this Socket: taken for sending, or returned sent and not free yet.
+        self._at_hand = owner_code(USER, holder)
+        # (ring index, addresses) of frames that are being put into the TX ring. Only an interrupt leaves it set.
+        self.pending: tuple[int, Addresses | tuple[int, ...]] | None = None
 
     def taken(self, addresses: Addresses) -> None:
         """Note that the completion ring returned frames."""
-        self._ledger.move(addresses, USER, (TX,), self._holder, "the kernel returned, unexpectedly,")
+        self._ledger.move(addresses, self._at_hand, (TX,), self._holder, "the kernel returned, unexpectedly,")
 
     def taken_one(self, address: int) -> None:
         """The same for one frame."""
-        self._ledger.move_one(address, USER, (TX,), self._holder, "the kernel returned, unexpectedly,")
+        self._ledger.move_one(address, self._at_hand, (TX,), self._holder, "the kernel returned, unexpectedly,")
 
     def put_back(self, addresses: Addresses) -> None:
         """Note that a peek was cancelled."""
         self._ledger.move(addresses, self._sending, (USER,), self._holder, "cannot cancel the peek of")
 
-    def given(self, addresses: Addresses) -> None:
+    def given(self, addresses: Addresses, *, distinct: bool = False) -> None:
         """Note that frames of the user go into the TX ring."""
-        self._ledger.refuse_duplicates(addresses)
+        if not distinct:
+            self._ledger.refuse_duplicates(addresses)
         self._ledger.move(addresses, self._sending, (USER, RECEIVED), self._holder, "cannot send")
 
     def given_one(self, address: int) -> None:
@@ -131,6 +139,31 @@ class SendCustody:
     def settle(self, producer: int) -> None:
         """Refuse, likewise."""
         raise ArgumentError("a TX ring does not lend free frames")
+
+    def prepare(self, n: int, index: int) -> Addresses:
+        """Take `n` free frames to write packets into, for the TX ring from `index` on."""
+        addresses = self._ledger.alloc(n, self._at_hand)
+        self.pending = (index, addresses)
+        return addresses
+
+    def sent(self) -> None:
+        """Note that the pending frames were published."""
+        self.pending = None
+
+    def recover(self, producer: int, still_in_ring: Addresses) -> None:
+        """Put frames in their places after an interrupted send: what never reached the TX ring is free again.
+
+        producer: the TX ring's. still_in_ring: what the completion ring will return again.
+        """
+        ledger, pending = self._ledger, self.pending
+        with ledger.lock:
+            ledger.owner[ledger.numbers(still_in_ring)] = self._sending  # first: at no moment are they free
+            if pending is not None and pending[0] == producer:
+                numbers = ledger.numbers(np.asarray(pending[1], dtype=np.uint64))
+                ledger.owner[numbers[ledger.owner[numbers] == self._sending]] = FREE
+            ledger.owner[ledger.owner == self._at_hand] = FREE
+            ledger.rebuild()
+        self.pending = None
 
     @property
     def sending_frames(self) -> int:

@@ -9,11 +9,13 @@ import time
 import weakref
 from typing import Any
 
+import numpy.typing as npt
+
 from toolkit import lifecycle
 from toolkit.abi.if_xdp import Statistics
 from toolkit.batch import Batch
 from toolkit.device import Device
-from toolkit.errors import ClosedError, ToolkitError
+from toolkit.errors import ArgumentError, ClosedError, ToolkitError
 from toolkit.program import Link, Program
 from toolkit.umem import UMEM
 from toolkit.uninterrupted import uninterrupted
@@ -163,6 +165,14 @@ class Interface:
             self._check_open()
         return batch
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until packets wait on a queue (True) or `timeout` seconds passed (False); raises as receive() does."""
+        self._check_open()
+        with self._guard:
+            readable = self._waiter.wait(timeout)
+        self._check_open()
+        return readable
+
     def _look(self, limit: int | None) -> Batch:
         """Look at every queue once, beginning after the last that had packets."""
         lender, sockets = self._lender, self.sockets
@@ -178,6 +188,32 @@ class Interface:
                 return batch
         self._lender = None
         return batch
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        packets: Any,
+        lengths: npt.ArrayLike | None = None,
+        timeout: float | None = None,
+        *,
+        queue: int | None = None,
+    ) -> int:
+        """Send packets on one queue (by default the first that was opened): see Socket.send()."""
+        return self._socket_of(queue).send(packets, lengths, timeout)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until every queue has sent everything (True), or `timeout` seconds passed for one of them."""
+        self._check_open()
+        empty = [sock.flush(timeout) for sock in self.sockets]  # each of them, also after one that took too long
+        return all(empty)
+
+    def _socket_of(self, queue: int | None) -> Socket:
+        self._check_open()
+        for sock in self.sockets:
+            if queue is None or sock.queue == queue:
+                return sock
+        raise ArgumentError(f"queue {queue} of {self.name} was not opened; open are {[s.queue for s in self.sockets]}")
 
     def detach(self) -> None:
         """Take the program off the interface: nothing new is redirected, what waits in the rings can be received.

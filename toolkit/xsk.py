@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from toolkit.abi.if_xdp import SOL_XDP, XDP_STATISTICS, Statistics, parse_statistics
 from toolkit.abi.libxdp import (
@@ -22,6 +27,7 @@ from toolkit.errors import ArgumentError, ClosedError, ToolkitError, kernel_erro
 from toolkit.netns import NetNS, entered
 from toolkit.rings import CompletionQueue, FillQueue, RXQueue, TXQueue
 from toolkit.rings.memory import U32
+from toolkit.sender import Sender
 from toolkit.umem import UMEM, check_ring_size
 from toolkit.uninterrupted import uninterrupted
 from toolkit.wait import raise_if_gone
@@ -221,6 +227,29 @@ class Socket:
             raise self._two_receivers()
         return guard
 
+    @contextlib.contextmanager
+    def taking(self, limit: int | None = None) -> Iterator[npt.NDArray[np.uint64]]:
+        """Take descriptors for the length of a block: shape (n, 2) u64. The block gives every frame away, or frees it.
+
+        When it raises, what it has not given away is freed. For Forwarder and its like.
+        """
+        with self._receiving():
+            if self._unfinished:
+                self._recover()
+            self._unfinished = True
+            self._end_loan()
+            self._refill()
+            descs = self.rx.take(max(self.rx_limit >> 2, 1) if limit is None else limit)
+            try:
+                yield descs
+            except BaseException:
+                self._recover()
+                self._unfinished = False
+                raise
+            if not len(descs):
+                self._nothing_came()
+            self._unfinished = False
+
     def wait(self, timeout: float | None = None) -> bool:
         """Block until packets wait (True) or `timeout` seconds passed (False). DeviceGoneError if the device vanished.
 
@@ -284,6 +313,66 @@ class Socket:
             f"two threads receive on {self._core.where} at once (or a signal handler interrupted receive()). "
             "A ring has one consumer. Next step: receive from one thread, or give each thread a queue of its own."
         )
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    def send(self, packets: Any, lengths: npt.ArrayLike | None = None, timeout: float | None = None) -> int:
+        """Send packets; returns how many were accepted, from the first on (all of them unless `timeout` struck).
+
+        packets: a list of bytes-like objects; a 2-D array, shape (n, width) u8, of which `lengths` (shape (n,)) says
+        how much of each row counts; or a Batch. They are copied into free frames: the arguments can be reused at once.
+        timeout: seconds to wait for room in the TX ring and for free frames; None waits as long as it takes.
+
+        Accepted packets are in the TX ring, the kernel was told, and their frames come back by themselves; flush()
+        waits for that. ArgumentError for packets shorter than 14 bytes or longer than a frame: then none was sent.
+        SystemCallError (ENETDOWN, ENXIO) when the interface is down or gone: packets in the ring stay there, and go out
+        with the next send() or flush() once it is up again.
+        """
+        return self._sender.send(packets, lengths, timeout)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until the kernel has sent everything and returned the frames (True), or `timeout` seconds passed."""
+        return self._sender.flush(timeout)
+
+    def reply(self, answer: Callable[[memoryview], bool], limit: int = 2) -> tuple[int, int]:
+        """Take up to `limit` packets one at a time; `answer` changes each in place and says whether to send it back.
+
+        Returns (taken, sent back). The short path for ping-pong, without NumPy's fixed costs; Forwarder serves the many.
+        """
+        rx, umem = self.rx, self.umem
+        with self._receiving():
+            if self._unfinished:
+                self._recover()
+            self._unfinished = True
+            self._end_loan()
+            self._refill()
+            taken, index = rx.peek(limit)
+            sent = 0
+            for i in range(taken):
+                desc = rx.get(index + i)
+                if answer(umem.get(desc)) and self._sender.pass_on_one(desc):
+                    sent += 1
+                else:
+                    umem.free_frame(desc.addr)
+            rx.release(taken)
+            if sent:
+                self._sender.kick()
+            self._unfinished = False
+        return taken, sent
+
+    def reclaim(self) -> int:
+        """Put frames that were sent on the free stack again, as send() and flush() do by themselves; how many."""
+        return self._sender.reclaim()
+
+    def pass_on(self, descs: npt.NDArray[np.uint64], patience: float) -> npt.NDArray[np.uint64]:
+        """Put received frames of this UMEM into the TX ring; returns the descriptors that found no room in `patience`
+        seconds: shape (n, 2) u64, still the caller's. For Forwarder and its like.
+        """
+        return self._sender.pass_on(descs, patience)
+
+    @functools.cached_property
+    def _sender(self) -> Sender:
+        return Sender(self._core, self.tx)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from toolkit.abi.if_xdp import (
     AF_XDP,
     SOL_XDP,
     XDP_COPY,
+    XDP_MAX_TX_SKB_BUDGET,
     XDP_MMAP_OFFSETS,
     XDP_OPTIONS,
     XDP_OPTIONS_ZEROCOPY,
@@ -127,6 +128,10 @@ class Core:
             self._map_fill_and_completion()
             self.fill.fill_all(self.umem, prefill)
         self._map_rx_and_tx()
+        if self.options.tx:
+            # Without it one sendto() sends 32 packets in copy mode. Older kernels do not know it; that is fine.
+            with contextlib.suppress(OSError):
+                self.sock.setsockopt(SOL_XDP, XDP_MAX_TX_SKB_BUDGET, max(self.options.tx_size, 32))
         self.zero_copy = bool(self._option(XDP_OPTIONS) & XDP_OPTIONS_ZEROCOPY)
         if self.options.zero_copy and not self.zero_copy:
             raise kernel_error("bind", errno.EOPNOTSUPP, f"cannot bind zero-copy to {self.where}")

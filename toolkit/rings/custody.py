@@ -29,8 +29,11 @@ class Custodian(Protocol):
     def put_back(self, addresses: Addresses) -> None:
         """Note that a peek was cancelled: the frames are the kernel's again."""
 
-    def given(self, addresses: Addresses) -> None:
-        """Note that the ring's entries are about to be published: our frames become the kernel's."""
+    def given(self, addresses: Addresses, *, distinct: bool = False) -> None:
+        """Note that the ring's entries are about to be published: our frames become the kernel's.
+
+        distinct: no frame is named twice, the caller knows; it is looked for otherwise.
+        """
 
     def given_one(self, address: int) -> None:
         """The same for one frame."""

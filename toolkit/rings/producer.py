@@ -87,6 +87,10 @@ class Producer:
             raise ArgumentError(f"cannot give back {n} entries: {self.unpublished} are reserved and not published")
         self._cached_producer = (self._cached_producer - n) & U32
 
+    def resync(self) -> None:
+        """Forget every reservation that was not published; custody is not touched. For recovery after an interrupt."""
+        self._cached_producer = self._memory.load(self._memory.producer)
+
     def submit(self, n: int) -> None:
         """Publish the first `n` entries that were reserved; the kernel owns their frames from here on."""
         index = self._memory.load(self._memory.producer)
@@ -102,10 +106,11 @@ class Producer:
                 self._custodian.given(self._addresses_of(self._memory.read(index, n)))
         self._memory.store(self._memory.producer, index + n)
 
-    def put(self, entries: npt.NDArray[np.uint64]) -> int:
+    def put(self, entries: npt.NDArray[np.uint64], *, distinct: bool = False) -> int:
         """Reserve, write and publish in one: as many of `entries` as there is room for; returns how many.
 
-        Shape (n,) or (n, 2), u64. Does not wake the kernel. For batch code.
+        Shape (n,) or (n, 2), u64. Does not wake the kernel. For batch code. `distinct` vouches that no frame is named
+        twice, as in a batch that one ring gave; without it that is checked.
         """
         n = min(self.free(len(entries)), len(entries))
         if n < len(entries):
@@ -116,7 +121,7 @@ class Producer:
                 raise ArgumentError("entries that were reserved before must be published or given back before put()")
             self._memory.write(index, entries)
             if self._custodian is not None:
-                self._custodian.given(self._addresses_of(entries))
+                self._custodian.given(self._addresses_of(entries), distinct=distinct)
             self._cached_producer = (index + n) & U32
             self._memory.store(self._memory.producer, index + n)
         return n

@@ -56,9 +56,9 @@ class TXQueue(Producer):
         """Write descriptors from `index` on: shape (n,) dtype XDP_DESC, or (n, 2) u64 (addr, len | options << 32)."""
         self._memory.write(index, _as_u64(descs))
 
-    def put(self, entries: npt.NDArray[Any]) -> int:
+    def put(self, entries: npt.NDArray[Any], *, distinct: bool = False) -> int:
         """Reserve, write and publish as many descriptors as there is room for; returns how many. Does not kick."""
-        return super().put(_as_u64(entries))
+        return super().put(_as_u64(entries), distinct=distinct)
 
     def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
         return entries[:, 0]

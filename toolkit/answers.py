@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host answers: ARP, ICMP and ICMPv6 echo, neighbour discovery, UDP echo. The answer is made of the question, in
+place: one packet at a time for ping-pong, whole batches as arrays.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.editing import EditableBatch
+from toolkit.errors import ArgumentError
+
+__all__ = ["Answers"]
+
+_HEAD = 62  # Ethernet, IPv6 and the first 8 bytes of ICMPv6 or UDP
+_TTL = 64
+_ARP_REQUEST = bytes.fromhex("0001080006040001")  # Ethernet, IPv4, sizes, operation 1
+_ALL_NODES = (bytes.fromhex("333300000001"), bytes.fromhex("ff02") + bytes(13) + b"\x01")
+_LINK_OPTION = b"\x02\x01"  # target link-layer address, one unit of 8 bytes
+
+Rows = npt.NDArray[np.intp]
+Heads = npt.NDArray[np.uint8]
+
+
+class Answers:
+    """Answers for one host: a MAC address, IP addresses, and a port that echoes UDP."""
+
+    def __init__(self, mac: bytes, addresses: Iterable[str], *, udp_port: int | None = 7) -> None:
+        """mac: 6 bytes. addresses: IPv4 and IPv6, as text. udp_port: None echoes no UDP."""
+        if len(mac) != 6:
+            raise ArgumentError(f"a MAC address has 6 bytes, not {len(mac)}")
+        if udp_port is not None and not 0 < udp_port < 65536:
+            raise ArgumentError(f"a UDP port is 1 to 65535, not {udp_port}")
+        try:
+            parsed = [ipaddress.ip_address(address) for address in addresses]
+        except ValueError as refused:
+            raise ArgumentError(f"{refused}. Next step: give addresses such as 192.0.2.1 or 2001:db8::1.") from None
+        self.mac = bytes(mac)
+        self.addresses = frozenset(address.packed for address in parsed)  # 4 or 16 bytes each
+        self.udp_port = udp_port
+        self._port = udp_port.to_bytes(2, "big") if udp_port is not None else b""
+        self._ip4 = np.array([int(address) for address in parsed if address.version == 4], dtype=np.uint32)
+        self._ip6 = [np.frombuffer(address.packed, np.uint8) for address in parsed if address.version == 6]
+
+    # --- one packet -------------------------------------------------------------------------------------------------
+
+    def one(self, packet: memoryview) -> bool:
+        """Turn a question into its answer, in place. False: it is none that we answer, and was not changed."""
+        head = bytes(packet[:_HEAD])
+        kind = head[12:14]
+        if kind == b"\x08\x00":
+            return self._ip4_one(packet, head)
+        if kind == b"\x86\xdd":
+            return self._ip6_one(packet, head)
+        return kind == b"\x08\x06" and self._arp_one(packet, head)
+
+    def _arp_one(self, packet: memoryview, head: bytes) -> bool:
+        if len(head) < 42 or head[14:22] != _ARP_REQUEST or head[38:42] not in self.addresses:
+            return False
+        sender = head[22:32]  # its MAC and IPv4 address
+        packet[:42] = head[6:12] + self.mac + head[12:20] + b"\x00\x02" + self.mac + head[38:42] + sender
+        return True
+
+    def _ip4_one(self, packet: memoryview, head: bytes) -> bool:
+        if len(head) < 42 or head[14] >> 4 != 4 or head[20] & 0x3F or head[21] or head[30:34] not in self.addresses:
+            return False  # too short, not IPv4, a fragment, or not for us
+        at = 14 + (head[14] & 15) * 4
+        total = head[16] << 8 | head[17]
+        if at < 34 or total < at - 14 + 8 or total + 14 > len(packet):
+            return False
+        question = bytes(packet[at : at + 8])
+        if head[23] == 1 and question[:2] == b"\x08\x00":
+            packet[at : at + 4] = b"\x00\x00" + _added(question[2:4], 0x0800)
+        elif head[23] == 17 and question[2:4] == self._port:
+            packet[at : at + 4] = question[2:4] + question[:2]
+        else:
+            return False
+        # The sum of the header changes only with the time to live.
+        checksum = _added(head[24:26], (head[22] - _TTL) << 8)
+        packet[:34] = (
+            head[6:12] + self.mac + head[12:22] + bytes((_TTL, head[23])) + checksum + head[30:34] + head[26:30]
+        )
+        return True
+
+    def _ip6_one(self, packet: memoryview, head: bytes) -> bool:
+        if len(head) < 62 or head[14] >> 4 != 6 or (head[18] << 8 | head[19]) + 54 > len(packet):
+            return False
+        kind, code = head[54], head[55]
+        if head[20] == 58 and kind == 135 and code == 0:
+            return self._neighbour_one(packet, head)
+        if head[38:54] not in self.addresses:
+            return False
+        if head[20] == 58 and kind == 128 and code == 0:
+            packet[54:58] = b"\x81\x00" + _added(head[56:58], -0x0100)
+        elif head[20] == 17 and head[56:58] == self._port:
+            packet[54:58] = head[56:58] + head[54:56]
+        else:
+            return False
+        packet[:54] = head[6:12] + self.mac + head[12:21] + bytes((_TTL,)) + head[38:54] + head[22:38]
+        return True
+
+    def _neighbour_one(self, packet: memoryview, head: bytes) -> bool:
+        """Answer a neighbour solicitation (RFC 4861), a duplicate address detection (RFC 4862) included."""
+        target = bytes(packet[62:78])
+        if len(packet) < 86 or head[21] != 255 or target not in self.addresses:
+            return False  # an answer is 86 bytes long, as is a question that names its sender's link address
+        asker = head[22:38]
+        to_mac, to_ip = (head[6:12], asker) if any(asker) else _ALL_NODES
+        solicited = b"\x60" if any(asker) else b"\x20"
+        body = b"\x88\x00\x00\x00" + solicited + bytes(3) + target + _LINK_OPTION + self.mac
+        checksum = _checksum(target + to_ip + len(body).to_bytes(4, "big") + b"\x00\x00\x00\x3a" + body)
+        body = body[:2] + checksum + body[4:]
+        fixed = head[12:18] + len(body).to_bytes(2, "big") + b"\x3a\xff"
+        packet[:86] = to_mac + self.mac + fixed + target + to_ip + body
+        return True
+
+    # --- many packets -----------------------------------------------------------------------------------------------
+
+    def many(self, batch: EditableBatch) -> npt.NDArray[np.bool_]:
+        """Turn the questions of a batch into answers, in place; which of the packets are answers now, shape (n,).
+
+        Echo requests and UDP without IP options or extension headers are answered as arrays; the rest one by one.
+        """
+        heads, lengths = batch.head(_HEAD), batch.lengths
+        kind = heads[:, 12].astype(np.uint16) << 8 | heads[:, 13]
+        answered = np.zeros(len(batch), dtype=np.bool_)
+        answered |= self._ip4_many(batch, heads, lengths, kind == 0x0800)
+        answered |= self._ip6_many(batch, heads, lengths, kind == 0x86DD)
+        odd = (kind == 0x0806) | ((kind == 0x0800) & (heads[:, 14] > 0x45))
+        odd |= (kind == 0x86DD) & (heads[:, 20] == 58) & (heads[:, 54] == 135)
+        for row in np.flatnonzero(odd):
+            answered[row] = self.one(batch.writable(int(row)))
+        return answered
+
+    def _ip4_many(
+        self, batch: EditableBatch, heads: Heads, lengths: npt.NDArray[np.uint32], candidates: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.bool_]:
+        total = _u16(heads, 16)
+        fit = candidates & (heads[:, 14] == 0x45) & (total >= 28) & (total + 14 <= lengths)
+        fit &= ((heads[:, 20] & 0x3F) == 0) & (heads[:, 21] == 0)
+        target = np.ascontiguousarray(heads[:, 30:34]).view(">u4").reshape(-1)
+        fit &= np.isin(target, self._ip4)
+        echo = fit & (heads[:, 23] == 1) & (heads[:, 34] == 8) & (heads[:, 35] == 0)
+        udp = fit & (heads[:, 23] == 17) & (_u16(heads, 36) == (self.udp_port or -1))
+        heads[echo, 34] = 0
+        _add(heads, 36, np.flatnonzero(echo), 0x0800)
+        heads[udp, 34:38] = heads[udp][:, [36, 37, 34, 35]]
+        rows = np.flatnonzero(echo | udp)
+        _add(heads, 24, rows, (heads[rows, 22].astype(np.int64) - _TTL) << 8)
+        heads[rows, 22] = _TTL
+        heads[rows, 26:34] = heads[rows][:, [30, 31, 32, 33, 26, 27, 28, 29]]
+        self._send_back(batch, heads, rows, 42)
+        return echo | udp
+
+    def _ip6_many(
+        self, batch: EditableBatch, heads: Heads, lengths: npt.NDArray[np.uint32], candidates: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.bool_]:
+        fit = candidates & (_u16(heads, 18) + 54 <= lengths) & (lengths >= 62)
+        ours = np.zeros(len(heads), dtype=np.bool_)
+        for address in self._ip6:
+            ours |= (heads[:, 38:54] == address).all(axis=1)
+        fit &= ours
+        echo = fit & (heads[:, 20] == 58) & (heads[:, 54] == 128) & (heads[:, 55] == 0)
+        udp = fit & (heads[:, 20] == 17) & (_u16(heads, 56) == (self.udp_port or -1))
+        heads[echo, 54] = 129
+        _add(heads, 56, np.flatnonzero(echo), -0x0100)
+        heads[udp, 54:58] = heads[udp][:, [56, 57, 54, 55]]
+        rows = np.flatnonzero(echo | udp)
+        heads[rows, 21] = _TTL
+        heads[rows, 22:54] = heads[rows][:, [*range(38, 54), *range(22, 38)]]
+        self._send_back(batch, heads, rows, 62)
+        return echo | udp
+
+    def _send_back(self, batch: EditableBatch, heads: Heads, rows: Rows, width: int) -> None:
+        if len(rows):
+            heads[rows, :6] = heads[rows, 6:12]
+            heads[rows, 6:12] = np.frombuffer(self.mac, np.uint8)
+            batch.put_head(heads[rows, :width], rows)
+
+
+def _u16(heads: Heads, at: int) -> npt.NDArray[np.int64]:
+    return heads[:, at].astype(np.int64) << 8 | heads[:, at + 1]
+
+
+def _added(checksum: bytes, difference: int) -> bytes:
+    """Return an Internet checksum (RFC 1071) with `difference` added in ones' complement: RFC 1624."""
+    value = (checksum[0] << 8 | checksum[1]) + difference % 0xFFFF
+    return ((value & 0xFFFF) + (value >> 16)).to_bytes(2, "big")
+
+
+def _add(heads: Heads, at: int, rows: Rows, difference: int | npt.NDArray[np.int64]) -> None:
+    """The same for the checksums at column `at` of many rows."""
+    value = _u16(heads, at)[rows] + np.mod(difference, 0xFFFF)
+    value = (value & 0xFFFF) + (value >> 16)
+    heads[rows, at], heads[rows, at + 1] = value >> 8, value & 0xFF
+
+
+def _checksum(covered: bytes) -> bytes:
+    words = np.frombuffer(covered, dtype=">u2").astype(np.int64)
+    total = int(words.sum())
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return (~total & 0xFFFF).to_bytes(2, "big")

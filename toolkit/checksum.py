@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Internet checksums (RFC 1071) of many packets at once: computed, written where they belong, and updated.
+
+Inside, sums are of words as they lie in memory: the order of bytes changes a one's complement sum only by swapping its
+bytes, so that nothing is swapped on the way in or out.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.decode.gather import gather
+from toolkit.decode.headers import Headers
+from toolkit.decode.layouts import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_ROUTING, IPPROTO_TCP, IPPROTO_UDP, IPV4
+from toolkit.errors import ArgumentError
+
+__all__ = [
+    "checked_matrix",
+    "fill_checksums",
+    "folded",
+    "internet_checksum",
+    "locate",
+    "store",
+    "transport_fields",
+    "update",
+    "word_sums",
+]
+
+Matrix = npt.NDArray[np.uint8]
+Sums = npt.NDArray[np.uint64]
+Rows = npt.NDArray[np.intp] | None  # None: all of them
+Place = int | npt.NDArray[np.int64]  # one for all rows, or one each
+
+_LAST = 1 if sys.byteorder == "little" else 256  # what the last of an odd number of bytes counts
+_MORE_OR_LATER = 0x3FFF  # of IPv4's flags and fragment offset: set in any fragment
+_TCP, _UDP, _ICMP = 16, 6, 2  # where the checksum stands in the header
+
+
+def internet_checksum(matrix: Matrix, start: npt.ArrayLike = 0, stop: npt.ArrayLike | None = None) -> npt.NDArray[Any]:
+    """Return the Internet checksum of bytes start to stop of every row: shape (n,) uint16, the number in the header.
+
+    matrix: shape (n, width) uint8. start, stop: one integer for all rows, or shape (n,); stop is the width when None.
+    With a right checksum among the bytes the result is 0. Raises ArgumentError when bytes are asked for that are not
+    there.
+    """
+    if matrix.ndim != 2 or matrix.dtype != np.uint8:
+        raise ArgumentError(f"a matrix of packets has shape (n, width) and dtype uint8, not {matrix.shape} {matrix.dtype}.")
+    n, width = matrix.shape
+    starts = np.asarray(start, dtype=np.int64)
+    stops = np.asarray(width if stop is None else stop, dtype=np.int64)
+    if not {starts.shape, stops.shape} <= {(), (n,)}:
+        raise ArgumentError(f"one start and stop for all, or one a row ({n}): they are {starts.shape} and {stops.shape}.")
+    if n and bool(np.any((starts < 0) | (starts > stops) | (stops > width))):
+        raise ArgumentError(f"start to stop does not lie inside of the {width} bytes of every row.")
+    sums = row_sums(np.ascontiguousarray(matrix), None, _place(starts), _place(stops))
+    return (~folded(sums)).view(">u2").astype(np.uint16)
+
+
+def fill_checksums(matrix: Matrix, lengths: npt.ArrayLike | None = None) -> npt.NDArray[np.bool_]:
+    """Write the checksums of IPv4, TCP, UDP, ICMP and ICMPv6 into packets, behind Ethernet and up to two VLAN tags.
+
+    matrix: shape (n, width) uint8, C-contiguous, changed in place. lengths: bytes of each packet; the width when None.
+    Returns shape (n,) bool: the packets whose transport checksum was written. It is left as it is where it cannot be
+    known: fragments, packets cut short, lengths that contradict each other, IPv6 on its way along a routing header, and
+    protocols that have another one or none. The IPv4 header's is written wherever that header is whole. A UDP checksum
+    of 0 becomes 0xffff, as 0 stands for "none".
+    """
+    h = locate(matrix, lengths)
+    filled = np.zeros(len(matrix), dtype=np.bool_)
+    if not len(matrix):
+        return filled
+    _fill_ipv4(matrix, h)
+    field, stop, good = transport_fields(h)
+    for is_family, six in ((h.is4, False), (h.is6, True)):
+        if is_family is None:
+            continue
+        mask = good & is_family
+        if count := int(np.count_nonzero(mask)):
+            _fill_transport(matrix, h, None if count == len(mask) else np.flatnonzero(mask), field, stop, six)
+            filled |= mask
+    return filled
+
+
+def update(
+    matrix: Matrix,
+    at: npt.ArrayLike,
+    old: npt.ArrayLike,
+    new: npt.ArrayLike,
+    *,
+    udp: bool = False,
+    rows: npt.NDArray[Any] | None = None,
+) -> None:
+    """Correct checksums after a field changed, without a look at the rest of the packet (RFC 1624).
+
+    matrix: shape (n, width) uint8, changed in place. at: where in the packet the checksum stands, bytes, one for all
+    rows or shape (m,). old, new: what the field held and holds now: numbers of up to 32 bits as in the header, or bytes
+    of shape (m, k), k even, dtype uint8 with two dimensions (IPv6 addresses). The field must begin an even number of
+    bytes from where the checksum's range begins, as every field of IP, TCP and UDP does but those of single bytes: give
+    both bytes of their word. udp: 0 means that there is no checksum and stays; one that becomes 0 is written as 0xffff.
+    rows: which packets, a mask or indices; m is their number, n when None.
+    """
+    where = np.arange(len(matrix)) if rows is None else np.arange(len(matrix))[rows]
+    places = np.broadcast_to(np.asarray(at, dtype=np.int64), where.shape)
+    if len(where) and not (0 <= int(places.min()) and int(places.max()) <= matrix.shape[1] - 2):
+        raise ArgumentError(f"no checksum at byte {int(places.max())} of rows of {matrix.shape[1]} bytes.")
+    high, low = matrix[where, places], matrix[where, places + 1]
+    was = high.astype(np.uint64) << np.uint64(8) | low
+    # Of the complement of the old field, 48 bits are enough: its sum has no more.
+    ones = np.uint64(0xFFFFFFFFFFFF)
+    total = (was ^ np.uint64(0xFFFF)) + (_field_sums(old) ^ ones) + _field_sums(new)
+    now = ~folded(total)
+    if udp:
+        now = np.where(was == 0, np.uint16(0), np.where(now == 0, np.uint16(0xFFFF), now))
+    matrix[where, places] = now >> np.uint16(8)
+    matrix[where, places + 1] = now & np.uint16(0xFF)
+
+
+# --- sums ---------------------------------------------------------------------------------------------------------
+
+
+def word_sums(block: Matrix) -> Sums:
+    """Sum the 16-bit words of each row, unfolded: shape (n, k) uint8, rows contiguous in themselves; (n,) uint64."""
+    n, width = block.shape
+    whole = width & ~3
+    sums: Sums
+    # Words of 32 bits are two of 16: what they carry over is worth 1 at the other end, and folding moves it there.
+    if whole:
+        sums = np.einsum("ij->i", block[:, :whole].view(np.uint32), dtype=np.uint64)
+    else:
+        sums = np.zeros(n, dtype=np.uint64)
+    if width & 2:
+        sums += block[:, whole : whole + 2].view(np.uint16)[:, 0]
+    if width & 1:
+        sums += block[:, -1].astype(np.uint64) * np.uint64(_LAST)
+    return sums
+
+
+def folded(sums: Sums) -> npt.NDArray[np.uint16]:
+    """Fold sums to 16 bits, carries added at the low end."""
+    low = np.uint64(0xFFFFFFFF)
+    sums = (sums & low) + (sums >> np.uint64(32))
+    for _ in range(3):  # 33 bits, then 18, then 17, then 16
+        sums = (sums & np.uint64(0xFFFF)) + (sums >> np.uint64(16))
+    return sums.astype(np.uint16)
+
+
+def row_sums(matrix: Matrix, rows: Rows, start: Place, stop: Place) -> Sums:
+    """Sum the words from start to stop of the rows: shape (len(rows),), unfolded. matrix: C-contiguous."""
+    if isinstance(start, int) and isinstance(stop, int):
+        return word_sums(matrix[:, start:stop] if rows is None else matrix[rows, start:stop])
+    which = np.arange(len(matrix)) if rows is None else rows
+    starts, stops = np.broadcast_to(start, which.shape), np.broadcast_to(stop, which.shape)
+    if np.any(starts & 1):
+        return _padded_sums(matrix, which, starts, stops)
+    return _ragged_sums(matrix, which, starts, stops)
+
+
+def _ragged_sums(
+    matrix: Matrix, rows: npt.NDArray[np.intp], starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
+) -> Sums:
+    """As row_sums, for ranges that differ and begin at even places: each word is read once, none is masked."""
+    width = matrix.shape[1]
+    if width & 1:  # rows of whole words
+        matrix = np.concatenate([matrix, np.zeros((len(matrix), 1), dtype=np.uint8)], axis=1)
+        width += 1
+    words = matrix.reshape(-1).view(np.uint16)
+    base = rows * (width // 2)
+    empty = stops - starts < 2
+    cuts = np.empty(2 * len(rows), dtype=np.intp)
+    cuts[0::2] = base + np.where(empty, 0, starts >> 1)  # a cut must be inside of the array, the last stop may not be
+    cuts[1::2] = base + np.where(empty, 0, stops >> 1)
+    within = cuts[:-1] if len(cuts) and cuts[-1] == len(words) else cuts
+    sums: Sums = np.add.reduceat(words, within, dtype=np.uint64)[::2]
+    sums[empty] = 0  # where nothing lies between two cuts, reduceat gives the word at the first
+    odd = np.flatnonzero((stops & 1 != 0) & (stops > starts))
+    sums[odd] += matrix[rows[odd], stops[odd] - 1].astype(np.uint64) * np.uint64(_LAST)
+    return sums
+
+
+def _padded_sums(
+    matrix: Matrix, rows: npt.NDArray[np.intp], starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
+) -> Sums:
+    """As row_sums, for any ranges: moved to the left and filled up with zeros."""
+    sizes = stops - starts
+    width = (int(sizes.max(initial=0)) + 3) & ~3
+    return word_sums(gather(matrix.reshape(-1), rows * matrix.shape[1] + starts, sizes, width))
+
+
+def _field_sums(values: npt.ArrayLike) -> Sums:
+    """Sum the words of a field given as numbers or as bytes; as in the header, whatever this machine's order."""
+    field = np.asarray(values)
+    if field.ndim == 2 and field.dtype == np.uint8 and field.shape[1] % 2 == 0:
+        sums: Sums = np.ascontiguousarray(field).view(">u2").sum(axis=1, dtype=np.uint64)
+        return sums
+    if field.ndim > 1 or field.dtype.kind not in "iu":
+        raise ArgumentError(f"a field is integers, or bytes of shape (m, even), not {field.shape} of {field.dtype}.")
+    if field.size and (int(field.min()) < 0 or int(field.max()) > 0xFFFFFFFF):
+        raise ArgumentError("a field given as a number has 32 bits at most. Next step: give its bytes, shape (m, k).")
+    return field.astype(np.uint64)
+
+
+# --- where they belong --------------------------------------------------------------------------------------------
+
+
+def checked_matrix(matrix: Matrix, what: str = "packets") -> None:
+    """Refuse (ArgumentError) what cannot be changed in place as bytes of packets, one row each."""
+    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype != np.uint8:
+        form = f"{matrix.shape} {matrix.dtype}" if isinstance(matrix, np.ndarray) else type(matrix).__name__
+        raise ArgumentError(f"{what} must be an array of shape (n, width) and dtype uint8, not {form}.")
+    if not matrix.flags.c_contiguous or not matrix.flags.writeable:
+        fault = "cannot be written" if matrix.flags.c_contiguous else "is not contiguous"
+        raise ArgumentError(f"{what} are changed in place, and this array {fault}. Next step: matrix.copy().")
+
+
+def locate(matrix: Matrix, lengths: npt.ArrayLike | None = None, depth: int = 4) -> Headers:
+    """Locate the headers of packets that are rows; ArgumentError when matrix or lengths are not right."""
+    checked_matrix(matrix)
+    n, width = matrix.shape
+    sizes = np.full(n, width, dtype=np.int64) if lengths is None else np.asarray(lengths, dtype=np.int64)
+    if sizes.shape != (n,) or (n and (int(sizes.min()) < 0 or int(sizes.max()) > width)):
+        raise ArgumentError(f"lengths are one a packet, shape ({n},), 0 to {width} bytes; they are {sizes.shape}.")
+    return Headers(matrix.reshape(-1), np.arange(n, dtype=np.int64) * width, sizes, depth)
+
+
+def transport_fields(h: Headers) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Find the transport checksums: where each stands, where what it covers ends, and whether it can be known at all."""
+    udp = h.protocol == IPPROTO_UDP
+    size = np.where(udp, h.udp["length"], h.room)
+    whole = h.readable & (h.declared <= h.length) & (h.fragment & np.uint16(_MORE_OR_LATER) == 0)
+    is6 = h.has_ip6
+    icmp = h.protocol == np.where(is6, IPPROTO_ICMPV6, IPPROTO_ICMP)
+    tcp = h.protocol == IPPROTO_TCP
+    field = udp * np.int64(_UDP) + tcp * np.int64(_TCP) + icmp * np.int64(_ICMP)
+    least = np.where(tcp, 20, np.where(udp, 8, 4))
+    good = whole & (field > 0) & (size >= least) & (size <= h.room)
+    if h.is6 is not None:
+        good &= ~_routed(h)
+    return h.transport_at + field, h.transport_at + size, good
+
+
+def _routed(h: Headers) -> npt.NDArray[np.bool_]:
+    """IPv6 with extension headers that begin with, or may hide, a routing header: its destination is not the last."""
+    routed = h.none()
+    extended = h.has_ip6 & (h.transport_at > np.add(h.network_at, 40))
+    for row in np.flatnonzero(extended):
+        routed[row] = True
+    return routed
+
+
+def _fill_ipv4(matrix: Matrix, h: Headers) -> None:
+    mask = h.is4 & ~h.broken
+    count = int(np.count_nonzero(mask))
+    if not count:
+        return
+    rows = None if count == len(mask) else np.flatnonzero(mask)
+    at = _picked(h.network_at, rows)
+    size = _picked((h.network(IPV4)["version_ihl"] & 15).astype(np.int64) * 4, rows)
+    store(matrix, rows, at + 10, np.uint16(0))
+    store(matrix, rows, at + 10, ~folded(row_sums(matrix, rows, at, at + size)))
+
+
+def _fill_transport(
+    matrix: Matrix, h: Headers, rows: Rows, field: npt.NDArray[np.int64], stop: npt.NDArray[np.int64], six: bool
+) -> None:
+    at, start = _picked(h.network_at, rows), _picked(h.transport_at, rows)
+    place, end = _picked(field, rows), _picked(stop, rows)
+    protocol = h.protocol if rows is None else h.protocol[rows]
+    store(matrix, rows, place, np.uint16(0))
+    sums = row_sums(matrix, rows, start, end)
+    # The pseudo header: addresses, length, protocol. ICMP of IPv4 has none.
+    pseudo = row_sums(matrix, rows, at + (8 if six else 12), at + (40 if six else 20))
+    size = np.broadcast_to(np.subtract(end, start), protocol.shape)
+    pseudo += (size + protocol).astype(">u4").view(np.uint32)
+    if not six:
+        pseudo[protocol == IPPROTO_ICMP] = 0
+    value = ~folded(sums + pseudo)
+    value[(value == 0) & (protocol == IPPROTO_UDP)] = 0xFFFF
+    store(matrix, rows, place, value)
+
+
+def store(matrix: Matrix, rows: Rows, at: Place, words: npt.NDArray[np.uint16] | np.uint16) -> None:
+    """Write a word, bytes as in memory, into each of the rows, at the same or at its own place."""
+    pairs = np.atleast_1d(words).view(np.uint8).reshape(-1, 2)
+    if isinstance(at, int):
+        if rows is None:
+            matrix[:, at : at + 2] = pairs
+        else:
+            matrix[rows, at : at + 2] = pairs
+        return
+    which = np.arange(len(matrix)) if rows is None else rows
+    matrix[which, at] = pairs[:, 0]
+    matrix[which, at + 1] = pairs[:, 1]
+
+
+def _picked(values: Place, rows: Rows) -> Place:
+    """Of these rows; one number when all are the same."""
+    return values if isinstance(values, int) else _place(values if rows is None else values[rows])
+
+
+def _place(values: npt.NDArray[np.int64]) -> Place:
+    if values.ndim == 0:
+        return int(values)
+    if values.size and bool((values == values[0]).all()):
+        return int(values[0])
+    return values

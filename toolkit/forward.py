@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Forwarder: packets from one socket to another. Descriptors move, bytes do not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.editing import EditableBatch
+from toolkit.errors import ArgumentError
+from toolkit.interface import Interface
+from toolkit.xsk import Socket
+
+__all__ = ["Edit", "Forwarder"]
+
+# Sees each batch and may change it in place; returns None to send all, or a mask of what to keep, shape (n,) bool.
+Edit = Callable[[EditableBatch], Any]
+
+_KICK_AGAIN = 0.001  # seconds after which a busy kernel is told again what waits in the TX ring
+_PATIENCE = 0.01  # seconds that a batch waits for room in a full TX ring; then what is left of it is dropped
+
+
+class Forwarder:
+    """Takes what `source` receives and sends it on `target`, which must be on the same UMEM.
+
+    One thread runs it; it is the receiving thread of the source and the sending thread of the target. What the edit
+    function drops, and what finds no room, goes back to the free stack and is counted.
+    """
+
+    def __init__(self, source: Socket | Interface, target: Socket | Interface, edit: Edit | None = None) -> None:
+        """Queue i of the source goes to queue i of the target (of fewer: i modulo their number).
+
+        Source and target may be the same: packets then leave where they came from.
+        """
+        sources, targets = _sockets(source), _sockets(target)
+        if sources[0].umem is not targets[0].umem:
+            raise ArgumentError(
+                "source and target are on two UMEMs, and forwarding moves descriptors, not bytes. "
+                "Next step: make one UMEM and open both on it: toolkit.open(..., umem=umem)."
+            )
+        for sock in targets:
+            _ = sock.tx  # raises on a Socket made with tx=False
+        self._pairs = [(sock, targets[at % len(targets)]) for at, sock in enumerate(sources)]
+        self._source = source
+        self._edit = edit
+        self._umem = sources[0].umem
+        self.received = 0  # packets taken from the source
+        self.forwarded = 0  # packets put into the target's TX ring
+        self.edited_out = 0  # packets that the edit function dropped
+        self.no_room = 0  # packets dropped because the TX ring stayed full
+
+    def __repr__(self) -> str:
+        """Show the counts."""
+        return (
+            f"<Forwarder received={self.received} forwarded={self.forwarded} edited_out={self.edited_out} "
+            f"no_room={self.no_room}>"
+        )
+
+    def step(self, timeout: float | None = 0, limit: int | None = None) -> int:
+        """Forward what waits on every queue now; returns how many packets were taken.
+
+        timeout: seconds to wait for the first packet when nothing is there; None waits for ever.
+        """
+        taken = self._look(limit)
+        if not taken and timeout != 0:
+            if any(target.tx.outstanding for _, target in self._pairs):  # the kernel was busy: kick again soon
+                timeout = _KICK_AGAIN if timeout is None else min(timeout, _KICK_AGAIN)
+            if self._source.wait(timeout):
+                taken = self._look(limit)
+        return taken
+
+    def run(self, seconds: float | None = None, *, stop: Callable[[], object] = lambda: False) -> None:
+        """Forward until `seconds` passed, or `stop()` is true (asked every 0.2 s at least)."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while not stop() and (deadline is None or time.monotonic() < deadline):
+            self.step(0.2 if deadline is None else max(min(0.2, deadline - time.monotonic()), 0))
+
+    def step_queue(self, source: Socket, limit: int | None = None) -> int:
+        """Forward what waits on one queue now: `source` is one of the source's sockets."""
+        for sock, target in self._pairs:
+            if sock is source:
+                return self._move(sock, target, limit)
+        raise ArgumentError(f"{source!r} is not among the sources of this Forwarder")
+
+    def _look(self, limit: int | None) -> int:
+        return sum(self._move(source, target, limit) for source, target in self._pairs)
+
+    def _move(self, source: Socket, target: Socket, limit: int | None) -> int:
+        with source.taking(limit) as descs:
+            target.reclaim()
+            if not len(descs):
+                if target.tx.outstanding:
+                    target.pass_on(descs, 0)
+                return 0
+            self.received += len(descs)
+            keep = descs if self._edit is None else self._edited(descs, source.queue)
+            left = target.pass_on(keep, _PATIENCE)
+            self.forwarded += len(keep) - len(left)
+            if len(left):
+                self.no_room += len(left)
+                self._umem.recycle(left[:, 0])
+        return len(descs)
+
+    def _edited(self, descs: npt.NDArray[np.uint64], queue: int) -> npt.NDArray[np.uint64]:
+        """Run the edit function; free what it drops. What it raises goes through: source.taking() frees the frames."""
+        assert self._edit is not None
+        batch = EditableBatch(self._umem, descs, queue=queue)
+        mask = self._edit(batch)
+        batch.expire()
+        if mask is None:
+            return descs
+        keep = np.asarray(mask)
+        if keep.dtype != np.bool_ or keep.shape != (len(descs),):
+            raise ArgumentError(
+                f"an edit function returns None, or a mask of bool with one entry a packet ({len(descs)}), "
+                f"not {keep.dtype} {keep.shape}"
+            )
+        if keep.all():
+            return descs
+        dropped: npt.NDArray[np.uint64] = descs[~keep]
+        self.edited_out += len(dropped)
+        self._umem.recycle(dropped[:, 0])
+        kept: npt.NDArray[np.uint64] = descs[keep]
+        return kept
+
+
+def _sockets(end: Socket | Interface) -> Sequence[Socket]:
+    return (end,) if isinstance(end, Socket) else end.sockets

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Responder: a host in Python. It answers on the queue that asked; a lone question takes a short path."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from toolkit.answers import Answers
+from toolkit.forward import Forwarder
+from toolkit.interface import Interface
+from toolkit.xsk import Socket
+
+__all__ = ["Responder"]
+
+_FEW = 3  # packets: below this NumPy's fixed costs are more than one packet after the other costs
+_RECLAIM_EVERY = 32  # answers after which frames that were sent are collected
+
+
+class Responder:
+    """Answers what an Interface receives: see Answers. One thread runs it; questions of other kinds are freed."""
+
+    def __init__(self, interface: Interface, answers: Answers) -> None:
+        """Answer on every queue that the Interface has open."""
+        self._interface = interface
+        self._answers = answers
+        self._many = Forwarder(interface, interface, answers.many)
+        self._few_received = 0
+        self._few_answered = 0
+
+    def __repr__(self) -> str:
+        """Show the counts."""
+        return f"<Responder on {self._interface.name}: received={self.received} answered={self.answered}>"
+
+    @property
+    def received(self) -> int:
+        """Packets that came."""
+        return self._few_received + self._many.received
+
+    @property
+    def answered(self) -> int:
+        """Packets that were answered."""
+        return self._few_answered + self._many.forwarded
+
+    def step(self, timeout: float | None = 0) -> int:
+        """Answer what waits now; returns how many packets came. timeout: seconds to wait for the first; None for ever."""
+        came = self._look()
+        if not came and timeout != 0 and self._interface.wait(timeout):
+            came = self._look()
+        return came
+
+    def run(
+        self, seconds: float | None = None, *, stop: Callable[[], object] = lambda: False, spin: bool = False
+    ) -> None:
+        """Answer until `seconds` passed or `stop()` is true. spin: look again and again instead of sleeping: the
+        fastest answers, for all of one CPU.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while not stop() and (deadline is None or time.monotonic() < deadline):
+            if not spin:
+                self.step(0.2)
+                continue
+            for _ in range(256):
+                self._look()
+
+    def _look(self) -> int:
+        came = 0
+        for sock in self._interface.sockets:
+            waiting = sock.rx.available(_FEW)
+            if 0 < waiting < _FEW:
+                came += self._few(sock, waiting)
+            elif waiting:
+                came += self._many.step_queue(sock)
+        return came
+
+    def _few(self, sock: Socket, limit: int) -> int:
+        taken, answered = sock.reply(self._answers.one, limit)
+        self._few_received += taken
+        before = self._few_answered
+        self._few_answered = before + answered
+        if before // _RECLAIM_EVERY != self._few_answered // _RECLAIM_EVERY:
+            sock.reclaim()
+        return taken
