@@ -25,6 +25,7 @@ FLOORS = {
     "lifecycle": 0,
     "uninterrupted": 0,
     "clock": 0,
+    "rcu": 0,
     "rings": 1,
     "ledger": 1,
     "custody": 1,
