@@ -154,7 +154,8 @@ class Answers:
         heads[rows, 22] = _TTL
         heads[rows, 26:34] = heads[rows][:, [30, 31, 32, 33, 26, 27, 28, 29]]
         self._send_back(batch, heads, rows, 42)
-        return echo | udp
+        answered: npt.NDArray[np.bool_] = echo | udp
+        return answered
 
     def _ip6_many(
         self, batch: EditableBatch, heads: Heads, lengths: npt.NDArray[np.uint32], candidates: npt.NDArray[np.bool_]
@@ -173,7 +174,8 @@ class Answers:
         heads[rows, 21] = _TTL
         heads[rows, 22:54] = heads[rows][:, [*range(38, 54), *range(22, 38)]]
         self._send_back(batch, heads, rows, 62)
-        return echo | udp
+        answered: npt.NDArray[np.bool_] = echo | udp
+        return answered
 
     def _send_back(self, batch: EditableBatch, heads: Heads, rows: Rows, width: int) -> None:
         if len(rows):

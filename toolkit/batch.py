@@ -31,7 +31,7 @@ class Batch:
     `packet(i)` is a view of the frame itself, to be used during the loan.
     """
 
-    __slots__ = ("_arrival", "_descs", "_loaned", "_memory", "_stale", "_umem", "queue")
+    __slots__ = ("__weakref__", "_arrival", "_descs", "_loaned", "_memory", "_stale", "_umem", "queue")
 
     def __init__(
         self,

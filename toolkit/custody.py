@@ -86,15 +86,23 @@ class ReceiveCustody:
             ledger.owner[ledger.owner == self._received] = FREE
             ledger.rebuild()
 
-    @property
-    def lent_frames(self) -> int:
-        """Frames that the kernel holds for receiving: fill ring, kernel and unread RX ring. Counts the whole array."""
-        return len(self._ledger.numbers_of(self._lent))
+    def restore(self, addresses: Addresses) -> None:
+        """Note that an interrupted peek is forgotten: what it took is the kernel's again."""
+        ledger = self._ledger
+        numbers = ledger.numbers(addresses)
+        with ledger.lock:
+            ledger.owner[numbers[ledger.owner[numbers] == self._received]] = self._lent
 
-    def end(self) -> None:
-        """Free all frames of this side: the Socket is gone from the kernel. Without a lock, for finalizers too."""
+    def end(self, *, linger: float = 0.0) -> None:
+        """Free all frames of this side: the Socket is gone. Without a lock, for finalizers too.
+
+        linger: seconds for which the driver may still write to what it was lent (zero-copy).
+        """
         self.pending = None
-        self._ledger.disown(self._lent, FREE)
+        if linger:
+            self._ledger.disown_later(self._lent, owner_code(RETIRED, self._holder), linger)
+        else:
+            self._ledger.disown(self._lent, FREE)
         self._ledger.disown(self._received, FREE)
 
 
@@ -149,6 +157,13 @@ class SendCustody:
     def sent(self) -> None:
         """Note that the pending frames were published."""
         self.pending = None
+
+    def restore(self, addresses: Addresses) -> None:
+        """Note that an interrupted peek is forgotten: what it took is the kernel's again."""
+        ledger = self._ledger
+        numbers = ledger.numbers(addresses)
+        with ledger.lock:
+            ledger.owner[numbers[ledger.owner[numbers] == self._at_hand]] = self._sending
 
     def recover(self, producer: int, still_in_ring: Addresses) -> None:
         """Put frames in their places after an interrupted send: what never reached the TX ring is free again.

@@ -10,6 +10,7 @@ call acts upon.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -45,7 +46,6 @@ TX = 4  # lent to the kernel for sending: in the TX ring, in the kernel, or in t
 RETIRED = 5  # the socket closed while the kernel was still sending it: never used again
 
 _KINDS = ("free", "user", "rx", "received", "tx", "retired")
-MAX_HOLDERS = (1 << 13) - 1
 
 
 def owner_code(kind: int, holder: int = 0) -> int:
@@ -76,8 +76,8 @@ class Ledger:
         self.frames = frames  # immutable
         self.shift = shift  # immutable: frame number = address >> shift
         self.lock = threading.Lock()  # guards everything below
-        # Owner code of each frame, shape (frames,) u16. The authority: written by move() and free() only.
-        self.owner: npt.NDArray[np.uint16] = np.zeros(frames, dtype=np.uint16)
+        # Owner code of each frame, shape (frames,) u32. The authority: written by move() and free() only.
+        self.owner: npt.NDArray[np.uint32] = np.zeros(frames, dtype=np.uint32)
         self._owner_view = memoryview(self.owner)  # the same, for one frame at 25 ns
         # Addresses of free frames; the first `depth` entries are valid. Last in, first out: warm frames first. After an
         # interrupt it may miss a frame that the owner array says is free, and is rebuilt.
@@ -90,6 +90,8 @@ class Ledger:
         self._stamp: FrameNumbers = np.zeros(frames, dtype=np.int64)  # scratch of _refuse_twins()
         # Owner codes whose frames a finalizer wants freed; append and popleft are atomic, so it needs no lock.
         self._orphans: deque[tuple[int, int]] = deque()
+        # (monotonic seconds, owner code): frames that a driver may still write to until then.
+        self._quarantine: deque[tuple[float, int]] = deque()
 
     def numbers(self, addresses: Addresses) -> FrameNumbers:
         """Return frame numbers of addresses: shape (n,) int64. Not checked against the UMEM's size."""
@@ -118,7 +120,7 @@ class Ledger:
 
     def top(self, n: int) -> Addresses:
         """Copy the `n` addresses on top of the free stack. The caller holds the lock and commits the change."""
-        if self._orphans or self._torn:
+        if self._orphans or self._torn or (n > self.depth and self._quarantine):
             self._mend()
         if not 0 <= n <= self.depth:
             raise FrameError(
@@ -213,14 +215,14 @@ class Ledger:
                 raise FrameError(f"{tried} the frame at address {address:#x}: it belongs to {describe_owner(owner)}")
             self._owner_view[number] = code
 
-    def reassign(self, was: int, now: int) -> int:
-        """Give every frame of owner `was` to owner `now`; returns how many. FREE ones are put on the stack."""
-        with self.lock:
-            return self._reassign(was, now)
-
     def disown(self, was: int, now: int) -> None:
-        """The same without the lock, carried out at the next call: for finalizers."""
+        """Give every frame of owner `was` to owner `now`, without the lock, at the next call: for finalizers too."""
         self._orphans.append((was, now))
+
+    def disown_later(self, was: int, retired: int, seconds: float) -> None:
+        """Retire every frame of owner `was`; free them when `seconds` have passed and frames are short."""
+        self._quarantine.append((time.monotonic() + seconds, retired))
+        self._orphans.append((was, retired))
 
     def numbers_of(self, code: int) -> FrameNumbers:
         """Return the numbers of the frames of one owner: shape (n,) int64."""
@@ -262,8 +264,11 @@ class Ledger:
             self._orphans.popleft()  # last: interrupted before, it is done again
         if self._torn:
             self.rebuild()
+        while self._quarantine and self._quarantine[0][0] <= time.monotonic():
+            self._reassign(self._quarantine[0][1], FREE)
+            self._quarantine.popleft()
 
-    def _owners(self, numbers: FrameNumbers, addresses: Addresses) -> npt.NDArray[np.uint16]:
+    def _owners(self, numbers: FrameNumbers, addresses: Addresses) -> npt.NDArray[np.uint32]:
         try:
             return self.owner[numbers]
         except IndexError:
@@ -277,7 +282,7 @@ class Ledger:
         )
 
     def _refuse(
-        self, addresses: Addresses, owners: npt.NDArray[np.uint16], allowed: npt.NDArray[np.bool_], tried: str
+        self, addresses: Addresses, owners: npt.NDArray[np.uint32], allowed: npt.NDArray[np.bool_], tried: str
     ) -> None:
         at = int(np.flatnonzero(~allowed)[0])
         raise FrameError(

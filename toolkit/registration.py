@@ -10,9 +10,11 @@ the closed one, and later sockets share through the living one.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from typing import Protocol
 
+from toolkit.abi.if_xdp import XDP_UMEM_TX_METADATA_LEN
 from toolkit.abi.libxdp import XskRing, XskUmemConfig, XskUmemOpts, has_opts, libxdp
 from toolkit.errors import NotSupportedError, kernel_error
 from toolkit.umem import UMEM
@@ -37,6 +39,7 @@ class Registration:
         # The rings of the first socket; libxdp writes them here and keeps the addresses.
         self.fill = XskRing()
         self.comp = XskRing()
+        self.opening = 0  # sockets that are being created: it must not go meanwhile
         self.first = True  # the rings above are not taken yet
         self.members: list[Member] = []
         self.anchor: Member | None = None  # the member whose kernel socket stands behind the UMEM's descriptor
@@ -58,11 +61,18 @@ class Registration:
                 frame_size=umem.frame_size,
                 frame_headroom=umem.headroom,
                 tx_metadata_len=umem.tx_metadata_len,
+                # Linux 6.11 and later heed the length only with the flag; older ones do not know the flag.
+                flags=XDP_UMEM_TX_METADATA_LEN if umem.tx_metadata_len else 0,
             )
-            pointer = ctypes.c_void_p(library.xsk_umem__create_opts(umem.address, fill, comp, ctypes.byref(opts)))
-            number = 0 if pointer else ctypes.get_errno()
+            create = library.xsk_umem__create_opts
+            pointer = ctypes.c_void_p(create(umem.address, fill, comp, ctypes.byref(opts)))
+            number = 0 if pointer else ctypes.get_errno() or errno.EIO
+            if number == errno.EINVAL and opts.flags:
+                opts.flags = 0
+                pointer = ctypes.c_void_p(create(umem.address, fill, comp, ctypes.byref(opts)))
+                number = 0 if pointer else ctypes.get_errno() or errno.EIO
         elif umem.tx_metadata_len:
-            raise NotSupportedError(95, f"{tried}: tx_metadata_len needs libxdp 1.5.0 or later.")
+            raise NotSupportedError(errno.EOPNOTSUPP, f"{tried}: tx_metadata_len needs libxdp 1.5.0 or later.")
         else:
             pointer = ctypes.c_void_p()
             number = library.xsk_umem__create(

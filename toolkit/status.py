@@ -53,13 +53,13 @@ class InterfaceStatus:
     program_id: int | None = None
     program: str | None = None
     mode: str | None = None
-    link_ids: tuple[int, ...] = ()
+    link_ids: tuple[int, ...] | None = ()  # None: the kernel does not let us ask
     holders: tuple[Holder, ...] = ()
 
     @property
     def outlives(self) -> bool:
         """Whether the program stays when every process has ended: attached by netlink, held by no link."""
-        return self.program_id is not None and not self.link_ids
+        return self.program_id is not None and self.link_ids == ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def collect() -> Status:
     for _, name in socket.if_nameindex():
         with contextlib.suppress(ToolkitError):
             found = _interface(name, links, programs)
-            here.update(found.link_ids)
+            here.update(found.link_ids or ())
             interfaces.append(found)
     elsewhere: list[dict[str, Any]] = []
     with contextlib.suppress(ToolkitError):
@@ -96,8 +96,8 @@ def _interface(name: str, links: dict[int, list[Holder]], programs: dict[int, li
     found = attached(device.ifindex)
     if found is None:
         return InterfaceStatus(name, device.driver, device.up, device.queues)
-    link_ids = found.link_ids or ()
-    holders = {holder for link in link_ids for holder in links.get(link, ())}
+    link_ids = found.link_ids
+    holders = {holder for link in link_ids or () for holder in links.get(link, ())}
     holders = holders or set(programs.get(found.program.id, ()))
     return InterfaceStatus(
         name,

@@ -79,6 +79,8 @@ class UMEM:
                 f"a headroom of {headroom} bytes does not fit: a frame of {frame_size} bytes has "
                 f"{frame_size - XDP_PACKET_HEADROOM} beside the kernel's {XDP_PACKET_HEADROOM}."
             )
+        if not 0 <= tx_metadata_len < 256 or tx_metadata_len % 8:
+            raise ArgumentError(f"tx_metadata_len is a multiple of 8 below 256, not {tx_metadata_len}.")
         self.frames = frames
         self.frame_size = frame_size
         self.headroom = headroom
@@ -102,8 +104,9 @@ class UMEM:
         self.memory: npt.NDArray[np.uint8] | None = np.frombuffer(self._mapping, dtype=np.uint8)
         # Set and cleared by Socket: the libxdp side of this UMEM while any Socket is open on it.
         self.registration: Any = None
-        # Serialises the making and closing of Sockets on this UMEM. Re-entrant: a finalizer may close one at any time.
-        self.registration_lock = threading.RLock()
+        # Serialises the making and closing of Sockets on this UMEM. Not re-entrant: a finalizer that comes in between
+        # must find it taken, by its own thread too, and leave its Socket in `unreachable`.
+        self.registration_lock = threading.Lock()
         # Sockets that were garbage-collected while the lock was held; the next holder takes them down.
         self.unreachable: deque[Any] = deque()
         self._holders = 0  # sockets ever made on this UMEM; each has a number of its own in the ledger

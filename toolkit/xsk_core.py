@@ -14,7 +14,7 @@ import socket as stdlib_socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from toolkit import lifecycle
 from toolkit.abi.if_xdp import (
@@ -38,13 +38,13 @@ from toolkit.abi.libxdp import (
     libxdp,
 )
 from toolkit.custody import ReceiveCustody, SendCustody
-from toolkit.errors import ClosedError, ToolkitError, kernel_error
+from toolkit.errors import ClosedError, DeviceGoneError, FrameError, ToolkitError, kernel_error
 from toolkit.registration import Registration
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
 from toolkit.rings.memory import ADDRESS_BYTES, DESC_BYTES
 from toolkit.umem import UMEM
 from toolkit.uninterrupted import uninterrupted
-from toolkit.wait import DeviceSocket, Waiter
+from toolkit.wait import DeviceSocket, Waiter, WaitMode
 
 __all__ = ["Core", "SocketOptions"]
 
@@ -63,6 +63,7 @@ class SocketOptions(NamedTuple):
     sg: bool
     rx: bool
     tx: bool
+    wait: WaitMode = "poll"
 
     @property
     def bind_flags(self) -> int:
@@ -73,6 +74,13 @@ class SocketOptions(NamedTuple):
         if self.zero_copy is not None:
             flags |= XDP_ZEROCOPY if self.zero_copy else XDP_COPY
         return flags
+
+
+class Loan(Protocol):
+    """A Batch, as far as the end of its Socket goes."""
+
+    def invalidate(self) -> None:
+        """Make it stale."""
 
 
 class Core:
@@ -91,11 +99,11 @@ class Core:
         self.rx_guard = threading.Lock()  # held by the thread that is inside receive() or wait()
         self.tx_guard = threading.Lock()  # held by the thread that is inside send()
         self._close_lock = threading.Lock()
+        self.loan: Callable[[], Loan | None] | None = None  # weak reference to the Batch that is out; by receive()
         self.why_dead = ""  # why every call raises; written by close() and in a forked child
         self.fd = -1
         self.pointer = ctypes.c_void_p()
-        with umem.registration_lock:
-            self._finalize_unreachable()
+        with self._serialised():
             self.holder = umem.new_holder()
             self.receive_custody = ReceiveCustody(umem.ledger, self.holder)
             self.send_custody = SendCustody(umem.ledger, self.holder)
@@ -110,6 +118,7 @@ class Core:
         if self.umem.registration is None:
             self.umem.registration = Registration(self.umem)
         self._registration: Registration = self.umem.registration
+        self._registration.opening += 1
         first = self._registration.first
         if first:
             self._structs[2], self._structs[3] = self._registration.fill, self._registration.comp
@@ -128,6 +137,7 @@ class Core:
             self._map_fill_and_completion()
             self.fill.fill_all(self.umem, prefill)
         self._map_rx_and_tx()
+        self.waiter.configure(self.options.wait, [] if self.rx is None else [self.rx])
         if self.options.tx:
             # Without it one sendto() sends 32 packets in copy mode. Older kernels do not know it; that is fine.
             with contextlib.suppress(OSError):
@@ -135,6 +145,7 @@ class Core:
         self.zero_copy = bool(self._option(XDP_OPTIONS) & XDP_OPTIONS_ZEROCOPY)
         if self.options.zero_copy and not self.zero_copy:
             raise kernel_error("bind", errno.EOPNOTSUPP, f"cannot bind zero-copy to {self.where}")
+        self._registration.opening -= 1
 
     def _create(self, interface: str, queue: int) -> None:
         library, options = libxdp(), self.options
@@ -159,6 +170,8 @@ class Core:
             )
             if number == 0:
                 return
+            if number == errno.EBUSY:  # perhaps a Socket that nobody can reach any more holds the queue
+                self._finalize_unreachable()
             if number != errno.EBUSY or time.monotonic() > deadline:
                 raise kernel_error("bind", number, f"cannot bind to {self.where}")
             time.sleep(0.005)
@@ -186,6 +199,10 @@ class Core:
         self.why_dead = "closed"
         for memory in self._memories:
             memory.close()
+        if hasattr(self, "sock"):
+            self.sock.detach()  # libxdp closes the descriptor; its number may be somebody else's later
+        if hasattr(self, "_registration"):
+            self._registration.opening -= 1
         self._leave_libxdp()
         self.receive_custody.end()
         self.send_custody.end(retire=False)
@@ -217,7 +234,10 @@ class Core:
     def _passing(self, refused: OSError, what: str) -> bool:
         if refused.errno in (errno.EAGAIN, errno.EBUSY, errno.ENOBUFS):
             return False
-        raise kernel_error("wake", refused.errno or errno.EIO, f"cannot {what} {self.where}") from None
+        error = kernel_error("wake", refused.errno or errno.EIO, f"cannot {what} {self.where}")
+        if refused.errno in (errno.ENETDOWN, errno.ENXIO):
+            error = DeviceGoneError(refused.errno, error.strerror)
+        raise error from None
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
@@ -244,8 +264,7 @@ class Core:
             if self.fd < 0:
                 return
             self.waiter.wake()
-            with self._alone(), self.umem.registration_lock:
-                self._finalize_unreachable()
+            with self._alone(), self._serialised():
                 self._take_down()
 
     @property
@@ -269,15 +288,32 @@ class Core:
             for guard in held:
                 guard.release()
 
+    @contextlib.contextmanager
+    def _serialised(self) -> Iterator[None]:
+        """Hold the UMEM's lock; take down what finalizers left, before and after."""
+        with self.umem.registration_lock:
+            self._finalize_unreachable()
+            try:
+                yield
+            finally:
+                self._finalize_unreachable()
+
     def _finalize_unreachable(self) -> None:
+        """Take down Sockets that were collected while the lock was taken. The caller holds it."""
         while self.umem.unreachable:
-            self.umem.unreachable.popleft().finalize()
+            core: Core = self.umem.unreachable.popleft()
+            if core.fd >= 0:
+                core.why_dead = "closed"
+                core._take_down(finalizing=True)
 
     def _take_down(self, *, finalizing: bool = False) -> None:
         for callback in self._on_close:
             with contextlib.suppress(OSError, ToolkitError):
                 callback()
         self._on_close.clear()
+        loan = self.loan() if self.loan is not None else None
+        if loan is not None:
+            loan.invalidate()
         all_sent = not self.send_custody.sending_frames if finalizing else self._drain()
         for memory in self._memories:
             memory.close()
@@ -286,7 +322,8 @@ class Core:
                 ring.forget_wake()
         self.sock.detach()
         self._leave_libxdp()
-        self.receive_custody.end()
+        # The kernel tells a zero-copy driver to stop after the socket is gone, in about 26 ms.
+        self.receive_custody.end(linger=_EBUSY_PATIENCE if self.zero_copy else 0.0)
         self.send_custody.end(retire=not all_sent)
         self._close_waiter()
 
@@ -319,7 +356,10 @@ class Core:
             with contextlib.suppress(OSError):
                 if self.tx.outstanding:
                     self._wake_tx()
-            self.completion.free_all(self.umem)
+            try:
+                self.completion.free_all(self.umem)
+            except FrameError:  # somebody overwrote published entries: nobody can say what was sent
+                return False
             if not self.send_custody.sending_frames:
                 return True
             if time.monotonic() > deadline:
@@ -336,7 +376,7 @@ class Core:
             if self in registration.members:
                 registration.leave(self)
         self.fd = -1
-        if not registration.members:
+        if not registration.members and not registration.opening:
             registration.delete()
             self.umem.registration = None
 

@@ -32,6 +32,7 @@ __all__ = [
     "XDP_UMEM_PGOFF_COMPLETION_RING",
     "XDP_UMEM_PGOFF_FILL_RING",
     "XDP_UMEM_REG",
+    "XDP_UMEM_TX_METADATA_LEN",
     "XDP_USE_NEED_WAKEUP",
     "XDP_USE_SG",
     "XDP_ZEROCOPY",
@@ -63,6 +64,8 @@ XDP_UMEM_COMPLETION_RING = 6
 XDP_STATISTICS = 7
 XDP_OPTIONS = 8
 XDP_MAX_TX_SKB_BUDGET = 9  # packets that one sendto() sends in copy mode; 32 where the kernel does not know it
+
+XDP_UMEM_TX_METADATA_LEN = 1 << 2  # flag of XDP_UMEM_REG: tx_metadata_len counts
 
 XDP_OPTIONS_ZEROCOPY = 1 << 0
 XDP_RING_NEED_WAKEUP = 1 << 0

@@ -54,6 +54,8 @@ def _program_cells(one: InterfaceStatus) -> tuple[str, str, str]:
     name = f"{one.program or 'no name'} (id {one.program_id})"
     if one.outlives:
         return name, one.mode or "", f"netlink: stays until `ip link set dev {one.interface} xdp off`"
+    if one.link_ids is None:
+        return name, one.mode or "", "not told without root (CAP_SYS_ADMIN)"
     return name, one.mode or "", f"link {one.link_ids[0]}: {_who(one.holders) or 'pinned, or a process we cannot see'}"
 
 

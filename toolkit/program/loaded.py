@@ -40,6 +40,7 @@ class Program:
         self._descriptor = Descriptor(fd, f"the XDP program {name}")
         self._maps = dict(maps)
         self._links: list[Link] = []
+        # queue -> weak reference to the Socket that has it, or a token for a bare descriptor; by register()
         self._registered: dict[int, object] = {}
         info = query.program_info(fd)
         self.id = info.id
@@ -152,13 +153,21 @@ class Program:
                 f"the map {table.name} has no room for queue {number}: it has {table.max_entries} entries. "
                 f'Next step: Program.build(..., map_entries={{"{table.name}": {number + 1}}}).'
             )
+        holder = self._registered.get(number)
+        other = holder() if isinstance(holder, weakref.ref) else None
+        if other is not None and other is not sock and not other.closed:
+            raise ArgumentError(
+                f"queue {number} of the program {self.name} is taken by {other!r}: its XSKMAP knows queues, not "
+                "interfaces, and packets of both would go to one socket. Next step: close that socket, or build a "
+                "Program for each interface."
+            )
         update = getattr(sock, "update_xskmap", None)
         if update is not None and number == getattr(sock, "queue", number):
             update(table.fd)
         else:
             table.update(number, sock if isinstance(sock, int) else sock.fileno())
-        token = self._registered[number] = object()
         on_close = getattr(sock, "on_close", None)
+        token = self._registered[number] = object() if on_close is None else weakref.ref(sock)
         if on_close is not None:
             # Weak: a socket must not keep the program, and with it the attachment, alive.
             on_close(functools.partial(_socket_closes, weakref.ref(self), number, token))

@@ -31,6 +31,8 @@ class Consumer:
         # The next entry to be peeked. Runs ahead of the shared consumer index by what was peeked and not released;
         # only release() writes the original.
         self._cached_consumer: int = memory.consumer[0]
+        # (index, n) while a peek takes custody of entries; only an interrupt leaves it set.
+        self._peeking: tuple[int, int] | None = None
 
     def __repr__(self) -> str:
         """Show the ring's size and fill."""
@@ -79,11 +81,24 @@ class Consumer:
             if limit < 0:
                 raise ArgumentError(f"cannot peek {limit} entries")
             entries = limit
+        if self._peeking is not None:
+            self._forget_peek()
         index = self._cached_consumer
         if entries and self._custodian is not None:
+            self._peeking = (index, entries)
             self._take_custody(index, entries)
         self._cached_consumer = (index + entries) & U32
+        self._peeking = None
         return entries, index
+
+    def _forget_peek(self) -> None:
+        """Undo a peek that an interrupt cut short: nobody was told of its entries, the next peek returns them."""
+        assert self._peeking is not None
+        index, n = self._peeking
+        if self._custodian is not None:
+            self._custodian.restore(self._addresses_of(self._memory.read(index, n)))
+        self._cached_consumer = index
+        self._peeking = None
 
     def cancel(self, n: int) -> None:
         """Un-peek the last `n` entries that were peeked and not released: the next peek returns them again."""

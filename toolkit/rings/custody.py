@@ -29,6 +29,9 @@ class Custodian(Protocol):
     def put_back(self, addresses: Addresses) -> None:
         """Note that a peek was cancelled: the frames are the kernel's again."""
 
+    def restore(self, addresses: Addresses) -> None:
+        """Note that a peek that an interrupt cut short is forgotten: the frames are the kernel's, as before it."""
+
     def given(self, addresses: Addresses, *, distinct: bool = False) -> None:
         """Note that the ring's entries are about to be published: our frames become the kernel's.
 
