@@ -15,7 +15,16 @@ import numpy.typing as npt
 
 from toolkit.decode.gather import gather
 from toolkit.decode.headers import Headers
-from toolkit.decode.layouts import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_ROUTING, IPPROTO_TCP, IPPROTO_UDP, IPV4
+from toolkit.decode.layouts import (
+    IPPROTO_AH,
+    IPPROTO_FRAGMENT,
+    IPPROTO_ICMP,
+    IPPROTO_ICMPV6,
+    IPPROTO_ROUTING,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    IPV4,
+)
 from toolkit.errors import ArgumentError
 
 __all__ = [
@@ -24,6 +33,7 @@ __all__ = [
     "folded",
     "internet_checksum",
     "locate",
+    "row_sums",
     "store",
     "transport_fields",
     "update",
@@ -48,12 +58,16 @@ def internet_checksum(matrix: Matrix, start: npt.ArrayLike = 0, stop: npt.ArrayL
     there.
     """
     if matrix.ndim != 2 or matrix.dtype != np.uint8:
-        raise ArgumentError(f"a matrix of packets has shape (n, width) and dtype uint8, not {matrix.shape} {matrix.dtype}.")
+        raise ArgumentError(
+            f"a matrix of packets has shape (n, width) and dtype uint8, not {matrix.shape} {matrix.dtype}."
+        )
     n, width = matrix.shape
     starts = np.asarray(start, dtype=np.int64)
     stops = np.asarray(width if stop is None else stop, dtype=np.int64)
     if not {starts.shape, stops.shape} <= {(), (n,)}:
-        raise ArgumentError(f"one start and stop for all, or one a row ({n}): they are {starts.shape} and {stops.shape}.")
+        raise ArgumentError(
+            f"one start and stop for all, or one a row ({n}): they are {starts.shape} and {stops.shape}."
+        )
     if n and bool(np.any((starts < 0) | (starts > stops) | (stops > width))):
         raise ArgumentError(f"start to stop does not lie inside of the {width} bytes of every row.")
     sums = row_sums(np.ascontiguousarray(matrix), None, _place(starts), _place(stops))
@@ -74,7 +88,7 @@ def fill_checksums(matrix: Matrix, lengths: npt.ArrayLike | None = None) -> npt.
     if not len(matrix):
         return filled
     _fill_ipv4(matrix, h)
-    field, stop, good = transport_fields(h)
+    field, stop, good = transport_fields(matrix, h)
     for is_family, six in ((h.is4, False), (h.is6, True)):
         if is_family is None:
             continue
@@ -105,7 +119,7 @@ def update(
     """
     where = np.arange(len(matrix)) if rows is None else np.arange(len(matrix))[rows]
     places = np.broadcast_to(np.asarray(at, dtype=np.int64), where.shape)
-    if len(where) and not (0 <= int(places.min()) and int(places.max()) <= matrix.shape[1] - 2):
+    if len(where) and not (int(places.min()) >= 0 and int(places.max()) <= matrix.shape[1] - 2):
         raise ArgumentError(f"no checksum at byte {int(places.max())} of rows of {matrix.shape[1]} bytes.")
     high, low = matrix[where, places], matrix[where, places + 1]
     was = high.astype(np.uint64) << np.uint64(8) | low
@@ -141,11 +155,10 @@ def word_sums(block: Matrix) -> Sums:
 
 def folded(sums: Sums) -> npt.NDArray[np.uint16]:
     """Fold sums to 16 bits, carries added at the low end."""
-    low = np.uint64(0xFFFFFFFF)
-    sums = (sums & low) + (sums >> np.uint64(32))
-    for _ in range(3):  # 33 bits, then 18, then 17, then 16
-        sums = (sums & np.uint64(0xFFFF)) + (sums >> np.uint64(16))
-    return sums.astype(np.uint16)
+    # To add carries is to divide by 65535; 0 comes out only where nothing but zeros was summed.
+    one = np.uint64(1)
+    rest: npt.NDArray[np.uint16] = (((sums - one) % np.uint64(0xFFFF) + one) * (sums != 0)).astype(np.uint16)
+    return rest
 
 
 def row_sums(matrix: Matrix, rows: Rows, start: Place, stop: Place) -> Sums:
@@ -226,8 +239,10 @@ def locate(matrix: Matrix, lengths: npt.ArrayLike | None = None, depth: int = 4)
     return Headers(matrix.reshape(-1), np.arange(n, dtype=np.int64) * width, sizes, depth)
 
 
-def transport_fields(h: Headers) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Find the transport checksums: where each stands, where what it covers ends, and whether it can be known at all."""
+def transport_fields(
+    matrix: Matrix, h: Headers
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Find the transport checksums: where each stands, where what it covers ends, and whether it can be known."""
     udp = h.protocol == IPPROTO_UDP
     size = np.where(udp, h.udp["length"], h.room)
     whole = h.readable & (h.declared <= h.length) & (h.fragment & np.uint16(_MORE_OR_LATER) == 0)
@@ -238,16 +253,23 @@ def transport_fields(h: Headers) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.
     least = np.where(tcp, 20, np.where(udp, 8, 4))
     good = whole & (field > 0) & (size >= least) & (size <= h.room)
     if h.is6 is not None:
-        good &= ~_routed(h)
+        good &= ~_routed(matrix, h)
     return h.transport_at + field, h.transport_at + size, good
 
 
-def _routed(h: Headers) -> npt.NDArray[np.bool_]:
-    """IPv6 with extension headers that begin with, or may hide, a routing header: its destination is not the last."""
+def _routed(matrix: Matrix, h: Headers) -> npt.NDArray[np.bool_]:
+    """IPv6 packets with a routing header that is not used up: their destination is not the one that is summed."""
     routed = h.none()
-    extended = h.has_ip6 & (h.transport_at > np.add(h.network_at, 40))
-    for row in np.flatnonzero(extended):
-        routed[row] = True
+    at = np.broadcast_to(np.add(h.network_at, 40), routed.shape)
+    rows = np.flatnonzero(h.has_ip6 & h.readable & (h.transport_at > at))
+    at, kind = at[rows], h.ip6["next"][rows].astype(np.int64)
+    while rows.size:
+        routed[rows[(kind == IPPROTO_ROUTING) & (matrix[rows, at + 3] > 0)]] = True
+        size = matrix[rows, at + 1].astype(np.int64)
+        step = np.where(kind == IPPROTO_AH, (size + 2) * 4, np.where(kind == IPPROTO_FRAGMENT, 8, (size + 1) * 8))
+        kind, at = matrix[rows, at].astype(np.int64), at + step
+        more = at < h.transport_at[rows]
+        rows, at, kind = rows[more], at[more], kind[more]
     return routed
 
 
@@ -284,14 +306,11 @@ def _fill_transport(
 
 def store(matrix: Matrix, rows: Rows, at: Place, words: npt.NDArray[np.uint16] | np.uint16) -> None:
     """Write a word, bytes as in memory, into each of the rows, at the same or at its own place."""
-    pairs = np.atleast_1d(words).view(np.uint8).reshape(-1, 2)
-    if isinstance(at, int):
-        if rows is None:
-            matrix[:, at : at + 2] = pairs
-        else:
-            matrix[rows, at : at + 2] = pairs
+    if rows is None and isinstance(at, int):
+        matrix[:, at : at + 2].view(np.uint16)[:, 0] = words
         return
     which = np.arange(len(matrix)) if rows is None else rows
+    pairs = np.atleast_1d(words).view(np.uint8).reshape(-1, 2)
     matrix[which, at] = pairs[:, 0]
     matrix[which, at + 1] = pairs[:, 1]
 

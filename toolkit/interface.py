@@ -7,25 +7,34 @@ import contextlib
 import threading
 import time
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy.typing as npt
 
 from toolkit import lifecycle
 from toolkit.abi.if_xdp import Statistics
 from toolkit.batch import Batch
+from toolkit.coalesce import LONGEST_REST, Coalescer
 from toolkit.device import Device
 from toolkit.errors import ArgumentError, ClosedError, ToolkitError
+from toolkit.napi import Deferral
 from toolkit.program import Link, Program
+from toolkit.rcu import wait_for_readers
 from toolkit.umem import UMEM
 from toolkit.uninterrupted import uninterrupted
-from toolkit.wait import Waiter
+from toolkit.wait import Waiter, WaitMode
 from toolkit.xsk import Socket
+
+if TYPE_CHECKING:
+    from toolkit.aio import AsyncWaiter
 
 __all__ = ["Interface"]
 
+B = TypeVar("B", bound="Batch | None")
+T = TypeVar("T")
+
 _CLOSE_PATIENCE = 5.0  # seconds that close() waits for a thread inside receive()
-_IN_FLIGHT = 0.02  # seconds: a driver's poll loop that runs the program still, after it was detached, has ended by then
 
 
 class Interface:
@@ -45,8 +54,14 @@ class Interface:
         own_program: bool,
         own_umem: bool,
         filter: str | None,
+        wait: WaitMode = "poll",
+        coalesce: float = LONGEST_REST,
+        deferral: Deferral | None = None,
     ) -> None:
-        """Take over parts that belong together; `own_program`, `own_umem`: close them with the Interface."""
+        """Take over parts that belong together; `own_program`, `own_umem`: close them with the Interface.
+
+        `deferral` is undone with it. The sockets must be made with the same `wait`.
+        """
         self.device = device
         self.program = program
         self.link = link
@@ -57,6 +72,15 @@ class Interface:
         self._own_umem = own_umem
         self._waiter = Waiter([sock._core.sock for sock in sockets], device.name)
         self._wait_finalizer = weakref.finalize(self, self._waiter.close)
+        self._waiter.configure(wait, [sock.rx for sock in sockets])
+        self._coalescer = Coalescer(
+            coalesce if wait == "poll" else 0.0, min(sock.rx_limit for sock in sockets), len(sockets)
+        )
+        self._deferral = deferral
+        if deferral is not None:
+            weakref.finalize(self, deferral.finalize)
+        self._async_waiter: AsyncWaiter | None = None  # made by the first areceive() that waits
+        self._awaited = False  # whether a coroutine is inside areceive()
         # The program knows its links as well: without this, a forgotten Interface on a program of the user's own would
         # stay attached for as long as that program.
         weakref.finalize(self, link.close)
@@ -126,6 +150,8 @@ class Interface:
             "frames": self.umem.frames,
             "frame_size": self.umem.frame_size,
             "ring_size": self.umem.fill_size,
+            "wait": self._waiter.mode,
+            "busy_polling": None if self._why_dead else self._waiter.drives,
         }
 
     def statistics(self) -> Statistics:
@@ -151,19 +177,71 @@ class Interface:
         DeviceGoneError when the interface vanished, ClosedError after (or during) close().
         """
         self._check_open()
-        if self._guard.locked():
-            raise ToolkitError(
-                f"two threads receive on {self.name} at once (or a signal handler interrupted receive()). "
-                "Next step: receive from one thread."
-            )
+        if self._guard.locked() or self._awaited:
+            raise self._two_receivers()
         with self._guard:
-            batch = self._look(limit)
-            if not batch and timeout != 0 and self._waiter.wait(timeout):
-                self._check_open()
-                batch = self._look(limit)
+            batch = self._begin(limit, timeout)
+            if not batch:
+                if rest := self._coalescer.rest(timeout):
+                    time.sleep(rest)
+                    self._check_open()
+                batch = self._look(limit, len(self.sockets))
+            if not batch and timeout != 0:
+                self._coalescer.idle()
+                if self._waiter.wait(timeout):
+                    self._check_open()
+                    batch = self._look(limit, len(self.sockets))
+            self._coalescer.note(len(batch))
         if not batch:
             self._check_open()
         return batch
+
+    async def areceive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
+        """Do what receive() does in an asyncio event loop, without a thread: other tasks run while this one waits.
+
+        One task receives. It can be cancelled at any time; no packet is lost by that, unless asyncio.wait_for() drops a
+        Batch that had come already: use `timeout`.
+        """
+        import asyncio
+
+        self._check_open()
+        if self._guard.locked() or self._awaited:
+            raise self._two_receivers()
+        self._awaited = True
+        try:
+            await asyncio.sleep(0)  # also while packets come without end, other tasks get their turn
+            batch = self._locked(self._begin, limit, timeout)
+            if not batch:
+                if rest := self._coalescer.rest(timeout):
+                    await asyncio.sleep(rest)
+                batch = self._locked(self._look, limit, len(self.sockets))
+            if not batch and timeout != 0:
+                self._coalescer.idle()
+                if await self._async().wait(timeout):
+                    batch = self._locked(self._look, limit, len(self.sockets))
+            self._coalescer.note(len(batch))
+        finally:
+            self._awaited = False
+        if not batch:
+            self._check_open()
+        return batch
+
+    def __aiter__(self) -> Interface:
+        """`async for batch in interface`: Batches until it is closed."""
+        return self
+
+    async def __anext__(self) -> Batch:
+        """Return the next Batch that is not empty."""
+        if self._why_dead == "closed":
+            raise StopAsyncIteration
+        try:
+            while not (batch := await self.areceive()):
+                pass
+            return batch
+        except ClosedError:
+            if self._why_dead == "closed":
+                raise StopAsyncIteration from None
+            raise
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until packets wait on a queue (True) or `timeout` seconds passed (False); raises as receive() does."""
@@ -173,10 +251,33 @@ class Interface:
         self._check_open()
         return readable
 
-    def _look(self, limit: int | None) -> Batch:
-        """Look at every queue once, beginning after the last that had packets."""
+    def _begin(self, limit: int | None, timeout: float | None) -> Batch | None:
+        """While resting between looks, look at the queues that had no turn since the last rest."""
+        pace = self._coalescer
+        if pace.active and pace.turns and timeout != 0:
+            return self._look(limit, pace.turns)
+        return None
+
+    def _locked(self, look: Callable[[int | None, T], B], limit: int | None, how: T) -> B:
+        self._check_open()
+        with self._guard:
+            return look(limit, how)
+
+    def _async(self) -> AsyncWaiter:
+        if self._async_waiter is None:
+            from toolkit.aio import AsyncWaiter
+
+            # The Waiter outlives a forgotten Interface, whose finalizer closes it: it must not hold the Interface.
+            reference = weakref.ref(self)
+            self._async_waiter = AsyncWaiter(
+                self._waiter, self._guard, lambda: (me := reference()) is None or me.closed
+            )
+        return self._async_waiter
+
+    def _look(self, limit: int | None, turns: int) -> Batch:
+        """Look at `turns` queues (one or more), beginning after the last that had packets."""
         lender, sockets = self._lender, self.sockets
-        for turn in range(len(sockets)):
+        for turn in range(turns):
             at = (self._next + turn) % len(sockets)
             sock = sockets[at]
             if lender is not None and lender is not sock:
@@ -185,9 +286,16 @@ class Interface:
             batch = sock.poll_once(limit)
             if batch:
                 self._lender, self._next = sock, at + 1
+                self._coalescer.turns = turns - turn - 1
                 return batch
         self._lender = None
         return batch
+
+    def _two_receivers(self) -> ToolkitError:
+        return ToolkitError(
+            f"two threads or tasks receive on {self.name} at once (or a signal handler interrupted receive()). "
+            "Next step: receive from one of them."
+        )
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
@@ -223,7 +331,7 @@ class Interface:
         """
         self._check_open()
         self.link.close()
-        time.sleep(_IN_FLIGHT)
+        wait_for_readers()
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
@@ -253,7 +361,11 @@ class Interface:
                 for sock in self.sockets:
                     parts.callback(sock.close)
                 parts.callback(self.link.close)
+                if self._deferral is not None:
+                    parts.callback(self._deferral.restore)
                 parts.callback(self._wait_finalizer)
+                if self._async_waiter is not None:
+                    parts.callback(self._async_waiter.close)
             self._down = True
         finally:
             self._guard.release()
@@ -270,6 +382,8 @@ class Interface:
         if not self._why_dead:
             self._why_dead = "dead: it belongs to the parent of a fork"
             self._waiter.close()
+            if self._async_waiter is not None:
+                self._async_waiter.close()
 
     def _check_open(self) -> None:
         if self._why_dead:

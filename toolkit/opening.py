@@ -7,16 +7,20 @@ import contextlib
 import errno
 import warnings
 from collections.abc import Iterable
+from mmap import PAGESIZE
 from typing import Literal, NamedTuple
 
 from toolkit.abi.if_xdp import XDP_PACKET_HEADROOM
+from toolkit.coalesce import LONGEST_REST
 from toolkit.device import Device, await_carrier, describe, queue_numbers
 from toolkit.errors import ArgumentError, kernel_error
 from toolkit.interface import Interface
+from toolkit.napi import Deferral
 from toolkit.netns import NetNS, entered
 from toolkit.program import Program
 from toolkit.umem import UMEM, check_ring_size
 from toolkit.uninterrupted import uninterrupted
+from toolkit.wait import WaitMode, check_wait_mode
 from toolkit.xsk import Socket
 
 __all__ = ["open"]
@@ -41,6 +45,8 @@ class _Wanted(NamedTuple):
     need_wakeup: bool
     tx: bool
     poison: bool
+    wait: WaitMode
+    coalesce: float
 
 
 def open(
@@ -59,6 +65,8 @@ def open(
     need_wakeup: bool = True,
     tx: bool = True,
     poison: bool = False,
+    wait: WaitMode = "poll",
+    coalesce: float = LONGEST_REST,
     netns: NetNS = None,
 ) -> Interface:
     """Open `interface` for receiving: compile (or find) the program, bind a Socket to every queue, attach.
@@ -74,6 +82,11 @@ def open(
     ring_size: entries of each ring, a power of two; by default 8192 (20 MB a queue), with more than 16 queues 2048.
     frames: per queue; by default a quarter more than the ring, so that sending cannot starve.
     frame_size: 2048 or 4096 bytes; by default the smaller one that holds the MTU. poison: see UMEM.
+    wait: "poll" sleeps until packets come. "spin" and "busy-poll" never sleep, and take a core for the lowest latency;
+    the latter has the driver look for packets instead of waiting for its interrupts, and defers those until close()
+    (napi_defer_hard_irqs, gro_flush_timeout: see toolkit.napi). `info()["busy_polling"]` says whether it works.
+    coalesce: with "poll", seconds that packets may wait so that more come at once; this saves most of the CPU time at
+    medium rates, and happens only while 10 000 packets/s or more come steadily (see toolkit.coalesce). 0: never.
     netns: the interface's network namespace: a pid, a path, a name of `ip netns`, or an object with fileno().
 
     Everything is undone when it fails, when the Interface is closed, and when the process ends, however it ends.
@@ -86,7 +99,21 @@ def open(
     if umem is not None and (ring_size, frames, frame_size, poison) != (None, None, None, False):
         raise ArgumentError("ring_size, frames, frame_size and poison belong to the UMEM: give them to UMEM(...).")
     wanted = _Wanted(
-        filter, program, queues, mode, zero_copy, replace, umem, ring_size, frames, frame_size, need_wakeup, tx, poison
+        filter,
+        program,
+        queues,
+        mode,
+        zero_copy,
+        replace,
+        umem,
+        ring_size,
+        frames,
+        frame_size,
+        need_wakeup,
+        tx,
+        poison,
+        check_wait_mode(wait),
+        _checked_rest(coalesce),
     )
 
     def work() -> Interface:
@@ -119,6 +146,7 @@ def _open(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -> Interf
     link = undo.enter_context(program.attach(interface, mode=wanted.mode, replace=wanted.replace))
     await_carrier(device)
     sockets = [undo.enter_context(_socket(interface, queue, umem, len(numbers), wanted)) for queue in numbers]
+    deferral = undo.enter_context(Deferral(interface)) if wanted.wait == "busy-poll" else None
     for sock in sockets:
         program.register(sock)
     return Interface(
@@ -130,6 +158,9 @@ def _open(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -> Interf
         own_program=wanted.program is None,
         own_umem=wanted.umem is None,
         filter=wanted.filter,
+        wait=wanted.wait,
+        coalesce=wanted.coalesce,
+        deferral=deferral,
     )
 
 
@@ -150,9 +181,16 @@ def _socket(interface: str, queue: int, umem: UMEM, sharing: int, wanted: _Wante
         need_wakeup=wanted.need_wakeup,
         tx=wanted.tx,
         prefill=rx_limit,
+        wait=wanted.wait,
     )
     sock.rx_limit = rx_limit
     return sock
+
+
+def _checked_rest(seconds: float) -> float:
+    if not 0 <= seconds <= 0.1:
+        raise ArgumentError(f"coalesce is a time in seconds from 0 to 0.1, not {seconds!r}")
+    return seconds
 
 
 def _umem(device: Device, queues: int, wanted: _Wanted) -> UMEM:
@@ -161,7 +199,10 @@ def _umem(device: Device, queues: int, wanted: _Wanted) -> UMEM:
     check_ring_size("ring_size", size)
     per_queue = wanted.frames if wanted.frames is not None else max(size + size // 4, 2)
     frame_size = wanted.frame_size or _frame_size(device)
-    return UMEM(per_queue * queues, frame_size, fill_size=size, comp_size=size, poison=wanted.poison)
+    total = per_queue * queues
+    if wanted.frames is None:
+        total += -total % (PAGESIZE // frame_size)  # whole pages
+    return UMEM(total, frame_size, fill_size=size, comp_size=size, poison=wanted.poison)
 
 
 def _frame_size(device: Device) -> int:

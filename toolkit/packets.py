@@ -42,8 +42,12 @@ def as_matrix(
         )
     if hasattr(packets, "head") and hasattr(packets, "lengths"):
         sizes = np.array(packets.lengths, dtype=np.uint32)
+        if not len(sizes):
+            return np.zeros((0, 0), dtype=np.uint8), sizes
         _check_longest(sizes, longest)
-        return packets.head(int(sizes.max(initial=0))), sizes
+        if not int(sizes.min()):
+            raise ArgumentError(f"packet {int(sizes.argmin())} of {len(sizes)} is empty. Next step: leave it out.")
+        return packets.head(int(sizes.max())), sizes
     return _join(_sequence(packets), longest)
 
 

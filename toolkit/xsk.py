@@ -30,7 +30,7 @@ from toolkit.rings.memory import U32
 from toolkit.sender import Sender
 from toolkit.umem import UMEM, check_ring_size
 from toolkit.uninterrupted import uninterrupted
-from toolkit.wait import raise_if_gone
+from toolkit.wait import WaitMode, check_wait_mode, raise_if_gone
 from toolkit.xsk_core import Core, SocketOptions
 
 __all__ = ["Socket"]
@@ -58,6 +58,7 @@ class Socket:
         rx: bool = True,
         tx: bool = True,
         prefill: int = 0,
+        wait: WaitMode = "poll",
         netns: NetNS = None,
     ) -> None:
         """Create the socket and bind it; it receives once a Program that redirects to it is attached and registered.
@@ -68,6 +69,7 @@ class Socket:
         need_wakeup: the kernel asks for system calls when it needs them, rather than polling. sg: packets larger than
         a frame arrive as several descriptors (XDP_PKT_CONTD).
         prefill: frames to lend to the kernel before binding (some zero-copy drivers want that).
+        wait: how wait() and receive() wait, see toolkit.wait: "poll" sleeps, "busy-poll" and "spin" take a core.
         netns: the network namespace of the interface: a pid, a path, a name of `ip netns`, or an object with fileno().
 
         SystemCallError when the kernel refuses: no such interface (ENODEV), interface down (ENETDOWN), queue out of
@@ -85,6 +87,7 @@ class Socket:
             sg,
             rx,
             tx,
+            check_wait_mode(wait),
         )
         self._own_umem = umem is None
         self.interface = interface
@@ -211,6 +214,7 @@ class Socket:
             batch = Batch(self.umem, descs, queue=self.queue, loaned=True)
             if len(descs):
                 self._loan = batch
+                self._core.loan = weakref.ref(batch)
             else:
                 self._nothing_came()
             self._unfinished = False
@@ -337,7 +341,7 @@ class Socket:
     def reply(self, answer: Callable[[memoryview], bool], limit: int = 2) -> tuple[int, int]:
         """Take up to `limit` packets one at a time; `answer` changes each in place and says whether to send it back.
 
-        Returns (taken, sent back). The short path for ping-pong, without NumPy's fixed costs; Forwarder serves the many.
+        Returns (taken, sent back). The short path for ping-pong, without NumPy's fixed costs.
         """
         rx, umem = self.rx, self.umem
         with self._receiving():

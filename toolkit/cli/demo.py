@@ -10,7 +10,7 @@ from typing import Any
 from toolkit.cli import output
 from toolkit.cli.demo_traffic import Traffic
 from toolkit.cli.demo_view import View
-from toolkit.cli.receive import Totals, summary
+from toolkit.cli.reconcile import Totals, summary
 from toolkit.cli.sampler import Sampler
 from toolkit.cli.stop import Stop
 from toolkit.interface import Interface

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.abi.if_xdp import Statistics
 from toolkit.cli import output
-from toolkit.cli.receive import Totals
+from toolkit.cli.reconcile import Totals
 from toolkit.cli.sampler import Sampler
 from toolkit.interface import Interface
 

@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from toolkit.cli import moving
 from toolkit.errors import ToolkitError
 
 __all__ = ["main"]
@@ -24,7 +25,13 @@ packets do NOT reach the kernel: whatever you take from an interface, its usual 
   xsk demo                                       see it work, on a private network made for the purpose
   xsk receive eth0 --filter 'udp port 53'        take DNS packets from eth0 and count them
   xsk receive eth0 --filter 'icmp' -x -c 3       take three pings and show their bytes
+  xsk drop eth0 -f 'udp'                         take packets and let them go: how fast is it?
+  xsk send eth0 --ip-dst 192.0.2.7 --rate 1000   send UDP packets at a rate, or as fast as it goes
+  xsk forward eth0 eth1 -f all --both            a bridge of two interfaces
+  xsk echo eth0                                  answer ARP, ping and UDP echo from Python
   xsk status                                     which XDP programs and AF_XDP sockets are there, and whose
+  xsk doctor eth0                                what could keep it from working, and what to do
+  xsk detach eth0                                take off an XDP program that somebody left there
 
 Everything is undone when a command ends, however it ends. All need root, or CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF and
 CAP_IPC_LOCK.
@@ -52,6 +59,9 @@ def cli() -> None:
 @click.option("--ring-size", type=int, help="Entries of each ring, a power of two.")
 @click.option("--replace", is_flag=True, help="Take the place of an XDP program that is attached already.")
 @click.option("--netns", help="Network namespace of the interface: a name of `ip netns`, a path, or a pid.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Share the queues out to this many processes, each on a CPU."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing else.")
 def receive(interface: str, **options: object) -> None:
     """Take packets from INTERFACE with an AF_XDP socket on each of its queues.
@@ -67,7 +77,10 @@ def receive(interface: str, **options: object) -> None:
     xsk receive eth0 --filter 'tcp port 80 and host 192.0.2.7'
     xsk receive eth0 --filter 'arp' -x -c 5
     xsk receive eth0 --filter 'udp' --seconds 10 --json
+    xsk receive eth0 --filter 'udp' --workers 4
     """
+    if options["workers"] and options["dump"]:
+        raise click.UsageError("--hex shows packets in order, and several --workers have none: take one of them.")
     from toolkit.cli.receive import run
 
     sys.exit(run(interface, **options))  # type: ignore[arg-type]
@@ -87,6 +100,38 @@ def status(as_json: bool, everything: bool) -> None:
     sys.exit(run(as_json=as_json, everything=everything))
 
 
+@cli.command(short_help="Look for what keeps AF_XDP from working, and say what to do.")
+@click.argument("interface", required=False)
+@click.option("--netns", help="Network namespace of the interface: a name of `ip netns`, a path, or a pid.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(interface: str | None, netns: str | None, as_json: bool) -> None:
+    """Look at the system (kernel, privileges, libraries, BCC) and at INTERFACE, or at all: driver, native or generic
+    XDP, zero-copy, queues, MTU, offloads in the way, who is there already. Changes nothing.
+
+    Each finding is ok, a note, or a problem, with what to do about it. Exit code 1 if there is a problem.
+    """
+    from toolkit.cli.doctor import run
+
+    sys.exit(run(interface, netns=netns, as_json=as_json))
+
+
+@cli.command(short_help="Take an XDP program off an interface.")
+@click.argument("interface")
+@click.option("--force", is_flag=True, help="Also when somebody uses it still.")
+@click.option("--netns", help="Network namespace of the interface: a name of `ip netns`, a path, or a pid.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def detach(interface: str, force: bool, netns: str | None, as_json: bool) -> None:
+    """Take the XDP program off INTERFACE, whoever attached it, and say what it was.
+
+    A program that was attached by netlink and that no process holds goes at once: nobody uses it any more. One that is
+    held by a process or a link (this toolkit's are, and go with their process by themselves), or that xdp-tools keeps,
+    is named, and goes with --force only. Interrupts that a killed busy-polling process left deferred are restored.
+    """
+    from toolkit.cli.detach import run
+
+    sys.exit(run(interface, force=force, netns=netns, as_json=as_json))
+
+
 @cli.command(short_help="Show AF_XDP at work, on a private network or on a real interface.")
 @click.option("-i", "--interface", help="Show a real interface instead; needs --filter. Nothing is sent.")
 @click.option("-f", "--filter", "expression", help="With --interface: a tcpdump expression, or 'all'.")
@@ -103,6 +148,10 @@ def demo(interface: str | None, expression: str | None, seconds: float, as_json:
     from toolkit.cli.demo import run
 
     sys.exit(run(interface, expression, seconds, as_json=as_json))
+
+
+for _command in moving.COMMANDS:
+    cli.add_command(_command)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from toolkit.abi.if_xdp import Statistics
 
-__all__ = ["DROP_REASONS", "bits", "count", "print_json", "reasons"]
+__all__ = ["DROP_REASONS", "bits", "count", "kernel_counters", "print_json", "reasons"]
 
 # The kernel's counters in plain words, in the order in which they are worth reading.
 DROP_REASONS = {
@@ -42,6 +42,12 @@ def reasons(statistics: Statistics) -> str:
     """Say why packets were dropped: "" when none were."""
     told = [f"{getattr(statistics, name):,} {DROP_REASONS[name]}" for name in ("rx_dropped", "rx_ring_full")]
     return ", ".join(text for text in told if not text.startswith("0 "))
+
+
+def kernel_counters(statistics: Statistics) -> str:
+    """All six counters of the kernel, a line each: the figure, what it means, what the kernel calls it."""
+    lines = [f"  {getattr(statistics, name):>14,}  {plain:<36}{name}" for name, plain in DROP_REASONS.items()]
+    return "\n".join(["counted by the kernel:", *lines])
 
 
 def print_json(value: dict[str, Any]) -> None:

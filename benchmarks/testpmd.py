@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DPDK's testpmd on its af_xdp driver, from Debian's packages: what people take today who want AF_XDP in C."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+
+from benchmarks.consumer import Counts, PeerError
+from benchmarks.isolation import Cores, child_prefix, cpu_ns
+from toolkit.lab import Lab
+
+__all__ = ["OPTIONS", "Testpmd"]
+
+# The fastest of what was tried on a veth: see docs/benchmarks.md. Busy polling does not reach a veth's driver, and
+# DPDK's attempts at it cost system calls; longer bursts and rings made it slower.
+OPTIONS = ("busy_budget=0", ())
+
+# The prompt comes before, between and after what a command prints; these come last.
+_PROMPT, _STARTED, _STATISTICS = r"testpmd> ", r"packets/burst=", r"Tx-pps:.*\n"
+_START = 15.0  # seconds
+_ANSWER = 5.0
+
+
+class Testpmd:
+    """A running testpmd that forwards in one mode: "rxonly", "txonly", "macswap" or "icmpecho"."""
+
+    name = "testpmd"
+    __test__ = False  # pytest: this is no test
+
+    def __init__(
+        self, lab: Lab, mode: str, where: Cores, *, device: str = OPTIONS[0], arguments: Sequence[str] = OPTIONS[1]
+    ) -> None:
+        """Start it on the lab's near end; it does not forward before start()."""
+        if shutil.which("dpdk-testpmd") is None:
+            raise PeerError("there is no dpdk-testpmd here. Next step: `apt-get install dpdk-dev`.")
+        # The forwarding thread alone has the consumer's CPU: the main thread, which only reads commands, could never
+        # run beside one that spins at real-time priority.
+        lcores = f"0@({where.consumer},{where.generator}),1@{where.consumer}"
+        vdev = f"net_af_xdp0,iface={lab.interface},start_queue=0,queue_count=1" + (f",{device}" if device else "")
+        # stdbuf: it fills a buffer before it writes to a pipe.
+        prefix = child_prefix(where.consumer)[3:]  # without taskset: testpmd pins its threads itself
+        eal = ["--no-huge", "--no-pci", "--no-shconf", "--no-telemetry", "-m", "1024", "--lcores", lcores]
+        own = ["--no-mlockall", f"--forward-mode={mode}", "-i", *arguments]
+        self._child: subprocess.Popen[bytes] = lab.netns.popen(
+            [*prefix, "stdbuf", "-oL", "dpdk-testpmd", *eal, "--vdev", vdev, "--", *own],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            bufsize=0,
+        )
+        self._read(_PROMPT, _START)
+
+    def start(self) -> None:
+        """Begin to forward."""
+        self._tell("start", _STARTED)
+
+    def counts(self) -> Counts:
+        """Return what its driver counted."""
+        text = self._tell("show port stats 0", _STATISTICS)
+        numbers = {key: int(value) for key, value in re.findall(r"([RT]X-\w+): +(\d+)", text)}
+        return Counts(numbers["RX-packets"], numbers["TX-packets"], numbers["RX-missed"])
+
+    def cpu_ns(self) -> int:
+        """Nanoseconds of CPU used so far."""
+        return cpu_ns(self._child.pid)
+
+    def close(self) -> None:
+        """End it. May be called again."""
+        child = self._child
+        if child.poll() is None:
+            try:
+                self._send("stop")
+                self._send("quit")
+                child.wait(_ANSWER)
+            except (OSError, subprocess.TimeoutExpired):
+                child.send_signal(signal.SIGKILL)
+                child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _tell(self, command: str, until: str) -> str:
+        self._send(command)
+        return self._read(until, _ANSWER)
+
+    def _send(self, command: str) -> None:
+        assert self._child.stdin is not None
+        self._child.stdin.write(command.encode() + b"\n")
+
+    def _read(self, until: str, patience: float) -> str:
+        """Return what it prints, up to what `until` matches."""
+        assert self._child.stdout is not None
+        text, fd, deadline = "", self._child.stdout.fileno(), time.monotonic() + patience
+        while not re.search(until, text):
+            ready = select.select([fd], [], [], max(deadline - time.monotonic(), 0))[0]
+            piece = os.read(fd, 65536) if ready else b""
+            if not piece:
+                self._child.kill()
+                raise PeerError(f"testpmd {'ended' if ready else 'does not answer'}: {text}")
+            text += piece.decode(errors="replace")
+        return text
+
+    def __enter__(self) -> Testpmd:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the workers of test_workers.py do. In a module of its own: every worker imports it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import numpy as np
+
+from toolkit import Interface
+from toolkit.workers import current
+
+
+def count(interface: Interface) -> dict[str, Any]:
+    """Receive until stopped; the numbers seen by queue, the kernel's counters, and where this ran."""
+    me = current()
+    assert me is not None
+    packets = 0
+    queues: dict[int, int] = {}
+    while batch := interface.receive():
+        packets += len(batch)
+        queues[batch.queue] = queues.get(batch.queue, 0) + len(batch)
+        me.tell(packets)
+    return {
+        "pid": os.getpid(),
+        "number": me.number,
+        "received": packets,
+        "queues": queues,
+        "dropped": interface.statistics().dropped,
+        "cpus": sorted(os.sched_getaffinity(0)),
+        "stopping": me.stopping,
+    }
+
+
+def payloads(interface: Interface) -> list[bytes]:
+    """Receive until stopped; every packet whole."""
+    seen: list[bytes] = []
+    while batch := interface.receive():
+        seen += [bytes(packet) for packet in batch]
+    return seen
+
+
+def raise_in_first(interface: Interface) -> dict[str, Any]:
+    """Worker 0 fails at its first packet, the others count."""
+    me = current()
+    assert me is not None
+    if me.number == 0:
+        interface.receive()
+        raise ZeroDivisionError("on purpose")
+    return count(interface)
+
+
+def never_return(interface: Interface) -> None:
+    """Look at nothing."""
+    while True:
+        time.sleep(1)
+
+
+def unpicklable(interface: Interface) -> Any:
+    """A result that cannot travel."""
+    interface.receive()
+    return lambda: None
+
+
+def exit_at_once(interface: Interface) -> None:
+    """Leave without a word."""
+    os._exit(7)
+
+
+def terminate_self(interface: Interface) -> dict[str, Any]:
+    """Worker 0 gets SIGTERM, as from `kill`: it ends like a stop, with its result."""
+    me = current()
+    assert me is not None
+    if me.number == 0:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return count(interface)
+
+
+def fast(interface: Interface) -> tuple[int, int, float]:
+    """Count as fast as it goes: packets, dropped, CPU seconds of this process."""
+    packets = np.int64(0)
+    while batch := interface.receive():
+        packets += len(batch)
+    return int(packets), interface.statistics().dropped, time.process_time()

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How to bind to an interface, as asked for on the command line; the same for every command that moves packets."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from toolkit.netns import NetNS, entered
+
+if TYPE_CHECKING:
+    from toolkit.device import Device
+    from toolkit.interface import Interface
+    from toolkit.umem import UMEM
+    from toolkit.wait import WaitMode
+    from toolkit.xsk import Socket
+
+__all__ = ["Binding"]
+
+_RING = 2048  # entries of the TX ring of a socket that only sends, when nothing else is asked for
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Options that mean the same in every command."""
+
+    queues: tuple[int, ...] = ()  # () for all
+    mode: Literal["auto", "native", "generic"] = "auto"
+    zero_copy: bool | Literal["auto"] = "auto"
+    wait: WaitMode = "poll"
+    need_wakeup: bool = True
+    ring_size: int | None = None
+    replace: bool = False
+    netns: NetNS = None
+
+    def open(self, interface: str, expression: str | None, umem: UMEM | None = None) -> Interface:
+        """Open `interface` to receive what `expression` takes: see toolkit.open()."""
+        from toolkit.opening import open as open_interface
+
+        return open_interface(
+            interface,
+            filter=expression,
+            queues=self.queues or "all",
+            mode=self.mode,
+            zero_copy=self.zero_copy,
+            wait=self.wait,
+            need_wakeup=self.need_wakeup,
+            ring_size=self.ring_size if umem is None else None,
+            umem=umem,
+            replace=self.replace,
+            netns=self.netns,
+        )
+
+    def describe(self, interface: str) -> Device:
+        """Ask the kernel about `interface`, in the namespace meant."""
+        from toolkit.device import describe
+
+        with entered(self.netns):
+            return describe(interface)
+
+    @contextlib.contextmanager
+    def sender(self, interface: str, queue: int, umem: UMEM) -> Iterator[Socket]:
+        """Open a Socket that only sends, on one queue. What arrives at the interface is not touched.
+
+        Drivers send zero-copy only while an XDP program is attached: with --zero-copy one that passes everything is;
+        by default copy mode is taken where there is none.
+        """
+        from toolkit.xsk import Socket
+
+        def bind(zero_copy: bool | Literal["auto"]) -> Socket:
+            return Socket(
+                interface,
+                queue,
+                umem,
+                rx=False,
+                tx_size=self.ring_size or _RING,
+                zero_copy=zero_copy,
+                need_wakeup=self.need_wakeup,
+                netns=self.netns,
+            )
+
+        with contextlib.ExitStack() as parts:
+            if self.zero_copy is True and not self._has_program(interface):
+                parts.enter_context(self._passing(interface))
+            opened = bind(self.zero_copy)
+            if opened.zero_copy and self.zero_copy == "auto" and not self._has_program(interface):
+                opened.close()
+                opened = bind(False)
+            yield parts.enter_context(opened)
+
+    def _has_program(self, interface: str) -> bool:
+        from toolkit.program import attached
+
+        return attached(self.describe(interface).ifindex, self.netns) is not None
+
+    @contextlib.contextmanager
+    def _passing(self, interface: str) -> Iterator[None]:
+        """Have a program attached that passes everything, natively, for the length of the block."""
+        from toolkit.device import await_carrier
+        from toolkit.errors import SystemCallError, kernel_error
+        from toolkit.program import Program
+
+        device = self.describe(interface)
+        with contextlib.ExitStack() as parts:
+            program = parts.enter_context(Program.build("xdp_pass.c"))
+            try:
+                parts.enter_context(program.attach(interface, mode="native", netns=self.netns))
+            except SystemCallError as refused:
+                if refused.errno != errno.EOPNOTSUPP:
+                    raise
+                raise kernel_error("bind", errno.EOPNOTSUPP, f"cannot send zero-copy on {interface}") from None
+            with entered(self.netns):
+                await_carrier(device)
+            yield

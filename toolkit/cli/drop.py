@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`xsk drop`: receive, count, and let go, as fast as packets come."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from toolkit.cli import output
+from toolkit.cli.binding import Binding
+from toolkit.cli.live import LiveLine, Reading
+from toolkit.cli.reconcile import Totals, conclude, introduce, summary
+from toolkit.cli.stop import Stop
+from toolkit.errors import DeviceGoneError
+from toolkit.interface import Interface
+
+__all__ = ["run"]
+
+
+def run(
+    interface: str,
+    binding: Binding,
+    *,
+    expression: str | None,
+    batch_size: int | None,
+    seconds: float | None,
+    interval: float,
+    extra: bool,
+    as_json: bool,
+) -> int:
+    """Drop until a signal or `seconds`; the exit code."""
+    with Stop(seconds) as stop, binding.open(interface, expression) as opened:
+        if not as_json:
+            introduce(opened)
+        totals, began = Totals(), time.monotonic()
+        line = LiveLine(
+            lambda: Reading(totals.packets, totals.bytes, {"dropped": opened.statistics().dropped}),
+            interval=interval,
+            statistics=opened.statistics if extra else None,
+            quiet=as_json,
+        )
+        gone = _loop(opened, stop, totals, line, batch_size)
+        report = summary(opened, totals, time.monotonic() - began)
+        if as_json:
+            output.print_json(report)
+        else:
+            conclude(report)
+    if gone is not None:
+        print(f"xsk: {gone.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _loop(
+    opened: Interface, stop: Stop, totals: Totals, line: LiveLine, batch_size: int | None
+) -> DeviceGoneError | None:
+    """Receive until it is time to stop. The Batch is never looked into: the next receive() gives its frames back."""
+    receive, add, tick = opened.receive, totals.add, line.tick
+    try:
+        while not stop:
+            add(receive(stop.patience, batch_size))
+            tick()
+    except DeviceGoneError as gone:
+        return gone
+    return None

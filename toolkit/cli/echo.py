@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`xsk echo`: a host in Python. ARP, ping and UDP echo, answered without the kernel's network stack."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from toolkit.cli import output
+from toolkit.cli.addresses import own_addresses
+from toolkit.cli.binding import Binding
+from toolkit.cli.live import LiveLine, Reading
+from toolkit.cli.reconcile import introduce
+from toolkit.cli.stop import Stop
+from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError
+from toolkit.interface import Interface
+from toolkit.responder import Responder
+
+__all__ = ["expression_for", "run"]
+
+_SLICE = 0.2  # seconds between two looks at the clock, and at the health of the device, while spinning
+_FLUSH = 1.0  # seconds that the last answers have to leave
+
+
+def run(
+    interface: str,
+    binding: Binding,
+    *,
+    addresses: tuple[str, ...],
+    udp_port: int,
+    seconds: float | None,
+    interval: float,
+    extra: bool,
+    as_json: bool,
+) -> int:
+    """Answer until a signal or `seconds`; the exit code."""
+    from toolkit.answers import Answers
+
+    device = binding.describe(interface)
+    mine = addresses or tuple(own_addresses(device.ifindex, binding.netns))
+    if not mine:
+        raise ArgumentError(
+            f"{interface} has no IP address that could be answered for. Next step: name one, `--ip 192.0.2.1`, or give "
+            f"the interface one, `ip address add 192.0.2.1/24 dev {interface}`."
+        )
+    answers = Answers(device.mac, mine, udp_port=udp_port or None)
+    with Stop(seconds) as stop, binding.open(interface, expression_for(mine, udp_port)) as opened:
+        if not as_json:
+            introduce(opened)
+            print(f"answering for {', '.join(mine)}", flush=True)
+        responder, began = Responder(opened, answers), time.monotonic()
+        line = LiveLine(
+            lambda: Reading(
+                responder.answered,
+                others={
+                    "unanswered": responder.received - responder.answered,
+                    "dropped": opened.statistics().dropped,
+                },
+            ),
+            interval=interval,
+            statistics=opened.statistics if extra else None,
+            quiet=as_json,
+        )
+        gone = _loop(opened, responder, stop, line, spin=binding.wait == "spin")
+        report = _summary(opened, responder, mine, time.monotonic() - began)
+        if as_json:
+            output.print_json(report)
+        else:
+            _conclude(report)
+    if gone is not None:
+        print(f"xsk: {gone.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def expression_for(addresses: Iterable[str], udp_port: int) -> str:
+    """Return the filter that takes what can be answered, and nothing else: the kernel keeps its own conversations.
+
+    Fragments are left to the kernel, which can put them together.
+    """
+    parsed = [ipaddress.ip_address(address) for address in addresses]
+    terms = []
+    ip4 = [str(address) for address in parsed if address.version == 4]
+    if ip4:
+        to_us = " or ".join(f"ip dst host {address}" for address in ip4)
+        asked = " or ".join(f"arp dst host {address}" for address in ip4)
+        udp = f" or udp dst port {udp_port}" if udp_port else ""
+        terms.append(f"(arp[6:2] = 1 and ({asked}))")
+        terms.append(f"(({to_us}) and ip[6:2] & 0x3fff = 0 and ((icmp and icmp[0] = 8){udp}))")
+    ip6 = [address for address in parsed if address.version == 6]
+    if ip6:
+        to_us = " or ".join(f"ip6 dst host {address}" for address in ip6)
+        asked = " or ".join(f"({_at_target(address.packed)})" for address in ip6)
+        udp = f" or (ip6[6] = 17 and ip6[42:2] = {udp_port})" if udp_port else ""
+        terms.append(f"(ip6[6] = 58 and ip6[40] = 135 and ({asked}))")
+        terms.append(f"(({to_us}) and ((ip6[6] = 58 and ip6[40] = 128){udp}))")
+    return " or ".join(terms)
+
+
+def _at_target(address: bytes) -> str:
+    """A neighbour solicitation for `address`: its target follows 8 bytes of ICMPv6."""
+    words = [int.from_bytes(address[at : at + 4], "big") for at in range(0, 16, 4)]
+    return " and ".join(f"ip6[{48 + 4 * at}:4] = {word:#x}" for at, word in enumerate(words))
+
+
+def _loop(opened: Interface, responder: Responder, stop: Stop, line: LiveLine, *, spin: bool) -> DeviceGoneError | None:
+    try:
+        while not stop:
+            if spin:
+                responder.run(min(_SLICE, stop.patience), spin=True)
+                opened.wait(0)  # a spinning responder does not ask whether the device is still there
+            else:
+                responder.step(stop.patience)
+            line.tick()
+    except DeviceGoneError as gone:
+        return gone
+    return None
+
+
+def _summary(opened: Interface, responder: Responder, addresses: tuple[str, ...], seconds: float) -> dict[str, Any]:
+    """Detach, answer what still waits, and put the counters side by side."""
+    left = True
+    try:
+        opened.detach()
+        while responder.step(0.05):
+            pass
+        left = not opened.flush(_FLUSH)
+    except (ClosedError, DeviceGoneError):
+        pass
+    counters, statistics = opened.counters(), opened.statistics()
+    return {
+        **opened.info(),
+        "addresses": list(addresses),
+        "redirected": counters["redirected"],
+        "received": responder.received,
+        "answered": responder.answered,
+        "unanswered": responder.received - responder.answered,
+        "all_sent": not left,
+        "dropped": statistics.dropped,
+        "drop_reasons": statistics._asdict(),
+        "passed": counters.get("passed"),
+        "seconds": round(seconds, 3),
+    }
+
+
+def _conclude(report: dict[str, Any]) -> None:
+    from toolkit.abi.if_xdp import Statistics
+
+    print(
+        f"{report['answered']:,} answers in {report['seconds']:.1f} s; unanswered: {report['unanswered']:,}; "
+        f"passed on to the kernel: {report['passed']:,}"
+    )
+    print(f"redirected {report['redirected']:,} = received {report['received']:,} + dropped {report['dropped']:,}")
+    print(output.kernel_counters(Statistics(**report["drop_reasons"])), flush=True)

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`xsk forward`: from one interface to another, or back out of the same; descriptors move, bytes do not."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit.abi.if_xdp import XDP_PACKET_HEADROOM, Statistics
+from toolkit.cli import output
+from toolkit.cli.binding import Binding
+from toolkit.cli.edit import Edits
+from toolkit.cli.live import LiveLine, Reading
+from toolkit.cli.reconcile import introduce
+from toolkit.cli.stop import Stop
+from toolkit.device import queue_numbers
+from toolkit.errors import ClosedError, DeviceGoneError
+from toolkit.forward import Forwarder
+from toolkit.interface import Interface
+from toolkit.umem import UMEM
+from toolkit.xsk import Socket
+
+__all__ = ["run"]
+
+_RING = 4096  # entries of each ring, when nothing else is asked for
+_LINK_HEADERS = 14 + 2 * 4  # Ethernet and two VLAN tags
+_KICK_AGAIN = 0.001  # seconds after which a kernel that was busy is told again what waits in a TX ring
+_FLUSH = 1.0  # seconds that the last packets have to leave
+
+
+@dataclass
+class Direction:
+    """One way through."""
+
+    name: str
+    source: Interface
+    target: Interface | Socket
+    forwarder: Forwarder
+
+    def reading(self) -> Reading:
+        """For the live line."""
+        forwarder = self.forwarder
+        lost = {"edited out": forwarder.edited_out} if forwarder.edited_out else {}
+        dropped = self.source.statistics().dropped
+        return Reading(forwarder.forwarded, others={**lost, "no room": forwarder.no_room, "dropped": dropped})
+
+
+def run(
+    interface: str,
+    other: str | None,
+    binding: Binding,
+    *,
+    expression: str | None,
+    edits: Edits,
+    both: bool,
+    batch_size: int | None,
+    seconds: float | None,
+    interval: float,
+    extra: bool,
+    as_json: bool,
+) -> int:
+    """Forward until a signal or `seconds`; the exit code."""
+    with Stop(seconds) as stop, contextlib.ExitStack() as parts:
+        directions = _open(interface, other, binding, expression, edits, both, parts)
+        if not as_json:
+            for way in directions:
+                introduce(way.source)
+                print(f"  {way.name}: {edits}", flush=True)
+        began = time.monotonic()
+        lines = [
+            LiveLine(
+                way.reading,
+                interval=interval,
+                name=way.name,
+                statistics=way.source.statistics if extra else None,
+                quiet=as_json,
+            )
+            for way in directions
+        ]
+        failure = _loop(directions, stop, lines, batch_size, binding)
+        seconds_taken = time.monotonic() - began
+        report = _summary(directions, edits, seconds_taken)
+        if as_json:
+            output.print_json(report)
+        else:
+            for way in report["directions"]:
+                _conclude(way, seconds_taken)
+    if failure is not None:
+        print(f"xsk: {failure.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+# --- opening ----------------------------------------------------------------------------------------------------------
+
+
+def _open(
+    interface: str,
+    other: str | None,
+    binding: Binding,
+    expression: str | None,
+    edits: Edits,
+    both: bool,
+    parts: contextlib.ExitStack,
+) -> list[Direction]:
+    """Open what is needed; `parts` closes it."""
+    if other is None or other == interface:
+        source = parts.enter_context(binding.open(interface, expression))
+        return [Direction(f"{interface} → {interface}", source, source, Forwarder(source, source, edits.function))]
+    umem = parts.enter_context(_umem(binding, interface, other))
+    first = parts.enter_context(binding.open(interface, expression, umem))
+    if not both:
+        target = parts.enter_context(binding.sender(other, 0, umem))
+        return [Direction(f"{interface} → {other}", first, target, Forwarder(first, target, edits.function))]
+    second = parts.enter_context(binding.open(other, expression, umem))
+    return [
+        Direction(f"{a.name} → {b.name}", a, b, Forwarder(a, b, edits.function))
+        for a, b in ((first, second), (second, first))
+    ]
+
+
+def _umem(binding: Binding, interface: str, other: str) -> UMEM:
+    """Make the memory that both share: a full ring for every queue to receive into, and as much again to send from."""
+    devices = [binding.describe(name) for name in (interface, other)]
+    queues = max(len(queue_numbers(device, binding.queues or "all")) for device in devices)
+    ring = binding.ring_size or _RING
+    longest = max(device.mtu for device in devices) + _LINK_HEADERS
+    # Each Interface lends a quarter of a shared UMEM's frames to the kernel.
+    return UMEM(
+        4 * ring * queues, 2048 if longest <= 2048 - XDP_PACKET_HEADROOM else 4096, fill_size=ring, comp_size=ring
+    )
+
+
+# --- work -------------------------------------------------------------------------------------------------------------
+
+
+def _loop(
+    directions: list[Direction], stop: Stop, lines: list[LiveLine], batch_size: int | None, binding: Binding
+) -> DeviceGoneError | None:
+    try:
+        if len(directions) == 1:
+            step, line = directions[0].forwarder.step, lines[0]
+            while not stop:
+                step(stop.patience, batch_size)
+                line.tick()
+            return None
+        there, back = (way.forwarder for way in directions)
+        wait = _waiting_on_both(directions, binding)
+        while not stop:
+            if not there.step(0, batch_size) + back.step(0, batch_size):
+                wait(stop.patience)
+            for line in lines:
+                line.tick()
+    except DeviceGoneError as gone:
+        return gone
+    return None
+
+
+def _waiting_on_both(directions: list[Direction], binding: Binding) -> Callable[[float], object]:
+    """Return what waits a while for packets at either end, in the way asked for."""
+    if binding.wait != "poll":
+        # One round over each: it drives the driver where that is meant, and does not sleep.
+        return lambda seconds: any([way.source.wait(0) for way in directions])
+    poll = select.poll()
+    sockets = [sock for way in directions for sock in way.source.sockets]
+    for sock in sockets:
+        poll.register(sock.fileno(), select.POLLIN)
+
+    def wait(seconds: float) -> object:
+        if any(sock.tx.outstanding for sock in sockets):
+            seconds = min(seconds, _KICK_AGAIN)
+        return poll.poll(seconds * 1000)
+
+    return wait
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+def _summary(directions: list[Direction], edits: Edits, seconds: float) -> dict[str, Any]:
+    """Detach, forward what still waits, and put the counters side by side, a direction at a time."""
+    for way in directions:
+        with contextlib.suppress(ClosedError, DeviceGoneError):
+            way.source.detach()
+    left = []
+    for way in directions:
+        waiting = True
+        with contextlib.suppress(ClosedError, DeviceGoneError):
+            while way.forwarder.step(0.05):
+                pass
+            waiting = not way.target.flush(_FLUSH)
+        left.append(waiting)
+    reports = [_report(way, all_sent=not waiting) for way, waiting in zip(directions, left, strict=True)]
+    return {"edits": str(edits), "seconds": round(seconds, 3), "directions": reports}
+
+
+def _report(way: Direction, *, all_sent: bool) -> dict[str, Any]:
+    forwarder, counters, statistics = way.forwarder, way.source.counters(), way.source.statistics()
+    given = forwarder.forwarded + forwarder.edited_out + forwarder.no_room
+    sending = statistics if way.target is way.source else way.target.statistics()
+    return {
+        **way.source.info(),
+        "from": way.source.name,
+        "to": way.target.name if isinstance(way.target, Interface) else way.target.interface,
+        "redirected": counters["redirected"],
+        "received": forwarder.received,
+        "forwarded": forwarder.forwarded,
+        "edited_out": forwarder.edited_out,
+        "no_room": forwarder.no_room,
+        "given_up": forwarder.received - given,  # of the batch in which an interface went away
+        "all_sent": all_sent,
+        "dropped": statistics.dropped,
+        "drop_reasons": statistics._asdict(),
+        "target_reasons": sending._asdict(),
+        "passed": counters.get("passed"),
+    }
+
+
+def _conclude(report: dict[str, Any], seconds: float) -> None:
+    print(
+        f"{report['from']} → {report['to']}: {report['forwarded']:,} packets in {seconds:.1f} s "
+        f"({output.count(report['forwarded'] / max(seconds, 1e-9))} packets/s); "
+        f"passed on to the kernel: {report['passed']:,}"
+    )
+    print(f"redirected {report['redirected']:,} = received {report['received']:,} + dropped {report['dropped']:,}")
+    given_up = f" + given up {report['given_up']:,}" if report["given_up"] else ""
+    print(
+        f"received {report['received']:,} = forwarded {report['forwarded']:,} + edited out {report['edited_out']:,} "
+        f"+ no room {report['no_room']:,}{given_up}"
+    )
+    if not report["all_sent"]:
+        print(f"some of them still wait in the TX ring of {report['to']}: is it up, and has it a carrier?")
+    ours = Statistics(**report["drop_reasons"])
+    theirs = Statistics(**report["target_reasons"])
+    # What concerns sending is counted by the sockets of the other end.
+    merged = ours._replace(tx_invalid_descs=theirs.tx_invalid_descs, tx_ring_empty_descs=theirs.tx_ring_empty_descs)
+    print(output.kernel_counters(merged), flush=True)

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands that move packets: drop, send, forward, echo. Their options and help; the work is in modules of their own.
+
+Letters are xdpsock's where they mean the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from toolkit.cli.binding import Binding
+
+__all__ = ["COMMANDS"]
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+_QUEUES = click.option(
+    "-q", "--queue", "queues", type=click.IntRange(min=0), multiple=True, help="Only this queue (repeatable)."
+)
+_NATIVE = click.option("-N", "--native", "mode", flag_value="native", help="Insist on native XDP (in the driver).")
+_GENERIC = click.option("-S", "--generic", "mode", flag_value="generic", help="Use generic XDP (slower).")
+_REPLACE = click.option("--replace", is_flag=True, help="Take the place of an XDP program that is attached already.")
+_POLL = click.option("-p", "--poll", "wait", flag_value="poll", help="Sleep until packets come (this is the default).")
+_BUSY = click.option(
+    "-B", "--busy-poll", "wait", flag_value="busy-poll", help="Have the driver look for packets; takes a whole core."
+)
+_SPIN = click.option(
+    "--spin", "wait", flag_value="spin", help="Look at the rings without a pause: quickest, for a whole core."
+)
+_BATCH = click.option(
+    "-b", "--batch-size", type=click.IntRange(1, 1 << 16), help="Packets to take at a time, at most."
+)
+_FILTER = click.option(
+    "-f", "--filter", "expression", help="What to take: a tcpdump expression, or 'all' for everything."
+)
+
+_COPYING = (
+    click.option("-z", "--zero-copy", "zero_copy", flag_value="yes", help="Insist on zero-copy."),
+    click.option("-c", "--copy", "zero_copy", flag_value="no", help="Force copy mode."),
+    click.option("-m", "--no-need-wakeup", is_flag=True, help="Bind without need_wakeup: make every system call."),
+    click.option("--ring-size", type=click.IntRange(min=1), help="Entries of each ring, a power of two."),
+    click.option("--netns", help="Network namespace of the interface: a name of `ip netns`, a path, or a pid."),
+)
+_SHOWN = (
+    click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after this many seconds."),
+    click.option(
+        "-n", "--interval", type=click.FloatRange(min=0.05), default=1.0, show_default=True, help="Seconds a live line."
+    ),
+    click.option("-x", "--extra", is_flag=True, help="With each live line: the kernel's six drop counters."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing else."),
+)
+_RECEIVING = (_QUEUES, _NATIVE, _GENERIC, _REPLACE, _POLL, _BUSY, _SPIN)
+
+
+def _with(*options: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]:
+    """Apply options so that --help shows them in this order."""
+
+    def decorate(command: Decorated) -> Decorated:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _binding(options: dict[str, Any]) -> Binding:
+    """Take out of `options` what says how to bind."""
+    from toolkit.cli.binding import Binding
+
+    netns = options.pop("netns")
+    return Binding(
+        queues=options.pop("queues", ()),
+        mode=options.pop("mode", None) or "auto",
+        zero_copy={None: "auto", "yes": True, "no": False}[options.pop("zero_copy")],  # type: ignore[arg-type]
+        wait=options.pop("wait", None) or "poll",
+        need_wakeup=not options.pop("no_need_wakeup"),
+        ring_size=options.pop("ring_size"),
+        replace=options.pop("replace", False),
+        netns=int(netns) if netns is not None and netns.isdigit() else netns,
+    )
+
+
+@click.command(short_help="Take packets and let them go: how fast can this host receive?")
+@click.argument("interface")
+@_with(_FILTER, *_RECEIVING, *_COPYING, _BATCH, *_SHOWN)
+def drop(interface: str, **options: Any) -> None:
+    """Take packets from INTERFACE, count them, and let them go: neither the kernel nor anybody else gets them.
+
+    Prints a line each second. At the end the program is detached, the rings are drained and the counters reconciled:
+    received + dropped = redirected, to the packet.
+
+    \b
+    xsk drop eth0 -f 'udp port 9'                  the rate at which Python receives
+    xsk drop eth0 -f 'host 192.0.2.7'              keep the traffic of a host away from this one
+    xsk drop eth0 -f 'udp' -q 2 --spin -n 0.5      one queue, without sleeping, two lines a second
+    xsk drop eth0 -f 'udp' -b 64 --seconds 10 --json
+    """
+    from toolkit.cli.drop import run
+
+    sys.exit(run(interface, _binding(options), **options))
+
+
+@click.command(short_help="Send packets, as fast as it goes or at a rate.")
+@click.argument("interface")
+@_with(
+    click.option("--eth-dst", metavar="MAC", help="Destination MAC; by default the kernel's neighbour for --ip-dst."),
+    click.option("--eth-src", metavar="MAC", help="Source MAC; by default the interface's."),
+    click.option("--ip-dst", metavar="ADDRESS", help="Destination, IPv4 or IPv6."),
+    click.option("--ip-src", metavar="ADDRESS", help="Source; by default the interface's address."),
+    click.option("--src-port", type=click.IntRange(0, 65535), help="UDP source port, the first of them. [5000]"),
+    click.option("--dst-port", type=click.IntRange(0, 65535), help="UDP destination port. [9, discard]"),
+    click.option(
+        "--flows", type=click.IntRange(1, 65536), default=1, show_default=True, help="Source ports that take turns."
+    ),
+    click.option("-s", "--size", type=click.IntRange(42, 4096), help="Bytes of a packet, without the FCS. [64]"),
+    click.option("--frame", metavar="HEX", help="Send this frame instead; the options above change it."),
+    click.option("-C", "--count", type=click.IntRange(min=1), help="Send this many packets, then end."),
+    click.option(
+        "--rate", type=click.FloatRange(min=0, min_open=True), help="Packets per second; as fast as it goes without."
+    ),
+    click.option(
+        "-b",
+        "--batch-size",
+        type=click.IntRange(1, 1 << 16),
+        default=1024,
+        show_default=True,
+        help="Packets to hand over at a time, at most.",
+    ),
+    click.option("-q", "--queue", type=click.IntRange(min=0), default=0, show_default=True, help="Queue to send on."),
+    *_COPYING,
+    *_SHOWN,
+)
+def send(interface: str, **options: Any) -> None:
+    """Send UDP packets out of INTERFACE, or frames of your own.
+
+    No XDP program is attached, and what arrives is not touched. AF_XDP asks nobody for a MAC address: it is looked up
+    in the kernel's routes and neighbours, or given. Without --ip-dst the addresses are those that RFC 2544 sets aside
+    for benchmarks. `sent` were put into the TX ring, of `completed` the kernel has given the memory back.
+
+    \b
+    xsk send eth0 --ip-dst 192.0.2.7 -C 1000       a thousand packets to the discard port of a neighbour
+    xsk send eth0 --ip-dst 192.0.2.7 --rate 200000 --flows 64
+    xsk send eth0 --eth-dst 02:00:00:00:00:01 -s 1500 --seconds 10
+    xsk send eth0 --frame 'ffffffffffff 020000000002 88b5 48656c6c6f' -C 1
+    """
+    if options["frame"] is not None and options["size"] is not None:
+        raise click.UsageError("--frame has the size that it has: --size is for packets made here.")
+    from toolkit.cli.flood import Flood
+    from toolkit.cli.send import run
+
+    names = ("eth_dst", "eth_src", "ip_dst", "ip_src", "src_port", "dst_port", "flows", "size", "frame")
+    flood = Flood(**{name: options.pop(name) for name in names})
+    sys.exit(run(interface, _binding(options), flood, **options))
+
+
+@click.command(short_help="Forward packets from one interface to another, or back out of the same.")
+@click.argument("interface")
+@click.argument("other", required=False)
+@_with(
+    _FILTER,
+    click.option("--both", is_flag=True, help="Forward from OTHER to INTERFACE as well."),
+    click.option("--mac-swap", is_flag=True, help="Exchange source and destination MAC address."),
+    click.option("--ttl", is_flag=True, help="Count the TTL (hop limit) down by one; drop what has no more of it."),
+    click.option("--vlan-push", type=click.IntRange(0, 4094), metavar="ID", help="Add a VLAN tag."),
+    click.option("--vlan-pop", is_flag=True, help="Remove the outer VLAN tag of packets that have one."),
+    *_RECEIVING,
+    *_COPYING,
+    _BATCH,
+    *_SHOWN,
+)
+def forward(interface: str, other: str | None, **options: Any) -> None:
+    """Forward packets that the filter takes from INTERFACE to OTHER, or back out of INTERFACE.
+
+    Both share their packet memory: the packets are not copied on the way. Counts at the end, for each direction:
+    received + dropped = redirected, and received = forwarded + edited out (by --ttl) + no room (in the TX ring).
+
+    \b
+    xsk forward eth0 eth1 -f all --both            a bridge between two ports
+    xsk forward eth0 eth1 -f 'vlan 42' --vlan-pop
+    xsk forward eth0 -f 'udp port 7' --mac-swap    reflect packets to where they came from
+    """
+    from toolkit.cli.edit import Edits
+    from toolkit.cli.forward import run
+
+    if options["both"] and other in (None, interface):
+        raise click.UsageError("--both is for two interfaces: name the other one.")
+    edits = Edits(**{name: options.pop(name) for name in ("mac_swap", "ttl", "vlan_push", "vlan_pop")})
+    sys.exit(run(interface, other, _binding(options), edits=edits, **options))
+
+
+@click.command(short_help="Answer ARP, ping and UDP echo from Python.")
+@click.argument("interface")
+@_with(
+    click.option(
+        "--ip", "addresses", metavar="ADDRESS", multiple=True, help="Answer for this (repeatable). [the interface's]"
+    ),
+    click.option(
+        "--udp-port", type=click.IntRange(0, 65535), default=7, show_default=True, help="Echo UDP here; 0: nowhere."
+    ),
+    *_RECEIVING,
+    *_COPYING,
+    *_SHOWN,
+)
+def echo(interface: str, **options: Any) -> None:
+    """Be a host on INTERFACE: answer ARP, neighbour discovery, ping (IPv4, IPv6) and UDP echo, without the kernel.
+
+    Only questions to the addresses answered for are taken, everything else goes on to the kernel. Addresses other than
+    the interface's own work as well, as long as the NIC lets their packets in (IPv6 asks by multicast).
+
+    \b
+    xsk echo eth0                                  then, from a neighbour: ping, arping, nc -u ADDRESS 7
+    xsk echo eth0 --ip 192.0.2.99                  a host that was not there before
+    xsk echo eth0 --spin                           the quickest answers, for a whole core
+    """
+    from toolkit.cli.echo import run
+
+    sys.exit(run(interface, _binding(options), **options))
+
+
+COMMANDS = (drop, send, forward, echo)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counting, and the end of it: the program detached, the rings drained, three independent counts side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit.abi.if_xdp import Statistics
+from toolkit.batch import Batch
+from toolkit.cli import output
+from toolkit.errors import ClosedError, DeviceGoneError
+from toolkit.interface import Interface
+
+__all__ = ["Totals", "conclude", "drain", "introduce", "summary"]
+
+
+@dataclass
+class Totals:
+    """What was received so far."""
+
+    packets: int = 0
+    bytes: int = 0
+
+    def add(self, batch: Batch) -> None:
+        """Count a Batch."""
+        if batch:
+            self.packets += len(batch)
+            self.bytes += int(batch.lengths.sum())
+
+
+def introduce(opened: Interface) -> None:
+    """Say in a line what came about: mode, queues, filter."""
+    info = opened.info()
+    copying = "zero-copy" if info["zero_copy"] else "copy mode"
+    queues = info["queues"]
+    which = f"queue {queues[0]}" if len(queues) == 1 else f"{len(queues)} queues"
+    print(f"{info['interface']}: {info['mode']} XDP, {copying}, {which}; filter: {info['filter']}", flush=True)
+    if info["fallback_reason"]:
+        print(f"  generic, because: {info['fallback_reason']}", flush=True)
+
+
+def drain(opened: Interface, totals: Totals) -> None:
+    """Detach, and receive what is still in the rings: after this the counters stand still."""
+    try:
+        opened.detach()
+        while batch := opened.receive(timeout=0.05):
+            totals.add(batch)
+    except (ClosedError, DeviceGoneError):
+        return
+
+
+def summary(opened: Interface, totals: Totals, seconds: float) -> dict[str, Any]:
+    """Drain, then put the program's counters, ours and the kernel's side by side.
+
+    `taken` is what was received before the end was asked for (with --count, just that many); `received` is all.
+
+    redirected is counted by the XDP program, received by us, dropped by the kernel; none is computed from the others.
+    """
+    taken, taken_bytes = totals.packets, totals.bytes
+    drain(opened, totals)
+    counters, statistics = opened.counters(), opened.statistics()
+    return {
+        **opened.info(),
+        "sent": None,
+        "redirected": counters["redirected"],
+        "received": totals.packets,
+        "received_bytes": totals.bytes,
+        "taken": taken,
+        "taken_bytes": taken_bytes,
+        "dropped": statistics.dropped,
+        "drop_reasons": statistics._asdict(),
+        "passed": counters.get("passed"),
+        "seconds": round(seconds, 3),
+    }
+
+
+def conclude(report: dict[str, Any]) -> None:
+    """Print what summary() found, for people."""
+    seconds = max(report["seconds"], 1e-9)
+    statistics = Statistics(**report["drop_reasons"])
+    print(
+        f"{report['taken']:,} packets, {report['taken_bytes']:,} bytes in {report['seconds']:.1f} s "
+        f"({output.count(report['taken'] / seconds)} packets/s); passed on to the kernel: {report['passed']:,}"
+    )
+    print(f"redirected {report['redirected']:,} = received {report['received']:,} + dropped {report['dropped']:,}")
+    print(output.kernel_counters(statistics), flush=True)

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What could keep AF_XDP from working on this machine and its interfaces, each with its remedy. Changes nothing.
+
+for finding in examine("eth0"):
+    print(finding.level, finding.text, finding.remedy)
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+from toolkit.doctor.finding import Finding, Level
+from toolkit.doctor.interface import examine_interface
+from toolkit.doctor.system import examine_system
+from toolkit.netns import NetNS, entered
+
+__all__ = ["Finding", "Level", "examine"]
+
+
+def examine(interface: str | None = None, *, netns: NetNS = None) -> Iterator[Finding]:
+    """Look at the system, then at `interface`, or at all of the network namespace but loopback.
+
+    With a name, what is merely idle (down, without carrier) is a problem; without, a note. SystemCallError (ENODEV)
+    when there is no such interface.
+    """
+    with entered(netns):
+        findings = [*_interfaces(interface)]
+    yield from examine_system()
+    yield from findings
+
+
+def _interfaces(interface: str | None) -> Iterator[Finding]:
+    if interface is not None:
+        yield from examine_interface(interface, wanted=True)
+        return
+    for _, name in socket.if_nameindex():
+        if name != "lo":
+            yield from examine_interface(name, wanted=False)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finding: one thing that was looked at, what is so, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Finding", "Level", "note", "ok", "problem"]
+
+Level = Literal["ok", "note", "problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`area` is "system" or the name of an interface; `check` names what was looked at, the same on every machine.
+
+    A note is worth knowing; a problem keeps something from working. `remedy` is a command, or a step in words.
+    """
+
+    area: str
+    check: str
+    level: Level
+    text: str
+    remedy: str = ""
+
+
+def ok(area: str, check: str, text: str) -> Finding:
+    """It is as it should be."""
+    return Finding(area, check, "ok", text)
+
+
+def note(area: str, check: str, text: str, remedy: str = "") -> Finding:
+    """It works, and there is something to know."""
+    return Finding(area, check, "note", text, remedy)
+
+
+def problem(area: str, check: str, text: str, remedy: str) -> Finding:
+    """Something does not work."""
+    return Finding(area, check, "problem", text, remedy)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One interface: what its driver can do, what is on it already, what stands in the way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from toolkit.abi.if_xdp import XDP_PACKET_HEADROOM
+from toolkit.device import Device, describe
+from toolkit.doctor import netdev
+from toolkit.doctor.finding import Finding, note, ok, problem
+from toolkit.doctor.offloads import active_offloads
+from toolkit.errors import ToolkitError
+from toolkit.program import Attached, attached
+from toolkit.status import Holder, SocketStatus, Status, collect
+
+__all__ = ["examine_interface"]
+
+_LINK_HEADERS = 14 + 2 * 4  # Ethernet and two VLAN tags, on top of the MTU
+_LONGEST = 4096 - XDP_PACKET_HEADROOM
+
+# What these drivers receive has arrived on another interface before; by the names that they give themselves.
+_STACKED = {
+    "802.1Q VLAN Support": "a VLAN device",
+    "bonding": "a bond",
+    "bridge": "a bridge",
+    "team": "a team",
+    "macvlan": "a macvlan",
+}
+
+
+def examine_interface(name: str, *, wanted: bool) -> Iterator[Finding]:
+    """All findings about `name`. `wanted`: somebody means to use it, so that being down is a problem."""
+    device = describe(name)
+    yield from _state(device, wanted)
+    yield from _driver(device)
+    yield from _queues(device)
+    yield from _mtu(device)
+    yield from _offloads(device)
+    yield from _occupied(device)
+    yield from _deferral(device)
+
+
+def _state(device: Device, wanted: bool) -> Iterator[Finding]:
+    name, idle = device.name, problem if wanted else note
+    if not device.up:
+        yield idle(name, "state", "it is down: binding a socket is refused (ENETDOWN)", f"ip link set dev {name} up")
+    elif not device.running:
+        remedy = "plug the cable in, or bring the other end up"
+        yield idle(name, "state", "it is up, but has no carrier: nothing will arrive", remedy)
+    else:
+        yield ok(name, "state", "up, with a carrier")
+
+
+def _driver(device: Device) -> Iterator[Finding]:
+    name, driver = device.name, device.driver or "unknown"
+    if driver in _STACKED:
+        remedy = f"`ip -d link show {name}` names the interface below: open that one"
+        yield note(name, "driver", f"{_STACKED[driver]} (driver {driver}): XDP works best on what is below it", remedy)
+    else:
+        yield ok(name, "driver", f"driver {driver}")
+    able = netdev.abilities(device.ifindex)
+    if able is None:
+        text = "unknown whether XDP runs in the driver: the kernel does not say (Linux 6.3 and later do)"
+        yield note(name, "xdp", text, f"xsk receive {name} --filter icmp --native tells")
+        return
+    if able.features & netdev.NETDEV_XDP_ACT_BASIC:
+        yield ok(name, "xdp", "native XDP: programs run in the driver")
+    else:
+        text = "no native XDP: programs run after the driver (generic mode), at a fraction of the speed"
+        yield note(name, "xdp", text, "nothing to be done but another NIC or driver")
+    if able.features & netdev.NETDEV_XDP_ACT_XSK_ZEROCOPY:
+        segments = f", packets of up to {able.zc_max_segs} buffers" if able.zc_max_segs > 1 else ""
+        yield ok(name, "zero-copy", f"the driver has zero-copy{segments}")
+    else:
+        yield note(name, "zero-copy", "no zero-copy: packets are copied once, which costs little at small rates")
+
+
+def _queues(device: Device) -> Iterator[Finding]:
+    name, cpus = device.name, len(os.sched_getaffinity(0))
+    if device.queues == 1:
+        yield ok(name, "queues", "1 receive queue")
+        return
+    text = f"{device.queues} receive queues: the NIC spreads packets over them by their flow (RSS), or by CPU"
+    remedy = f"open all of them, as is the default; or have the NIC use the first only: `ethtool -X {name} equal 1`"
+    if device.queues > cpus:
+        text += f"; that is more than the {cpus} CPUs here"
+        remedy = f"ethtool -L {name} combined {cpus}"
+    yield note(name, "queues", text, remedy)
+
+
+def _mtu(device: Device) -> Iterator[Finding]:
+    name, longest = device.name, device.mtu + _LINK_HEADERS
+    if longest <= _LONGEST:
+        size = 2048 if longest <= 2048 - XDP_PACKET_HEADROOM else 4096
+        yield ok(name, "mtu", f"MTU {device.mtu}: packets fit frames of {size} bytes")
+        return
+    yield problem(
+        name,
+        "mtu",
+        f"MTU {device.mtu}: packets longer than {_LONGEST} bytes do not fit a frame and are dropped, and some drivers "
+        "refuse native XDP",
+        f"ip link set dev {name} mtu {_LONGEST - _LINK_HEADERS}",
+    )
+
+
+def _offloads(device: Device) -> Iterator[Finding]:
+    name, found = device.name, 0
+    active = active_offloads(name)
+    for offload, switch, text in (
+        ("rx-lro", "lro", "LRO joins packets before XDP could see them: drivers refuse native XDP with it"),
+        ("rx-gro-hw", "rx-gro-hw", "the NIC joins packets (GRO in hardware): some drivers refuse native XDP with it"),
+        ("rx-vlan-hw-parse", "rxvlan", "VLAN tags that the NIC or the sender takes off are invisible to the program"),
+    ):
+        if offload in active:
+            found += 1
+            fixed = "it cannot be switched off here: take generic mode (--generic), or set it in the hypervisor"
+            yield note(name, "offloads", text, f"ethtool -K {name} {switch} off" if active[offload] else fixed)
+    if not found:
+        yield ok(name, "offloads", "no offload in the way")
+
+
+def _occupied(device: Device) -> Iterator[Finding]:
+    """Who is there already: a program, sockets on the queues."""
+    name = device.name
+    try:
+        present, seen = attached(device.ifindex), collect()
+    except (ToolkitError, OSError) as refused:
+        yield note(name, "program", f"unknown whether an XDP program is attached: {refused}", f"sudo xsk doctor {name}")
+        return
+    if present is None:
+        yield ok(name, "program", "no XDP program is attached")
+    else:
+        yield _program(name, present, seen)
+    yield from (_taken(name, one) for one in seen.sockets if one.interface == name and one.queue is not None)
+
+
+def _program(name: str, present: Attached, seen: Status) -> Finding:
+    if present.link_ids is None:
+        return note(name, "program", f"an XDP program is attached: {present}", f"sudo xsk doctor {name}")
+    if not present.link_ids:
+        text = f"an XDP program is attached by netlink, and stays until somebody detaches it: {present}"
+        return problem(name, "program", text, f"xsk detach {name}")
+    who = {holder for one in seen.interfaces if one.interface == name for holder in one.holders}
+    held = ", ".join(_who(holder) for holder in sorted(who, key=lambda holder: holder.pid))
+    text = f"an XDP program is at work: {present} ({held or 'pinned, or of a process that we cannot see'})"
+    return note(name, "program", text, f"end that process; or take it off: `xsk detach {name} --force`")
+
+
+def _taken(name: str, one: SocketStatus) -> Finding:
+    text = f"queue {one.queue} is taken by an AF_XDP socket of {_who(one.holder)}"
+    return note(name, "sockets", text, "end that process, or open other queues")
+
+
+def _who(holder: Holder) -> str:
+    return f"pid {holder.pid}, {holder.command[:60]}"
+
+
+def _deferral(device: Device) -> Iterator[Finding]:
+    """What a busy-polling process left behind when it was killed."""
+    from toolkit.napi import leftovers
+    from toolkit.records import netns_here
+
+    try:
+        here = (device.ifindex, netns_here()[1])
+        left = [one for one in leftovers() if (one.ifindex, one.cookie) == here]
+    except (ToolkitError, OSError):
+        return  # only root can have left any, and only root may look
+    for one in left:
+        text = f"interrupts are still deferred by a process that is gone: {one}"
+        yield problem(device.name, "napi", text, f"xsk detach {device.name}")

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The system: kernel, privileges, limits, libraries, and the cache of compiled programs."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import socket
+import struct
+import sys
+import warnings
+from collections.abc import Iterator
+
+from toolkit.abi import libbpf as abi
+from toolkit.abi.if_xdp import AF_XDP
+from toolkit.doctor.compiler import examine_compiler
+from toolkit.doctor.finding import Finding, note, ok, problem
+from toolkit.doctor.libraries import examine_libraries
+from toolkit.errors import LibraryError, kernel_error
+from toolkit.program.cache import Cache, CacheWarning, directory
+
+__all__ = ["examine_system"]
+
+_SYSTEM = "system"
+
+# linux/capability.h: (name, bit, bits that stand in for it, what it is for, without it nothing works)
+_SYS_ADMIN = 21
+_CAPABILITIES = (
+    ("CAP_NET_RAW", 13, (), "making AF_XDP sockets", True),
+    ("CAP_NET_ADMIN", 12, (), "attaching programs, XSKMAPs, NAPI settings", True),
+    ("CAP_BPF", 39, (_SYS_ADMIN,), "loading programs and maps", True),
+    ("CAP_PERFMON", 38, (_SYS_ADMIN,), "loading programs of some filters", False),
+    ("CAP_IPC_LOCK", 14, (), "a UMEM above the memlock limit", False),
+    ("CAP_SYS_ADMIN", _SYS_ADMIN, (), "other network namespaces, and seeing whose program is attached", False),
+)
+
+_DEFAULT_UMEM = 20 << 20  # bytes a queue, with the default rings
+
+
+def examine_system() -> Iterator[Finding]:
+    """All findings that have nothing to do with a certain interface."""
+    yield from _python()
+    yield from _kernel()
+    yield from _jit()
+    yield from _privileges()
+    yield from examine_libraries()
+    yield from examine_compiler()
+    yield from _cache()
+
+
+def _python() -> Iterator[Finding]:
+    version = platform.python_version()
+    if getattr(sys, "_is_gil_enabled", lambda: True)():
+        yield ok(_SYSTEM, "python", f"{platform.python_implementation()} {version}, {sys.executable}")
+    else:
+        text = f"Python {version} runs without the GIL, on which the rings rely"
+        yield problem(_SYSTEM, "python", text, "PYTHON_GIL=1, or an ordinary CPython")
+
+
+def _kernel() -> Iterator[Finding]:
+    release, machine = platform.release(), platform.machine()
+    found = re.match(r"(\d+)\.(\d+)", release)
+    if found and (int(found[1]), int(found[2])) < (5, 15):
+        yield problem(_SYSTEM, "kernel", f"Linux {release} is older than 5.15", "install a newer kernel")
+    else:
+        yield ok(_SYSTEM, "kernel", f"Linux {release}, {machine}")
+    try:
+        socket.socket(AF_XDP, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0).close()
+        yield ok(_SYSTEM, "af_xdp", "the kernel has AF_XDP")
+    except PermissionError:
+        yield note(_SYSTEM, "af_xdp", "unknown whether the kernel has AF_XDP: no CAP_NET_RAW", "sudo xsk doctor")
+    except OSError as refused:
+        text = f"the kernel has no AF_XDP sockets: {refused.strerror}"
+        yield problem(_SYSTEM, "af_xdp", text, "a kernel with CONFIG_XDP_SOCKETS=y, as distributions build it")
+
+
+def _jit() -> Iterator[Finding]:
+    """Load the smallest program and see what the kernel made of it: the sysctl is not there in every namespace."""
+    try:
+        compiled = _compiled()
+    except OSError as refused:
+        text = f"unknown whether BPF programs load and are compiled to machine code: {os.strerror(refused.errno or 0)}"
+        yield note(_SYSTEM, "jit", text, "sudo xsk doctor")
+        return
+    except LibraryError:
+        return  # the libraries have findings of their own
+    if compiled:
+        yield ok(_SYSTEM, "jit", "BPF programs load, and are compiled to machine code (JIT)")
+    else:
+        text = "BPF programs are interpreted, several times slower than machine code"
+        yield note(_SYSTEM, "jit", text, "sysctl -w net.core.bpf_jit_enable=1")
+
+
+def _compiled() -> bool:
+    xdp_pass = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 2, 0x95, 0, 0, 0)  # r0 = XDP_PASS; exit
+    fd = abi.libbpf().bpf_prog_load(abi.BPF_PROG_TYPE_XDP, b"doctor", b"GPL", xdp_pass, 2, None)
+    if fd < 0:
+        raise kernel_error("prog_load", fd, "cannot load an XDP program")
+    try:
+        info, size = abi.ProgInfo(), ctypes.c_uint32(ctypes.sizeof(abi.ProgInfo))
+        abi.libbpf().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size))
+        return bool(info.jited_prog_len)
+    finally:
+        os.close(fd)
+
+
+def _privileges() -> Iterator[Finding]:
+    held = _effective_capabilities()
+    missing = [one for one in _CAPABILITIES if not any(held >> bit & 1 for bit in (one[1], *one[2]))]
+    if not missing:
+        yield ok(_SYSTEM, "privileges", "all capabilities that are needed")
+    for name, _, _, purpose, necessary in missing:
+        if necessary:
+            remedy = f"sudo, or grant it: `setpriv`, systemd's AmbientCapabilities={name}"
+            yield problem(_SYSTEM, "privileges", f"{name} is missing: {purpose}", remedy)
+        else:
+            yield note(_SYSTEM, "privileges", f"{name} is missing: {purpose}", "sudo, if that is wanted")
+    yield from _memlock(locks=bool(held >> 14 & 1))
+
+
+def _effective_capabilities() -> int:
+    with open("/proc/thread-self/status") as status:
+        return next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+
+
+def _memlock(*, locks: bool) -> Iterator[Finding]:
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if locks:
+        yield ok(_SYSTEM, "memlock", "no limit on packet memory (CAP_IPC_LOCK)")
+    elif soft == resource.RLIM_INFINITY or soft >= _DEFAULT_UMEM:
+        limit = "no" if soft == resource.RLIM_INFINITY else f"a {soft:,} bytes"
+        yield ok(_SYSTEM, "memlock", f"{limit} limit on packet memory (memlock)")
+    else:
+        text = f"the memlock limit of {soft:,} bytes is less than the {_DEFAULT_UMEM:,} that a queue takes by default"
+        yield problem(_SYSTEM, "memlock", text, "ulimit -l unlimited, smaller rings (--ring-size), or CAP_IPC_LOCK")
+
+
+def _cache() -> Iterator[Finding]:
+    place = directory()
+    if place is None:
+        text = "no home directory: programs are compiled anew each time (a quarter of a second)"
+        yield note(_SYSTEM, "cache", text, "set XDG_CACHE_HOME to a directory of your own")
+        return
+    if not os.path.lexists(place):
+        yield ok(_SYSTEM, "cache", f"{place} will be made when the first program is compiled")
+        return
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", CacheWarning)
+        with Cache():
+            pass
+    if told:
+        yield note(_SYSTEM, "cache", str(told[0].message).split(". ")[0], f"rm -r {place}")
+    else:
+        yield ok(_SYSTEM, "cache", f"compiled programs are kept in {place}, which nobody else can write")

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records of what this toolkit changed on interfaces and has to put back, one file each in a directory of root's own.
+
+A file is there before the change and gone after it was undone: whatever happens to the process, its successor can tell.
+/run is empty after a boot, as the kernel's settings are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from toolkit.errors import PrivilegeError, ToolkitError
+from toolkit.netns import entered
+
+__all__ = ["DIRECTORY", "Record", "Records", "find_netns", "netns_here"]
+
+DIRECTORY = Path("/run/afxdp-toolkit")
+
+_SO_NETNS_COOKIE = 71  # asm-generic/socket.h, Linux 5.14
+_LOCK_PATIENCE = 5.0  # seconds that another process may hold the lock
+_serial = itertools.count()
+
+
+class Record(NamedTuple):
+    """One process's change of one interface."""
+
+    name: str  # of the file
+    interface: str  # its name when it was changed
+    ifindex: int
+    netns: int  # inode of the network namespace, as in /proc/PID/ns/net; may come back for another one
+    cookie: int  # of the network namespace; never comes back
+    pid: int
+    started: int  # when the process began, clock ticks since boot: a pid may come back too
+    before: dict[str, int]  # what was set before the first of us came
+    wanted: dict[str, int]  # what this process set
+
+    def same_interface(self, other: Record) -> bool:
+        """Whether both are about one interface."""
+        return (self.cookie, self.ifindex) == (other.cookie, other.ifindex)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there still."""
+        return _started(self.pid) == self.started
+
+    def __str__(self) -> str:
+        """Say what was left behind."""
+        values = ", ".join(f"{name} {self.wanted[name]} instead of {was}" for name, was in self.before.items())
+        return f"{self.interface} (network namespace {self.netns}): {values}, set by process {self.pid}"
+
+
+class Records:
+    """The records of this machine, in `directory`."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._directory = DIRECTORY if directory is None else directory
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[Records]:
+        """Keep other processes out for the length of a block; make the directory where it is missing.
+
+        PrivilegeError when we may not, or when others may write there. Within a process, use a lock of your own.
+        """
+        fd = self._lock_file()
+        try:
+            deadline = time.monotonic() + _LOCK_PATIENCE
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise ToolkitError(
+                            f"{self._directory}/lock is held by another process for {_LOCK_PATIENCE:.0f} s. "
+                            f"Next step: see who that is with `fuser {self._directory}/lock`."
+                        ) from None
+                    time.sleep(0.002)
+            yield self
+        finally:
+            os.close(fd)
+
+    def _lock_file(self) -> int:
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._directory, 0o700)
+            found = os.lstat(self._directory)
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+                raise PermissionError(1, "Operation not permitted")
+            return os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as refused:
+            raise PrivilegeError(
+                refused.errno or 1,
+                f"cannot keep a record of what to restore in {self._directory}: {os.strerror(refused.errno or 1)}. "
+                "Likely cause: it takes root, in a directory that nobody else may write to. "
+                "Next step: run as root (sudo); if the directory is not root's, remove it.",
+            ) from None
+
+    def new(
+        self, interface: str, ifindex: int, netns: int, cookie: int, before: dict[str, int], wanted: dict[str, int]
+    ) -> Record:
+        """Make a record of this process; not written yet."""
+        pid = os.getpid()
+        name = f"napi-{netns}-{ifindex}-{pid}-{next(_serial)}.json"
+        return Record(name, interface, ifindex, netns, cookie, pid, _started(pid) or 0, before, wanted)
+
+    def write(self, record: Record) -> None:
+        """Write it in one piece: it is there whole, or not."""
+        target = self._directory / record.name
+        draft = target.with_suffix(".new")
+        draft.write_text(json.dumps(record._asdict()), encoding="ascii")
+        os.replace(draft, target)
+
+    def remove(self, record: Record) -> None:
+        """Remove it. Repeatable."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._directory / record.name)
+
+    def all(self) -> list[Record]:
+        """Return every record that can be read, oldest first."""
+        found: list[tuple[float, Record]] = []
+        with contextlib.suppress(OSError):
+            for path in self._directory.glob("napi-*.json"):
+                with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+                    fields: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
+                    found.append((path.stat().st_mtime, Record(**{**fields, "name": path.name})))
+        return [record for _, record in sorted(found, key=lambda pair: pair[0])]
+
+
+def netns_here() -> tuple[int, int]:
+    """Return (inode, cookie) of the calling thread's network namespace."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asker:
+        cookie = int.from_bytes(asker.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+    return os.stat("/proc/thread-self/ns/net").st_ino, cookie
+
+
+def find_netns(inode: int, cookie: int) -> int | None:
+    """Return a descriptor of a network namespace that anybody holds: a process, a descriptor of one, or a mount.
+
+    None when nobody does, as far as we may see: then it is gone, and its virtual interfaces with it.
+    """
+    tried: set[tuple[int, int]] = set()  # a namespace has many paths, and entering it is not free
+    for path in _netns_paths(inode):
+        with contextlib.suppress(OSError, ToolkitError):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            found = os.fstat(fd)
+            if found.st_ino == inode and (found.st_dev, found.st_ino) not in tried:
+                tried.add((found.st_dev, found.st_ino))
+                with entered(path):
+                    matches = netns_here()[1] == cookie
+                if matches:
+                    return fd
+            os.close(fd)
+    return None
+
+
+def _netns_paths(inode: int) -> Iterator[str]:
+    link = f"net:[{inode}]"
+    yield "/proc/thread-self/ns/net"
+    mounts: set[str] = set()
+    for pid in sorted((name for name in os.listdir("/proc") if name.isdigit()), key=int):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/{pid}/ns/net") == link:
+                yield f"/proc/{pid}/ns/net"
+        with contextlib.suppress(OSError):
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                if os.readlink(f"/proc/{pid}/fd/{fd}") == link:
+                    yield f"/proc/{pid}/fd/{fd}"
+        with contextlib.suppress(OSError):
+            space = os.readlink(f"/proc/{pid}/ns/mnt")
+            if space not in mounts:
+                mounts.add(space)
+                yield from _netns_mounts(pid, link)
+
+
+def _netns_mounts(pid: str, link: str) -> Iterator[str]:
+    """Where the namespace is mounted in the mount namespace of `pid`, as `ip netns add` does."""
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            fields = line.split(" ")
+            if fields[3] == link:  # ID, parent, device, root, mount point
+                yield f"/proc/{pid}/root" + fields[4].replace("\\040", " ")
+
+
+def _started(pid: int) -> int | None:
+    """When a process began, clock ticks since boot; None when there is no such process (a zombie is none)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            words = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if words[0] in (b"Z", b"X") else int(words[19])

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The thread that starts the workers, hears them, and notices when one is gone.
+
+It lives as long as they do: the kernel kills a worker when the thread that started it ends (PR_SET_PDEATHSIG), so also
+when this process is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing.connection
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future
+from multiprocessing.connection import Connection
+from typing import Any
+
+from toolkit.netns import NetNS, entered
+from toolkit.workers import child
+from toolkit.workers.failure import WorkerError, died, failed
+from toolkit.workers.shared import send_fds
+
+__all__ = ["Keeper", "Member", "own_cpus"]
+
+_HELD_BACK = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+
+_log = logging.getLogger("toolkit.workers")
+
+
+class Member:
+    """One worker as the parent sees it. Written by the keeper's thread only."""
+
+    def __init__(self, job: child.Job) -> None:
+        self.job = job
+        self.future: Future[Any] = Future()
+        self.future.set_running_or_notify_cancel()  # it cannot be cancelled, only stopped
+        self.info: dict[str, Any] | None = None  # Interface.info(), once it is ready
+        self.process: subprocess.Popen[bytes] | None = None
+        self.pidfd = -1  # readable when the process has ended
+        self.connection: Connection | None = None
+        self.pid: int | None = None
+
+    @property
+    def who(self) -> str:
+        """The worker, in errors."""
+        queues = ", ".join(map(str, self.job.queues))
+        pid = f"; pid {self.pid}" if self.pid else ""
+        return f"worker {self.job.number} of {self.job.interface} (queues {queues}{pid})"
+
+
+class Keeper:
+    """Starts one process a Member and looks after them until the last has ended."""
+
+    def __init__(self, members: list[Member], fds: list[int], netns: NetNS) -> None:
+        """`fds` go to every worker: program, maps, the page they tell their numbers in."""
+        self.members = members
+        self.settled = threading.Event()  # every worker is ready, or one failed before
+        self.ended = threading.Event()  # every worker has ended
+        self.stopping = False  # a worker that ends now is no news
+        self._fds = fds
+        self._netns = netns
+        self._owner = os.getpid()
+        self._sending = threading.Lock()
+        threading.Thread(target=self._run, name="toolkit-workers", daemon=True).start()
+
+    def send(self, message: str) -> None:
+        """Tell every worker that is still there. From any thread."""
+        with self._sending:
+            for member in self.members:
+                if member.connection is not None:
+                    with contextlib.suppress(OSError, ValueError):
+                        member.connection.send(message)
+
+    def kill(self) -> None:
+        """Kill what is left. Without effect in a fork of the owner, whose exit handlers may call it."""
+        self.stopping = True
+        for member in self.members:
+            if member.process is not None and os.getpid() == self._owner:
+                with contextlib.suppress(OSError, AttributeError):  # it ended in this moment
+                    member.process.kill()
+
+    def abandon(self) -> None:
+        """In a forked child: these processes are the parent's."""
+        for member in self.members:
+            if member.connection is not None:
+                with contextlib.suppress(OSError):
+                    member.connection.close()
+                    os.close(member.pidfd)
+        self.ended.set()
+
+    # --- the thread ---------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        # Inherited by the workers, until they have handlers of their own: Ctrl-C is a matter of this process.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+        try:
+            self._start()
+            while any(member.process is not None for member in self.members):
+                self._listen()
+        except BaseException as error:
+            for member in self.members:
+                if not member.future.done():
+                    member.future.set_exception(error)
+            self.kill()
+            for member in self.members:
+                if member.process is not None:
+                    member.process.wait()
+        finally:
+            self.settled.set()
+            self.ended.set()
+
+    def _start(self) -> None:
+        with entered(self._netns):
+            for member in self.members:
+                ours, theirs = multiprocessing.connection.Pipe()
+                try:
+                    process = _spawn(theirs)
+                    with self._sending:
+                        member.process, member.connection, member.pid = process, ours, process.pid
+                    member.pidfd = os.pidfd_open(process.pid)
+                finally:
+                    theirs.close()
+        for member in self.members:
+            assert member.connection is not None
+            with contextlib.suppress(OSError):  # gone already: its end tells more
+                send_fds(member.connection, self._fds)
+                member.connection.send(member.job)
+
+    def _listen(self) -> None:
+        """Wait for a word, or an end, of any worker."""
+        sources: dict[Any, Member] = {}
+        for member in self.members:
+            if member.process is not None:
+                sources[member.pidfd] = member
+            if member.connection is not None:
+                sources[member.connection] = member
+        for source in multiprocessing.connection.wait(list(sources)):
+            member = sources[source]
+            if source is member.connection:
+                self._hear(member)
+            elif member.process is not None:
+                self._bury(member)
+
+    def _hear(self, member: Member) -> None:
+        assert member.connection is not None
+        try:
+            kind, *told = member.connection.recv()
+        except (EOFError, OSError):
+            self._hang_up(member)
+            return
+        except Exception as unreadable:  # a result that does not unpickle here
+            kind, told = "failed", [unreadable, str(unreadable)]
+        if kind == "ready":
+            member.info = told[0]
+            if all(one.info is not None for one in self.members):
+                self.settled.set()
+        elif kind == "result":
+            member.future.set_result(told[0])
+        else:
+            self._fail(member, failed(member.who, *told))
+
+    def _bury(self, member: Member) -> None:
+        """A worker's process has ended. What it said before that is heard first."""
+        assert member.process is not None
+        status = member.process.wait()
+        while member.connection is not None and member.connection.poll():
+            self._hear(member)
+        if not member.future.done():
+            self._fail(member, died(member.who, status, ready=member.info is not None))
+        self._hang_up(member)
+        member.process = None
+        os.close(member.pidfd)
+
+    def _fail(self, member: Member, error: BaseException) -> None:
+        if member.info is not None and not self.stopping:
+            first_line = (str(error) or type(error).__name__).splitlines()[0]
+            _log.warning("%s", first_line if isinstance(error, WorkerError) else f"{member.who} failed: {first_line}")
+        member.future.set_exception(error)
+        if member.info is None:
+            self.settled.set()
+
+    def _hang_up(self, member: Member) -> None:
+        with self._sending:
+            if member.connection is not None:
+                member.connection.close()
+            member.connection = None
+
+
+def _spawn(connection: Connection) -> subprocess.Popen[bytes]:
+    """A fresh interpreter with this one's module path. Not a fork: that would make everything inherited dead.
+
+    Not multiprocessing's own Process either: a fork of ours would end the workers at its exit.
+    """
+    fd = connection.fileno()
+    code = f"import sys; sys.path[:] = {sys.path!r}; from toolkit.workers.child import main; main({fd}, {os.getpid()})"
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, pass_fds=(fd,))
+
+
+def own_cpus(count: int) -> list[int]:
+    """A CPU for each of `count` workers, from those this process may use, in turn."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return [allowed[i % len(allowed)] for i in range(count)]

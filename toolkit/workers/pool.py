@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Workers: the parent's side. Compiles and attaches once, deals the queues out, gathers the results."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import mmap
+import os
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit import lifecycle
+from toolkit.device import Device, await_carrier, describe, queue_numbers
+from toolkit.errors import ArgumentError, ClosedError, ToolkitError
+from toolkit.interface import Interface
+from toolkit.netns import NetNS, entered
+from toolkit.program import Link, Program
+from toolkit.rcu import wait_for_readers
+from toolkit.uninterrupted import uninterrupted
+from toolkit.workers.child import TOLD, Job
+from toolkit.workers.function import packed, refuse_inside_worker
+from toolkit.workers.keeper import Keeper, Member, own_cpus
+from toolkit.workers.shared import Handover
+
+__all__ = ["Workers"]
+
+_START_PATIENCE = 60.0  # seconds until every worker has imported, bound and filled; under emulation it takes that long
+_CLOSE_PATIENCE = 5.0  # seconds that close() gives the work to return
+_DEATH_PATIENCE = 5.0  # seconds for a killed process to be gone
+
+
+class Workers:
+    """Processes that receive from one interface, each on queues of its own, through one XDP program.
+
+    Each runs `work(interface)`, `interface` being an Interface over its queues; what it returns is the result of one of
+    `futures`. A worker that raises or is killed takes nobody along: its future says so, a warning is logged
+    ("toolkit.workers"), and its queues' packets go on to the kernel. Use it as a context manager; any thread may call.
+    """
+
+    def __init__(
+        self,
+        interface: str,
+        work: Callable[[Interface], Any],
+        *,
+        filter: str | None = None,
+        program: Program | None = None,
+        workers: int | None = None,
+        queues: Iterable[int] | Literal["all"] = "all",
+        cpus: Sequence[int] | Literal["auto"] | None = None,
+        mode: Literal["auto", "native", "generic"] = "auto",
+        replace: bool = False,
+        netns: NetNS = None,
+        **options: Any,
+    ) -> None:
+        """Attach, start, and return when every worker has bound its queues and begins to work.
+
+        work: a function at the top level of a module (processes are spawned, and import it from there); arguments by
+        functools.partial. receive() without a timeout returns an empty Batch after stop(): then it should return.
+        workers: how many processes; by default one a queue, and not more than there are CPUs to run on.
+        cpus: where each worker runs, or "auto" for a CPU each, in turn; by default the scheduler decides.
+        filter, program, queues, mode, replace, netns: as for toolkit.open(), which gets `options` in each worker, such
+        as ring_size= or zero_copy=.
+
+        Raises what toolkit.open() raises, and what a worker raises before it is ready; everything is undone then.
+        """
+        if (filter is None) == (program is None):
+            raise ArgumentError(f"say what to take from {interface}: filter= or program=, as for toolkit.open().")
+        refuse_inside_worker()
+        function = packed(work)
+        self._own_program = program is None
+        self._keeper: Keeper | None = None
+        self._told = np.zeros((0, TOLD), np.uint64)
+        self._why_dead = ""
+
+        def begin() -> None:
+            with contextlib.ExitStack() as undo:
+                undo.callback(self._take_down)
+                with entered(netns):
+                    self.device: Device = describe(interface)
+                    numbers = queue_numbers(self.device, queues)
+                    self._dealt = _deal(numbers, workers, interface)
+                    places = _places(cpus, len(self._dealt))
+                    self._attach(filter, program, numbers, mode, replace)
+                handover = Handover.of(self.program, self.link)
+                jobs = [
+                    Job(i, len(places), interface, mine, cpu, function, filter, handover, options)
+                    for i, (mine, cpu) in enumerate(zip(self._dealt, places, strict=True))
+                ]
+                self._start(jobs, netns)
+                undo.pop_all()
+
+        # In one piece: an interrupt in the middle could leave a program attached that no object stands for.
+        uninterrupted(begin, dispose=lambda _: self.close())
+        lifecycle.track(self)
+        _close_at_exit(self)
+
+    # --- the beginning ------------------------------------------------------------------------------------------------
+
+    def _attach(
+        self, filter: str | None, program: Program | None, numbers: list[int], mode: Any, replace: bool
+    ) -> None:
+        entries = {"xsks_map": max(64, max(numbers) + 1)}
+        self.program = program or Program.build(filter=filter or "", map_entries=entries)
+        self.link: Link = self.program.attach(self.device.name, mode=mode, replace=replace)
+        await_carrier(self.device)
+
+    def _start(self, jobs: list[Job], netns: NetNS) -> None:
+        page = os.memfd_create("toolkit-workers", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(page, len(jobs) * TOLD * 8)
+            self._told = _shown(page, len(jobs))
+            fds = [self.program.fd, *(one.fd for one in self.program.maps.values()), page]
+            self._keeper = Keeper([Member(job) for job in jobs], fds, netns)
+            self._finalizer = weakref.finalize(self, self._keeper.kill)  # for forgotten Workers
+            settled = self._keeper.settled.wait(_START_PATIENCE)
+        finally:
+            os.close(page)
+        for member in self._keeper.members:
+            if member.future.done() and (error := member.future.exception()) is not None:
+                raise error
+        if not settled:
+            late = ", ".join(member.who for member in self._keeper.members if member.info is None)
+            raise ToolkitError(f"{late} did not get ready within {_START_PATIENCE:.0f} s and was stopped.")
+        self._keeper.send("go")
+
+    # --- what it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The interface's name."""
+        return self.device.name
+
+    @property
+    def mode(self) -> str:
+        """How the program runs: "native" or "generic"."""
+        return self.link.mode
+
+    @property
+    def queues(self) -> tuple[tuple[int, ...], ...]:
+        """The receive queues of each worker."""
+        return self._dealt
+
+    @property
+    def futures(self) -> tuple[Future[Any], ...]:
+        """One of each worker, in order, for concurrent.futures.wait() and as_completed()."""
+        return tuple(member.future for member in self._members)
+
+    @property
+    def pids(self) -> tuple[int | None, ...]:
+        """The process of each worker."""
+        return tuple(member.pid for member in self._members)
+
+    @property
+    def alive(self) -> int:
+        """How many workers are at work."""
+        return sum(not member.future.done() for member in self._members)
+
+    @property
+    def told(self) -> npt.NDArray[np.uint64]:
+        """What each worker told last: shape (workers, 8) u64, zeros at first. A copy. Stays after a worker's end."""
+        return self._told.copy()
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() has begun, or this process is a fork of the owner."""
+        return bool(self._why_dead)
+
+    def counters(self) -> dict[str, int]:
+        """Return what the XDP program counted, over all queues."""
+        self._check_open()
+        return self.program.counters
+
+    def info(self) -> dict[str, Any]:
+        """Return what came about, as Interface.info() does; `frames` of all workers, and the queues of each."""
+        seen = [member.info for member in self._members if member.info]
+        return {
+            **seen[0],
+            "zero_copy": all(one["zero_copy"] for one in seen),
+            "queues": sorted(queue for mine in self._dealt for queue in mine),
+            "frames": sum(one["frames"] for one in seen),
+            "workers": [list(mine) for mine in self._dealt],
+        }
+
+    def __repr__(self) -> str:
+        """Show how many work where."""
+        if self._why_dead:
+            return f"<Workers of {self.device.name}, {self._why_dead}>"
+        return f"<Workers of {self.name}: {self.alive} of {len(self._dealt)} at work, {self.mode}>"
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Detach the program, and ask every worker to end: its receive() returns what waits, then an empty Batch.
+
+        After that received + dropped equals counters()["redirected"]. Returns at once; results() waits. Repeatable.
+        """
+        self._check_open()
+        self._stop()
+
+    def _stop(self) -> None:
+        if not self.link.closed:
+            self.link.close()
+            wait_for_readers()  # of the program that was just detached
+        assert self._keeper is not None
+        self._keeper.send("stop")
+
+    def results(self, timeout: float | None = None) -> list[Any]:
+        """Wait for every worker and return their results in order.
+
+        Raises the exception of the first that failed, when all have ended (`futures` has the others' results), and
+        TimeoutError when they have not within `timeout` seconds; they then go on.
+        """
+        futures = self.futures
+        _, unfinished = wait_for(futures, timeout)
+        if unfinished:
+            raise TimeoutError(f"{len(unfinished)} of {len(futures)} workers have not ended within {timeout} s")
+        return [future.result() for future in futures]
+
+    def close(self) -> None:
+        """Detach, stop every worker (kill those whose work does not return in 5 s), give all back. Repeatable."""
+        if self._why_dead.startswith("dead"):
+            return
+        self._why_dead = "closed"
+        uninterrupted(self._take_down)
+
+    def _take_down(self) -> None:
+        with contextlib.ExitStack() as parts:  # all of them, whatever one of them raises
+            if self._own_program and hasattr(self, "program"):
+                parts.callback(self.program.close)
+            if hasattr(self, "link"):
+                parts.callback(self.link.close)
+            if self._keeper is not None:
+                parts.callback(self._end_workers, self._keeper)
+
+    def _end_workers(self, keeper: Keeper) -> None:
+        keeper.stopping = True  # what ends now is no news
+        if all(member.info is not None for member in keeper.members):
+            self._stop()
+            keeper.ended.wait(_CLOSE_PATIENCE)
+        keeper.kill()
+        keeper.ended.wait(_DEATH_PATIENCE)
+        self._told = self._told.copy()  # the shared page goes, the numbers stay
+        self._finalizer.detach()  # it keeps the futures alive, and exceptions in them keep this object alive
+
+    def __enter__(self) -> Workers:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close."""
+        self.close()
+
+    @property
+    def _members(self) -> list[Member]:
+        assert self._keeper is not None
+        return self._keeper.members
+
+    def _check_open(self) -> None:
+        if self._why_dead:
+            raise ClosedError(f"the workers of {self.device.name} are {self._why_dead}")
+
+    def _after_fork_in_child(self) -> None:
+        self._why_dead = "dead: they belong to the parent of a fork"
+        if self._keeper is not None:
+            self._keeper.abandon()
+
+
+def _shown(page: int, workers: int) -> npt.NDArray[np.uint64]:
+    """The page in which the workers tell their numbers, read-only."""
+    memory = mmap.mmap(page, workers * TOLD * 8, prot=mmap.PROT_READ)
+    return np.frombuffer(memory, np.uint64).reshape(-1, TOLD)
+
+
+def _deal(numbers: list[int], workers: int | None, interface: str) -> tuple[tuple[int, ...], ...]:
+    """Deal the queues out like cards."""
+    count = min(len(numbers), len(os.sched_getaffinity(0))) if workers is None else workers
+    if not 1 <= count <= len(numbers):
+        raise ArgumentError(
+            f"{count} workers for {len(numbers)} queue(s) of {interface}: each needs a queue of its own. "
+            f"Next step: workers={len(numbers)} or fewer, or more queues (`ethtool -L {interface} combined N`)."
+        )
+    return tuple(tuple(numbers[i::count]) for i in range(count))
+
+
+def _places(cpus: Sequence[int] | Literal["auto"] | None, count: int) -> list[int | None]:
+    if cpus is None:
+        return [None] * count
+    if isinstance(cpus, str):
+        return [*own_cpus(count)]
+    allowed = os.sched_getaffinity(0)
+    if len(cpus) != count or not set(cpus) <= allowed:
+        raise ArgumentError(f"cpus names a CPU for each of {count} workers, out of {sorted(allowed)}; not {cpus!r}.")
+    return list(cpus)
+
+
+_open: weakref.WeakSet[Workers] = weakref.WeakSet()
+_registered = False
+
+
+def _close_at_exit(workers: Workers) -> None:
+    """Close what was forgotten, so that the workers end in order."""
+    global _registered
+    if not _registered:
+        atexit.register(_close_all)
+        _registered = True
+    _open.add(workers)
+
+
+def _close_all() -> None:
+    for workers in list(_open):
+        with contextlib.suppress(ToolkitError, OSError):
+            workers.close()

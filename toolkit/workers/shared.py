@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One program in many processes: handed over as file descriptors, and used there as if it were one's own."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from toolkit.errors import ClosedError, ToolkitError
+from toolkit.netns import NetNS
+from toolkit.program import Link, Map, Program
+from toolkit.program.image import MapSpec
+from toolkit.program.link import Mode
+
+__all__ = ["Handover", "SharedLink", "SharedProgram", "receive_fds", "send_fds"]
+
+_SCM_MAX_FD = 253  # net/scm.h: descriptors in one message
+
+
+@dataclass(frozen=True)
+class Handover:
+    """A program as its owner describes it to the others; its descriptors travel beside: program, then the maps."""
+
+    name: str
+    maps: tuple[MapSpec, ...]
+    mode: str
+    fallback_reason: str | None
+    link_id: int
+    ifindex: int
+
+    @classmethod
+    def of(cls, program: Program, link: Link) -> Handover:
+        """Describe `program`, which `link` attaches."""
+        maps = tuple(_spec(one) for one in program.maps.values())
+        return cls(program.name, maps, link.mode, link.fallback_reason, link.id, link.ifindex)
+
+
+def _spec(one: Map) -> MapSpec:
+    members = tuple((name, one.dtype[name].str) for name in one.dtype.names or ())
+    return MapSpec(one.name, one.type, one.key_size, one.value_size, one.max_entries, 0, members)
+
+
+def send_fds(connection: Connection, fds: list[int]) -> None:
+    """Hand duplicates of `fds` to the process at the other end: the first thing that goes over the connection."""
+    with socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as wire:
+        socket.send_fds(wire, [b"f"], fds)
+
+
+def receive_fds(connection: Connection) -> list[int]:
+    """What send_fds() of the other end handed over. EOFError when that end is closed."""
+    with socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as wire:
+        word, fds, _, _ = socket.recv_fds(wire, 1, _SCM_MAX_FD, socket.MSG_CMSG_CLOEXEC)
+    if not word:
+        raise EOFError
+    return fds
+
+
+class SharedProgram(Program):
+    """A program that another process loaded and attached. Attaching it here takes part in that attachment."""
+
+    def __init__(self, handover: Handover, fds: list[int], queues: tuple[int, ...]) -> None:
+        """Take over the descriptors. `queues` are this process's own."""
+        maps = {spec.name: Map(spec, fd) for spec, fd in zip(handover.maps, fds[1:], strict=True)}
+        super().__init__(fds[0], handover.name, maps)
+        self._handover = handover
+        self._queues = queues
+
+    def attach(self, interface: str, *, mode: Mode = "auto", replace: bool = False, netns: NetNS = None) -> Link:
+        """Return a link that stands for the owner's. Closing it takes out the sockets that were registered here."""
+        return SharedLink(self, interface, self._handover, self._queues)
+
+
+class SharedLink(Link):
+    """This process's part in an attachment: the XSKMAP entries of its sockets."""
+
+    def __init__(self, program: Program, interface: str, handover: Handover, queues: tuple[int, ...]) -> None:
+        # Not Link's own constructor: there is no descriptor here. The attachment is its owner's, and ends with it.
+        self.interface = interface
+        self.ifindex = handover.ifindex
+        self.mode = handover.mode
+        self.fallback_reason = handover.fallback_reason
+        self.id = handover.link_id
+        self._program = program
+        self._queues = queues
+        self._closed = False
+
+    @property
+    def fd(self) -> int:
+        """There is none."""
+        raise ClosedError(f"the link of {self.interface} belongs to the parent process")
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called here."""
+        return self._closed
+
+    def close(self) -> None:
+        """Take this process's sockets out of the XSKMAP: their queues' packets go on to the kernel."""
+        self._closed = True
+        for queue in self._queues:
+            with contextlib.suppress(ToolkitError, OSError):
+                self._program.unregister(queue)
