@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.sampler import profile
+
 __all__ = ["Commands"]
 
 
@@ -17,7 +19,7 @@ class Commands:
 
     def __init__(self, counts: Callable[[], dict[str, int]], **others: Callable[..., dict[str, Any]]) -> None:
         """Functions by the name of the command; they get the words that follow it."""
-        self._functions: dict[str, Callable[..., dict[str, Any]]] = {"counts": counts, **others}
+        self._functions: dict[str, Callable[..., dict[str, Any]]] = {"counts": counts, "profile": profile, **others}
         self._poll = select.poll()
         self._poll.register(sys.stdin.fileno(), select.POLLIN)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import array
 import errno
 import fcntl
+import operator
 import socket
 import struct
 import time
@@ -14,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from toolkit.errors import ArgumentError, kernel_error
 
-__all__ = ["Device", "await_carrier", "describe", "queue_numbers"]
+__all__ = ["Device", "await_carrier", "check_queue", "describe", "queue_numbers"]
 
 # linux/sockios.h, linux/ethtool.h, linux/if.h
 _SIOCGIFFLAGS = 0x8913
@@ -46,7 +47,7 @@ class Device(NamedTuple):
 def describe(interface: str) -> Device:
     """Ask about `interface` in the calling thread's network namespace. SystemCallError (ENODEV) when there is none."""
     name = _checked_name(interface)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asker:
+    with _asker(interface) as asker:
 
         def ioctl(request: int, payload: bytes = b"") -> bytes:
             return fcntl.ioctl(asker, request, struct.pack("16s24s", name, payload))
@@ -57,11 +58,18 @@ def describe(interface: str) -> Device:
             mtu = struct.unpack_from("=i", ioctl(_SIOCGIFMTU), 16)[0]
             mac = ioctl(_SIOCGIFHWADDR)[18:24]
         except OSError as refused:
-            number = refused.errno if refused.errno not in (None, errno.ENXIO) else errno.ENODEV
-            raise kernel_error("", number or errno.ENODEV, f"cannot open the interface {interface}") from None
+            number = refused.errno if refused.errno in (errno.EMFILE, errno.ENFILE, errno.EPERM) else errno.ENODEV
+            raise kernel_error("", number, f"cannot open the interface {interface}") from None
         queues = _channels(asker, name)
         driver = _driver(asker, name)
     return Device(interface, ifindex, bool(flags & _IFF_UP), bool(flags & _IFF_RUNNING), mtu, mac, queues, driver)
+
+
+def _asker(interface: str) -> socket.socket:
+    try:
+        return socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    except OSError as refused:
+        raise kernel_error("", refused.errno or errno.EIO, f"cannot open the interface {interface}") from None
 
 
 def _checked_name(interface: str) -> bytes:
@@ -103,15 +111,34 @@ def _driver(asker: socket.socket, name: bytes) -> str:
 
 
 def queue_numbers(device: Device, queues: Iterable[int] | Literal["all"]) -> list[int]:
-    """Return what `queues` means on this device, in order; whether it has them, bind() says."""
+    """Return what `queues` means on this device, in order. SystemCallError (EINVAL) for one that it does not have."""
     if isinstance(queues, str):
         if queues != "all":
             raise ArgumentError(f'queues is "all" or numbers, not {queues!r}')
         return list(range(device.queues))
-    numbers = sorted(set(queues))
+    try:
+        numbers = sorted({operator.index(queue) for queue in queues})
+    except TypeError:
+        raise ArgumentError(f'queues is "all" or whole numbers, not {queues!r}') from None
     if not numbers:
         raise ArgumentError('queues is empty. Next step: name at least one, or "all".')
+    for queue in (numbers[0], numbers[-1]):
+        check_queue(device, queue)
     return numbers
+
+
+def check_queue(device: Device, queue: int) -> None:
+    """Raise when the device has no such receive queue."""
+    if queue < 0:
+        raise ArgumentError(f"a queue is a number from 0 on, not {queue!r}")
+    if queue >= device.queues:
+        raise kernel_error(
+            "bind",
+            errno.EINVAL,
+            f"cannot bind to queue {queue} of {device.name}",
+            cause=f"{device.name} has {device.queues} receive queue(s), numbered from 0",
+            remedy=f"take a lower queue, or give it more: `ethtool -L {device.name} combined N`",
+        )
 
 
 def await_carrier(device: Device) -> None:

@@ -89,6 +89,7 @@ _CAUSES: dict[tuple[str, int], tuple[str, str]] = {
     ("", _errno.EPERM): ("a privilege is missing", "run as root (sudo), or grant the capability named in the README"),
     ("", _errno.EACCES): ("a privilege is missing", "run as root (sudo), or grant the capability named in the README"),
     ("", _errno.ENODEV): ("there is no such interface in this network namespace", "list the interfaces with `ip link`"),
+    ("", _errno.EMFILE): ("this process has as many descriptors open as it may", "close some, or raise `ulimit -n`"),
     ("", _errno.ENOMEM): ("the kernel is out of memory for this request", "ask for fewer frames or smaller rings"),
     ("", _errno.ENETDOWN): ("the interface is down", "bring it up: `ip link set dev NAME up`"),
     ("", _errno.ENXIO): ("the interface or its queue is gone", "check `ip link`, then open it again"),

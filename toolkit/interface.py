@@ -37,7 +37,7 @@ T = TypeVar("T")
 _CLOSE_PATIENCE = 5.0  # seconds that close() waits for a thread inside receive()
 
 
-class Interface:
+class Interface(lifecycle.NotCopied):
     """A network interface whose packets come to this process: `receive()` returns them as Batches.
 
     One thread receives; close() may come from any thread. Use it as a context manager. Made by `toolkit.open()`.
@@ -78,6 +78,7 @@ class Interface:
         )
         self._deferral = deferral
         if deferral is not None:
+            self._waiter.on_undriven = deferral.restore
             weakref.finalize(self, deferral.finalize)
         self._async_waiter: AsyncWaiter | None = None  # made by the first areceive() that waits
         self._awaited = False  # whether a coroutine is inside areceive()

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import Protocol
+from typing import NoReturn, Protocol
 
-__all__ = ["track"]
+__all__ = ["NotCopied", "track"]
 
 
 class Forkable(Protocol):
@@ -20,6 +20,20 @@ class Forkable(Protocol):
 
     def _after_fork_in_child(self) -> None:
         """Close this process's copies of file descriptors and mark the object dead. Must not raise or lock."""
+
+
+class NotCopied:
+    """Base of what owns a descriptor or a mapping: a copy would close it under the original, and a pickle means nothing
+    in another process.
+    """
+
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} cannot be copied or pickled: it stands for something of this process in the "
+            "kernel. Next step: make another one where it is needed."
+        )
 
 
 # Written by track() and by garbage collection; read once, in a new child, which has a single thread.
@@ -37,6 +51,7 @@ def track(owner: Forkable) -> None:
 
 
 def _drop_all() -> None:
-    for owner in list(_live):
+    # What a parent that goes on misses most comes first: a queue is busy while the child maps its rings.
+    for owner in sorted(_live, key=lambda one: getattr(one, "_fork_order", 1)):
         owner._after_fork_in_child()
     _live.clear()

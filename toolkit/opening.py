@@ -17,7 +17,7 @@ from toolkit.errors import ArgumentError, kernel_error
 from toolkit.interface import Interface
 from toolkit.napi import Deferral
 from toolkit.netns import NetNS, entered
-from toolkit.program import Program
+from toolkit.program import Program, attached
 from toolkit.umem import UMEM, check_ring_size
 from toolkit.uninterrupted import uninterrupted
 from toolkit.wait import WaitMode, check_wait_mode
@@ -26,7 +26,8 @@ from toolkit.xsk import Socket
 __all__ = ["open"]
 
 _LINK_HEADERS = 14 + 2 * 4  # Ethernet and two VLAN tags, on top of the MTU
-_MANY_QUEUES = 16  # above this the default rings are smaller, so that 64 queues do not cost a gigabyte
+_ENTRIES = 32768  # of all RX rings together, at most, unless the rings would be smaller than _SMALLEST
+_LARGEST, _SMALLEST = 8192, 64  # entries of one ring
 
 
 class _Wanted(NamedTuple):
@@ -79,7 +80,8 @@ def open(
     zero_copy: True demands it, False forbids it. replace: take the place of a program that is attached already.
     umem: one that several Interfaces share, so that packets can go from one to the other without a copy; it is not
     closed with the Interface, and the next three arguments are its own.
-    ring_size: entries of each ring, a power of two; by default 8192 (20 MB a queue), with more than 16 queues 2048.
+    ring_size: entries of each ring, a power of two; by default 8192 (20 MB a queue) for up to
+    4 queues, then less, so that 64 queues do not cost a gigabyte.
     frames: per queue; by default a quarter more than the ring, so that sending cannot starve.
     frame_size: 2048 or 4096 bytes; by default the smaller one that holds the MTU. poison: see UMEM.
     wait: "poll" sleeps until packets come. "spin" and "busy-poll" never sleep, and take a core for the lowest latency;
@@ -142,10 +144,16 @@ def _open(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -> Interf
     if program is None:
         program = Program.build(filter=wanted.filter or "", map_entries={"xsks_map": max(64, max(numbers) + 1)})
         undo.callback(program.close)
+
+    def bind() -> list[Socket]:
+        return [undo.enter_context(_socket(interface, queue, umem, len(numbers), wanted)) for queue in numbers]
+
+    # What is there already is taken off only when the queues are ours: else its owner would lose it for nothing.
+    sockets = bind() if wanted.replace and attached(device.ifindex) is not None else []
     # Attached while the map is still empty (everything passes): zero-copy drivers want the program before the bind.
     link = undo.enter_context(program.attach(interface, mode=wanted.mode, replace=wanted.replace))
     await_carrier(device)
-    sockets = [undo.enter_context(_socket(interface, queue, umem, len(numbers), wanted)) for queue in numbers]
+    sockets = sockets or bind()
     deferral = undo.enter_context(Deferral(interface)) if wanted.wait == "busy-poll" else None
     for sock in sockets:
         program.register(sock)
@@ -195,14 +203,21 @@ def _checked_rest(seconds: float) -> float:
 
 def _umem(device: Device, queues: int, wanted: _Wanted) -> UMEM:
     """Make the memory that the Sockets of an Interface share."""
-    size = wanted.ring_size if wanted.ring_size is not None else 8192 if queues <= _MANY_QUEUES else 2048
-    check_ring_size("ring_size", size)
+    size = check_ring_size("ring_size", _ring_size(queues) if wanted.ring_size is None else wanted.ring_size)
     per_queue = wanted.frames if wanted.frames is not None else max(size + size // 4, 2)
     frame_size = wanted.frame_size or _frame_size(device)
     total = per_queue * queues
     if wanted.frames is None:
         total += -total % (PAGESIZE // frame_size)  # whole pages
     return UMEM(total, frame_size, fill_size=size, comp_size=size, poison=wanted.poison)
+
+
+def _ring_size(queues: int) -> int:
+    """Return the default size. The kernel keeps some 150 bytes for each frame of a UMEM in each queue that shares it:
+    with rings of one size, 64 queues would cost gigabytes.
+    """
+    share = max(_ENTRIES // queues, _SMALLEST)
+    return min(1 << (share.bit_length() - 1), _LARGEST)
 
 
 def _frame_size(device: Device) -> int:

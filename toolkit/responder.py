@@ -43,7 +43,7 @@ class Responder:
         return self._few_answered + self._many.forwarded
 
     def step(self, timeout: float | None = 0) -> int:
-        """Answer what waits now; returns how many packets came. timeout: seconds to wait for the first; None for ever."""
+        """Answer what waits now; returns how many packets came. timeout: seconds to wait for one; None for ever."""
         came = self._look()
         if not came and timeout != 0 and self._interface.wait(timeout):
             came = self._look()

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from toolkit import lifecycle
 from toolkit.abi.if_xdp import XDP_PACKET_HEADROOM
 from toolkit.abi.libxdp import XSK_RING_CONS__DEFAULT_NUM_DESCS, XSK_RING_PROD__DEFAULT_NUM_DESCS
+from toolkit.arguments import whole
 from toolkit.errors import ArgumentError, ClosedError, FrameError, ToolkitError
 from toolkit.ledger import USER, Addresses, FrameNumbers, Ledger
 
@@ -37,7 +38,35 @@ class Desc(Protocol):
         """Bytes."""
 
 
-class UMEM:
+class _Mapping(mmap.mmap):
+    """Memory that a forked child does not inherit; it finds zeros in its place.
+
+    Tracked by itself: it lives as long as any view of it, which may be longer than the UMEM.
+    """
+
+    address = 0  # of the first byte; written by keep_from_children() only
+
+    def keep_from_children(self) -> None:
+        """Take the memory out of what a fork copies, and have the child fill the hole."""
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self))
+        self.madvise(mmap.MADV_DONTFORK)
+        lifecycle.track(self)
+
+    def _after_fork_in_child(self) -> None:
+        if not self.closed:
+            # A view of a packet that the child still has must not point into a hole.
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED_NOREPLACE
+            ctypes.CDLL(None).mmap(
+                ctypes.c_void_p(self.address),
+                ctypes.c_size_t(len(self)),
+                mmap.PROT_READ | mmap.PROT_WRITE,
+                flags,
+                -1,
+                ctypes.c_long(0),
+            )
+
+
+class UMEM(lifecycle.NotCopied):
     """Memory for packets, in frames of equal size, and the ledger of who owns which.
 
     Serves any number of Sockets at once, one after another or at the same time; each frame is in exactly one place.
@@ -64,12 +93,14 @@ class UMEM:
         poison: overwrite frames with 0xDE when they are given back, so that use after release shows.
         """
         page = mmap.PAGESIZE
+        frames, frame_size = whole("frames", frames), whole("frame_size", frame_size)
+        headroom, tx_metadata_len = whole("headroom", headroom), whole("tx_metadata_len", tx_metadata_len)
         if frame_size not in (2048, 4096) or frame_size > page:
             raise ArgumentError(
                 f"a frame of {frame_size} bytes is refused by the kernel: it must be 2048 or 4096, and not larger than "
                 f"a page ({page}). Next step: frame_size=2048 carries packets up to 1792 bytes, 4096 up to 3840."
             )
-        if not isinstance(frames, int) or frames < 1 or frames * frame_size % page or frames > 1 << 24:
+        if frames < 1 or frames * frame_size % page or frames > 1 << 24:
             raise ArgumentError(
                 f"a UMEM of {frames} frames of {frame_size} bytes is refused: it must fill whole pages of {page} bytes "
                 "(an even number of frames of 2048), and have 1 to 16777216 frames."
@@ -93,11 +124,10 @@ class UMEM:
         self.size = frames * frame_size  # bytes
         # Private and on huge pages: an order of magnitude quicker to fault in and pin than shared memory of small ones.
         # Not inherited by a fork: copy-on-write would split what the kernel writes from what this process reads.
-        self._mapping = mmap.mmap(-1, self.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._mapping = _Mapping(-1, self.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError):  # a kernel without transparent huge pages
             self._mapping.madvise(mmap.MADV_HUGEPAGE)
-        self._mapping.madvise(mmap.MADV_DONTFORK)
-        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
+        self._mapping.keep_from_children()
         # Views of the mapping. A view that a caller still holds at close() keeps the memory mapped, never dangling.
         self._view: memoryview | None = memoryview(self._mapping)
         # All bytes as an array, shape (size,) u8, for batch code; None once closed.
@@ -135,7 +165,7 @@ class UMEM:
     @property
     def address(self) -> int:
         """Address of the first byte in this process, for libxdp."""
-        return self._address
+        return self._mapping.address
 
     @property
     def n_free_frames(self) -> int:
@@ -235,11 +265,6 @@ class UMEM:
     def _after_fork_in_child(self) -> None:
         if not self._dead:
             self._kill("dead: it belongs to the parent of a fork")
-            # The memory was not inherited. A view of a packet that the child still has must not point into a hole.
-            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED_NOREPLACE
-            ctypes.CDLL(None).mmap(
-                ctypes.c_void_p(self._address), ctypes.c_size_t(self.size), mmap.PROT_READ, flags, -1, ctypes.c_long(0)
-            )
 
     def _closed(self) -> ClosedError:
         return ClosedError(f"this UMEM is {self._dead}")
@@ -256,6 +281,7 @@ class UMEM:
 
 def check_ring_size(name: str, size: int) -> int:
     """Return `size` if the kernel takes it for a ring, else raise ArgumentError."""
-    if not isinstance(size, int) or size < 1 or size & (size - 1) or size > 1 << 20:
+    size = whole(name, size)
+    if size < 1 or size & (size - 1) or size > 1 << 20:
         raise ArgumentError(f"{name}={size!r} is refused by the kernel: a ring has a power-of-two number of entries.")
     return size

@@ -13,6 +13,7 @@ compute gets it after the interpreter's switch interval (5 ms, sys.setswitchinte
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -23,7 +24,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
-from toolkit.errors import ArgumentError, DeviceGoneError, kernel_error
+from toolkit.errors import ArgumentError, DeviceGoneError, ToolkitError, kernel_error
 from toolkit.rings import RXQueue
 
 __all__ = ["DeviceSocket", "WaitMode", "Waiter", "check_wait_mode", "raise_if_gone"]
@@ -86,6 +87,8 @@ class Waiter:
         self._rings: tuple[RXQueue, ...] = ()  # in the order of the sockets, as far as they receive
         self._where = where
         self._doubtful = False  # busy-polling, and not yet known whether the kernel can: see _check_driver()
+        # Called once, when busy polling turns out to have no effect: to take back what makes sense with it only.
+        self.on_undriven: Callable[[], None] | None = None
         # Called by wake(), from any thread: by whoever waits elsewhere than in wait().
         self.on_wake: Callable[[], None] | None = None
         # Written by wake(), from any thread; never reset: a waiter that was woken is about to be closed.
@@ -186,9 +189,11 @@ class Waiter:
         """
         if self.mode != "busy-poll":
             return False
-        if all(sock.getsockopt(socket.SOL_SOCKET, _SO_INCOMING_NAPI_ID) for sock in self._sockets.values()):
+        known = [bool(sock.getsockopt(socket.SOL_SOCKET, _SO_INCOMING_NAPI_ID)) for sock in self._sockets.values()]
+        if all(known):
             return True
-        return False if self._rings and all(ring.next_index for ring in self._rings) else None
+        received = [ring.next_index > 0 for ring in self._rings]
+        return False if any(came and not napi for napi, came in zip(known, received, strict=False)) else None
 
     def _check_driver(self) -> None:
         """Say once that busy polling has no effect here, when the kernel has shown that."""
@@ -197,10 +202,13 @@ class Waiter:
             return
         self._doubtful = False
         if not drives:
+            if self.on_undriven is not None:
+                with contextlib.suppress(OSError, ToolkitError):  # close() will try again, and say so
+                    self.on_undriven()
             warnings.warn(
                 f"busy polling does not reach the driver of {self._where}: the kernel knows no NAPI for its sockets "
-                "(as with copy mode since Linux 6.13), so this spins over the rings instead. "
-                'Next step: wait="spin" says the same without touching the interface, wait="poll" saves the core.',
+                "(as in copy mode since Linux 6.13). So this spins over the rings, and leaves the interface as it was. "
+                'Next step: wait="spin" does the same from the start; wait="poll" saves the core.',
                 RuntimeWarning,
                 stacklevel=6,
             )

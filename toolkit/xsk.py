@@ -15,14 +15,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from toolkit import lifecycle
 from toolkit.abi.if_xdp import SOL_XDP, XDP_STATISTICS, Statistics, parse_statistics
 from toolkit.abi.libxdp import (
     XSK_RING_CONS__DEFAULT_NUM_DESCS,
     XSK_RING_PROD__DEFAULT_NUM_DESCS,
     libxdp,
 )
+from toolkit.arguments import whole
 from toolkit.batch import Batch
-from toolkit.device import Device, describe
+from toolkit.device import Device, check_queue, describe
 from toolkit.errors import ArgumentError, ClosedError, ToolkitError, kernel_error
 from toolkit.netns import NetNS, entered
 from toolkit.rings import CompletionQueue, FillQueue, RXQueue, TXQueue
@@ -38,7 +40,7 @@ __all__ = ["Socket"]
 _GONE_CHECK_NS = 100_000_000  # how often a receiver that never waits asks whether its device is still there
 
 
-class Socket:
+class Socket(lifecycle.NotCopied):
     """An AF_XDP socket: one queue of one interface, a UMEM and the rings `rx`, `tx`, `fill` and `completion`.
 
     One thread receives and one sends; close() may come from any thread. Use it as a context manager.
@@ -91,7 +93,7 @@ class Socket:
         )
         self._own_umem = umem is None
         self.interface = interface
-        self.queue = queue
+        self.queue = queue = whole("queue", queue)
 
         def bind() -> None:
             with entered(netns):
@@ -209,8 +211,8 @@ class Socket:
                 self._recover()
             self._unfinished = True
             self._end_loan()
-            self._refill()
             descs = self.rx.take(max(self.rx_limit >> 2, 1) if limit is None else limit)
+            self._refill()  # after the look: the kernel has all it may have while these packets are worked on
             batch = Batch(self.umem, descs, queue=self.queue, loaned=True)
             if len(descs):
                 self._loan = batch
@@ -242,8 +244,8 @@ class Socket:
                 self._recover()
             self._unfinished = True
             self._end_loan()
-            self._refill()
             descs = self.rx.take(max(self.rx_limit >> 2, 1) if limit is None else limit)
+            self._refill()  # after the look: the kernel has all it may have while these packets are worked on
             try:
                 yield descs
             except BaseException:
@@ -393,8 +395,6 @@ class Socket:
 
 
 def _check_device(device: Device, queue: int) -> None:
-    if not isinstance(queue, int) or queue < 0:
-        raise ArgumentError(f"a queue is a number from 0 on, not {queue!r}")
     if not device.up:
         raise kernel_error(
             "bind",
@@ -402,11 +402,4 @@ def _check_device(device: Device, queue: int) -> None:
             f"cannot bind to queue {queue} of {device.name}",
             remedy=f"bring it up: `ip link set dev {device.name} up`",
         )
-    if queue >= device.queues:
-        raise kernel_error(
-            "bind",
-            errno.EINVAL,
-            f"cannot bind to queue {queue} of {device.name}",
-            cause=f"{device.name} has {device.queues} receive queue(s), numbered from 0",
-            remedy=f"take a lower queue, or give it more: `ethtool -L {device.name} combined N`",
-        )
+    check_queue(device, queue)

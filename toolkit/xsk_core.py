@@ -13,6 +13,7 @@ import os
 import socket as stdlib_socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
@@ -85,6 +86,8 @@ class Loan(Protocol):
 
 class Core:
     """The kernel's socket, libxdp's handle, the four rings' memory and the Socket's side of the ledger."""
+
+    _fork_order = 0
 
     def __init__(self, interface: str, queue: int, umem: UMEM, options: SocketOptions, prefill: int) -> None:
         """Create and bind, in the calling thread's network namespace. `prefill` frames are lent before bind if the
@@ -307,10 +310,12 @@ class Core:
                 core._take_down(finalizing=True)
 
     def _take_down(self, *, finalizing: bool = False) -> None:
-        for callback in self._on_close:
-            with contextlib.suppress(OSError, ToolkitError):
+        callbacks, self._on_close = self._on_close, []
+        for callback in callbacks:
+            try:
                 callback()
-        self._on_close.clear()
+            except Exception as failure:  # the user's own: the socket goes all the same
+                warnings.warn(f"{callback!r} failed while the socket on {self.where} closed: {failure!r}", stacklevel=2)
         loan = self.loan() if self.loan is not None else None
         if loan is not None:
             loan.invalidate()

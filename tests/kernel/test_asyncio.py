@@ -237,7 +237,11 @@ def test_no_packet_is_lost_by_cancelling(lab: Lab, wire: Wire) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("style", ["areceive", "async for"])
 @pytest.mark.parametrize("where", ["task", "thread", "executor"])
-def test_closing_while_awaiting(lab: Lab, mode: WaitMode, style: str, where: str) -> None:
+def test_closing_while_awaiting(
+    lab: Lab, mode: WaitMode, style: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolkit.aio._SLICE", 10)  # so that only the wake-up can end it in time
+
     async def consume(interface: toolkit.Interface) -> str:
         if style == "async for":
             async for _ in interface:

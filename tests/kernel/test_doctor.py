@@ -28,6 +28,7 @@ from toolkit.doctor.netdev import NETDEV_XDP_ACT_BASIC, abilities
 from toolkit.errors import LibraryError, SystemCallError, ToolkitError
 from toolkit.lab import Lab
 from toolkit.program import Program, attached
+from toolkit.status import collect
 
 from support import child_environment, eventually, run_child  # isort: skip
 
@@ -87,6 +88,7 @@ def by_netlink(lab: Lab, *, mode: int = abi.XDP_FLAGS_DRV_MODE) -> Iterator[Prog
 
 def test_a_healthy_interface(make_lab: Callable[..., Lab]) -> None:
     found = findings(make_lab(queues=2))
+    found.pop("sockets", None)  # of others on this machine, where the kernel does not say on which interface
     assert {check: one.level for check, one in found.items()} == {
         "state": "ok",
         "driver": "ok",
@@ -159,9 +161,11 @@ def test_offloads_in_the_way_and_their_remedy(make_lab: Callable[..., Lab]) -> N
 def test_a_program_at_work_and_taken_queues_are_named(lab: Lab) -> None:
     with toolkit.open("veth0", filter="udp", netns=lab.netns, ring_size=1024):
         found = findings(lab)
+        with lab.netns.entered():
+            told = any(one.interface == "veth0" for one in collect().sockets)
     assert found["program"].level == found["sockets"].level == "note"
     assert f"pid {os.getpid()}" in found["program"].text
-    assert "queue 0" in found["sockets"].text
+    assert ("queue 0" in found["sockets"].text) == told  # CONFIG_XDP_SOCKETS_DIAG
     assert f"pid {os.getpid()}" in found["sockets"].text
 
 

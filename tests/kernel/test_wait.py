@@ -109,7 +109,8 @@ def test_another_mode_is_refused() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_close_from_another_thread(lab: Lab, mode: WaitMode) -> None:
+def test_close_from_another_thread(lab: Lab, mode: WaitMode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.wait._SLICE", 10)  # so that only the wake-up can end it in time
     with near(lab, mode) as interface:
         timer = threading.Timer(0.2, interface.close)
         timer.start()

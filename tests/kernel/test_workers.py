@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import gc
+import json
 import logging
 import os
 import signal
@@ -245,10 +247,18 @@ def test_a_worker_that_leaves_without_a_word(start: Callable[..., Workers]) -> N
         workers.results(timeout=5)
 
 
-def test_sigterm_ends_one_worker_with_its_result(start: Callable[..., Workers]) -> None:
-    workers = start(worker_jobs.terminate_self)
-    assert workers.futures[0].result(timeout=5)["stopping"] is True
+def test_sigterm_ends_one_worker_with_its_result_under_fire(wide: Lab, start: Callable[..., Workers]) -> None:
+    workers = start()
+    with wide.generator(rate=100_000, cpu=0):
+        assert eventually(lambda: workers.told[0, 0] > 1000)
+        assert workers.pids[0] is not None
+        os.kill(workers.pids[0], signal.SIGTERM)
+        result = workers.futures[0].result(timeout=3)
+        # Its queue was taken out of the map first, and the kernel gets the packets: nothing is in flight.
+        assert result["received"] + result["dropped"] == workers.counters()["redirected"]
+        assert result["stopping"] is True
     assert workers.alive == 1
+    assert workers.counters()["no_socket"] > 0
 
 
 def test_close_kills_what_does_not_return(
@@ -298,12 +308,11 @@ def test_what_a_worker_refuses_at_the_start_is_raised_and_undone(wide: Lab, star
     ],
 )
 def test_arguments_are_checked_before_anything_starts(
-    start: Callable[..., Workers], options: dict[str, Any], message: str
+    wide: Lab, start: Callable[..., Workers], options: dict[str, Any], message: str
 ) -> None:
-    before = {link.id for link in xdp_links()}
     with pytest.raises(ArgumentError, match=message):
         start(**options)
-    assert {link.id for link in xdp_links()} == before
+    assert not is_attached(wide)
 
 
 SCRIPT = """
@@ -313,8 +322,8 @@ SCRIPT = """
     from toolkit.workers import Workers
     if __name__ == "__main__":
         with Lab(queues=2) as lab:
-            with Workers(lab.interface, worker_jobs.count, filter="udp", workers=2, netns=lab.netns) as workers:
-                print(lab.netns.fileno(), *workers.pids, flush=True)
+            with Workers(lab.interface, worker_jobs.{work}, filter="udp", workers=2, netns=lab.netns) as workers:
+                print(workers.link.id, *workers.pids, flush=True)
                 try:
                     {body}
                 except KeyboardInterrupt:
@@ -326,7 +335,7 @@ SCRIPT = """
 @pytest.mark.parametrize("body", ["time.sleep(60)", "workers.results()"])
 def test_ctrl_c_reaches_all_processes_and_ends_them_cleanly(body: str, tmp_path: Any) -> None:
     path = tmp_path / "script.py"
-    path.write_text(textwrap.dedent(SCRIPT).format(body=body))
+    path.write_text(textwrap.dedent(SCRIPT).format(work="count", body=body))
     process = subprocess.Popen(
         [sys.executable, str(path)],
         stdout=subprocess.PIPE,
@@ -346,20 +355,20 @@ def test_ctrl_c_reaches_all_processes_and_ends_them_cleanly(body: str, tmp_path:
     assert all(gone(pid) for pid in pids)
 
 
-def test_a_killed_parent_leaves_no_worker_and_no_program(tmp_path: Any) -> None:
+@pytest.mark.parametrize("work", ["count", "never_return"])
+def test_a_killed_parent_leaves_no_worker_and_no_program(work: str, tmp_path: Any) -> None:
     path = tmp_path / "script.py"
-    path.write_text(textwrap.dedent(SCRIPT).format(body="time.sleep(60)"))
-    before = {link.id for link in xdp_links()}
+    path.write_text(textwrap.dedent(SCRIPT).format(work=work, body="time.sleep(60)"))
     process = subprocess.Popen(
         [sys.executable, str(path)], stdout=subprocess.PIPE, text=True, env=child_environment(), start_new_session=True
     )
     assert process.stdout is not None
-    _, *pids = map(int, process.stdout.readline().split())
-    assert {link.id for link in xdp_links()} - before
+    link, *pids = map(int, process.stdout.readline().split())
+    assert link in {one.id for one in xdp_links()}
     process.kill()
     process.communicate()
     assert eventually(lambda: all(gone(pid) for pid in pids))
-    assert eventually(lambda: {link.id for link in xdp_links()} <= before)
+    assert eventually(lambda: link not in {one.id for one in xdp_links()})
 
 
 def test_workers_that_were_never_closed_do_not_hang_the_exit() -> None:
@@ -462,3 +471,98 @@ def test_work_of_an_interactive_session_is_refused_in_words() -> None:
             Workers("veth0", work, filter="udp")
         """
     )
+
+
+# --- xsk receive --workers ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def receiving(lab: Lab, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run `xsk receive --workers 2` until its workers are at work: a second after it is attached."""
+    process: subprocess.Popen[str] = lab.netns.popen(
+        [sys.executable, "-m", "toolkit.cli", "receive", "veth0", "--filter", "udp", "--workers", "2", *arguments],
+        env=child_environment(PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        # Attached comes first; each worker then enters its socket in the map, and the last datagrams of one round
+        # are redirected once all have.
+        assert eventually(lambda: is_attached(lab), timeout=20)
+        assert eventually(lambda: len(children(process.pid)) == 2, timeout=20)
+        time.sleep(1.5)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        own = [int(word) for word in file.read().split()]
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{task}/children") as file:
+            own += [int(word) for word in file.read().split()]
+    return sorted(set(own))
+
+
+@two_cpus
+def test_the_command_merges_and_reconciles(wide: Lab) -> None:
+    with receiving(wide, "--json") as process:
+        sent = send(wide, queue=0, count=4000) + send(wide, queue=1, count=6000)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    report = json.loads(out)
+    assert report["received"] == report["redirected"] == sent == 10_000
+    assert report["received_bytes"] == 64 * sent
+    assert report["workers"] == [[0], [1]]
+    assert (report["dropped"], report["failed_workers"]) == (0, [])
+
+
+@two_cpus
+def test_the_command_shows_rates_and_goes_on_without_a_killed_worker(wide: Lab) -> None:
+    with receiving(wide) as process:
+        send(wide, queue=0, count=500)
+        time.sleep(0.3)
+        os.kill(children(process.pid)[0], signal.SIGKILL)
+        time.sleep(0.3)
+        send(wide, queue=0, count=100)
+        send(wide, queue=1, count=100)
+        time.sleep(1.2)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "was killed by SIGKILL" in err
+    assert "Traceback" not in err
+    assert "workers: " in out
+    assert "100 for want of a worker" in out
+    assert "redirected 600 = received 600 + dropped 0 + with failed workers 0" in out
+
+
+def test_the_command_stops_after_count_and_refuses_hex(wide: Lab) -> None:
+    with receiving(wide, "--count", "50", "--json") as process:
+        wide.udp(count=200, rate=1000)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    assert 50 <= json.loads(out)["received"] <= 200
+    done = wide.netns.run(
+        [sys.executable, "-m", "toolkit.cli", "receive", "veth0", "-f", "udp", "--workers", "2", "-x"],
+        env=child_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "--workers" in done.stderr
+
+
+def test_the_command_says_that_the_interface_vanished(wide: Lab) -> None:
+    with receiving(wide) as process:
+        wide.delete_interface()
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "deleted" in err
+    assert "Traceback" not in err

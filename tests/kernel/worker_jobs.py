@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from typing import Any
 
@@ -68,15 +67,6 @@ def unpicklable(interface: Interface) -> Any:
 def exit_at_once(interface: Interface) -> None:
     """Leave without a word."""
     os._exit(7)
-
-
-def terminate_self(interface: Interface) -> dict[str, Any]:
-    """Worker 0 gets SIGTERM, as from `kill`: it ends like a stop, with its result."""
-    me = current()
-    assert me is not None
-    if me.number == 0:
-        os.kill(os.getpid(), signal.SIGTERM)
-    return count(interface)
 
 
 def fast(interface: Interface) -> tuple[int, int, float]:

@@ -24,6 +24,7 @@ FLOORS = {
     "netns": 0,
     "lifecycle": 0,
     "uninterrupted": 0,
+    "arguments": 0,
     "clock": 0,
     "rcu": 0,
     "rings": 1,

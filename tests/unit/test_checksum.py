@@ -61,6 +61,8 @@ FILLED: dict[str, Packet] = {
 # Packets whose transport checksum cannot be known, or is another.
 LEFT: dict[str, Packet] = {
     "fragment": E / IP(flags="MF", id=1) / UDP(len=900, chksum=0x1111) / Raw(bytes(64)),
+    "fragment that looks whole": E / IP(flags="MF", id=1) / TCP(chksum=0x1111) / ODD,
+    "fragment6 that looks whole": E / V6 / IPv6ExtHdrFragment(m=1, id=4) / TCP(chksum=0x1111) / ODD,
     "last fragment": E / IP(frag=3, id=1, proto=17) / Raw(b"\x11" * 40),
     "fragment6": E / V6 / IPv6ExtHdrFragment(m=1, id=4) / UDP(len=900, chksum=0x1111) / Raw(bytes(40)),
     "udp length wrong": E / V4 / UDP(len=200, chksum=0x1111) / ODD,
@@ -80,6 +82,8 @@ LEFT: dict[str, Packet] = {
     "icmp6 on 4": E / IP(proto=58) / Raw(bytes(16)),
     "no transport": E / IP(proto=17),
     "other protocol": E / IP(proto=89) / Raw(bytes(30)),
+    "ip header of 16 bytes": Ether(type=0x800) / Raw(b"\x44\0\0\x22" + bytes(5) + b"\x11" + bytes(24)),
+    "ip header longer than the packet": Ether(type=0x800) / Raw(b"\x4f\0\0\x22" + bytes(5) + b"\x11" + bytes(24)),
     "arp": E / ARP(),
     "no ip": E / Raw(bytes(46)),
 }

@@ -79,6 +79,12 @@ def test_a_batch() -> None:
     check(*as_matrix(Batch(None, descs, queue=0, memory=memory)), packets)
 
 
+def test_a_batch_with_an_empty_packet() -> None:
+    descs = np.array([[0, 5], [5, 0], [5, 2]], dtype=np.uint64)
+    with pytest.raises(ArgumentError, match="packet 1 of 3 is empty"):
+        as_matrix(Batch(None, descs, queue=0, memory=np.zeros(7, dtype=np.uint8)))
+
+
 def test_nothing() -> None:
     for nothing in ([], (), np.zeros((0, 64), dtype=np.uint8), Batch(None, np.zeros((0, 2), np.uint64), queue=0)):
         matrix, lengths = as_matrix(nothing)

@@ -49,8 +49,7 @@ def run(
     answers = Answers(device.mac, mine, udp_port=udp_port or None)
     with Stop(seconds) as stop, binding.open(interface, expression_for(mine, udp_port)) as opened:
         if not as_json:
-            introduce(opened)
-            print(f"answering for {', '.join(mine)}", flush=True)
+            introduce(opened, f"answering for {', '.join(mine)}")
         responder, began = Responder(opened, answers), time.monotonic()
         line = LiveLine(
             lambda: Reading(

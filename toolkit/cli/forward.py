@@ -165,7 +165,7 @@ def _waiting_on_both(directions: list[Direction], binding: Binding) -> Callable[
     """Return what waits a while for packets at either end, in the way asked for."""
     if binding.wait != "poll":
         # One round over each: it drives the driver where that is meant, and does not sleep.
-        return lambda seconds: any([way.source.wait(0) for way in directions])
+        return lambda seconds: any(way.source.wait(0) for way in directions)
     poll = select.poll()
     sockets = [sock for way in directions for sock in way.source.sockets]
     for sock in sockets:

@@ -22,7 +22,7 @@ class Reading(NamedTuple):
 
 
 class LiveLine:
-    """Prints a line each `interval` seconds. The loop calls tick() as often as it likes: it costs a look at the clock."""
+    """Prints a line each `interval` seconds. The loop calls tick() often: it costs a look at the clock."""
 
     def __init__(
         self,
@@ -72,5 +72,7 @@ class LiveLine:
 
 
 def _told(statistics: Statistics) -> str:
-    """All six counters in a line, under plain names."""
-    return "; ".join(f"{plain}: {getattr(statistics, name):,}" for name, plain in output.DROP_REASONS.items())
+    """What the kernel counted, in a line, under plain names."""
+    told = [(getattr(statistics, name), plain) for name, plain in output.DROP_REASONS.items()]
+    counted = ", ".join(f"{value:,} {plain}" for value, plain in told if value)
+    return f"kernel: {counted or 'all six counters stand still'}"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -33,8 +34,8 @@ packets do NOT reach the kernel: whatever you take from an interface, its usual 
   xsk doctor eth0                                what could keep it from working, and what to do
   xsk detach eth0                                take off an XDP program that somebody left there
 
-Everything is undone when a command ends, however it ends. All need root, or CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF and
-CAP_IPC_LOCK.
+Everything is undone when a command ends, however it ends. All need root, or CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF,
+CAP_PERFMON and CAP_IPC_LOCK.
 """
 
 
@@ -157,6 +158,9 @@ for _command in moving.COMMANDS:
 def main() -> None:
     """Run `xsk`; errors are one message on stderr and exit code 1."""
     try:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 shows ? rather than an error
+                stream.reconfigure(errors="replace")
         cli(prog_name="xsk")
     except ToolkitError as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

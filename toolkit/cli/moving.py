@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands that move packets: drop, send, forward, echo. Their options and help; the work is in modules of their own.
+"""The commands that move packets, drop, send, forward and echo: their options and help. The work is in other modules.
 
 Letters are xdpsock's where they mean the same.
 """
@@ -32,9 +32,7 @@ _BUSY = click.option(
 _SPIN = click.option(
     "--spin", "wait", flag_value="spin", help="Look at the rings without a pause: quickest, for a whole core."
 )
-_BATCH = click.option(
-    "-b", "--batch-size", type=click.IntRange(1, 1 << 16), help="Packets to take at a time, at most."
-)
+_BATCH = click.option("-b", "--batch-size", type=click.IntRange(1, 1 << 16), help="Packets to take at a time, at most.")
 _FILTER = click.option(
     "-f", "--filter", "expression", help="What to take: a tcpdump expression, or 'all' for everything."
 )

@@ -29,13 +29,16 @@ class Totals:
             self.bytes += int(batch.lengths.sum())
 
 
-def introduce(opened: Interface) -> None:
-    """Say in a line what came about: mode, queues, filter."""
+def introduce(opened: Interface, what: str | None = None) -> None:
+    """Say in a line what came about: mode, queues, filter (or `what` is taken, where the filter is no matter)."""
     info = opened.info()
     copying = "zero-copy" if info["zero_copy"] else "copy mode"
     queues = info["queues"]
     which = f"queue {queues[0]}" if len(queues) == 1 else f"{len(queues)} queues"
-    print(f"{info['interface']}: {info['mode']} XDP, {copying}, {which}; filter: {info['filter']}", flush=True)
+    print(
+        f"{info['interface']}: {info['mode']} XDP, {copying}, {which}; {what or 'filter: ' + info['filter']}",
+        flush=True,
+    )
     if info["fallback_reason"]:
         print(f"  generic, because: {info['fallback_reason']}", flush=True)
 

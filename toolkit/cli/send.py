@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import sys
 import time
 from dataclasses import dataclass
@@ -125,8 +127,6 @@ def _loop(
 
 
 def _explained(refused: SystemCallError, sock: Socket) -> SystemCallError:
-    import errno
-
     if refused.errno == errno.EINVAL and sock.zero_copy:
         return kernel_error(
             "wake",
@@ -144,10 +144,8 @@ def _summary(sock: Socket, sent: Sent, length: int, began: float) -> dict[str, A
     `sent` were put into the TX ring, of `completed` the kernel returned the frames; it counts those that it refused.
     """
     seconds = time.monotonic() - began
-    try:
+    with contextlib.suppress(DeviceGoneError):
         sock.flush(_FLUSH)
-    except DeviceGoneError:
-        pass
     statistics = sock.statistics()
     return {
         "interface": sock.interface,

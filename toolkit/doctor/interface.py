@@ -38,7 +38,7 @@ def examine_interface(name: str, *, wanted: bool) -> Iterator[Finding]:
     yield from _queues(device)
     yield from _mtu(device)
     yield from _offloads(device)
-    yield from _occupied(device)
+    yield from _occupied(device, wanted)
     yield from _deferral(device)
 
 
@@ -121,7 +121,7 @@ def _offloads(device: Device) -> Iterator[Finding]:
         yield ok(name, "offloads", "no offload in the way")
 
 
-def _occupied(device: Device) -> Iterator[Finding]:
+def _occupied(device: Device, wanted: bool) -> Iterator[Finding]:
     """Who is there already: a program, sockets on the queues."""
     name = device.name
     try:
@@ -134,6 +134,11 @@ def _occupied(device: Device) -> Iterator[Finding]:
     else:
         yield _program(name, present, seen)
     yield from (_taken(name, one) for one in seen.sockets if one.interface == name and one.queue is not None)
+    somewhere = {one.holder for one in seen.sockets if one.interface is None}
+    if wanted and somewhere:
+        held = "; ".join(_who(holder) for holder in sorted(somewhere, key=lambda holder: holder.pid))
+        text = f"AF_XDP sockets are open, and this kernel does not say on which queues: {held}"
+        yield note(name, "sockets", text, "end those processes if a queue of this interface is busy (EBUSY)")
 
 
 def _program(name: str, present: Attached, seen: Status) -> Finding:

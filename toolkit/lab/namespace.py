@@ -22,7 +22,7 @@ __all__ = ["Namespace"]
 T = TypeVar("T")
 
 
-class Namespace:
+class Namespace(lifecycle.NotCopied):
     """A network namespace of its own, with `lo` up and nothing else in it.
 
     The descriptor is the only thing that holds it (besides the programs started in it, which `close` ends), so it

@@ -19,7 +19,7 @@ def _close(cell: list[int]) -> None:
         os.close(cell.pop())
 
 
-class Descriptor:
+class Descriptor(lifecycle.NotCopied):
     """One file descriptor. `what` names the object it stands for, in errors."""
 
     __slots__ = ("__weakref__", "_cell", "_finalizer", "_inherited", "_what")
@@ -49,6 +49,11 @@ class Descriptor:
     def close(self) -> None:
         """Give the descriptor back. Again is fine."""
         self._finalizer()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this is a forked child's copy."""
+        return self._inherited
 
     def _after_fork_in_child(self) -> None:
         self._inherited = True

@@ -11,7 +11,7 @@ import socket
 from typing import Literal
 
 from toolkit.abi import libbpf as abi
-from toolkit.errors import ArgumentError, SystemCallError, kernel_error
+from toolkit.errors import ArgumentError, ClosedError, SystemCallError, kernel_error
 from toolkit.netns import NetNS, entered
 from toolkit.program import query
 from toolkit.program.descriptor import Descriptor
@@ -56,6 +56,9 @@ class Link:
 
     def close(self) -> None:
         """Take the program off. Again is fine, and so is an interface that vanished meanwhile."""
+        with contextlib.suppress(ClosedError):
+            # Not by closing alone: a forked child that has not run yet holds a descriptor of the link too.
+            abi.libbpf().bpf_link_detach(self._descriptor.fd)
         self._descriptor.close()
 
     def __enter__(self) -> Link:
@@ -162,10 +165,9 @@ def attach(program_fd: int, name: str, interface: str, mode: Mode, replace: bool
     with entered(netns):
         try:
             ifindex = socket.if_nametoindex(interface)
-        except OSError:
-            raise kernel_error(
-                "attach", errno.ENODEV, f"cannot attach the XDP program {name} to {interface!r}"
-            ) from None
+        except OSError as refused:
+            number = refused.errno if refused.errno in (errno.EMFILE, errno.ENFILE) else errno.ENODEV
+            raise kernel_error("attach", number, f"cannot attach the XDP program {name} to {interface!r}") from None
         replacement = _Replacement(interface, ifindex)
         try:
             if replace:

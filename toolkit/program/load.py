@@ -73,6 +73,16 @@ def load_program(image: Image, maps: Mapping[str, Map], *, frags: bool, source: 
             break
     if not text.strip():
         raise kernel_error("prog_load", fd, tried)
+    if (fd == -errno.EACCES and "prohibited" in text and "!root" in text) or "pointer -= pointer prohibited" in text:
+        raise kernel_error(
+            "prog_load",
+            fd,
+            tried,
+            cause="the verifier allows this pointer arithmetic only with CAP_PERFMON",
+            remedy="run as root (sudo), or grant CAP_PERFMON beside CAP_BPF and CAP_NET_ADMIN",
+        )
+    if -fd in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        raise kernel_error("prog_load", fd, tried)
     raise VerifierError(-fd, f"{tried}: the verifier refuses it. {_last_words(text)} (`.log` has all of it)", text)
 
 

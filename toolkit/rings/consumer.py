@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from operator import index as index_of  # NumPy's integers would overflow where a Python int wraps at 2**32
+
 import numpy as np
 import numpy.typing as npt
 
@@ -80,7 +82,7 @@ class Consumer:
         if limit is not None and entries > limit:
             if limit < 0:
                 raise ArgumentError(f"cannot peek {limit} entries")
-            entries = limit
+            entries = index_of(limit)
         if self._peeking is not None:
             self._forget_peek()
         index = self._cached_consumer
@@ -102,6 +104,7 @@ class Consumer:
 
     def cancel(self, n: int) -> None:
         """Un-peek the last `n` entries that were peeked and not released: the next peek returns them again."""
+        n = index_of(n)
         if n < 0 or n > self.unreleased:
             raise ArgumentError(f"cannot cancel {n} entries: {self.unreleased} are peeked and not released")
         index = (self._cached_consumer - n) & U32
@@ -111,6 +114,7 @@ class Consumer:
 
     def release(self, n: int) -> None:
         """Tell the kernel that `n` more entries were processed: their slots can be written again."""
+        n = index_of(n)
         done = self._memory.load(self._memory.consumer)
         peeked = (self._cached_consumer - done) & U32
         if not 0 <= n <= peeked:
@@ -125,6 +129,7 @@ class Consumer:
 
         Unlike peek(), re-reads the producer index when fewer than `limit` entries are known: a batch is worth it.
         """
+        limit = None if limit is None else index_of(limit)
         n = self.available(self.size if limit is None else limit)
         if limit is not None and n > limit:
             if limit < 0:

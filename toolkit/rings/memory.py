@@ -20,6 +20,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from toolkit import lifecycle
 from toolkit.abi.if_xdp import RingOffsets
 from toolkit.abi.libxdp import XskRing
 from toolkit.errors import ArgumentError, ClosedError, ToolkitError
@@ -55,7 +56,7 @@ class _Arrays:
             raise BufferError("an array over the ring is in use")
 
 
-class RingMemory:
+class RingMemory(lifecycle.NotCopied):
     """The memory of one ring.
 
     size: entries, a power of two. entry_bytes: 8 (addresses) or 16 (descriptors).

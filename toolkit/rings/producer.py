@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import index as index_of  # NumPy's integers would overflow where a Python int wraps at 2**32
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +74,7 @@ class Producer:
 
     def reserve(self, n: int) -> tuple[int, int]:
         """Reserve `n` entries, all or none: (n, index of the first) or (0, 0)."""
+        n = index_of(n)
         if n < 0:
             raise ArgumentError(f"cannot reserve {n} entries")
         if self.free(n) < n:
@@ -83,6 +85,7 @@ class Producer:
 
     def unreserve(self, n: int) -> None:
         """Give back the last `n` entries that were reserved and not published."""
+        n = index_of(n)
         if not 0 <= n <= self.unpublished:
             raise ArgumentError(f"cannot give back {n} entries: {self.unpublished} are reserved and not published")
         self._cached_producer = (self._cached_producer - n) & U32
@@ -93,6 +96,7 @@ class Producer:
 
     def submit(self, n: int) -> None:
         """Publish the first `n` entries that were reserved; the kernel owns their frames from here on."""
+        n = index_of(n)
         index = self._memory.load(self._memory.producer)
         reserved = (self._cached_producer - index) & U32
         if not 0 <= n <= reserved:

@@ -110,7 +110,7 @@ def main(fd: int, parent: int) -> None:
 
 def _live_with(parent: int, stop_asked: int) -> None:
     """Die with the thread that started this process; leave interrupts from the terminal to the parent."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    (lambda *a: 0)(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
