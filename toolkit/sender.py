@@ -11,17 +11,50 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.abi.if_xdp import XDPDesc
-from toolkit.errors import ArgumentError, ToolkitError
+from toolkit.errors import ArgumentError, FrameError, ToolkitError
 from toolkit.packets import as_matrix
 from toolkit.rings import TXQueue
 from toolkit.rings.custody import Addresses
+from toolkit.wait import raise_if_gone
 from toolkit.xsk_core import Core
 
 __all__ = ["Sender"]
 
 _SHORTEST = 14  # bytes: an Ethernet header; the kernel refuses less
 _CHUNK = 1024  # packets written and published at a time: the cache holds them, and sent frames come back meanwhile
-_PATIENCE = (20e-6, 1e-3)  # seconds to sleep, at first and at most, while the kernel is busy
+_PAUSE = (20e-6, 1e-3)  # seconds to sleep, at first and at most, while the kernel is busy
+_GONE_CHECK = 0.1  # seconds between two looks whether the device of a waiting sender is still there
+_LAST_KICK = 1.0  # seconds that send() goes on telling a busy kernel what is in the ring already
+_STARVED = 5.0  # seconds that send() waits for a free frame while none is on its way back from sending
+_LOCK_PATIENCE = 0.1  # seconds: a finalizer may have interrupted the holder of the ledger's lock
+
+
+class _Pauses:
+    """The pauses of a sender that waits: longer and longer, until the time is over. Raises when nothing can come."""
+
+    def __init__(self, core: Core, timeout: float | None) -> None:
+        self._core = core
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._next_check = 0.0  # monotonic seconds
+        self._pause = _PAUSE[0]
+
+    def progress(self) -> None:
+        """Begin with short pauses again."""
+        self._pause = _PAUSE[0]
+
+    def sleep(self) -> bool:
+        """Sleep a little; False: the time is over. ClosedError, DeviceGoneError."""
+        self._core.check_open()  # close() waits for this thread
+        now = time.monotonic()
+        if self._deadline is not None and now >= self._deadline:
+            return False
+        if now >= self._next_check:  # of a driver that needs no kick, no kick says that it is gone
+            self._next_check = now + _GONE_CHECK
+            raise_if_gone(self._core.sock, self._core.where)
+        left = self._pause if self._deadline is None else min(self._pause, self._deadline - now)
+        time.sleep(left)
+        self._pause = min(2 * self._pause, _PAUSE[1])
+        return True
 
 
 class Sender:
@@ -31,6 +64,8 @@ class Sender:
         self._core = core
         self._tx = tx
         self._unfinished = False  # set while frames change hands: an interrupt leaves it set
+        self._starved_since = 0.0  # monotonic seconds; 0 while frames are free, or on their way back
+        core.on_close(self._settle)
 
     def send(
         self, packets: Any, lengths: npt.ArrayLike | None = None, timeout: float | None = None, *, kick: bool = True
@@ -38,51 +73,56 @@ class Sender:
         """Copy packets into frames and put them into the TX ring; returns how many of them, from the first on.
 
         See Socket.send() for the forms of `packets`. timeout: seconds to wait for room when the ring is full or no
-        frame is free; None waits as long as it takes, 0 not at all.
+        frame is free; None waits as long as it takes, 0 not at all. FrameError when it would take for ever: for 5 s
+        no frame was free, and none on its way back from sending.
         """
         matrix, sizes = as_matrix(packets, lengths)
-        self._check(sizes)
+        width = self._check(sizes)
+        if matrix.shape[1] > width:
+            matrix = matrix[:, :width]  # wider rows than packets: a row must not reach into the next frame
         with self._sending():
-            deadline = None if timeout is None else time.monotonic() + timeout
-            done, pause = 0, _PATIENCE[0]
+            pauses = _Pauses(self._core, timeout)
+            self._starved_since = 0.0
+            done = 0
             while done < len(matrix):
+                self._core.check_open()
                 accepted = self._put(matrix[done : done + _CHUNK], sizes[done : done + _CHUNK])
                 done += accepted
-                if kick:
-                    self._kick()
+                told = self._kick() if kick else True
                 if accepted:
-                    pause = _PATIENCE[0]
-                    continue
-                if deadline is not None and time.monotonic() >= deadline:
-                    break
-                time.sleep(pause)
-                pause = min(2 * pause, _PATIENCE[1])
+                    pauses.progress()
+                elif not pauses.sleep():
+                    return done
+            if done and not told:
+                self._tell(timeout)
         return done
+
+    def _tell(self, timeout: float | None) -> None:
+        """Kick a kernel that is busy until it has taken note of what is in the ring, for a second at most."""
+        pauses = _Pauses(self._core, _LAST_KICK if timeout is None else min(timeout, _LAST_KICK))
+        while pauses.sleep() and not self._kick():
+            pass
 
     def flush(self, timeout: float | None = None) -> bool:
         """Kick until the kernel has sent everything and returned every frame (True), or `timeout` seconds passed."""
         with self._sending():
-            deadline = None if timeout is None else time.monotonic() + timeout
-            pause = _PATIENCE[0]
+            pauses = _Pauses(self._core, timeout)
             while True:
                 if self._tx.outstanding:
                     self._kick()
-                if not self.reclaim() and not self._core.send_custody.sending_frames:
+                if not self._reclaim() and not self._core.send_custody.sending_frames:
                     return True
-                if deadline is not None and time.monotonic() >= deadline:
+                if not pauses.sleep():
                     return False
-                time.sleep(pause)
-                pause = min(2 * pause, _PATIENCE[1])
 
     def pass_on(self, descs: npt.NDArray[np.uint64], patience: float) -> npt.NDArray[np.uint64]:
         """Put frames that the caller holds into the TX ring and kick; returns those that found no room in time."""
         with self._sending():
-            if self._unfinished:
-                self._recover()
-            self._unfinished = True
             deadline = 0.0
             while True:
+                self._begin()
                 descs = descs[self._hand_over(descs) :]
+                self._unfinished = False
                 self._kick()
                 if not len(descs):
                     break
@@ -90,24 +130,23 @@ class Sender:
                 deadline = deadline or now + patience
                 if now >= deadline:
                     break
-                self.reclaim()  # a completion ring that nobody drains would stop the kernel
-            self._unfinished = False
+                self._core.check_open()
+                self._reclaim()  # a completion ring that nobody drains would stop the kernel
         return descs
 
     def pass_on_one(self, desc: XDPDesc) -> bool:
         """Put one frame that the caller holds into the TX ring, without a kick. False: there is no room."""
         tx = self._tx
-        if self._unfinished:
-            self._recover()
-        self._unfinished = True
-        reserved, index = tx.reserve(1)
-        if reserved:
-            custody = self._core.send_custody
-            custody.pending = (index, (desc.addr,))
-            tx.set(index, desc)
-            tx.submit(1)
-            custody.sent()
-        self._unfinished = False
+        with self._sending():
+            self._begin()
+            reserved, index = tx.reserve(1)
+            if reserved:
+                custody = self._core.send_custody
+                custody.pending = (index, (desc.addr,))
+                tx.set(index, desc)
+                tx.submit(1)
+                custody.sent()
+            self._unfinished = False
         return reserved == 1
 
     def _hand_over(self, descs: npt.NDArray[np.uint64]) -> int:
@@ -118,7 +157,14 @@ class Sender:
 
     def reclaim(self) -> int:
         """Put frames that were sent on the free stack again; how many."""
-        return self._core.completion.free_all(self._core.umem)
+        with self._sending():
+            return self._reclaim()
+
+    def _reclaim(self) -> int:
+        self._begin()
+        freed = self._core.completion.free_all(self._core.umem)
+        self._unfinished = False
+        return freed
 
     def kick(self) -> bool:
         """Have the kernel look at the TX ring, where it asks for that. False: it was busy, or has more to do."""
@@ -126,30 +172,42 @@ class Sender:
             return self._kick()
 
     def _kick(self) -> bool:
+        """Make the system call again as long as that leads on: one may send no more than 32 packets."""
         tx = self._tx
         if self._core.options.need_wakeup and not tx.needs_wakeup:
             return True
-        return tx.wake()
+        left = tx.outstanding
+        while not tx.wake():
+            before, left = left, tx.outstanding
+            # A completion ring that is full stops the kernel as well.
+            if not self._reclaim() and left == before:
+                return False
+        return True
 
     def _put(self, matrix: npt.NDArray[np.uint8], sizes: npt.NDArray[np.uint32]) -> int:
         """Write and publish as many packets as there is room for now."""
-        if self._unfinished:
-            self._recover()
-        self._unfinished = True
         core, tx = self._core, self._tx
-        wanted = len(matrix)
         # Sent frames come back first: on a busy socket the next packets go into the warmest frames.
-        self.reclaim()
-        n = min(wanted, tx.free(wanted), core.umem.ledger.count_free())
-        if n:
+        self._reclaim()
+        free = core.umem.ledger.count_free()
+        n = min(len(matrix), tx.free(len(matrix)), free)
+        if not n:
+            self._check_starved(free)
+            return 0
+        self._begin()
+        try:
             addresses = core.send_custody.prepare(n, tx.next_index)
-            self._write(addresses, matrix[:n])
-            descs = np.empty((n, 2), dtype=np.uint64)
-            descs[:, 0] = addresses
-            descs[:, 1] = sizes[:n]
-            tx.put(descs, distinct=True)
-            core.send_custody.sent()
+        except FrameError:  # the receiving thread was quicker
+            self._unfinished = False
+            return 0
+        self._write(addresses, matrix[:n])
+        descs = np.empty((n, 2), dtype=np.uint64)
+        descs[:, 0] = addresses
+        descs[:, 1] = sizes[:n]
+        tx.put(descs, distinct=True)
+        core.send_custody.sent()
         self._unfinished = False
+        self._starved_since = 0.0
         return n
 
     def _write(self, addresses: Addresses, matrix: npt.NDArray[np.uint8]) -> None:
@@ -164,9 +222,10 @@ class Sender:
         )
         frames[umem.ledger.numbers(addresses)] = np.ascontiguousarray(matrix).view(f"V{width}").reshape(-1)
 
-    def _check(self, sizes: npt.NDArray[np.uint32]) -> None:
+    def _check(self, sizes: npt.NDArray[np.uint32]) -> int:
+        """Refuse what the kernel would refuse; the length of the longest packet."""
         if not len(sizes):
-            return
+            return 0
         longest, shortest = int(sizes.max()), int(sizes.min())
         if longest > self._core.umem.frame_size:
             raise ArgumentError(
@@ -177,6 +236,21 @@ class Sender:
             raise ArgumentError(
                 f"a packet of {shortest} bytes has no whole Ethernet header ({_SHORTEST} bytes), and the kernel would "
                 f"refuse it. Nothing was sent. It is number {int(sizes.argmin())}."
+            )
+        return longest
+
+    def _check_starved(self, free: int) -> None:
+        """Raise FrameError once no frame has been free, or on its way back, for 5 s: nobody would ever send."""
+        if free or self._core.send_custody.sending_frames:
+            self._starved_since = 0.0
+            return
+        now = time.monotonic()
+        self._starved_since = self._starved_since or now
+        if now - self._starved_since > _STARVED:
+            raise FrameError(
+                f"cannot send on {self._core.where}: for {_STARVED:.0f} s no frame of the UMEM was free, and none is "
+                f"being sent. Where they are: {self._core.umem.audit()}. Likely cause: all were lent to the kernel for "
+                "receiving, or are held. Next step: leave some free (fill_all(umem, n)), or make the UMEM larger."
             )
 
     def _sending(self) -> threading.Lock:
@@ -190,6 +264,12 @@ class Sender:
             )
         return guard
 
+    def _begin(self) -> None:
+        """Note that frames change hands from here on; first put right what an interrupt left."""
+        if self._unfinished:
+            self._recover()
+        self._unfinished = True
+
     def _recover(self) -> None:
         """Put every frame back in its place after a send() that an exception (KeyboardInterrupt) cut short."""
         completion, tx = self._core.completion, self._tx
@@ -197,3 +277,10 @@ class Sender:
         waiting = completion.available(completion.size)
         tx.resync()
         self._core.send_custody.recover(tx.next_index, completion.addresses(completion.next_index, waiting))
+
+    def _settle(self) -> None:
+        """Do the same at the end, or frames that never reached the TX ring would count as the kernel's."""
+        lock = self._core.umem.ledger.lock
+        if self._unfinished and lock.acquire(timeout=_LOCK_PATIENCE):
+            lock.release()
+            self._recover()

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import mmap
 import threading
 from collections import deque
@@ -19,11 +18,11 @@ from toolkit.abi.libxdp import XSK_RING_CONS__DEFAULT_NUM_DESCS, XSK_RING_PROD__
 from toolkit.arguments import whole
 from toolkit.errors import ArgumentError, ClosedError, FrameError, ToolkitError
 from toolkit.ledger import USER, Addresses, FrameNumbers, Ledger
+from toolkit.mapping import Mapping
 
 __all__ = ["UMEM", "check_ring_size"]
 
 _POISON = 0xDE
-_MAP_FIXED_NOREPLACE = 0x100000  # asm-generic/mman-common.h
 
 
 class Desc(Protocol):
@@ -36,34 +35,6 @@ class Desc(Protocol):
     @property
     def len(self) -> int:
         """Bytes."""
-
-
-class _Mapping(mmap.mmap):
-    """Memory that a forked child does not inherit; it finds zeros in its place.
-
-    Tracked by itself: it lives as long as any view of it, which may be longer than the UMEM.
-    """
-
-    address = 0  # of the first byte; written by keep_from_children() only
-
-    def keep_from_children(self) -> None:
-        """Take the memory out of what a fork copies, and have the child fill the hole."""
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self))
-        self.madvise(mmap.MADV_DONTFORK)
-        lifecycle.track(self)
-
-    def _after_fork_in_child(self) -> None:
-        if not self.closed:
-            # A view of a packet that the child still has must not point into a hole.
-            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED_NOREPLACE
-            ctypes.CDLL(None).mmap(
-                ctypes.c_void_p(self.address),
-                ctypes.c_size_t(len(self)),
-                mmap.PROT_READ | mmap.PROT_WRITE,
-                flags,
-                -1,
-                ctypes.c_long(0),
-            )
 
 
 class UMEM(lifecycle.NotCopied):
@@ -92,26 +63,9 @@ class UMEM(lifecycle.NotCopied):
         tx_metadata_len: bytes of TX metadata in front of a packet to send (libxdp 1.5 and later), a multiple of 8.
         poison: overwrite frames with 0xDE when they are given back, so that use after release shows.
         """
-        page = mmap.PAGESIZE
         frames, frame_size = whole("frames", frames), whole("frame_size", frame_size)
         headroom, tx_metadata_len = whole("headroom", headroom), whole("tx_metadata_len", tx_metadata_len)
-        if frame_size not in (2048, 4096) or frame_size > page:
-            raise ArgumentError(
-                f"a frame of {frame_size} bytes is refused by the kernel: it must be 2048 or 4096, and not larger than "
-                f"a page ({page}). Next step: frame_size=2048 carries packets up to 1792 bytes, 4096 up to 3840."
-            )
-        if frames < 1 or frames * frame_size % page or frames > 1 << 24:
-            raise ArgumentError(
-                f"a UMEM of {frames} frames of {frame_size} bytes is refused: it must fill whole pages of {page} bytes "
-                "(an even number of frames of 2048), and have 1 to 16777216 frames."
-            )
-        if not 0 <= headroom < frame_size - XDP_PACKET_HEADROOM:
-            raise ArgumentError(
-                f"a headroom of {headroom} bytes does not fit: a frame of {frame_size} bytes has "
-                f"{frame_size - XDP_PACKET_HEADROOM} beside the kernel's {XDP_PACKET_HEADROOM}."
-            )
-        if not 0 <= tx_metadata_len < 256 or tx_metadata_len % 8:
-            raise ArgumentError(f"tx_metadata_len is a multiple of 8 below 256, not {tx_metadata_len}.")
+        _check_shape(frames, frame_size, headroom, tx_metadata_len)
         self.frames = frames
         self.frame_size = frame_size
         self.headroom = headroom
@@ -124,7 +78,7 @@ class UMEM(lifecycle.NotCopied):
         self.size = frames * frame_size  # bytes
         # Private and on huge pages: an order of magnitude quicker to fault in and pin than shared memory of small ones.
         # Not inherited by a fork: copy-on-write would split what the kernel writes from what this process reads.
-        self._mapping = _Mapping(-1, self.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._mapping = Mapping(-1, self.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError):  # a kernel without transparent huge pages
             self._mapping.madvise(mmap.MADV_HUGEPAGE)
         self._mapping.keep_from_children()
@@ -285,3 +239,25 @@ def check_ring_size(name: str, size: int) -> int:
     if size < 1 or size & (size - 1) or size > 1 << 20:
         raise ArgumentError(f"{name}={size!r} is refused by the kernel: a ring has a power-of-two number of entries.")
     return size
+
+
+def _check_shape(frames: int, frame_size: int, headroom: int, tx_metadata_len: int) -> None:
+    """Raise ArgumentError for what no kernel registers."""
+    page = mmap.PAGESIZE
+    if frame_size not in (2048, 4096) or frame_size > page:
+        raise ArgumentError(
+            f"a frame of {frame_size} bytes is refused by the kernel: it must be 2048 or 4096, and not larger than "
+            f"a page ({page}). Next step: frame_size=2048 carries packets up to 1792 bytes, 4096 up to 3840."
+        )
+    if frames < 1 or frames * frame_size % page or frames > 1 << 24:
+        raise ArgumentError(
+            f"a UMEM of {frames} frames of {frame_size} bytes is refused: it must fill whole pages of {page} bytes "
+            "(an even number of frames of 2048), and have 1 to 16777216 frames."
+        )
+    if not 0 <= headroom < frame_size - XDP_PACKET_HEADROOM:
+        raise ArgumentError(
+            f"a headroom of {headroom} bytes does not fit: a frame of {frame_size} bytes has "
+            f"{frame_size - XDP_PACKET_HEADROOM} beside the kernel's {XDP_PACKET_HEADROOM}."
+        )
+    if not 0 <= tx_metadata_len < 256 or tx_metadata_len % 8:
+        raise ArgumentError(f"tx_metadata_len is a multiple of 8 below 256, not {tx_metadata_len}.")

@@ -117,6 +117,14 @@ def test_stop_under_fire_reconciles(wide: Lab, start: Callable[..., Workers]) ->
     assert all(one["stopping"] for one in results)
 
 
+def test_work_that_looks_at_the_flag_has_received_everything(wide: Lab, start: Callable[..., Workers]) -> None:
+    workers = start(worker_jobs.slowly_until_told)
+    send(wide, queue=0, count=1000, rate=1_000_000)
+    workers.stop()
+    results = workers.results(timeout=10)
+    assert sum(results) == workers.counters()["redirected"] == 1000
+
+
 def test_payloads_arrive_whole_and_once(wide: Lab, start: Callable[..., Workers]) -> None:
     workers = start(worker_jobs.payloads)
     sent = [f"datagram {number}".encode() for number in range(500)]
@@ -285,8 +293,12 @@ def test_what_a_worker_refuses_at_the_start_is_raised_and_undone(wide: Lab, star
     with pytest.raises(SystemCallError, match="zero-copy"):
         start(zero_copy=True)
     assert not is_attached(wide)
+    gc.collect()
+    before = sum(isinstance(one, Workers) for one in gc.get_objects())
     with pytest.raises(TypeError, match="no_such_option"):
         start(no_such_option=1)
+    gc.collect()
+    assert sum(isinstance(one, Workers) for one in gc.get_objects()) == before  # the error keeps nothing alive
     # One queue is taken: the worker that could bind goes as well.
     with (
         toolkit.Socket(wide.interface, 1, netns=wide.netns),
@@ -528,8 +540,10 @@ def test_the_command_shows_rates_and_goes_on_without_a_killed_worker(wide: Lab) 
     with receiving(wide) as process:
         send(wide, queue=0, count=500)
         time.sleep(0.3)
-        os.kill(children(process.pid)[0], signal.SIGKILL)
-        time.sleep(0.3)
+        victim = children(process.pid)[0]
+        os.kill(victim, signal.SIGKILL)
+        # Reaped, not just a zombie: that is when its last thread, and with it its socket, is gone.
+        assert eventually(lambda: not os.path.exists(f"/proc/{victim}"))
         send(wide, queue=0, count=100)
         send(wide, queue=1, count=100)
         time.sleep(1.2)

@@ -21,7 +21,6 @@ from toolkit.status import Holder, collect
 
 __all__ = ["run"]
 
-_XDP_FLAGS_REPLACE = 1 << 4  # linux/if_link.h: only if it is the expected one
 _FLAGS = {"native": abi.XDP_FLAGS_DRV_MODE, "generic": abi.XDP_FLAGS_SKB_MODE, "offload": 1 << 3}
 _DISPATCHER = "xdp_dispatcher"  # what libxdp attaches for several programs at once, and pins
 
@@ -111,9 +110,10 @@ def _detach_netlink(interface: str, found: Attached) -> None:
     if fd < 0:
         raise kernel_error("prog_get_fd_by_id", fd, tried)
     try:
-        options = abi.XdpAttachOpts(sz=ctypes.sizeof(abi.XdpAttachOpts), old_prog_fd=fd)
-        flags = _FLAGS.get(found.mode, 0) | _XDP_FLAGS_REPLACE
-        result = abi.libbpf().bpf_xdp_detach(found.ifindex, flags, ctypes.byref(options))
+        options = abi.XdpAttachOpts(
+            sz=ctypes.sizeof(abi.XdpAttachOpts), old_prog_fd=fd
+        )  # libbpf adds XDP_FLAGS_REPLACE
+        result = abi.libbpf().bpf_xdp_detach(found.ifindex, _FLAGS.get(found.mode, 0), ctypes.byref(options))
     finally:
         os.close(fd)
     if result < 0:

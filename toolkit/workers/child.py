@@ -29,7 +29,7 @@ __all__ = ["TOLD", "Job", "Worker", "current", "main"]
 TOLD = 8  # numbers that a worker can tell: u64 each, a cache line a worker
 
 _PR_SET_PDEATHSIG = 1
-_DRAIN_PATIENCE = 2.0  # seconds in which the work takes what waits in the rings, before receive() returns empty
+_DRAIN_PATIENCE = 2.0  # seconds in which the work can take what waits in the rings
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,10 @@ class Worker:
 
     @property
     def stopping(self) -> bool:
-        """Whether the work is to end soon: receive() returns an empty Batch once the rings are drained."""
+        """Whether the work should end. Nothing new comes then, and what had come was received.
+
+        The last holds for work that keeps receiving: it gets 2 s for what waits.
+        """
         return self._stopping.is_set()
 
     def tell(self, *numbers: int) -> None:
@@ -110,7 +113,7 @@ def main(fd: int, parent: int) -> None:
 
 def _live_with(parent: int, stop_asked: int) -> None:
     """Die with the thread that started this process; leave interrupts from the terminal to the parent."""
-    (lambda *a: 0)(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
@@ -166,10 +169,10 @@ def _listen(connection: Connection, stop_asked: int, interface: Interface, me: W
     waiting.register(connection.fileno(), select.POLLIN)
     waiting.register(stop_asked, select.POLLIN)
     waiting.poll()
-    me._stopping.set()
     with contextlib.suppress(Exception):  # the work may have ended meanwhile and closed it
         interface.detach()
-        _await_drained(interface)
+        pass
+    me._stopping.set()
     # Wakes a receive() that waits, now and ever after: it returns an empty Batch.
     interface._waiter.wake()
 

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory that stays with this process when it forks."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+
+from toolkit import lifecycle
+
+__all__ = ["Mapping"]
+
+_MAP_FIXED_NOREPLACE = 0x100000  # asm-generic/mman-common.h
+
+
+class Mapping(mmap.mmap):
+    """Memory that a forked child does not inherit; it finds zeros in its place.
+
+    Tracked by itself: it lives as long as any view of it, which may be longer than the UMEM.
+    """
+
+    address = 0  # of the first byte; written by keep_from_children() only
+
+    def keep_from_children(self) -> None:
+        """Take the memory out of what a fork copies, and have the child fill the hole."""
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self))
+        self.madvise(mmap.MADV_DONTFORK)
+        lifecycle.track(self)
+
+    def _after_fork_in_child(self) -> None:
+        if not self.closed:
+            # A view of a packet that the child still has must not point into a hole.
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED_NOREPLACE
+            ctypes.CDLL(None).mmap(
+                ctypes.c_void_p(self.address),
+                ctypes.c_size_t(len(self)),
+                mmap.PROT_READ | mmap.PROT_WRITE,
+                flags,
+                -1,
+                ctypes.c_long(0),
+            )
