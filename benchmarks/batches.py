@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a packet costs by the size of the batch it comes in: the rings are filled first, then emptied against the clock."""
+"""What a packet costs by the size of its batch: rings are filled first, then emptied against the clock."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _receive_and_read(interface: toolkit.Interface, size: int) -> tuple[int, flo
     for _ in range(batches):
         batch = receive(0, size)
         batch.head(64)
-        received += int(len(batch.lengths))
+        received += len(batch.lengths)
     return received, time.perf_counter() - began
 
 

@@ -54,12 +54,12 @@ def receiving(start: Start, where: Cores, seconds: float, *, rate: float | None 
         after = consumer.counts()
         lost = lab.counters()["rx_dropped"] - lost
     received = after.received - before.received
+    if after.redirected and after.received + after.dropped != after.redirected:
+        raise AssertionError(f"{consumer.name}: received and dropped are not what was redirected: {after}")
     # Everybody's packets pass the veth: what it has not dropped, a consumer in AF_XDP was given.
     witnessed = report.sent - lost if not gro else None
     cpu = used * 1e-9 / report.seconds
-    return Run(
-        report.rate, received / report.seconds, report.seconds, cpu, received, witnessed, report.sent - received
-    )
+    return Run(report.rate, received / report.seconds, report.seconds, cpu, received, witnessed, report.sent - received)
 
 
 def forwarding(start: Start, where: Cores, seconds: float) -> Run:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time goes: perf(1) says how much is the kernel's, NumPy's and the interpreter's, a sampler which function."""
+"""Where the time goes: perf says how much is the kernel's, NumPy's, the interpreter's; a sampler, which function."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.consumer import Consumer, Worker
+from benchmarks.consumer import Worker
 from benchmarks.isolation import Cores
+from benchmarks.testpmd import Testpmd
 from toolkit.lab import Lab
 from toolkit.program import Program
 
@@ -30,12 +31,14 @@ _PARTS = (
 _SIXTY_FOUR = 64
 
 
-def parts(start: Callable[[Lab], Consumer], where: Cores, seconds: float, *, send: bool = False) -> dict[str, Any]:
+def parts(
+    start: Callable[[Lab], Worker | Testpmd], where: Cores, seconds: float, *, send: bool = False
+) -> dict[str, Any]:
     """Profile a consumer at work with perf: shares by part, and the busiest symbols. {} where perf does not work."""
     with Lab() as lab, Program.build("xdp_drop.c") as program, program.attach(lab.peer, netns=lab.far):
         consumer = start(lab)
         try:
-            pid = consumer.pid if isinstance(consumer, Worker) else consumer._child.pid  # type: ignore[attr-defined]
+            pid = consumer.pid
             consumer.start()
             if send:
                 if isinstance(consumer, Worker):
@@ -85,7 +88,7 @@ def _record(pid: int, seconds: float) -> dict[str, Any]:
 
 
 def _parse(text: str) -> dict[str, Any]:
-    shares: Counter[str] = Counter()
+    shares: defaultdict[str, float] = defaultdict(float)
     symbols: list[tuple[float, str]] = []
     for line in text.splitlines():
         fields = [field.strip() for field in line.split(";")]

@@ -10,17 +10,33 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from typing import NamedTuple
 
 from benchmarks.consumer import Counts, PeerError
 from benchmarks.isolation import Cores, child_prefix, cpu_ns
 from toolkit.lab import Lab
 
-__all__ = ["OPTIONS", "Testpmd"]
+__all__ = ["CHOICES", "Settings", "Testpmd"]
 
-# The fastest of what was tried on a veth: see docs/benchmarks.md. Busy polling does not reach a veth's driver, and
-# DPDK's attempts at it cost system calls; longer bursts and rings made it slower.
-OPTIONS = ("busy_budget=0", ())
+
+class Settings(NamedTuple):
+    """What can be chosen about it."""
+
+    device: str = "busy_budget=0"  # of the af_xdp device; busy polling does not reach a veth's driver
+    arguments: tuple[str, ...] = ()  # of testpmd itself
+
+
+# Which of these is the fastest differs by mode and machine: a full run tries all and takes the best.
+CHOICES = (
+    Settings(),
+    Settings(""),  # with busy polling, as it is by default
+    Settings("busy_budget=0", ("--rxd=512", "--txd=512")),
+    Settings("busy_budget=0", ("--rxd=4096", "--txd=4096")),
+    Settings("busy_budget=0", ("--burst=128",)),
+    Settings("busy_budget=0,force_copy=1"),
+)
+
+FIRST = CHOICES[0]
 
 # The prompt comes before, between and after what a command prints; these come last.
 _PROMPT, _STARTED, _STATISTICS = r"testpmd> ", r"packets/burst=", r"Tx-pps:.*\n"
@@ -34,20 +50,21 @@ class Testpmd:
     name = "testpmd"
     __test__ = False  # pytest: this is no test
 
-    def __init__(
-        self, lab: Lab, mode: str, where: Cores, *, device: str = OPTIONS[0], arguments: Sequence[str] = OPTIONS[1]
-    ) -> None:
+    def __init__(self, lab: Lab, mode: str, where: Cores, settings: Settings = FIRST) -> None:
         """Start it on the lab's near end; it does not forward before start()."""
         if shutil.which("dpdk-testpmd") is None:
             raise PeerError("there is no dpdk-testpmd here. Next step: `apt-get install dpdk-dev`.")
         # The forwarding thread alone has the consumer's CPU: the main thread, which only reads commands, could never
         # run beside one that spins at real-time priority.
         lcores = f"0@({where.consumer},{where.generator}),1@{where.consumer}"
-        vdev = f"net_af_xdp0,iface={lab.interface},start_queue=0,queue_count=1" + (f",{device}" if device else "")
+        vdev = f"net_af_xdp0,iface={lab.interface},start_queue=0,queue_count=1" + (
+            f",{settings.device}" if settings.device else ""
+        )
         # stdbuf: it fills a buffer before it writes to a pipe.
         prefix = child_prefix(where.consumer)[3:]  # without taskset: testpmd pins its threads itself
         eal = ["--no-huge", "--no-pci", "--no-shconf", "--no-telemetry", "-m", "1024", "--lcores", lcores]
-        own = ["--no-mlockall", f"--forward-mode={mode}", "-i", *arguments]
+        own = ["--no-mlockall", f"--forward-mode={mode}", "-i", *settings.arguments]
+        self.settings = settings
         self._child: subprocess.Popen[bytes] = lab.netns.popen(
             [*prefix, "stdbuf", "-oL", "dpdk-testpmd", *eal, "--vdev", vdev, "--", *own],
             stdin=subprocess.PIPE,
@@ -66,6 +83,11 @@ class Testpmd:
         text = self._tell("show port stats 0", _STATISTICS)
         numbers = {key: int(value) for key, value in re.findall(r"([RT]X-\w+): +(\d+)", text)}
         return Counts(numbers["RX-packets"], numbers["TX-packets"], numbers["RX-missed"])
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._child.pid
 
     def cpu_ns(self) -> int:
         """Nanoseconds of CPU used so far."""

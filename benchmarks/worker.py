@@ -20,9 +20,9 @@ INTERFACE = "veth0"
 _IDLE = 0.02  # seconds without a packet after which the parent is listened to
 
 
-def receive(**options: Any) -> None:
-    """Receive, count, drop."""
-    received = 0
+def receive(*, touch: bool = False, sum_lengths: bool = False, **options: Any) -> None:
+    """Receive, count, drop; with `touch`, have the first 64 bytes of every packet as an array."""
+    received = octets = 0
 
     def counts() -> dict[str, int]:
         return {"received": received, **_kernel(interface)}
@@ -34,6 +34,10 @@ def receive(**options: Any) -> None:
             batch = interface.receive(timeout=_IDLE)
             if batch:
                 received += len(batch)
+                if touch:
+                    batch.head(64)
+                if sum_lengths:
+                    octets += int(batch.lengths.sum())
             elif not commands.answer():
                 return
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a host answers: ARP, ICMP and ICMPv6 echo, neighbour discovery, UDP echo. The answer is made of the question, in
 place: one packet at a time for ping-pong, whole batches as arrays.
+
+Nobody is answered whom no host would answer: frames for another station, groups and broadcast addresses as senders,
+fragments, source routes, and UDP from the echo port itself (two hosts that echo would never come to an end).
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ _HEAD = 62  # Ethernet, IPv6 and the first 8 bytes of ICMPv6 or UDP
 _TTL = 64
 _ARP_REQUEST = bytes.fromhex("0001080006040001")  # Ethernet, IPv4, sizes, operation 1
 _ALL_NODES = (bytes.fromhex("333300000001"), bytes.fromhex("ff02") + bytes(13) + b"\x01")
+_SOLICITED_NODE = bytes.fromhex("ff02") + bytes(9) + bytes.fromhex("01ff")  # and the last 3 bytes of the address
 _LINK_OPTION = b"\x02\x01"  # target link-layer address, one unit of 8 bytes
+_SOURCE_ROUTES = (131, 137)  # IPv4 options LSRR and SSRR
 
 Rows = npt.NDArray[np.intp]
 Heads = npt.NDArray[np.uint8]
@@ -51,6 +56,8 @@ class Answers:
     def one(self, packet: memoryview) -> bool:
         """Turn a question into its answer, in place. False: it is none that we answer, and was not changed."""
         head = bytes(packet[:_HEAD])
+        if len(head) < 42 or head[6] & 1 or not (head[0] & 1 or head[:6] == self.mac):
+            return False
         kind = head[12:14]
         if kind == b"\x08\x00":
             return self._ip4_one(packet, head)
@@ -59,23 +66,27 @@ class Answers:
         return kind == b"\x08\x06" and self._arp_one(packet, head)
 
     def _arp_one(self, packet: memoryview, head: bytes) -> bool:
-        if len(head) < 42 or head[14:22] != _ARP_REQUEST or head[38:42] not in self.addresses:
+        if head[14:22] != _ARP_REQUEST or head[38:42] not in self.addresses:
             return False
         sender = head[22:32]  # its MAC and IPv4 address
         packet[:42] = head[6:12] + self.mac + head[12:20] + b"\x00\x02" + self.mac + head[38:42] + sender
         return True
 
     def _ip4_one(self, packet: memoryview, head: bytes) -> bool:
-        if len(head) < 42 or head[14] >> 4 != 4 or head[20] & 0x3F or head[21] or head[30:34] not in self.addresses:
-            return False  # too short, not IPv4, a fragment, or not for us
+        if head[14] >> 4 != 4 or head[20] & 0x3F or head[21] or head[30:34] not in self.addresses:
+            return False  # not IPv4, a fragment, or not for us
+        if not 0 < head[26] < 224 or head[26] == 127:
+            return False  # no sender, or none that can be answered
         at = 14 + (head[14] & 15) * 4
         total = head[16] << 8 | head[17]
         if at < 34 or total < at - 14 + 8 or total + 14 > len(packet):
             return False
+        if at > 34 and _source_routed(bytes(packet[34:at])):
+            return False
         question = bytes(packet[at : at + 8])
         if head[23] == 1 and question[:2] == b"\x08\x00":
             packet[at : at + 4] = b"\x00\x00" + _added(question[2:4], 0x0800)
-        elif head[23] == 17 and question[2:4] == self._port:
+        elif head[23] == 17 and question[2:4] == self._port and question[:2] not in (self._port, b"\0\0"):
             packet[at : at + 4] = question[2:4] + question[:2]
         else:
             return False
@@ -87,35 +98,42 @@ class Answers:
         return True
 
     def _ip6_one(self, packet: memoryview, head: bytes) -> bool:
-        if len(head) < 62 or head[14] >> 4 != 6 or (head[18] << 8 | head[19]) + 54 > len(packet):
+        payload = head[18] << 8 | head[19]
+        if len(head) < 62 or head[14] >> 4 != 6 or payload < 8 or payload + 54 > len(packet) or head[22] == 0xFF:
             return False
         kind, code = head[54], head[55]
         if head[20] == 58 and kind == 135 and code == 0:
-            return self._neighbour_one(packet, head)
-        if head[38:54] not in self.addresses:
+            return self._neighbour_one(packet, head, payload)
+        if head[38:54] not in self.addresses or not any(head[22:38]):
             return False
         if head[20] == 58 and kind == 128 and code == 0:
             packet[54:58] = b"\x81\x00" + _added(head[56:58], -0x0100)
-        elif head[20] == 17 and head[56:58] == self._port:
+        elif head[20] == 17 and head[56:58] == self._port and head[54:56] not in (self._port, b"\0\0"):
             packet[54:58] = head[56:58] + head[54:56]
         else:
             return False
         packet[:54] = head[6:12] + self.mac + head[12:21] + bytes((_TTL,)) + head[38:54] + head[22:38]
         return True
 
-    def _neighbour_one(self, packet: memoryview, head: bytes) -> bool:
+    def _neighbour_one(self, packet: memoryview, head: bytes, payload: int) -> bool:
         """Answer a neighbour solicitation (RFC 4861), a duplicate address detection (RFC 4862) included."""
-        target = bytes(packet[62:78])
-        if len(packet) < 86 or head[21] != 255 or target not in self.addresses:
-            return False  # an answer is 86 bytes long, as is a question that names its sender's link address
-        asker = head[22:38]
+        target, asker = bytes(packet[62:78]), head[22:38]
+        if payload < 24 or head[21] != 255 or target not in self.addresses:
+            return False
+        if not any(asker) and head[38:54] != _SOLICITED_NODE + target[13:]:
+            return False
+        question = bytes(packet[54 : 54 + payload])
+        if _checksum(asker + head[38:54] + payload.to_bytes(4, "big") + b"\x00\x00\x00\x3a" + question) != b"\0\0":
+            return False
         to_mac, to_ip = (head[6:12], asker) if any(asker) else _ALL_NODES
         solicited = b"\x60" if any(asker) else b"\x20"
-        body = b"\x88\x00\x00\x00" + solicited + bytes(3) + target + _LINK_OPTION + self.mac
+        body = b"\x88\x00\x00\x00" + solicited + bytes(3) + target
+        if len(packet) >= 86:  # a question without an option has no room for one; then nobody asks for our MAC address
+            body += _LINK_OPTION + self.mac
         checksum = _checksum(target + to_ip + len(body).to_bytes(4, "big") + b"\x00\x00\x00\x3a" + body)
         body = body[:2] + checksum + body[4:]
         fixed = head[12:18] + len(body).to_bytes(2, "big") + b"\x3a\xff"
-        packet[:86] = to_mac + self.mac + fixed + target + to_ip + body
+        packet[: 54 + len(body)] = to_mac + self.mac + fixed + target + to_ip + body
         return True
 
     # --- many packets -----------------------------------------------------------------------------------------------
@@ -127,9 +145,11 @@ class Answers:
         """
         heads, lengths = batch.head(_HEAD), batch.lengths
         kind = heads[:, 12].astype(np.uint16) << 8 | heads[:, 13]
+        ours = (heads[:, 0] & 1 == 1) | (heads[:, :6] == np.frombuffer(self.mac, np.uint8)).all(axis=1)
+        ours &= heads[:, 6] & 1 == 0
         answered = np.zeros(len(batch), dtype=np.bool_)
-        answered |= self._ip4_many(batch, heads, lengths, kind == 0x0800)
-        answered |= self._ip6_many(batch, heads, lengths, kind == 0x86DD)
+        answered |= self._ip4_many(batch, heads, lengths, ours & (kind == 0x0800))
+        answered |= self._ip6_many(batch, heads, lengths, ours & (kind == 0x86DD))
         odd = (kind == 0x0806) | ((kind == 0x0800) & (heads[:, 14] > 0x45))
         odd |= (kind == 0x86DD) & (heads[:, 20] == 58) & (heads[:, 54] == 135)
         for row in np.flatnonzero(odd):
@@ -142,10 +162,11 @@ class Answers:
         total = _u16(heads, 16)
         fit = candidates & (heads[:, 14] == 0x45) & (total >= 28) & (total + 14 <= lengths)
         fit &= ((heads[:, 20] & 0x3F) == 0) & (heads[:, 21] == 0)
+        fit &= (heads[:, 26] > 0) & (heads[:, 26] < 224) & (heads[:, 26] != 127)
         target = np.ascontiguousarray(heads[:, 30:34]).view(">u4").reshape(-1)
         fit &= np.isin(target, self._ip4)
         echo = fit & (heads[:, 23] == 1) & (heads[:, 34] == 8) & (heads[:, 35] == 0)
-        udp = fit & (heads[:, 23] == 17) & (_u16(heads, 36) == (self.udp_port or -1))
+        udp = fit & (heads[:, 23] == 17) & self._echoes(heads, 34)
         heads[echo, 34] = 0
         _add(heads, 36, np.flatnonzero(echo), 0x0800)
         heads[udp, 34:38] = heads[udp][:, [36, 37, 34, 35]]
@@ -160,13 +181,15 @@ class Answers:
     def _ip6_many(
         self, batch: EditableBatch, heads: Heads, lengths: npt.NDArray[np.uint32], candidates: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.bool_]:
-        fit = candidates & (_u16(heads, 18) + 54 <= lengths) & (lengths >= 62)
+        payload = _u16(heads, 18)
+        fit = candidates & (payload >= 8) & (payload + 54 <= lengths) & (heads[:, 14] >> 4 == 6)
+        fit &= (heads[:, 22] != 0xFF) & heads[:, 22:38].any(axis=1)
         ours = np.zeros(len(heads), dtype=np.bool_)
         for address in self._ip6:
             ours |= (heads[:, 38:54] == address).all(axis=1)
         fit &= ours
         echo = fit & (heads[:, 20] == 58) & (heads[:, 54] == 128) & (heads[:, 55] == 0)
-        udp = fit & (heads[:, 20] == 17) & (_u16(heads, 56) == (self.udp_port or -1))
+        udp = fit & (heads[:, 20] == 17) & self._echoes(heads, 54)
         heads[echo, 54] = 129
         _add(heads, 56, np.flatnonzero(echo), -0x0100)
         heads[udp, 54:58] = heads[udp][:, [56, 57, 54, 55]]
@@ -177,11 +200,31 @@ class Answers:
         answered: npt.NDArray[np.bool_] = echo | udp
         return answered
 
+    def _echoes(self, heads: Heads, at: int) -> npt.NDArray[np.bool_]:
+        """Whether UDP ports at column `at` are a question to the echo port, from one that can be answered."""
+        source, target = _u16(heads, at), _u16(heads, at + 2)
+        port = self.udp_port or -1
+        echoes: npt.NDArray[np.bool_] = (target == port) & (source != port) & (source != 0)
+        return echoes
+
     def _send_back(self, batch: EditableBatch, heads: Heads, rows: Rows, width: int) -> None:
         if len(rows):
             heads[rows, :6] = heads[rows, 6:12]
             heads[rows, 6:12] = np.frombuffer(self.mac, np.uint8)
             batch.put_head(heads[rows, :width], rows)
+
+
+def _source_routed(options: bytes) -> bool:
+    """Whether IPv4 options hold a source route, which an answer would have to turn round, or make no sense."""
+    at = 0
+    while at < len(options) and options[at] != 0:
+        if options[at] == 1:  # no operation
+            at += 1
+            continue
+        if options[at] in _SOURCE_ROUTES or at + 1 >= len(options) or options[at + 1] < 2:
+            return True
+        at += options[at + 1]
+    return at > len(options)
 
 
 def _u16(heads: Heads, at: int) -> npt.NDArray[np.int64]:

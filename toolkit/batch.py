@@ -126,7 +126,7 @@ class Batch:
         """Arrival times in UTC: shape (n,) datetime64[ns]; NaT where the packet carries none."""
         arrival = self.arrival_ns
         times = (arrival + utc_offset_ns()).view("datetime64[ns]")
-        times[arrival == 0] = np.datetime64("NaT")
+        times[arrival == 0] = np.datetime64("NaT", "ns")
         return times
 
     def head(self, n: int = 64) -> npt.NDArray[np.uint8]:

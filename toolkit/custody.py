@@ -187,4 +187,6 @@ class SendCustody:
 
     def end(self, *, retire: bool) -> None:
         """Free all frames of this side, or retire them where the kernel may still be reading them."""
+        self.pending = None
         self._ledger.disown(self._sending, RETIRED if retire else FREE)
+        self._ledger.disown(self._at_hand, FREE)  # what the completion ring returned and nobody freed

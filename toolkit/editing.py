@@ -42,18 +42,24 @@ class EditableBatch(Batch):
         start = int(self._offsets()[i])
         return memoryview(self._bytes().data)[start : start + int(words[2])]
 
-    def grow_front(self, count: int) -> None:
+    def grow_front(self, count: int | npt.NDArray[np.int64]) -> None:
         """Move the start of every packet `count` bytes to the front (negative: cut that many off).
 
-        The new bytes hold whatever was there: write them with put_head(). At most 64 bytes in all.
+        count: one number for all, or one a packet, shape (n,). At most 64 bytes in all. The new bytes hold whatever was
+        there: write them with put_head().
         """
         descs = self._checked()
-        lengths = self.lengths.astype(np.int64) + count
-        if len(descs) and (abs(count) > _ROOM or int(lengths.min()) < 14):
+        counts = np.asarray(count, dtype=np.int64)
+        if counts.shape not in ((), (len(descs),)):
+            raise ArgumentError(
+                f"one count for all, or one a packet: there are {len(descs)} packets, {counts.shape} counts"
+            )
+        lengths = self.lengths.astype(np.int64) + counts
+        if len(descs) and (int(np.abs(counts).max()) > _ROOM or int(lengths.min()) < 14):
             raise ArgumentError(
                 f"cannot move the start of packets by {count} bytes: at most {_ROOM}, and 14 must be left"
             )
-        starts = self._offsets() - count
+        starts = self._offsets() - counts
         self._keep_in_frame(starts, lengths)
         self._set(starts, lengths)
 
@@ -86,8 +92,7 @@ class EditableBatch(Batch):
 
 
 def _two_dimensions(heads: npt.NDArray[np.uint8], packets: int) -> tuple[int, int]:
-    if heads.dtype != np.uint8 or heads.ndim != 2 or len(heads) != packets:
-        raise ArgumentError(
-            f"put_head() takes an array of uint8 with one row a packet ({packets}), not {heads.dtype} {heads.shape}"
-        )
+    if not isinstance(heads, np.ndarray) or heads.dtype != np.uint8 or heads.ndim != 2 or len(heads) != packets:
+        what = f"{heads.dtype} {heads.shape}" if isinstance(heads, np.ndarray) else f"a {type(heads).__name__}"
+        raise ArgumentError(f"put_head() takes an array of uint8 with one row a packet ({packets}), not {what}")
     return heads.shape[0], heads.shape[1]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from toolkit.editing import EditableBatch
 from toolkit.errors import ArgumentError
 from toolkit.interface import Interface
+from toolkit.rings.memory import U32
 from toolkit.xsk import Socket
 
 __all__ = ["Edit", "Forwarder"]
@@ -28,7 +29,8 @@ class Forwarder:
     """Takes what `source` receives and sends it on `target`, which must be on the same UMEM.
 
     One thread runs it; it is the receiving thread of the source and the sending thread of the target. What the edit
-    function drops, and what finds no room, goes back to the free stack and is counted.
+    function drops, and what finds no room, goes back to the free stack and is counted; so does a whole batch over which
+    the edit function raises. After each step, received == forwarded + edited_out + no_room.
     """
 
     def __init__(self, source: Socket | Interface, target: Socket | Interface, edit: Edit | None = None) -> None:
@@ -42,6 +44,8 @@ class Forwarder:
                 "source and target are on two UMEMs, and forwarding moves descriptors, not bytes. "
                 "Next step: make one UMEM and open both on it: toolkit.open(..., umem=umem)."
             )
+        for sock in sources:
+            _ = sock.rx  # raises on a Socket made with rx=False
         for sock in targets:
             _ = sock.tx  # raises on a Socket made with tx=False
         self._pairs = [(sock, targets[at % len(targets)]) for at, sock in enumerate(sources)]
@@ -50,8 +54,8 @@ class Forwarder:
         self._umem = sources[0].umem
         self.received = 0  # packets taken from the source
         self.forwarded = 0  # packets put into the target's TX ring
-        self.edited_out = 0  # packets that the edit function dropped
-        self.no_room = 0  # packets dropped because the TX ring stayed full
+        self.edited_out = 0  # packets that the edit function dropped, or raised over
+        self.no_room = 0  # packets dropped because the TX ring stayed full, or the interface went down
 
     def __repr__(self) -> str:
         """Show the counts."""
@@ -98,34 +102,51 @@ class Forwarder:
                 return 0
             self.received += len(descs)
             keep = descs if self._edit is None else self._edited(descs, source.queue)
-            left = target.pass_on(keep, _PATIENCE)
-            self.forwarded += len(keep) - len(left)
+            left = self._sent(target, keep)
             if len(left):
-                self.no_room += len(left)
                 self._umem.recycle(left[:, 0])
         return len(descs)
+
+    def _sent(self, target: Socket, descs: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """Send, and count by what the TX ring took, also when the kick raised afterwards; returns what is left."""
+        before = target.tx.next_index
+        try:
+            return target.pass_on(descs, _PATIENCE)
+        finally:
+            taken = (target.tx.next_index - before) & U32
+            self.forwarded += taken
+            self.no_room += len(descs) - taken
 
     def _edited(self, descs: npt.NDArray[np.uint64], queue: int) -> npt.NDArray[np.uint64]:
         """Run the edit function; free what it drops. What it raises goes through: source.taking() frees the frames."""
         assert self._edit is not None
         batch = EditableBatch(self._umem, descs, queue=queue)
-        mask = self._edit(batch)
-        batch.expire()
-        if mask is None:
-            return descs
-        keep = np.asarray(mask)
-        if keep.dtype != np.bool_ or keep.shape != (len(descs),):
-            raise ArgumentError(
-                f"an edit function returns None, or a mask of bool with one entry a packet ({len(descs)}), "
-                f"not {keep.dtype} {keep.shape}"
-            )
-        if keep.all():
+        try:
+            keep = _as_mask(self._edit(batch), len(descs))
+        except BaseException:
+            self.edited_out += len(descs)
+            raise
+        finally:
+            batch.expire()
+        if keep is None or keep.all():
             return descs
         dropped: npt.NDArray[np.uint64] = descs[~keep]
         self.edited_out += len(dropped)
         self._umem.recycle(dropped[:, 0])
         kept: npt.NDArray[np.uint64] = descs[keep]
         return kept
+
+
+def _as_mask(answer: Any, packets: int) -> npt.NDArray[np.bool_] | None:
+    if answer is None:
+        return None
+    mask = np.asarray(answer)
+    if mask.dtype != np.bool_ or mask.shape != (packets,):
+        raise ArgumentError(
+            f"an edit function returns None, or a mask of bool with one entry a packet ({packets}), "
+            f"not {mask.dtype} {mask.shape}"
+        )
+    return mask
 
 
 def _sockets(end: Socket | Interface) -> Sequence[Socket]:

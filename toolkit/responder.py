@@ -15,6 +15,7 @@ __all__ = ["Responder"]
 
 _FEW = 3  # packets: below this NumPy's fixed costs are more than one packet after the other costs
 _RECLAIM_EVERY = 32  # answers after which frames that were sent are collected
+_IDLE_CHECK = 0.01  # seconds between two looks of a spinning responder at what no packet brings to light
 
 
 class Responder:
@@ -45,9 +46,12 @@ class Responder:
     def step(self, timeout: float | None = 0) -> int:
         """Answer what waits now; returns how many packets came. timeout: seconds to wait for one; None for ever."""
         came = self._look()
-        if not came and timeout != 0 and self._interface.wait(timeout):
-            came = self._look()
-        return came
+        if came:
+            return came
+        if timeout == 0 or any(sock.tx.outstanding for sock in self._interface.sockets):
+            # The Forwarder's look kicks a kernel that was busy, and asks whether the device is gone.
+            return self._many.step(timeout)
+        return self._look() if self._interface.wait(timeout) else 0
 
     def run(
         self, seconds: float | None = None, *, stop: Callable[[], object] = lambda: False, spin: bool = False
@@ -56,12 +60,16 @@ class Responder:
         fastest answers, for all of one CPU.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
+        next_check = 0.0
         while not stop() and (deadline is None or time.monotonic() < deadline):
             if not spin:
-                self.step(0.2)
+                self.step(0.2 if deadline is None else max(min(0.2, deadline - time.monotonic()), 0))
                 continue
             for _ in range(256):
                 self._look()
+            if (now := time.monotonic()) > next_check:
+                next_check = now + _IDLE_CHECK
+                self._many.step()  # answers that a busy kernel left, a device that is gone
 
     def _look(self) -> int:
         came = 0
@@ -78,6 +86,7 @@ class Responder:
         self._few_received += taken
         before = self._few_answered
         self._few_answered = before + answered
-        if before // _RECLAIM_EVERY != self._few_answered // _RECLAIM_EVERY:
+        # Also after one that was not answered: there may have been no room, which is made by collecting.
+        if answered < taken or before // _RECLAIM_EVERY != self._few_answered // _RECLAIM_EVERY:
             sock.reclaim()
         return taken

@@ -76,14 +76,14 @@ class Sender:
         frame is free; None waits as long as it takes, 0 not at all. FrameError when it would take for ever: for 5 s
         no frame was free, and none on its way back from sending.
         """
-        matrix, sizes = as_matrix(packets, lengths)
+        matrix, sizes = as_matrix(packets, lengths, longest=self._core.umem.frame_size)
         width = self._check(sizes)
         if matrix.shape[1] > width:
             matrix = matrix[:, :width]  # wider rows than packets: a row must not reach into the next frame
         with self._sending():
             pauses = _Pauses(self._core, timeout)
             self._starved_since = 0.0
-            done = 0
+            done, told = 0, True
             while done < len(matrix):
                 self._core.check_open()
                 accepted = self._put(matrix[done : done + _CHUNK], sizes[done : done + _CHUNK])
@@ -93,7 +93,7 @@ class Sender:
                     pauses.progress()
                 elif not pauses.sleep():
                     return done
-            if done and not told:
+            if not told:
                 self._tell(timeout)
         return done
 

@@ -175,6 +175,28 @@ def test_other_tasks_run_while_packets_come_without_end(lab: Lab) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_every_call_lets_the_other_tasks_run(lab: Lab, wire: Wire, mode: WaitMode) -> None:
+    async def main() -> None:
+        turns = 0
+
+        async def turn() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        with near(lab, mode) as interface:
+            wire.send([frame(i) for i in range(50)])
+            task = asyncio.create_task(turn())
+            for i in range(50):  # they are all there: no call needs to wait
+                assert numbers(await interface.areceive(timeout=5.0, limit=1)) == [i]
+            assert turns >= 45
+            task.cancel()
+
+    asyncio.run(main())
+
+
 def test_an_idle_loop_sleeps(lab: Lab) -> None:
     async def main() -> float:
         with near(lab) as interface:

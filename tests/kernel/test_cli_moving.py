@@ -134,7 +134,7 @@ def test_drop_prints_live_lines_and_a_summary_with_all_six_counters(lab: Lab) ->
     assert process.returncode == 0, err
     lines = [line for line in out.splitlines() if "packets/s" in line and "total" in line]
     assert 4 <= len(lines) <= 6, out
-    assert sum("kernel: " in line for line in out.splitlines()) == len(lines)
+    assert sum(line.strip().startswith("kernel: ") for line in out.splitlines()) == len(lines)
     assert "redirected 300 = received 300 + dropped 0" in out
     for name in ("rx_dropped", "rx_ring_full", "rx_fill_ring_empty_descs", "rx_invalid_descs", "tx_invalid_descs"):
         assert name in out
@@ -329,7 +329,7 @@ def test_forward_sends_packets_back_with_swapped_macs(lab: Lab, wire: Wire, how:
     (way,) = report["directions"]
     assert reconciles(way)
     assert way["received"] == way["forwarded"] == 300
-    assert way["edited_out"] == way["no_room"] == way["given_up"] == 0
+    assert way["edited_out"] == way["no_room"] == 0
     assert way["all_sent"]
 
 
@@ -423,11 +423,11 @@ def test_forward_counts_the_time_to_live_down(lab: Lab, wire: Wire) -> None:
 def test_forward_adds_and_removes_vlan_tags(lab: Lab) -> None:
     plain = [frame(i, 60 + i) for i in range(40)]
     tagged = [one[:12] + b"\x81\x00\x00\x2a" + one[12:] for one in plain]
-    short = frame(1, 14)[:12] + b"\x81\x00"  # announces a tag and ends
+    short = frame(1, 14)[:12] + b"\x81\x00"  # announces a tag and ends: goes out, but no kernel shows it to anybody
     for option, sent, wanted in (
         (["--vlan-push", "42"], plain, tagged),
         (["--vlan-pop"], tagged, plain),
-        (["--vlan-pop"], [*plain, *tagged, short], [*plain, *plain, short]),
+        (["--vlan-pop"], [*plain, short, *tagged], [*plain, *plain]),
         (["--vlan-pop", "--vlan-push", "42"], tagged, tagged),
     ):
         with (
@@ -439,7 +439,9 @@ def test_forward_adds_and_removes_vlan_tags(lab: Lab) -> None:
             back = far.frames(len(wanted), timeout=3.0)
             report = ended(process)
         assert back == wanted, option
-        assert reconciles(report["directions"][0])
+        (way,) = report["directions"]
+        assert way["forwarded"] == way["received"] == len(sent)
+        assert reconciles(way)
 
 
 def test_forward_prints_lines_and_what_adds_up(lab: Lab, wire: Wire) -> None:

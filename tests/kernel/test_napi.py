@@ -90,13 +90,19 @@ def test_an_interface_defers_until_it_is_closed(lab: Lab, interface: Any, wire: 
         with toolkit.open("veth0", filter="all", wait=wait, ring_size=64, netns=lab.netns):  # type: ignore[arg-type]
             assert interface() == BEFORE
     with busy(lab) as near:
-        assert interface() == DEFERRAL
         assert len(records.Records().all()) == 1
         wire.send([frame(i) for i in range(40)])
         assert collect(near.receive, 40) == [frame(i) for i in range(40)]
         # Deferred interrupts without anybody who polls would only be late: see test_busy_polling_says_if_it_works.
         near.receive(timeout=0.4)
         assert interface() == (DEFERRAL if near.info()["busy_polling"] else BEFORE)
+    assert interface() == BEFORE
+
+
+def test_close_restores(lab: Lab, interface: Any) -> None:
+    with busy(lab) as near:
+        assert interface() == DEFERRAL
+        assert near.info()["busy_polling"] is not False  # nothing has come: nobody knows yet that it has no effect here
     assert interface() == BEFORE
 
 

@@ -25,6 +25,7 @@ def test_there_are_programs() -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: text.split("\n")[-2][:30])
 def test_program_of_the_readme_runs(program: str, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(program)
     with Lab(interface="eth0") as lab:
         stop = threading.Event()
 
@@ -39,7 +40,7 @@ def test_program_of_the_readme_runs(program: str, tmp_path: Path) -> None:
         sender.start()
         try:
             done = lab.netns.run(
-                [sys.executable, "-c", program],
+                [sys.executable, tmp_path / "program.py"],
                 cwd=tmp_path,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

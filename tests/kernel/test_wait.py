@@ -21,7 +21,7 @@ import toolkit
 from toolkit import interface as interface_module
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, PrivilegeError
 from toolkit.lab import Lab
-from toolkit.wait import WaitMode
+from toolkit.wait import DeviceSocket, WaitMode
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -314,6 +314,28 @@ def test_busy_polling_sets_the_socket_options(make_lab: Callable[..., Lab]) -> N
             assert sock._core.sock.getsockopt(1, SO_BUSY_POLL) > 0
     with near(lab, "spin") as interface:
         assert interface.sockets[0]._core.sock.getsockopt(1, SO_PREFER_BUSY_POLL) == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_busy_polling_alone_drives_the_driver(
+    make_lab: Callable[..., Lab], mode: WaitMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driven: list[int] = []
+    recv = DeviceSocket.recv
+
+    def note(self: DeviceSocket, *arguments: int) -> bytes:
+        driven.append(self.fileno())
+        return recv(self, *arguments)
+
+    lab = make_lab(queues=2)
+    with near(lab, mode) as interface:
+        monkeypatch.setattr(DeviceSocket, "recv", note)
+        assert not interface.receive(timeout=0.2)
+        if mode == "busy-poll":
+            assert {sock.fileno() for sock in interface.sockets} == set(driven)
+            assert len(driven) > 200
+        else:
+            assert len(driven) < 20
 
 
 @pytest.mark.filterwarnings("default:busy polling:RuntimeWarning")

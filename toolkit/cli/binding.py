@@ -7,7 +7,7 @@ import contextlib
 import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.netns import NetNS, entered
 
@@ -37,22 +37,27 @@ class Binding:
     netns: NetNS = None
 
     def open(self, interface: str, expression: str | None, umem: UMEM | None = None) -> Interface:
-        """Open `interface` to receive what `expression` takes: see toolkit.open()."""
+        """Open `interface` to receive what `expression` takes; the ring size is that of `umem`, if there is one."""
         from toolkit.opening import open as open_interface
 
-        return open_interface(
-            interface,
-            filter=expression,
-            queues=self.queues or "all",
-            mode=self.mode,
-            zero_copy=self.zero_copy,
-            wait=self.wait,
-            need_wakeup=self.need_wakeup,
-            ring_size=self.ring_size if umem is None else None,
-            umem=umem,
-            replace=self.replace,
-            netns=self.netns,
-        )
+        wanted = self.open_options(expression)
+        if umem is not None:
+            wanted |= {"umem": umem, "ring_size": None}
+        return open_interface(interface, **wanted)
+
+    def open_options(self, expression: str | None) -> dict[str, Any]:
+        """Return keyword arguments for toolkit.open(), and for Workers."""
+        return {
+            "filter": expression,
+            "queues": self.queues or "all",
+            "mode": self.mode,
+            "zero_copy": self.zero_copy,
+            "wait": self.wait,
+            "need_wakeup": self.need_wakeup,
+            "ring_size": self.ring_size,
+            "replace": self.replace,
+            "netns": self.netns,
+        }
 
     def describe(self, interface: str) -> Device:
         """Ask the kernel about `interface`, in the namespace meant."""

@@ -21,7 +21,6 @@ from toolkit.responder import Responder
 
 __all__ = ["expression_for", "run"]
 
-_SLICE = 0.2  # seconds between two looks at the clock, and at the health of the device, while spinning
 _FLUSH = 1.0  # seconds that the last answers have to leave
 
 
@@ -63,7 +62,7 @@ def run(
             statistics=opened.statistics if extra else None,
             quiet=as_json,
         )
-        gone = _loop(opened, responder, stop, line, spin=binding.wait == "spin")
+        gone = _loop(responder, stop, line, spin=binding.wait == "spin")
         report = _summary(opened, responder, mine, time.monotonic() - began)
         if as_json:
             output.print_json(report)
@@ -105,12 +104,11 @@ def _at_target(address: bytes) -> str:
     return " and ".join(f"ip6[{48 + 4 * at}:4] = {word:#x}" for at, word in enumerate(words))
 
 
-def _loop(opened: Interface, responder: Responder, stop: Stop, line: LiveLine, *, spin: bool) -> DeviceGoneError | None:
+def _loop(responder: Responder, stop: Stop, line: LiveLine, *, spin: bool) -> DeviceGoneError | None:
     try:
         while not stop:
             if spin:
-                responder.run(min(_SLICE, stop.patience), spin=True)
-                opened.wait(0)  # a spinning responder does not ask whether the device is still there
+                responder.run(stop.patience, spin=True)
             else:
                 responder.step(stop.patience)
             line.tick()

@@ -51,38 +51,33 @@ class Edits:
     def _edit(self, batch: EditableBatch) -> npt.NDArray[np.bool_] | None:
         """Change a batch in place; which packets are to be sent, or None for all."""
         keep = None
-        width = _NETWORK if self.ttl else _MACS if self.mac_swap else 0
+        width = _NETWORK if self.ttl else _TAGGED if self.vlan_pop else _MACS if self.mac_swap else 0
         if width:
             heads = batch.head(width)
             if self.ttl:
                 keep = edits.decrement_ttl(heads)
             if self.mac_swap:
                 edits.swap_macs(heads)
+            cut = _pop_vlan(heads, batch.lengths) if self.vlan_pop else None
             _put(batch, heads)
-        if self.vlan_pop:
-            _pop_vlan(batch)
+            if cut is not None:
+                batch.grow_front(-cut)
         if self.vlan_push is not None:
             batch.grow_front(4)
             batch.put_head(edits.push_vlan(batch.head(16), self.vlan_push))
         return keep
 
 
-def _pop_vlan(batch: EditableBatch) -> None:
-    lengths, heads = batch.lengths, batch.head(_TAGGED)
-    cut = edits.pop_vlan(heads)
-    cut[lengths < _TAGGED] = 0  # a tag without what it announces: too little would be left of the packet
-    if cut.all():
-        batch.put_head(heads)
-        batch.grow_front(-4)
-    elif cut.any():
-        # A start can be moved for all packets of a batch only: here the bytes behind the tag move.
-        rows = np.flatnonzero(cut)
-        whole = batch.head(int(lengths[rows].max()))[rows]
-        whole[:, _MACS:-4] = whole[:, _MACS + 4 :].copy()
-        for length in np.unique(lengths[rows]).tolist():
-            same = lengths[rows] == length
-            batch.put_head(whole[same, : length - 4], rows[same])
-        batch.set_lengths(lengths - cut)
+def _pop_vlan(heads: Heads, lengths: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+    """Take tags out of heads; bytes to cut from the front of each packet. Packets that end with the tag stay as is."""
+    whole = lengths >= _TAGGED
+    if whole.all():
+        return edits.pop_vlan(heads)
+    some = heads[whole]
+    cut = np.zeros(len(heads), dtype=np.int64)
+    cut[whole] = edits.pop_vlan(some)
+    heads[whole] = some
+    return cut
 
 
 def _swap_macs(batch: EditableBatch) -> None:

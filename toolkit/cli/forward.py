@@ -201,7 +201,6 @@ def _summary(directions: list[Direction], edits: Edits, seconds: float) -> dict[
 
 def _report(way: Direction, *, all_sent: bool) -> dict[str, Any]:
     forwarder, counters, statistics = way.forwarder, way.source.counters(), way.source.statistics()
-    given = forwarder.forwarded + forwarder.edited_out + forwarder.no_room
     sending = statistics if way.target is way.source else way.target.statistics()
     return {
         **way.source.info(),
@@ -212,7 +211,6 @@ def _report(way: Direction, *, all_sent: bool) -> dict[str, Any]:
         "forwarded": forwarder.forwarded,
         "edited_out": forwarder.edited_out,
         "no_room": forwarder.no_room,
-        "given_up": forwarder.received - given,  # of the batch in which an interface went away
         "all_sent": all_sent,
         "dropped": statistics.dropped,
         "drop_reasons": statistics._asdict(),
@@ -228,10 +226,9 @@ def _conclude(report: dict[str, Any], seconds: float) -> None:
         f"passed on to the kernel: {report['passed']:,}"
     )
     print(f"redirected {report['redirected']:,} = received {report['received']:,} + dropped {report['dropped']:,}")
-    given_up = f" + given up {report['given_up']:,}" if report["given_up"] else ""
     print(
         f"received {report['received']:,} = forwarded {report['forwarded']:,} + edited out {report['edited_out']:,} "
-        f"+ no room {report['no_room']:,}{given_up}"
+        f"+ no room {report['no_room']:,}"
     )
     if not report["all_sent"]:
         print(f"some of them still wait in the TX ring of {report['to']}: is it up, and has it a carrier?")

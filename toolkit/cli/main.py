@@ -6,10 +6,12 @@ from __future__ import annotations
 import io
 import os
 import sys
+from typing import Any
 
 import click
 
 from toolkit.cli import moving
+from toolkit.cli.options import COPY_LONG, COPYING, FILTER, INTERVAL, JSON, RECEIVING, SECONDS, binding_from, options_of
 from toolkit.errors import ToolkitError
 
 __all__ = ["main"]
@@ -47,24 +49,19 @@ def cli() -> None:
 
 @cli.command(short_help="Take packets from an interface and show their rate, or their bytes.")
 @click.argument("interface")
-@click.option("-f", "--filter", "expression", help="What to take: a tcpdump expression, or 'all' for everything.")
-@click.option("-c", "--count", type=click.IntRange(min=1), help="Stop after this many packets.")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after this many seconds.")
-@click.option("-x", "--hex", "dump", is_flag=True, help="Show each packet: time, length, decoded line, bytes in hex.")
-@click.option(
-    "-q", "--queue", "queues", type=click.IntRange(min=0), multiple=True, help="Only this queue (repeatable)."
+@options_of(
+    FILTER,
+    click.option("-c", "--count", type=click.IntRange(min=1), help="Stop after this many packets."),
+    click.option("-x", "--hex", "dump", is_flag=True, help="Show each packet: time, decoded line, bytes in hex."),
+    *RECEIVING,
+    COPY_LONG,
+    *COPYING,
+    click.option("--workers", type=click.IntRange(min=1), help="Share the queues out to this many processes."),
+    SECONDS,
+    INTERVAL,
+    JSON,
 )
-@click.option("-N", "--native", "mode", flag_value="native", help="Insist on native XDP (in the driver).")
-@click.option("-S", "--generic", "mode", flag_value="generic", help="Use generic XDP (after the driver, slower).")
-@click.option("-z", "--zero-copy", is_flag=True, help="Insist on zero-copy.")
-@click.option("--ring-size", type=int, help="Entries of each ring, a power of two.")
-@click.option("--replace", is_flag=True, help="Take the place of an XDP program that is attached already.")
-@click.option("--netns", help="Network namespace of the interface: a name of `ip netns`, a path, or a pid.")
-@click.option(
-    "--workers", type=click.IntRange(min=1), help="Share the queues out to this many processes, each on a CPU."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing else.")
-def receive(interface: str, **options: object) -> None:
+def receive(interface: str, **options: Any) -> None:
     """Take packets from INTERFACE with an AF_XDP socket on each of its queues.
 
     Prints a line each second: packets and bits per second, totals, and what the kernel had to drop. At the end the
@@ -84,7 +81,7 @@ def receive(interface: str, **options: object) -> None:
         raise click.UsageError("--hex shows packets in order, and several --workers have none: take one of them.")
     from toolkit.cli.receive import run
 
-    sys.exit(run(interface, **options))  # type: ignore[arg-type]
+    sys.exit(run(interface, binding_from(options), **options))
 
 
 @cli.command(short_help="Show XDP programs, links and AF_XDP sockets, ours and foreign.")

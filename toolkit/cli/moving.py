@@ -1,91 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands that move packets, drop, send, forward and echo: their options and help. The work is in other modules.
-
-Letters are xdpsock's where they mean the same.
-"""
+"""The commands that move packets: drop, send, forward and echo. Options and help only; the work is in other modules."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from toolkit.cli.binding import Binding
+from toolkit.cli.options import (
+    BATCH,
+    COPY,
+    COPYING,
+    EXTRA,
+    FILTER,
+    INTERVAL,
+    JSON,
+    RECEIVING,
+    SECONDS,
+    binding_from,
+    options_of,
+)
 
 __all__ = ["COMMANDS"]
-
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-
-_QUEUES = click.option(
-    "-q", "--queue", "queues", type=click.IntRange(min=0), multiple=True, help="Only this queue (repeatable)."
-)
-_NATIVE = click.option("-N", "--native", "mode", flag_value="native", help="Insist on native XDP (in the driver).")
-_GENERIC = click.option("-S", "--generic", "mode", flag_value="generic", help="Use generic XDP (slower).")
-_REPLACE = click.option("--replace", is_flag=True, help="Take the place of an XDP program that is attached already.")
-_POLL = click.option("-p", "--poll", "wait", flag_value="poll", help="Sleep until packets come (this is the default).")
-_BUSY = click.option(
-    "-B", "--busy-poll", "wait", flag_value="busy-poll", help="Have the driver look for packets; takes a whole core."
-)
-_SPIN = click.option(
-    "--spin", "wait", flag_value="spin", help="Look at the rings without a pause: quickest, for a whole core."
-)
-_BATCH = click.option("-b", "--batch-size", type=click.IntRange(1, 1 << 16), help="Packets to take at a time, at most.")
-_FILTER = click.option(
-    "-f", "--filter", "expression", help="What to take: a tcpdump expression, or 'all' for everything."
-)
-
-_COPYING = (
-    click.option("-z", "--zero-copy", "zero_copy", flag_value="yes", help="Insist on zero-copy."),
-    click.option("-c", "--copy", "zero_copy", flag_value="no", help="Force copy mode."),
-    click.option("-m", "--no-need-wakeup", is_flag=True, help="Bind without need_wakeup: make every system call."),
-    click.option("--ring-size", type=click.IntRange(min=1), help="Entries of each ring, a power of two."),
-    click.option("--netns", help="Network namespace of the interface: a name of `ip netns`, a path, or a pid."),
-)
-_SHOWN = (
-    click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after this many seconds."),
-    click.option(
-        "-n", "--interval", type=click.FloatRange(min=0.05), default=1.0, show_default=True, help="Seconds a live line."
-    ),
-    click.option("-x", "--extra", is_flag=True, help="With each live line: the kernel's six drop counters."),
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing else."),
-)
-_RECEIVING = (_QUEUES, _NATIVE, _GENERIC, _REPLACE, _POLL, _BUSY, _SPIN)
-
-
-def _with(*options: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]:
-    """Apply options so that --help shows them in this order."""
-
-    def decorate(command: Decorated) -> Decorated:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-def _binding(options: dict[str, Any]) -> Binding:
-    """Take out of `options` what says how to bind."""
-    from toolkit.cli.binding import Binding
-
-    netns = options.pop("netns")
-    return Binding(
-        queues=options.pop("queues", ()),
-        mode=options.pop("mode", None) or "auto",
-        zero_copy={None: "auto", "yes": True, "no": False}[options.pop("zero_copy")],  # type: ignore[arg-type]
-        wait=options.pop("wait", None) or "poll",
-        need_wakeup=not options.pop("no_need_wakeup"),
-        ring_size=options.pop("ring_size"),
-        replace=options.pop("replace", False),
-        netns=int(netns) if netns is not None and netns.isdigit() else netns,
-    )
 
 
 @click.command(short_help="Take packets and let them go: how fast can this host receive?")
 @click.argument("interface")
-@_with(_FILTER, *_RECEIVING, *_COPYING, _BATCH, *_SHOWN)
+@options_of(FILTER, *RECEIVING, COPY, *COPYING, BATCH, SECONDS, INTERVAL, EXTRA, JSON)
 def drop(interface: str, **options: Any) -> None:
     """Take packets from INTERFACE, count them, and let them go: neither the kernel nor anybody else gets them.
 
@@ -100,12 +42,12 @@ def drop(interface: str, **options: Any) -> None:
     """
     from toolkit.cli.drop import run
 
-    sys.exit(run(interface, _binding(options), **options))
+    sys.exit(run(interface, binding_from(options), **options))
 
 
 @click.command(short_help="Send packets, as fast as it goes or at a rate.")
 @click.argument("interface")
-@_with(
+@options_of(
     click.option("--eth-dst", metavar="MAC", help="Destination MAC; by default the kernel's neighbour for --ip-dst."),
     click.option("--eth-src", metavar="MAC", help="Source MAC; by default the interface's."),
     click.option("--ip-dst", metavar="ADDRESS", help="Destination, IPv4 or IPv6."),
@@ -130,8 +72,12 @@ def drop(interface: str, **options: Any) -> None:
         help="Packets to hand over at a time, at most.",
     ),
     click.option("-q", "--queue", type=click.IntRange(min=0), default=0, show_default=True, help="Queue to send on."),
-    *_COPYING,
-    *_SHOWN,
+    COPY,
+    *COPYING,
+    SECONDS,
+    INTERVAL,
+    EXTRA,
+    JSON,
 )
 def send(interface: str, **options: Any) -> None:
     """Send UDP packets out of INTERFACE, or frames of your own.
@@ -153,23 +99,27 @@ def send(interface: str, **options: Any) -> None:
 
     names = ("eth_dst", "eth_src", "ip_dst", "ip_src", "src_port", "dst_port", "flows", "size", "frame")
     flood = Flood(**{name: options.pop(name) for name in names})
-    sys.exit(run(interface, _binding(options), flood, **options))
+    sys.exit(run(interface, binding_from(options), flood, **options))
 
 
 @click.command(short_help="Forward packets from one interface to another, or back out of the same.")
 @click.argument("interface")
 @click.argument("other", required=False)
-@_with(
-    _FILTER,
+@options_of(
+    FILTER,
     click.option("--both", is_flag=True, help="Forward from OTHER to INTERFACE as well."),
     click.option("--mac-swap", is_flag=True, help="Exchange source and destination MAC address."),
     click.option("--ttl", is_flag=True, help="Count the TTL (hop limit) down by one; drop what has no more of it."),
     click.option("--vlan-push", type=click.IntRange(0, 4094), metavar="ID", help="Add a VLAN tag."),
     click.option("--vlan-pop", is_flag=True, help="Remove the outer VLAN tag of packets that have one."),
-    *_RECEIVING,
-    *_COPYING,
-    _BATCH,
-    *_SHOWN,
+    *RECEIVING,
+    COPY,
+    *COPYING,
+    BATCH,
+    SECONDS,
+    INTERVAL,
+    EXTRA,
+    JSON,
 )
 def forward(interface: str, other: str | None, **options: Any) -> None:
     """Forward packets that the filter takes from INTERFACE to OTHER, or back out of INTERFACE.
@@ -188,21 +138,25 @@ def forward(interface: str, other: str | None, **options: Any) -> None:
     if options["both"] and other in (None, interface):
         raise click.UsageError("--both is for two interfaces: name the other one.")
     edits = Edits(**{name: options.pop(name) for name in ("mac_swap", "ttl", "vlan_push", "vlan_pop")})
-    sys.exit(run(interface, other, _binding(options), edits=edits, **options))
+    sys.exit(run(interface, other, binding_from(options), edits=edits, **options))
 
 
 @click.command(short_help="Answer ARP, ping and UDP echo from Python.")
 @click.argument("interface")
-@_with(
+@options_of(
     click.option(
         "--ip", "addresses", metavar="ADDRESS", multiple=True, help="Answer for this (repeatable). [the interface's]"
     ),
     click.option(
         "--udp-port", type=click.IntRange(0, 65535), default=7, show_default=True, help="Echo UDP here; 0: nowhere."
     ),
-    *_RECEIVING,
-    *_COPYING,
-    *_SHOWN,
+    *RECEIVING,
+    COPY,
+    *COPYING,
+    SECONDS,
+    INTERVAL,
+    EXTRA,
+    JSON,
 )
 def echo(interface: str, **options: Any) -> None:
     """Be a host on INTERFACE: answer ARP, neighbour discovery, ping (IPv4, IPv6) and UDP echo, without the kernel.
@@ -217,7 +171,7 @@ def echo(interface: str, **options: Any) -> None:
     """
     from toolkit.cli.echo import run
 
-    sys.exit(run(interface, _binding(options), **options))
+    sys.exit(run(interface, binding_from(options), **options))
 
 
 COMMANDS = (drop, send, forward, echo)

@@ -8,74 +8,48 @@ import time
 
 from toolkit.batch import Batch
 from toolkit.cli import output
+from toolkit.cli.binding import Binding
 from toolkit.cli.live import LiveLine, Reading
 from toolkit.cli.reconcile import Totals, conclude, introduce, summary
 from toolkit.cli.stop import Stop
 from toolkit.errors import DeviceGoneError
 from toolkit.interface import Interface
-from toolkit.opening import open as open_interface
 
 __all__ = ["run"]
 
 
 def run(
     interface: str,
+    binding: Binding,
     *,
     expression: str | None,
     count: int | None,
     seconds: float | None,
+    interval: float,
     dump: bool,
-    queues: tuple[int, ...],
-    mode: str | None,
-    zero_copy: bool,
-    ring_size: int | None,
-    replace: bool,
-    netns: str | None,
     as_json: bool,
     workers: int | None = None,
 ) -> int:
     """Receive until a signal, `seconds` or `count`; the exit code."""
-    namespace = int(netns) if netns is not None and netns.isdigit() else netns
     if workers is not None:
         from toolkit.cli.receive_workers import run as run_workers
 
-        return run_workers(
-            interface,
-            workers=workers,
-            seconds=seconds,
-            count=count,
-            as_json=as_json,
-            filter=expression,
-            queues=queues or "all",
-            mode=mode or "auto",
-            replace=replace,
-            netns=namespace,
-            zero_copy=True if zero_copy else "auto",
-            ring_size=ring_size,
-        )
-    with (
-        Stop(seconds) as stop,
-        open_interface(
-            interface,
-            filter=expression,
-            queues=queues or "all",
-            mode=mode or "auto",  # type: ignore[arg-type]
-            zero_copy=True if zero_copy else "auto",
-            ring_size=ring_size,
-            replace=replace,
-            netns=namespace,
-        ) as opened,
-    ):
+        wanted = binding.open_options(expression)
+        return run_workers(interface, workers=workers, seconds=seconds, count=count, as_json=as_json, **wanted)
+    with Stop(seconds) as stop, binding.open(interface, expression) as opened:
         if not as_json:
             introduce(opened)
         totals, began = Totals(), time.monotonic()
-        gone = _loop(opened, stop, totals, count, dump=dump, quiet=as_json)
-        elapsed = time.monotonic() - began
-        report = summary(opened, totals, elapsed) if gone is None else None
+        line = LiveLine(
+            lambda: Reading(totals.packets, totals.bytes, {"dropped": opened.statistics().dropped}),
+            interval=interval,
+            quiet=as_json or dump,
+        )
+        gone = _loop(opened, stop, totals, line, count, dump=dump and not as_json)
         if gone is not None:
             print(f"xsk: {gone.strerror}", file=sys.stderr)
             return 1
-        assert report is not None
+        report = summary(opened, totals, time.monotonic() - began)
         if as_json:
             output.print_json(report)
         else:
@@ -84,11 +58,8 @@ def run(
 
 
 def _loop(
-    opened: Interface, stop: Stop, totals: Totals, count: int | None, *, dump: bool, quiet: bool
+    opened: Interface, stop: Stop, totals: Totals, line: LiveLine, count: int | None, *, dump: bool
 ) -> DeviceGoneError | None:
-    line = LiveLine(
-        lambda: Reading(totals.packets, totals.bytes, {"dropped": opened.statistics().dropped}), quiet=quiet or dump
-    )
     while not stop:
         left = None if count is None else count - totals.packets
         try:
@@ -96,7 +67,7 @@ def _loop(
         except DeviceGoneError as gone:
             return gone
         totals.add(batch)
-        if dump and batch and not quiet:
+        if dump and batch:
             _dump(batch)
         line.tick()
         if count is not None and totals.packets >= count:

@@ -22,11 +22,12 @@ def directory() -> Path:
     """The directory of the toolkit's own programs: in the package (a wheel), else beside it (a checkout)."""
     package = Path(__file__).resolve().parent.parent
     for place in (package / "progs", package.parent / "progs"):
-        if (place / "xsk_redirect.c").is_file():
+        if os.path.isfile(place / "xsk_redirect.c"):  # unlike Path.is_file, False where we may not look
             return place
     raise ArgumentError(
         f"the toolkit's programs are missing: neither {package / 'progs'} nor {package.parent / 'progs'} has "
-        "xsk_redirect.c. Likely cause: an incomplete installation. Next step: install the package again."
+        "xsk_redirect.c. Likely cause: an incomplete installation, or one that this user may not read. "
+        "Next step: install the package again, where everybody may read it."
     )
 
 

@@ -171,7 +171,7 @@ def _listen(connection: Connection, stop_asked: int, interface: Interface, me: W
     waiting.poll()
     with contextlib.suppress(Exception):  # the work may have ended meanwhile and closed it
         interface.detach()
-        pass
+        _await_drained(interface)
     me._stopping.set()
     # Wakes a receive() that waits, now and ever after: it returns an empty Batch.
     interface._waiter.wake()

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/benchmarks.md and its plots, written from the figures of one run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks import table
+
+__all__ = ["write"]
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+_HEAD = """# Benchmarks
+
+Written by `sudo scripts/bench --write`; the text around the tables says how the figures are made.
+
+{machine}
+
+![Rates beside the peers](benchmarks.svg)
+
+## How it is measured
+
+- **The network** is a veth pair between two namespaces that nobody else can see. Frames of 64 bytes come from the
+  kernel's XDP test run (`toolkit.lab`), on one CPU; who is measured has the other one to itself: pinned, at real-time
+  priority (SCHED_FIFO 1), the toolkit and its peers alike.
+- **In turn.** Toolkit and peers run one after the other, {pairs} times; each run is a new process on a new network,
+  warmed up with 0.4 s of load that is not counted. Figures are medians, with the lowest and highest in brackets. A
+  ratio is the median of the ratios of neighbouring runs, so that a bad minute of the machine hits both.
+- **Counted twice.** By the consumer itself and by somebody who does not know it: received packets by the veth's own
+  counters (sent less dropped), sent and forwarded ones by an XDP program that drops them at the far end. The toolkit's
+  received and dropped must equal what its XDP program redirected, to the packet, or the run fails.
+- **The ceiling** is what an XDP program sees that drops everything in the driver under the same load. Where a rate is
+  at the offered load, the generator is the limit, and not who received.
+- **CPU time** is that of all threads of the process, in user space and in the kernel, softirqs in its time included.
+  testpmd looks at its rings all the time, so it uses the whole core whatever it does.
+- **Peers**: DPDK's `testpmd` (Debian's dpdk-dev) on its af_xdp driver, native mode, copy mode as for everybody on a
+  veth; a Python AF_PACKET socket with `recv_into`; tcpdump writing to /dev/null; scapy's `sniff`. AF_PACKET needs
+  packets that went through the kernel's stack; that work is done on the generator's CPU and lowers what it can offer.
+{settings}
+"""
+
+_BATCHES = """
+![Cost of a packet by batch size](benchmarks-batches.svg)
+"""
+
+
+def write(figures: dict[str, Any]) -> None:
+    """Write them to docs/."""
+    DOCS.mkdir(exist_ok=True)
+    machine = figures["machine"]
+    who = (
+        f"{figures['began']}: Linux {machine['kernel']}, Python {machine['python']}, {machine['cpus']} CPUs "
+        f"({machine['cpu']}), load average {machine['load']:.2f} before and {figures['load_after']:.2f} after."
+    )
+    text = [_HEAD.format(machine=who, pairs=_pairs(figures), settings=_settings(figures))]
+    for one in table.tables(figures):
+        text.append(f"## {one.title}\n\n{table.markdown(one)}\n")
+        if one.title.startswith("Cost of a packet"):
+            text.append(_BATCHES)
+    (DOCS / "benchmarks.md").write_text("\n".join(part.strip("\n") + "\n" for part in text))
+    _plot_rates(figures)
+    if "batch_ns_per_packet" in figures:
+        _plot_batches(figures["batch_ns_per_packet"])
+
+
+def _pairs(figures: dict[str, Any]) -> int:
+    runs = [one["pps"]["runs"] for row in figures["rows"].values() for one in row["who"].values() if "pps" in one]
+    return max(runs, default=0)
+
+
+def _settings(figures: dict[str, Any]) -> str:
+    chosen = figures.get("testpmd_settings") or {}
+    if not chosen:
+        return "- testpmd ran with `busy_budget=0`."
+    lines = ["- testpmd was given the fastest of the settings tried before, Mpps of each, best of two short runs:"]
+    for mode, tried in figures["testpmd_tried_pps"].items():
+        best = max(tried, key=lambda name: tried[name])
+        found = ", ".join(
+            f"{'**' if name == best else ''}`{name}` {rate / 1e6:.2f}{'**' if name == best else ''}"
+            for name, rate in tried.items()
+        )
+        lines.append(f"  {mode}: {found}.")
+    return "\n".join(lines)
+
+
+def _plot_rates(figures: dict[str, Any]) -> None:
+    """Bars by work and by who does it, with their spread, and the ceiling as a line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = json.dumps(figures["machine"])
+    from matplotlib import pyplot
+
+    rows = [row for row in figures["rows"].values() if any("pps" in one for one in row["who"].values())]
+    if not rows:
+        return
+    figure, axes = pyplot.subplots(len(rows), 1, figsize=(8, 1.1 * len(rows) + 1.5), sharex=True, squeeze=False)
+    for axis, row in zip(axes[:, 0], rows, strict=True):
+        who = [name for name, one in row["who"].items() if "pps" in one]
+        for at, name in enumerate(who):
+            rate = {key: row["who"][name]["pps"][key] / 1e6 for key in ("median", "min", "max")}
+            ours = name == "toolkit" or "toolkit" not in who
+            axis.barh(at, rate["median"], color="#2a6fb0" if ours else "#b8bec6")
+            axis.plot([rate["min"], rate["max"]], [at, at], color="#222222", linewidth=1)
+        axis.set_yticks(range(len(who)), who, fontsize=8)
+        axis.invert_yaxis()
+        axis.set_title(row["title"], fontsize=9, loc="left")
+        if "ceiling_pps" in row:
+            axis.axvline(row["ceiling_pps"]["median"] / 1e6, color="#c03a2b", linestyle="--", linewidth=1)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    axes[-1, 0].set_xlabel("Mpps; dashed: an XDP program that drops in the driver under the same load", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(DOCS / "benchmarks.svg", metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _plot_batches(costs: dict[str, dict[Any, float]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(8, 3.6))
+    for kind, by in costs.items():
+        axis.plot([int(size) for size in by], list(by.values()), marker="o", markersize=3, label=kind)
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set_xlabel("packets in a batch")
+    axis.set_ylabel("ns a packet")
+    axis.grid(which="both", alpha=0.25)
+    axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(DOCS / "benchmarks-batches.svg", metadata={"Date": None})
+    pyplot.close(figure)

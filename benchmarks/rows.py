@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of the table: what is done, by whom, under which load. Everybody takes turns, pair after pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks import load
+from benchmarks.consumer import Consumer, PeerError, Worker
+from benchmarks.figures import ratios, spread
+from benchmarks.isolation import Cores
+from benchmarks.load import Run
+from benchmarks.pinging import Pinged, pinging
+from benchmarks.tcpdump import Tcpdump
+from benchmarks.testpmd import Settings, Testpmd
+from toolkit.lab import Lab, frames
+
+__all__ = ["NAMES", "Plan", "measure", "start_testpmd", "start_worker"]
+
+STEADY = 200_000.0  # packets/s of the row that waits in poll
+_FULL_RING = 32768  # for the saturated row: holds what comes while the receiver is away for a few milliseconds
+
+Start = Callable[[Lab], Consumer]
+Note = Callable[[str], None]
+
+
+@dataclass
+class Plan:
+    """How much is measured."""
+
+    where: Cores
+    pairs: int
+    seconds: float
+    pings: int
+    slow_peers: int  # runs of tcpdump and scapy, which are far off
+    note: Note = lambda _: None  # hears of progress
+    settings: dict[str, Settings] = field(default_factory=dict)  # of testpmd, by mode: the fastest of what was tried
+
+
+def start_worker(
+    where: Cores, job: str, *, module: str = "benchmarks.worker", **options: Any
+) -> Callable[[Lab], Worker]:
+    """Return what starts one of our own processes."""
+    return lambda lab: Worker(job, lab, where, module, job, **options)
+
+
+def start_testpmd(plan: Plan, mode: str) -> Callable[[Lab], Testpmd]:
+    """Return what starts testpmd in a mode, with the settings found for it."""
+    settings = plan.settings.get(mode, Settings())
+    return lambda lab: Testpmd(lab, mode, plan.where, settings)
+
+
+def receive(plan: Plan) -> dict[str, Any]:
+    """Receive and drop what comes at full speed; beside it the ceiling."""
+    where, seconds = plan.where, plan.seconds
+    who: dict[str, Callable[[], Run]] = {
+        "toolkit": lambda: load.receiving(start_worker(where, "receive", ring_size=_FULL_RING), where, seconds),
+        "testpmd": lambda: load.receiving(start_testpmd(plan, "rxonly"), where, seconds),
+        "AF_PACKET in Python": lambda: load.receiving(
+            start_worker(where, "af_packet", module="benchmarks.peers"), where, seconds, gro=True
+        ),
+    }
+    slow: dict[str, Callable[[], Run]] = {
+        "tcpdump": lambda: load.receiving(lambda lab: Tcpdump(lab, where), where, seconds, gro=True),
+        "scapy": lambda: load.receiving(
+            start_worker(where, "scapy", module="benchmarks.peers"), where, seconds, gro=True
+        ),
+    }
+    ceilings: list[float] = []
+    runs = _alternate(plan, who, after=lambda: ceilings.append(load.ceiling(where, seconds)))
+    runs.update(_alternate(plan, slow, pairs=plan.slow_peers))
+    return {
+        "title": "receive and drop, 64 B, saturated",
+        "ceiling_pps": spread(ceilings),
+        "who": _summary(runs),
+        "ratios": _ratios(runs, {"testpmd": 1.0, "AF_PACKET in Python": 10.0}),
+    }
+
+
+def steady(plan: Plan) -> dict[str, Any]:
+    """Receive and drop at 200 000 packets/s, with every default, asleep in poll between."""
+    where, seconds = plan.where, plan.seconds
+    who: dict[str, Callable[[], Run]] = {
+        "toolkit": lambda: load.receiving(start_worker(where, "receive"), where, seconds, rate=STEADY),
+        "AF_PACKET in Python": lambda: load.receiving(
+            start_worker(where, "af_packet", module="benchmarks.peers"), where, seconds, rate=STEADY, gro=True
+        ),
+    }
+    runs = _alternate(plan, who)
+    return {"title": "receive at 200 000 packets/s, waiting in poll", "who": _summary(runs), "wanted_cpu": 0.10}
+
+
+def half(plan: Plan) -> dict[str, Any]:
+    """Receive at half the rate that the generator reaches, with every default, and sum the lengths."""
+    where, seconds = plan.where, plan.seconds
+
+    def run() -> Run:
+        rate = load.ceiling(where, seconds / 3) / 2
+        return load.receiving(start_worker(where, "receive", sum_lengths=True), where, seconds, rate=rate)
+
+    runs = _alternate(plan, {"toolkit": run})
+    return {"title": "receive at half speed, default rings, summing lengths", "who": _summary(runs)}
+
+
+def send(plan: Plan) -> dict[str, Any]:
+    """Send 64-byte packets as fast as it goes."""
+    where, seconds = plan.where, plan.seconds
+    who: dict[str, Callable[[], Run]] = {
+        "toolkit": lambda: load.sending(start_worker(where, "send"), where, seconds),
+        "testpmd": lambda: load.sending(start_testpmd(plan, "txonly"), where, seconds),
+    }
+    runs = _alternate(plan, who)
+    return {"title": "send 64 B", "who": _summary(runs), "ratios": _ratios(runs, {"testpmd": 1.0})}
+
+
+def forward(plan: Plan) -> dict[str, Any]:
+    """Swap the MAC addresses and send back what comes at full speed."""
+    where, seconds = plan.where, plan.seconds
+    who: dict[str, Callable[[], Run]] = {
+        "toolkit": lambda: load.forwarding(start_worker(where, "forward"), where, seconds),
+        "testpmd": lambda: load.forwarding(start_testpmd(plan, "macswap"), where, seconds),
+    }
+    ceilings: list[float] = []
+    runs = _alternate(plan, who, after=lambda: ceilings.append(load.ceiling(where, seconds)))
+    return {
+        "title": "forward with MAC swap, 64 B",
+        "ceiling_pps": spread(ceilings),
+        "who": _summary(runs),
+        "ratios": _ratios(runs, {"testpmd": 1.0}),
+    }
+
+
+def one_by_one(plan: Plan) -> dict[str, Any]:
+    """Take packets one at a time: peek, get, touch 64 bytes, release; beside it the batch form on the same load."""
+    where, seconds = plan.where, plan.seconds
+    who: dict[str, Callable[[], Run]] = {
+        "per packet": lambda: load.receiving(start_worker(where, "one_by_one"), where, seconds),
+        "in batches": lambda: load.receiving(
+            start_worker(where, "receive", touch=True, ring_size=_FULL_RING), where, seconds
+        ),
+    }
+    runs = _alternate(plan, who)
+    return {"title": "per-packet API, 64 bytes of each touched", "who": _summary(runs), "wanted_pps": 500_000.0}
+
+
+def ping(plan: Plan) -> dict[str, Any]:
+    """Answer ping -A and ping -f."""
+    where = plan.where
+    echo = {"mac": frames.NEAR_MAC, "address": frames.NEAR_IP}
+    who: dict[str, Callable[[], Pinged]] = {
+        "toolkit, spinning": lambda: pinging(start_worker(where, "echo", **echo), where, plan.pings),
+        "testpmd": lambda: pinging(start_testpmd(plan, "icmpecho"), where, plan.pings),
+        "toolkit, in poll": lambda: pinging(start_worker(where, "echo", spin=False, **echo), where, plan.pings),
+        "the kernel": lambda: pinging(None, where, plan.pings),
+    }
+    runs = _alternate(plan, who)
+    by = {
+        name: {
+            "adaptive_us": spread([one.adaptive for one in many]),
+            "flood_us": spread([one.flood for one in many]),
+            "lost": sum(one.lost for one in many),
+            "answers": sum(one.answers for one in many),
+        }
+        for name, many in runs.items()
+        if many
+    }
+    ratio = ratios([one.adaptive for one in runs["toolkit, spinning"]], [one.adaptive for one in runs["testpmd"]])
+    flood = ratios([one.flood for one in runs["toolkit, spinning"]], [one.flood for one in runs["testpmd"]])
+    return {"title": "ping", "who": by, "ratio": ratio, "flood_ratio": flood, "wanted_ratio": 2.0}
+
+
+_ROWS: dict[str, Callable[[Plan], dict[str, Any]]] = {
+    "receive": receive,
+    "half": half,
+    "steady": steady,
+    "send": send,
+    "forward": forward,
+    "ping": ping,
+    "per-packet": one_by_one,
+}
+NAMES = tuple(_ROWS)
+
+
+def measure(plan: Plan, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Measure the rows by these names."""
+    return {name: _ROWS[name](plan) for name in names}
+
+
+def _alternate(
+    plan: Plan,
+    who: dict[str, Callable[[], Any]],
+    *,
+    after: Callable[[], object] = lambda: None,
+    pairs: int | None = None,
+) -> dict[str, list[Any]]:
+    """Run everybody in turn, `pairs` times. Who cannot run is left out, and said so."""
+    runs: dict[str, list[Any]] = {name: [] for name in who}
+    missing: set[str] = set()
+    for turn in range(plan.pairs if pairs is None else pairs):
+        for name, work in who.items():
+            if name in missing:
+                continue
+            plan.note(f"{name}, run {turn + 1}")
+            try:
+                runs[name].append(work())
+            except (PeerError, FileNotFoundError) as absent:
+                missing.add(name)
+                plan.note(f"{name} is left out: {absent}\n")
+        after()
+    return runs
+
+
+def _summary(runs: dict[str, list[Run]]) -> dict[str, Any]:
+    return {
+        name: {
+            "offered_pps": spread([one.offered for one in many]),
+            "pps": spread([one.rate for one in many]),
+            "cpu": spread([one.cpu for one in many]),
+            "cpu_ns_per_packet": spread([one.cpu_ns for one in many]),
+            "lost": sum(max(one.lost, 0) for one in many),
+            "counted": [one.counted for one in many],
+            "witnessed": [one.witnessed for one in many],
+        }
+        for name, many in runs.items()
+        if many
+    }
+
+
+def _ratios(runs: dict[str, list[Run]], wanted: dict[str, float]) -> dict[str, Any]:
+    ours = [one.rate for one in runs["toolkit"]]
+    found = {name: ratios(ours, [one.rate for one in runs[name]]) for name in wanted}
+    return {name: {**ratio, "wanted": wanted[name]} for name, ratio in found.items() if ratio}

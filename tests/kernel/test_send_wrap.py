@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Sender where no kernel gets in a test: ring indices at 2^32, and a kernel as slow, busy and forgetful as may be.
+
+The rings are ordinary memory; the other side of them is played here, with the kernel's rules: it reads TX from its
+consumer index on, stops when the completion ring is full, and says busy when it likes.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from send_support import stream
+from support import assert_all_free, frame
+
+from toolkit.custody import ReceiveCustody, SendCustody
+from toolkit.errors import FrameError
+from toolkit.rings import CompletionQueue, RingMemory, TXQueue
+from toolkit.sender import Sender
+from toolkit.umem import UMEM
+from toolkit.wait import DeviceSocket
+from toolkit.xsk_core import SocketOptions
+
+U32 = 1 << 32
+RING = 16
+
+
+class PlainCore:
+    """What a Sender needs of a Core, over plain memory, and the kernel on the other side."""
+
+    def __init__(self, umem: UMEM, start: int, *, seed: int | None = None, ring: int = RING) -> None:
+        self.umem = umem
+        self.where = "a ring of plain memory"
+        self.options = SocketOptions(ring, ring, None, True, False, False, True)
+        self.tx_guard = threading.Lock()
+        self.holder = umem.new_holder()
+        self.send_custody = SendCustody(umem.ledger, self.holder)
+        self._tx = RingMemory.plain(ring, 16, start=start)
+        self._comp = RingMemory.plain(ring, 8, start=start + 7)
+        self._tx.flags[0] = 1  # XDP_RING_NEED_WAKEUP
+        self.tx = TXQueue(self._tx, self.send_custody, self.wake)
+        self.completion = CompletionQueue(self._comp, self.send_custody)
+        self.sock = DeviceSocket()
+        self.random = random.Random(seed) if seed is not None else None
+        self.held: list[int] = []  # addresses that the "driver" has sent and not completed yet
+        self.left: list[bytes] = []  # packets that left, in order
+        self.wakes = 0
+
+    def check_open(self) -> None:
+        """It is."""
+
+    def on_close(self, callback: Any) -> None:
+        """Never."""
+
+    def wake(self) -> bool:
+        """Do what the kernel does in sendto(): False stands for EAGAIN, EBUSY and ENOBUFS."""
+        self.wakes += 1
+        pick = self.random
+        if pick and pick.random() < 0.3:
+            return False
+        at, end = self._tx.consumer[0], self._tx.producer[0]
+        budget = pick.randrange(RING + 1) if pick else self._tx.size
+        while at != end and budget and len(self.held) < self._room():
+            address, length = self._tx.read(at, 1)[0].tolist()
+            memory = self.umem.memory
+            assert memory is not None
+            self.left.append(memory[address : address + (length & 0xFFFFFFFF)].tobytes())
+            self.held.append(address)
+            at = (at + 1) % U32
+            budget -= 1
+        self._tx.consumer[0] = at
+        self._complete(pick.randrange(len(self.held) + 1) if pick else len(self.held))
+        return at == end
+
+    def _room(self) -> int:
+        return self._comp.size - (self._comp.producer[0] - self._comp.consumer[0]) % U32
+
+    def _complete(self, n: int) -> None:
+        if self.random:
+            self.random.shuffle(self.held)  # hardware queues may complete out of order
+        index = self._comp.producer[0]
+        self._comp.write(index, np.array(self.held[:n], dtype=np.uint64))
+        self._comp.producer[0] = (index + n) % U32
+        del self.held[:n]
+
+
+@pytest.fixture
+def umem() -> Iterator[UMEM]:
+    with UMEM(24, 2048) as made:
+        yield made
+
+
+@pytest.mark.parametrize("start", [0, U32 - 1, U32 - RING, U32 - 1000, 1 << 31])
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_packets_cross_the_wrap_of_the_indices(umem: UMEM, start: int, seed: int | None) -> None:
+    core = PlainCore(umem, start % U32, seed=seed)
+    sender = Sender(core, core.tx)  # type: ignore[arg-type]
+    pick = random.Random(seed)
+    packets = [frame(i, pick.randrange(18, 300)) for i in range(2500)]
+    done = 0
+    while done < len(packets):
+        size = pick.choice((1, 2, RING - 1, RING, RING + 1, 100))
+        assert sender.send(packets[done : done + size], timeout=20.0) == len(packets[done : done + size])
+        done += size
+        audit = umem.audit()
+        assert audit["free"] + audit["tx"] == umem.frames
+    assert sender.flush(20.0)
+    assert core.left == packets
+    assert_all_free(umem)
+
+
+@pytest.mark.parametrize("start", [0, U32 - 5])
+def test_received_frames_are_passed_on_across_the_wrap(umem: UMEM, start: int) -> None:
+    """pass_on() and pass_on_one(), as a Forwarder and a Responder use them."""
+    core = PlainCore(umem, start, seed=3)
+    sender = Sender(core, core.tx)  # type: ignore[arg-type]
+    received = ReceiveCustody(umem.ledger, umem.new_holder())
+    memory = umem.memory
+    assert memory is not None
+    expected: list[bytes] = []
+    for turn in range(200):
+        n = min(turn % 12, umem.n_free_frames)
+        addresses = umem.ledger.alloc(n, received._received)
+        descs = np.stack([addresses + np.uint64(256), np.full(n, 64, np.uint64)], axis=1)
+        rows = stream(100 * turn, n)
+        for address, row in zip(descs[:, 0].tolist(), rows, strict=True):
+            memory[address : address + 64] = row
+        left = sender.pass_on(descs, 0.5)
+        expected += [row.tobytes() for row in rows[: n - len(left)]]
+        umem.recycle(left[:, 0])
+        sender.reclaim()
+        audit = umem.audit()
+        assert audit["free"] + audit["tx"] == umem.frames
+    assert sender.flush(20.0)
+    assert core.left == expected
+    assert len(expected) > 500
+    assert_all_free(umem)
+
+
+def test_a_busy_kernel_is_not_asked_without_end(umem: UMEM) -> None:
+    """While it takes nothing, the pauses grow: no more than some thousand calls a second."""
+    core = PlainCore(umem, 0)
+    sender = Sender(core, core.tx)  # type: ignore[arg-type]
+    core.tx._wake = lambda: bool(setattr(core, "wakes", core.wakes + 1))  # always busy
+    assert sender.send(stream(0, 100), timeout=0.3) == RING
+    assert core.wakes < 1000
+    assert not sender.flush(0.1)
+    core.tx._wake = core.wake
+    assert sender.flush(1.0)
+    assert len(core.left) == RING
+    assert_all_free(umem)
+
+
+def test_a_receiving_thread_that_is_quicker_to_the_free_frames(umem: UMEM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at the free stack and the hand on it another thread may take them: send() tries again."""
+    core = PlainCore(umem, 0)
+    sender = Sender(core, core.tx)  # type: ignore[arg-type]
+    count, taken = umem.ledger.count_free, []
+
+    def count_and_lose() -> int:
+        n = count()
+        if not taken:
+            taken.extend(umem.alloc_frames(n).tolist())
+        return n
+
+    monkeypatch.setattr(umem.ledger, "count_free", count_and_lose)
+    assert sender.send(stream(0, 5), timeout=0) == 0
+    umem.free_frames(taken)
+    assert sender.send(stream(0, 5), timeout=0) == 5
+    assert sender.flush(1.0)
+    assert_all_free(umem)
+
+
+def test_a_umem_without_a_free_frame_is_an_error_not_a_hang(umem: UMEM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.sender._STARVED", 0.2)
+    core = PlainCore(umem, 0)
+    sender = Sender(core, core.tx)  # type: ignore[arg-type]
+    mine = umem.alloc_frames(umem.frames)
+    with pytest.raises(FrameError, match=r"cannot send .* no frame of the UMEM was free.*'user': 24.*Next step"):
+        sender.send(stream(0, 5))
+    umem.free_frames(mine)
+    assert sender.send(stream(0, 5)) == 5
+    assert sender.flush(1.0)
+    assert_all_free(umem)

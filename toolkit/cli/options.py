@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that mean the same in every command. The letters are xdpsock's where they coincide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from toolkit.cli.binding import Binding
+
+__all__ = [
+    "BATCH",
+    "COPY",
+    "COPYING",
+    "COPY_LONG",
+    "EXTRA",
+    "FILTER",
+    "INTERVAL",
+    "JSON",
+    "RECEIVING",
+    "SECONDS",
+    "binding_from",
+    "options_of",
+]
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+FILTER = click.option(
+    "-f", "--filter", "expression", help="What to take: a tcpdump expression, or 'all' for everything."
+)
+BATCH = click.option("-b", "--batch-size", type=click.IntRange(1, 1 << 16), help="Packets to take at a time, at most.")
+SECONDS = click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after this many seconds.")
+INTERVAL = click.option(
+    "-n", "--interval", type=click.FloatRange(min=0.05), default=1.0, show_default=True, help="Seconds a live line."
+)
+EXTRA = click.option("-x", "--extra", is_flag=True, help="With each live line: the kernel's six drop counters.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing else.")
+COPY = click.option("-c", "--copy", "zero_copy", flag_value="no", help="Force copy mode.")
+COPY_LONG = click.option("--copy", "zero_copy", flag_value="no", help="Force copy mode.")  # where -c is --count
+
+# For commands that take packets, and for all that open a socket.
+RECEIVING = (
+    click.option(
+        "-q", "--queue", "queues", type=click.IntRange(min=0), multiple=True, help="Only this queue (repeatable)."
+    ),
+    click.option("-N", "--native", "mode", flag_value="native", help="Insist on native XDP (in the driver)."),
+    click.option("-S", "--generic", "mode", flag_value="generic", help="Use generic XDP (after the driver, slower)."),
+    click.option("--replace", is_flag=True, help="Take the place of an XDP program that is attached already."),
+    click.option("-p", "--poll", "wait", flag_value="poll", help="Sleep until packets come (this is the default)."),
+    click.option(
+        "-B", "--busy-poll", "wait", flag_value="busy-poll", help="Have the driver look for packets; takes a core."
+    ),
+    click.option("--spin", "wait", flag_value="spin", help="Look at the rings without a pause; takes a core."),
+)
+COPYING = (
+    click.option("-z", "--zero-copy", "zero_copy", flag_value="yes", help="Insist on zero-copy."),
+    click.option("-m", "--no-need-wakeup", is_flag=True, help="Bind without need_wakeup: make every system call."),
+    click.option("--ring-size", type=click.IntRange(min=1), help="Entries of each ring, a power of two."),
+    click.option("--netns", help="Network namespace of the interface: a name of `ip netns`, a path, or a pid."),
+)
+
+
+def options_of(*options: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]:
+    """Apply options so that --help shows them in this order."""
+
+    def decorate(command: Decorated) -> Decorated:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def binding_from(options: dict[str, Any]) -> Binding:
+    """Take out of `options` what says how to bind."""
+    from toolkit.cli.binding import Binding
+
+    netns = options.pop("netns")
+    return Binding(
+        queues=options.pop("queues", ()),
+        mode=options.pop("mode", None) or "auto",
+        zero_copy={None: "auto", "yes": True, "no": False}[options.pop("zero_copy")],  # type: ignore[arg-type]
+        wait=options.pop("wait", None) or "poll",
+        need_wakeup=not options.pop("no_need_wakeup"),
+        ring_size=options.pop("ring_size"),
+        replace=options.pop("replace", False),
+        netns=int(netns) if netns is not None and netns.isdigit() else netns,
+    )
