@@ -55,6 +55,10 @@ def write(figures: dict[str, Any]) -> None:
         f"{figures['began']}: Linux {machine['kernel']}, Python {machine['python']}, {machine['cpus']} CPUs "
         f"({machine['cpu']}), load average {machine['load']:.2f} before and {figures['load_after']:.2f} after."
     )
+    if figures.get("quick"):
+        who += (
+            "\n\n**A quick run**: few and short, to see that all works. Run it without `--quick` for figures to quote."
+        )
     text = [_HEAD.format(machine=who, pairs=_pairs(figures), settings=_settings(figures))]
     for one in table.tables(figures):
         text.append(f"## {one.title}\n\n{table.markdown(one)}\n")

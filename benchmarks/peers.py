@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -26,7 +27,8 @@ def af_packet() -> None:
     wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     wire.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
     wire.bind((INTERFACE, ETH_P_ALL))
-    wire.settimeout(_IDLE)
+    # Not settimeout(): Python would then call poll() before every packet.
+    wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, int(_IDLE * 1e6)))
     buffer = bytearray(2048)
     recv_into = wire.recv_into
 
@@ -43,7 +45,7 @@ def af_packet() -> None:
             while True:
                 recv_into(buffer)
                 received += 1
-        except TimeoutError:
+        except BlockingIOError:
             if not commands.answer():
                 return
 

@@ -35,6 +35,8 @@ def pinging(start: Callable[[Lab], Consumer] | None, where: Cores, count: int) -
         if start is not None:
             consumer = parts.enter_context(contextlib.closing(start(lab)))
             consumer.start()
+        if _ping(lab, where, "-q", 1)[1]:
+            raise PeerError("nobody answers ping")
         _ping(lab, where, "-A", _WARM_UP)
         adaptive, lost = _ping(lab, where, "-A", count)
         flood, also_lost = _ping(lab, where, "-f", count)

@@ -108,11 +108,12 @@ class Sender:
         with self._sending():
             pauses = _Pauses(self._core, timeout)
             while True:
-                if self._tx.outstanding:
-                    self._kick()
-                if not self._reclaim() and not self._core.send_custody.sending_frames:
+                self._reclaim()
+                if not self._core.send_custody.sending_frames:
                     return True
-                if not pauses.sleep():
+                # Also when the TX ring is empty: some drivers look for sent frames only when they are told to.
+                self._kick()
+                if not self._reclaim() and not pauses.sleep():
                     return False
 
     def pass_on(self, descs: npt.NDArray[np.uint64], patience: float) -> npt.NDArray[np.uint64]:

@@ -5,18 +5,28 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import random
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from support import ETHERTYPE, HEADER, frame, number_of
 
 import toolkit
+from toolkit.custody import SendCustody
 from toolkit.lab import Lab, Namespace
+from toolkit.rings import CompletionQueue, RingMemory, TXQueue
+from toolkit.umem import UMEM
+from toolkit.wait import DeviceSocket
+from toolkit.xsk_core import SocketOptions
 
-__all__ = ["Tap", "assert_in_order", "edit_matrix", "plain_socket", "sent_frames", "stream"]
+__all__ = ["RING", "U32", "PlainCore", "Tap", "assert_in_order", "edit_matrix", "plain_socket", "sent_frames", "stream"]
 
+U32 = 1 << 32
+RING = 16  # entries of a PlainCore's rings
 _BUFFER = 1 << 29  # bytes: 200,000 packets wait in it
 
 
@@ -53,7 +63,7 @@ class Tap:
                     while True:
                         got.append(receive(65536))
         self.sock.settimeout(quiet)
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, BlockingIOError):
             while True:
                 got.append(receive(65536))
         return got
@@ -105,3 +115,69 @@ def plain_socket(
         ) as sock,
     ):
         yield sock
+
+
+class PlainCore:
+    """What a Sender needs of a Core, over rings of ordinary memory, and the kernel on the other side of them.
+
+    It keeps the kernel's rules: it reads TX from its consumer index on, stops when the completion ring is full, and
+    says busy when it likes (with a `seed`; without, it does all there is to do at once).
+    """
+
+    def __init__(self, umem: UMEM, start: int, *, seed: int | None = None, ring: int = RING) -> None:
+        self.umem = umem
+        self.where = "a ring of plain memory"
+        self.options = SocketOptions(ring, ring, None, True, False, False, True)
+        self.tx_guard = threading.Lock()
+        self.holder = umem.new_holder()
+        self.send_custody = SendCustody(umem.ledger, self.holder)
+        self._tx = RingMemory.plain(ring, 16, start=start)
+        self._comp = RingMemory.plain(ring, 8, start=start + 7)
+        self._tx.flags[0] = 1  # XDP_RING_NEED_WAKEUP
+        self.tx = TXQueue(self._tx, self.send_custody, self.wake)
+        self.completion = CompletionQueue(self._comp, self.send_custody)
+        self.sock = DeviceSocket()
+        self.random = random.Random(seed) if seed is not None else None
+        self.held: list[int] = []  # addresses that the "driver" has sent and not completed yet
+        self.left: list[bytes] = []  # packets that left, in order
+        self.wakes = 0
+
+    def check_open(self) -> None:
+        """It is."""
+
+    def on_close(self, callback: Any) -> None:
+        """Never."""
+
+    def wake(self) -> bool:
+        """Do what the kernel does in sendto(): False stands for EAGAIN, EBUSY and ENOBUFS."""
+        self.wakes += 1
+        pick = self.random
+        if pick and pick.random() < 0.3:
+            return False
+        at, end = self._tx.consumer[0], self._tx.producer[0]
+        budget = pick.randrange(RING + 1) if pick else self._tx.size
+        while at != end and budget and len(self.held) < self._room():
+            assert self._tx.entries is not None
+            address, length = self._tx.entries[at % self._tx.size].tolist()
+            memory = self.umem.memory
+            assert memory is not None
+            self.left.append(memory[address : address + (length & 0xFFFFFFFF)].tobytes())
+            self.held.append(address)
+            at = (at + 1) % U32
+            budget -= 1
+        self._tx.consumer[0] = at
+        self._complete(pick.randrange(len(self.held) + 1) if pick else len(self.held))
+        return at == end
+
+    def _room(self) -> int:
+        return self._comp.size - (self._comp.producer[0] - self._comp.consumer[0]) % U32
+
+    def _complete(self, n: int) -> None:
+        if self.random:
+            self.random.shuffle(self.held)  # hardware queues may complete out of order
+        index = self._comp.producer[0]
+        assert self._comp.entries is not None
+        for i in range(n):  # no code of the toolkit's: the kernel is not interrupted
+            self._comp.entries[(index + i) % self._comp.size] = self.held[i]
+        self._comp.producer[0] = (index + n) % U32
+        del self.held[:n]

@@ -36,20 +36,28 @@ def xsk(lab: Lab, *arguments: str, **options: Any) -> subprocess.CompletedProces
 def running(lab: Lab, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
     """Start xsk and wait until its program is attached."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
-    before = {link.id for link in xdp_links()}
     process = lab.netns.popen([*XSK, *arguments], env=ENVIRONMENT, **options)
     try:
         deadline = time.monotonic() + 20
-        while {link.id for link in xdp_links()} <= before:
+        while _events(process) < 2:  # a Socket has one, and the Interface, which is made last
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        time.sleep(0.1)  # attached, but the sockets come after
         yield process
     finally:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+def _events(process: subprocess.Popen[str]) -> int:
+    """How many event descriptors the process has open."""
+    found = 0
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"/proc/{process.pid}/fd"):
+            with contextlib.suppress(OSError):
+                found += "eventfd" in os.readlink(f"/proc/{process.pid}/fd/{name}")
+    return found
 
 
 def reconciles(report: dict[str, Any]) -> bool:

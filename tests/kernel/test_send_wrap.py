@@ -1,91 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Sender where no kernel gets in a test: ring indices at 2^32, and a kernel as slow, busy and forgetful as may be.
 
-The rings are ordinary memory; the other side of them is played here, with the kernel's rules: it reads TX from its
-consumer index on, stops when the completion ring is full, and says busy when it likes.
+The rings are ordinary memory; the other side of them is played by PlainCore.
 """
 
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
-from send_support import stream
+from send_support import RING, U32, PlainCore, stream
 from support import assert_all_free, frame
 
-from toolkit.custody import ReceiveCustody, SendCustody
+from toolkit.custody import ReceiveCustody
 from toolkit.errors import FrameError
-from toolkit.rings import CompletionQueue, RingMemory, TXQueue
 from toolkit.sender import Sender
 from toolkit.umem import UMEM
-from toolkit.wait import DeviceSocket
-from toolkit.xsk_core import SocketOptions
-
-U32 = 1 << 32
-RING = 16
-
-
-class PlainCore:
-    """What a Sender needs of a Core, over plain memory, and the kernel on the other side."""
-
-    def __init__(self, umem: UMEM, start: int, *, seed: int | None = None, ring: int = RING) -> None:
-        self.umem = umem
-        self.where = "a ring of plain memory"
-        self.options = SocketOptions(ring, ring, None, True, False, False, True)
-        self.tx_guard = threading.Lock()
-        self.holder = umem.new_holder()
-        self.send_custody = SendCustody(umem.ledger, self.holder)
-        self._tx = RingMemory.plain(ring, 16, start=start)
-        self._comp = RingMemory.plain(ring, 8, start=start + 7)
-        self._tx.flags[0] = 1  # XDP_RING_NEED_WAKEUP
-        self.tx = TXQueue(self._tx, self.send_custody, self.wake)
-        self.completion = CompletionQueue(self._comp, self.send_custody)
-        self.sock = DeviceSocket()
-        self.random = random.Random(seed) if seed is not None else None
-        self.held: list[int] = []  # addresses that the "driver" has sent and not completed yet
-        self.left: list[bytes] = []  # packets that left, in order
-        self.wakes = 0
-
-    def check_open(self) -> None:
-        """It is."""
-
-    def on_close(self, callback: Any) -> None:
-        """Never."""
-
-    def wake(self) -> bool:
-        """Do what the kernel does in sendto(): False stands for EAGAIN, EBUSY and ENOBUFS."""
-        self.wakes += 1
-        pick = self.random
-        if pick and pick.random() < 0.3:
-            return False
-        at, end = self._tx.consumer[0], self._tx.producer[0]
-        budget = pick.randrange(RING + 1) if pick else self._tx.size
-        while at != end and budget and len(self.held) < self._room():
-            address, length = self._tx.read(at, 1)[0].tolist()
-            memory = self.umem.memory
-            assert memory is not None
-            self.left.append(memory[address : address + (length & 0xFFFFFFFF)].tobytes())
-            self.held.append(address)
-            at = (at + 1) % U32
-            budget -= 1
-        self._tx.consumer[0] = at
-        self._complete(pick.randrange(len(self.held) + 1) if pick else len(self.held))
-        return at == end
-
-    def _room(self) -> int:
-        return self._comp.size - (self._comp.producer[0] - self._comp.consumer[0]) % U32
-
-    def _complete(self, n: int) -> None:
-        if self.random:
-            self.random.shuffle(self.held)  # hardware queues may complete out of order
-        index = self._comp.producer[0]
-        self._comp.write(index, np.array(self.held[:n], dtype=np.uint64))
-        self._comp.producer[0] = (index + n) % U32
-        del self.held[:n]
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def test_headroom_and_capacity() -> None:
 
 @pytest.mark.parametrize("size", [0, 3, -2, 1 << 21, 2.0, "64"])
 def test_ring_sizes(size: Any) -> None:
-    with pytest.raises(ArgumentError, match="power-of-two|whole number"):
+    with pytest.raises(ArgumentError, match=r"power-of-two|whole number"):
         check_ring_size("rx_size", size)
     for option in ("fill_size", "comp_size"):
         with pytest.raises(ArgumentError, match=option):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -152,8 +153,14 @@ for _command in moving.COMMANDS:
     cli.add_command(_command)
 
 
+def _note(message: Warning | str, *where: object, **more: object) -> str:
+    """Format a warning for people, to whom a line of our source says nothing."""
+    return f"xsk: note: {message}\n"
+
+
 def main() -> None:
     """Run `xsk`; errors are one message on stderr and exit code 1."""
+    warnings.formatwarning = _note
     try:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 shows ? rather than an error

@@ -155,7 +155,7 @@ class Program:
             )
         holder = self._registered.get(number)
         other = holder() if isinstance(holder, weakref.ref) else None
-        if other is not None and other is not sock and not other.closed:
+        if other is not None and other is not sock and not getattr(other, "closed", True):
             raise ArgumentError(
                 f"queue {number} of the program {self.name} is taken by {other!r}: its XSKMAP knows queues, not "
                 "interfaces, and packets of both would go to one socket. Next step: close that socket, or build a "
