@@ -24,21 +24,27 @@ Written by `sudo scripts/bench --write`; the text around the tables says how the
 ## How it is measured
 
 - **The network** is a veth pair between two namespaces that nobody else can see. Frames of 64 bytes come from the
-  kernel's XDP test run (`toolkit.lab`), on one CPU; who is measured has the other one to itself: pinned, at real-time
-  priority (SCHED_FIFO 1), the toolkit and its peers alike.
+  kernel's XDP test run (`toolkit.lab`), on one CPU (nice -20); who is measured is pinned to the other, at real-time
+  priority (SCHED_FIFO 1), the toolkit and its peers alike. Only testpmd's main thread, which reads commands, may run
+  on both. Other load on the machine still shows: in a spinner's CPU below 100 %, in an offered load that varies.
 - **In turn.** Toolkit and peers run one after the other, {pairs} times; each run is a new process on a new network,
   warmed up with 0.4 s of load that is not counted. Figures are medians, with the lowest and highest in brackets. A
   ratio is the median of the ratios of neighbouring runs, so that a bad minute of the machine hits both.
-- **Counted twice.** By the consumer itself and by somebody who does not know it: received packets by the veth's own
-  counters (sent less dropped), sent and forwarded ones by an XDP program that drops them at the far end. The toolkit's
-  received and dropped must equal what its XDP program redirected, to the packet, or the run fails.
-- **The ceiling** is what an XDP program sees that drops everything in the driver under the same load. Where a rate is
-  at the offered load, the generator is the limit, and not who received.
+- **Counted twice.** What AF_XDP receives: by the consumer, and from the veth's own counters (sent less dropped). What
+  is sent or forwarded: the rate is that of an XDP program that drops at the far end. The toolkit's received and dropped
+  must equal what its XDP program redirected, to the packet, or the run fails. AF_PACKET, tcpdump and scapy are counted
+  by themselves alone.
+- **The ceiling** is what an XDP program sees that drops everything in the driver. What the kernel does to deliver a
+  packet (the redirect and the copy into the frame; for AF_PACKET its network stack) is done on the generator's CPU, and
+  lowers what that can offer. **Where nothing is lost, the rate is the offered load: the generator's CPU was the limit,
+  and who received was not saturated.** A ratio of two such rates compares the deliveries; compare the CPU time too.
+- **Not the same work everywhere**: the toolkit's program writes an arrival time in front of each packet; testpmd's does
+  not. The toolkit's rings have 4096 entries in the saturated row (the fastest of those tried), 8192 where they are
+  forwarded (the default).
 - **CPU time** is that of all threads of the process, in user space and in the kernel, softirqs in its time included.
   testpmd looks at its rings all the time, so it uses the whole core whatever it does.
 - **Peers**: DPDK's `testpmd` (Debian's dpdk-dev) on its af_xdp driver, native mode, copy mode as for everybody on a
-  veth; a Python AF_PACKET socket with `recv_into`; tcpdump writing to /dev/null; scapy's `sniff`. AF_PACKET needs
-  packets that went through the kernel's stack; that work is done on the generator's CPU and lowers what it can offer.
+  veth; a Python AF_PACKET socket with `recv_into`; tcpdump writing to /dev/null; scapy's `sniff`.
 {settings}
 """
 
@@ -78,7 +84,7 @@ def _pairs(figures: dict[str, Any]) -> int:
 def _settings(figures: dict[str, Any]) -> str:
     chosen = figures.get("testpmd_settings") or {}
     if not chosen:
-        return "- testpmd ran with `busy_budget=0`."
+        return "- testpmd ran with `busy_budget=0` and its defaults. A full run tries more, and takes the fastest."
     lines = ["- testpmd was given the fastest of the settings tried before, Mpps of each, best of two short runs:"]
     for mode, tried in figures["testpmd_tried_pps"].items():
         best = max(tried, key=lambda name: tried[name])

@@ -94,8 +94,8 @@ class Forwarder:
         return sum(self._move(source, target, limit) for source, target in self._pairs)
 
     def _move(self, source: Socket, target: Socket, limit: int | None) -> int:
+        target.reclaim()  # first: taking() lends what is free to the kernel
         with source.taking(limit) as descs:
-            target.reclaim()
             if not len(descs):
                 if target.tx.outstanding:
                     target.pass_on(descs, 0)

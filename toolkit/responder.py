@@ -14,7 +14,8 @@ from toolkit.xsk import Socket
 __all__ = ["Responder"]
 
 _FEW = 3  # packets: below this NumPy's fixed costs are more than one packet after the other costs
-_RECLAIM_EVERY = 32  # answers after which frames that were sent are collected
+_RECLAIM_EVERY = 32  # answers after which frames that were sent are collected, where there are frames enough
+_SOON = 0.001  # seconds to sleep at most while the kernel has yet to send answers, or to return their frames
 _IDLE_CHECK = 0.01  # seconds between two looks of a spinning responder at what no packet brings to light
 
 
@@ -26,6 +27,8 @@ class Responder:
         self._interface = interface
         self._answers = answers
         self._many = Forwarder(interface, interface, answers.many)
+        per_queue = interface.umem.frames // len(interface.sockets)
+        self._reclaim_every = max(min(_RECLAIM_EVERY, per_queue // 8), 1)
         self._few_received = 0
         self._few_answered = 0
 
@@ -48,9 +51,14 @@ class Responder:
         came = self._look()
         if came:
             return came
-        if timeout == 0 or any(sock.tx.outstanding for sock in self._interface.sockets):
-            # The Forwarder's look kicks a kernel that was busy, and asks whether the device is gone.
-            return self._many.step(timeout)
+        behind = any(sock.tx.outstanding for sock in self._interface.sockets) or not self._interface.umem.n_free_frames
+        if behind or timeout == 0:
+            # The Forwarder's look collects frames, kicks a kernel that was busy, and asks whether the device is gone.
+            came = self._many.step()
+            if came or timeout == 0:
+                return came
+        if behind:
+            timeout = _SOON if timeout is None else min(timeout, _SOON)
         return self._look() if self._interface.wait(timeout) else 0
 
     def run(
@@ -87,6 +95,6 @@ class Responder:
         before = self._few_answered
         self._few_answered = before + answered
         # Also after one that was not answered: there may have been no room, which is made by collecting.
-        if answered < taken or before // _RECLAIM_EVERY != self._few_answered // _RECLAIM_EVERY:
+        if answered < taken or before // self._reclaim_every != self._few_answered // self._reclaim_every:
             sock.reclaim()
         return taken

@@ -350,8 +350,6 @@ class Socket(lifecycle.NotCopied):
             if self._unfinished:
                 self._recover()
             self._unfinished = True
-            self._end_loan()
-            self._refill()
             taken, index = rx.peek(limit)
             sent = 0
             for i in range(taken):
@@ -360,9 +358,11 @@ class Socket(lifecycle.NotCopied):
                     sent += 1
                 else:
                     umem.free_frame(desc.addr)
-            rx.release(taken)
             if sent:
-                self._sender.kick()
+                self._sender.kick_now()  # first of all: somebody waits for the answer
+            rx.release(taken)
+            self._end_loan()
+            self._refill()
             self._unfinished = False
         return taken, sent
 
