@@ -43,7 +43,7 @@ def measure(names: Sequence[str], *, quick: bool, pairs: int | None, seconds: fl
     figures: dict[str, Any] = {"began": time.strftime("%Y-%m-%d %H:%M:%S %z"), "machine": machine(), "quick": quick}
     wanted = [name for name in rows.NAMES if name in names]
     if not quick and {"receive", "send", "forward"} & set(wanted):
-        figures["testpmd_tried_pps"] = tuning.tune(plan, 2)
+        figures["testpmd_tried_pps"] = tuning.tune(plan, 3)
     figures["testpmd_settings"] = {mode: list(settings) for mode, settings in plan.settings.items()}
     figures["rows"] = rows.measure(plan, wanted)
     if "startup" in names:

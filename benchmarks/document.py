@@ -85,14 +85,17 @@ def _settings(figures: dict[str, Any]) -> str:
     chosen = figures.get("testpmd_settings") or {}
     if not chosen:
         return "- testpmd ran with `busy_budget=0` and its defaults. A full run tries more, and takes the fastest."
-    lines = ["- testpmd was given the fastest of the settings tried before, Mpps of each, best of two short runs:"]
+    lines = [
+        "- testpmd was given the settings with the best median of the tries before (Mpps of each, in order). As it comes it",
+        "  takes part in every pair as well, and ratios are against whichever of the two was faster there.",
+    ]
     for mode, tried in figures["testpmd_tried_pps"].items():
-        best = max(tried, key=lambda name: tried[name])
         found = ", ".join(
-            f"{'**' if name == best else ''}`{name}` {rate / 1e6:.2f}{'**' if name == best else ''}"
-            for name, rate in tried.items()
+            f"`{name}` " + " ".join(f"{rate / 1e6:.2f}" for rate in rates) for name, rates in tried["pps"].items()
         )
-        lines.append(f"  {mode}: {found}.")
+        best = " ".join([chosen[mode][0], *chosen[mode][1]]).strip() or "defaults" if mode in chosen else "as it comes"
+        failed = sum(len(reasons) for reasons in tried["failed"].values())
+        lines.append(f"  {mode}: {found}; taken: **{best}**" + (f"; {failed} tries failed." if failed else "."))
     return "\n".join(lines)
 
 

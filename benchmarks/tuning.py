@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import statistics
+from typing import Any
+
 from benchmarks import load
 from benchmarks.consumer import PeerError
 from benchmarks.load import Run
@@ -15,20 +18,27 @@ __all__ = ["tune"]
 _SECONDS = 1.0
 
 
-def tune(plan: Plan, rounds: int) -> dict[str, dict[str, float]]:
-    """Try every setting `rounds` times in each mode, and enter the fastest in the plan; packets/s of all."""
-    tried: dict[str, dict[str, float]] = {}
+def tune(plan: Plan, rounds: int) -> dict[str, dict[str, Any]]:
+    """Try every setting `rounds` times in each mode, and enter the one with the best median in the plan.
+
+    Returns by mode and setting the packets/s of each try, and why tries failed: a failure is not a rate of 0.
+    """
+    tried: dict[str, dict[str, Any]] = {}
     for mode in ("rxonly", "txonly", "macswap"):
-        best: dict[Settings, float] = dict.fromkeys(CHOICES, 0.0)
+        rates: dict[Settings, list[float]] = {settings: [] for settings in CHOICES}
+        failed: dict[str, list[str]] = {}
         for _ in range(rounds):
             for settings in CHOICES:
                 plan.note(f"testpmd {mode}, trying {_text(settings)}")
                 try:
-                    best[settings] = max(best[settings], _run(plan, mode, settings).rate)
-                except (PeerError, FileNotFoundError) as refused:
+                    rates[settings].append(_run(plan, mode, settings).rate)
+                except (PeerError, OSError) as refused:
+                    failed.setdefault(_text(settings), []).append(str(refused))
                     plan.note(f"testpmd {mode} with {_text(settings)}: {refused}\n")
-        plan.settings[mode] = max(best, key=lambda settings: best[settings])
-        tried[mode] = {_text(settings): rate for settings, rate in best.items()}
+        whole = {settings: many for settings, many in rates.items() if len(many) == rounds}
+        if whole:  # else it stays with its first settings, which every pair tries in any case
+            plan.settings[mode] = max(whole, key=lambda settings: statistics.median(whole[settings]))
+        tried[mode] = {"pps": {_text(settings): many for settings, many in rates.items()}, "failed": failed}
     return tried
 
 

@@ -9,11 +9,12 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from support import ETHERTYPE, HEADER, frame, number_of
+from test_signals import Storm
 
 import toolkit
 from toolkit.custody import SendCustody
@@ -23,7 +24,18 @@ from toolkit.umem import UMEM
 from toolkit.wait import DeviceSocket
 from toolkit.xsk_core import SocketOptions
 
-__all__ = ["RING", "U32", "PlainCore", "Tap", "assert_in_order", "edit_matrix", "plain_socket", "sent_frames", "stream"]
+__all__ = [
+    "RING",
+    "U32",
+    "PlainCore",
+    "Tap",
+    "assert_in_order",
+    "edit_matrix",
+    "plain_socket",
+    "sent_frames",
+    "stream",
+    "strike",
+]
 
 U32 = 1 << 32
 RING = 16  # entries of a PlainCore's rings
@@ -115,6 +127,24 @@ def plain_socket(
         ) as sock,
     ):
         yield sock
+
+
+def strike(storm: Storm, work: Callable[[], None]) -> None:
+    """Run `work`, which does not end, until a SIGINT interrupts it; raise what it raised itself, but after the SIGINT,
+    which would hit pytest otherwise.
+    """
+    failures: list[Exception] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except Exception as failure:
+            failures.append(failure)
+            time.sleep(10)
+
+    assert storm.strike_during(guarded)
+    if failures:
+        raise failures[0]
 
 
 class PlainCore:

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks import load, rows, table
+from benchmarks import load, rows, table, tuning
 from benchmarks.consumer import Counts, PeerError, Worker
 from benchmarks.figures import ratios, spread
 from benchmarks.isolation import Cores, cores, cpu_ns, undisturbed
 from benchmarks.pinging import pinging
 from benchmarks.tcpdump import Tcpdump
-from benchmarks.testpmd import Testpmd
+from benchmarks.testpmd import CHOICES, Settings, Testpmd
 from toolkit.lab import Lab, frames
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs("af_xdp", "libxdp", "bcc", "setpriv", "ping")]
@@ -148,6 +148,32 @@ def test_a_ratio_is_that_of_neighbouring_runs() -> None:
     assert spread([3.0, 1.0, 2.0]) == {"median": 2.0, "min": 1.0, "max": 3.0, "runs": 3}
 
 
+def test_testpmd_is_held_to_its_faster_settings() -> None:
+    """A setting chosen by luck must not make the peer slower than it is as it comes."""
+
+    def runs(*mpps: float) -> list[load.Run]:
+        return [load.Run(9e6, rate * 1e6, 1.0, 1.0, 1, 1, 0) for rate in mpps]
+
+    who = {"toolkit": runs(3, 3, 3), "testpmd": runs(1.5, 1.5, 1.5), rows.UNTUNED: runs(3, 3, 3)}
+    assert rows._ratios(who, {"testpmd": 1.0})["testpmd"]["median"] == 1.0
+    who["testpmd"] = runs(6, 6, 6)
+    assert rows._ratios(who, {"testpmd": 1.0})["testpmd"]["median"] == 0.5
+
+
+def test_a_setting_of_testpmd_that_fails_is_not_a_rate_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(_: rows.Plan, mode: str, settings: Settings) -> load.Run:
+        if settings == CHOICES[0]:
+            raise PeerError("it ended")
+        return load.Run(0, 1e6, 1.0, 1.0, 1, 1, 0)
+
+    monkeypatch.setattr(tuning, "_run", run)
+    plan = rows.Plan(Cores(0, 1), 1, 1.0, 1, 1)
+    tried = tuning.tune(plan, 2)["rxonly"]
+    assert tried["pps"]["busy_budget=0"] == []
+    assert tried["failed"] == {"busy_budget=0": ["it ended", "it ended"]}
+    assert plan.settings["rxonly"] == CHOICES[1]
+
+
 def figures() -> dict[str, Any]:
     """A small run, as measured."""
     one = {
@@ -165,7 +191,9 @@ def figures() -> dict[str, Any]:
         "machine": {"kernel": "6", "python": "3", "cpu": "x", "cpus": 2, "load": 0.5},
         "load_after": 0.6,
         "testpmd_settings": {"rxonly": ["busy_budget=0", []]},
-        "testpmd_tried_pps": {"rxonly": {"busy_budget=0": 3e6, "defaults": 2e6}},
+        "testpmd_tried_pps": {
+            "rxonly": {"pps": {"busy_budget=0": [3e6], "defaults": []}, "failed": {"defaults": ["it ended"]}}
+        },
         "rows": {
             "receive": {
                 "title": "receive and drop",
@@ -194,7 +222,8 @@ def test_the_document_holds_every_figure(tmp_path: Path) -> None:
     text = (tmp_path / "benchmarks.md").read_text()
     for expected in ("| receive and drop | toolkit | 1.600 (1.500 to 1.700) | 2.10 | 5.00", "1.25x", ">= 1x", "9,000"):
         assert expected in text
-    assert "rxonly: **`busy_budget=0` 3.00**" in text
+    assert "`busy_budget=0` 3.00" in text
+    assert "taken: **busy_budget=0**; 1 tries failed." in text
     for plot in ("benchmarks.svg", "benchmarks-batches.svg"):
         assert f"]({plot})" in text
         assert "<svg" in (tmp_path / plot).read_text()

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from send_support import Tap
-from support import Wire, eventually, frame
+from send_support import Tap, strike
+from support import Wire, eventually, frame, number_of
+from test_signals import Storm
 
 import toolkit
 from toolkit.answers import Answers
@@ -24,6 +25,9 @@ from toolkit.responder import Responder
 pytestmark = [pytest.mark.timeout(60), pytest.mark.needs("ping")]
 
 MAC = bytes.fromhex("020000000001")
+REPLY_ANSWERS_TWICE = pytest.mark.xfail(
+    strict=False, reason="Socket.reply() releases RX entries after it answered: an interrupt has them answered again"
+)
 # Addresses that no kernel has: who answers for them is the Responder.
 IP4, IP6 = "10.11.0.77", "fd11::77"
 PORT = 7
@@ -162,8 +166,8 @@ def test_many_hosts_ask_at_once(make_lab: Callable[..., Lab]) -> None:
 
 @pytest.mark.skipif(not shutil.which("arping"), reason="the command arping is missing (package iputils-arping)")
 def test_arping(asking: Lab, host: Host) -> None:
-    said = run(asking, "arping", "-c", "3", "-I", "veth1", IP4)
-    assert said.upper().count("02:00:00:00:00:01") == 3, said
+    said = run(asking, "arping", "-c", "2", "-I", "veth1", IP4)
+    assert said.upper().count("02:00:00:00:00:01") == 2, said
 
 
 @pytest.mark.skipif(not shutil.which("arping"), reason="the command arping is missing (package iputils-arping)")
@@ -255,7 +259,7 @@ def test_two_echoes_do_not_talk_for_ever(asking: Lab) -> None:
 # --- bad days -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ring_size", [1, 2, 8, 16])
+@pytest.mark.parametrize("ring_size", [1, 8])
 @pytest.mark.parametrize("spin", [False, True])
 def test_the_smallest_rings(asking: Lab, ring_size: int, spin: bool) -> None:
     """Answers must not come to an end because nobody collects what was sent."""
@@ -344,3 +348,66 @@ def test_noise_does_no_harm(asking: Lab) -> None:
             thread.join()
         assert " 0% packet loss" in said
         assert host.responder.received > 1000
+
+
+class BrokenError(Exception):
+    pass
+
+
+@REPLY_ANSWERS_TWICE
+def test_an_answer_that_raises(lab: Lab) -> None:
+    """The packets before it are answered, once; its own frame and those behind it come back."""
+    with (
+        toolkit.open("veth0", filter="all", ring_size=64, frames=128, netns=lab.netns) as near,
+        Tap.far(lab) as tap,
+        Wire(lab) as wire,
+    ):
+        (sock,) = near.sockets
+        wire.send([frame(0), frame(1)])
+        assert eventually(lambda: sock.rx.available(2) == 2)
+        seen: list[int] = []
+
+        def answer(packet: memoryview) -> bool:
+            seen.append(number_of(packet))
+            if len(seen) == 2:
+                raise BrokenError
+            return True
+
+        with pytest.raises(BrokenError):
+            sock.reply(answer)
+        assert sock.reply(answer) == (0, 0)
+        assert near.flush(5.0)
+        assert [number_of(one) for one in tap.take(1)] == [0]
+        audit = near.umem.audit()
+        assert audit["free"] + audit["rx"] == audit["frames"]
+
+
+@REPLY_ANSWERS_TWICE
+def test_sigint_in_an_answering_loop(lab: Lab) -> None:
+    """At moments spread over the loop: no answer is given twice, and every frame comes back."""
+    with (
+        toolkit.open("veth0", filter="all", ring_size=64, frames=128, netns=lab.netns) as near,
+        Tap.far(lab) as tap,
+        Wire(lab) as wire,
+        Storm(9) as storm,
+    ):
+        (sock,) = near.sockets
+        number = 0
+
+        def loop() -> None:
+            nonlocal number
+            while True:
+                number += 2
+                wire.send([frame(number - 2), frame(number - 1)])
+                sock.reply(lambda packet: True)
+
+        for _ in range(100):
+            strike(storm, loop)
+            near.umem.audit()
+        while sock.reply(lambda packet: True)[0]:
+            pass
+        assert near.flush(5.0)
+        got = [number_of(one) for one in tap.take(1)]
+        assert len(got) == len(set(got)) > 500
+        audit = near.umem.audit()
+        assert audit["free"] + audit["rx"] == audit["frames"], audit
