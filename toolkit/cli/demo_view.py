@@ -146,7 +146,8 @@ class View:
         rate = report["received"] / max(report["seconds"], 1e-9)
         lines.append(f"\n  {verdict}")
         lines.append(f"  {report['seconds']:.1f} s, {output.count(rate)} packets/s on average")
-        lines.append(f"  {output.count(max(self._peak, rate))} packets/s at best; {report['mode']} XDP, one process, one queue\n")
+        best = output.count(max(self._peak, rate))
+        lines.append(f"  {best} packets/s at best; {report['mode']} XDP, one process, one queue\n")
         if report["sent"] is not None:
             lines.append("The network, the program and the memory are gone again: nothing to clean up.")
             lines.append("Next: [bold]xsk receive --help[/bold], or examples/first_packets.ipynb\n")
