@@ -38,6 +38,9 @@ Written by `sudo scripts/bench --write`; the text around the tables says how the
   packet (the redirect and the copy into the frame; for AF_PACKET its network stack) is done on the generator's CPU, and
   lowers what that can offer. **Where nothing is lost, the rate is the offered load: the generator's CPU was the limit,
   and who received was not saturated.** A ratio of two such rates compares the deliveries; compare the CPU time too.
+- **Offered loads differ.** On a machine with other work, one that spins pushes that work to the generator's CPU, and
+  one that sleeps does not: the table says by how much the offered load differed, and "toolkit, spinning" is the fair
+  counterpart of testpmd. A ratio with very different loads beside it says nothing about who is faster.
 - **Not the same work everywhere**: the toolkit's program writes an arrival time in front of each packet; testpmd's does
   not. The toolkit's rings have 4096 entries in the saturated row (the fastest of those tried), 8192 where they are
   forwarded (the default).
@@ -86,8 +89,8 @@ def _settings(figures: dict[str, Any]) -> str:
     if not chosen:
         return "- testpmd ran with `busy_budget=0` and its defaults. A full run tries more, and takes the fastest."
     lines = [
-        "- testpmd was given the settings with the best median of the tries before (Mpps of each, in order). As it comes it",
-        "  takes part in every pair as well, and ratios are against whichever of the two was faster there.",
+        "- testpmd was given the settings with the best median of the tries before (Mpps of each, in order). As it",
+        "  comes it takes part in every pair as well, and ratios are against whichever of the two was faster there.",
     ]
     for mode, tried in figures["testpmd_tried_pps"].items():
         found = ", ".join(

@@ -25,7 +25,7 @@ STEADY = 200_000.0  # packets/s of the row that waits in poll
 # cache. With 32768 entries the kernel, on the generator's CPU, takes 150 ns longer for each packet.
 _RING = 4096
 
-UNTUNED = "testpmd, as it comes"
+UNTUNED, SPINNING = "testpmd, as it comes", "toolkit, spinning"
 
 Start = Callable[[Lab], Consumer]
 Note = Callable[[str], None]
@@ -71,6 +71,7 @@ def receive(plan: Plan) -> dict[str, Any]:
     where, seconds = plan.where, plan.seconds
     who: dict[str, Callable[[], Run]] = {
         "toolkit": lambda: load.receiving(start_worker(where, "receive", ring_size=_RING), where, seconds),
+        SPINNING: lambda: load.receiving(start_worker(where, "receive", ring_size=_RING, wait="spin"), where, seconds),
         **_testpmds(plan, "rxonly", lambda start: load.receiving(start, where, seconds)),
         "AF_PACKET in Python": lambda: load.receiving(
             start_worker(where, "af_packet", module="benchmarks.peers"), where, seconds, gro=True
@@ -244,11 +245,31 @@ def _summary(runs: dict[str, list[Run]]) -> dict[str, Any]:
 
 def _ratios(runs: dict[str, list[Run]], wanted: dict[str, float]) -> dict[str, Any]:
     """Return our rate over theirs; testpmd's is that of its faster settings, by the median of these very runs."""
-    ours = [one.rate for one in runs["toolkit"]]
-    theirs = {name: [one.rate for one in runs[name]] for name in wanted}
-    if runs.get(UNTUNED):
-        untuned = [one.rate for one in runs[UNTUNED]]
-        if not theirs["testpmd"] or statistics.median(untuned) > statistics.median(theirs["testpmd"]):
-            theirs["testpmd"] = untuned
-    found = {name: ratios(ours, rates) for name, rates in theirs.items()}
-    return {name: {**ratio, "wanted": wanted[name]} for name, ratio in found.items() if ratio}
+    found: dict[str, Any] = {}
+    for name, least in wanted.items():
+        peer = runs[name]
+        untuned = runs.get(UNTUNED) if name == "testpmd" else None
+        if untuned and (not peer or _median(untuned) > _median(peer)):
+            peer = untuned
+        ratio = ratios([one.rate for one in runs["toolkit"]], [one.rate for one in peer])
+        if ratio:
+            found[name] = {**ratio, "wanted": least, "offered": _offered(runs["toolkit"], peer)}
+        if name == "testpmd" and SPINNING in runs and peer:
+            ratio = ratios([one.rate for one in runs[SPINNING]], [one.rate for one in peer])
+            if ratio:
+                found["testpmd (toolkit spinning)"] = {
+                    **ratio,
+                    "wanted": least,
+                    "offered": _offered(runs[SPINNING], peer),
+                }
+    return found
+
+
+def _median(runs: list[Run]) -> float:
+    return statistics.median(one.rate for one in runs)
+
+
+def _offered(ours: list[Run], theirs: list[Run]) -> float | None:
+    """Our offered load over theirs, by their medians; None where the consumer is the source."""
+    a, b = (statistics.median(one.offered for one in runs) for runs in (ours, theirs))
+    return a / b if b else None

@@ -103,7 +103,9 @@ def _comparison(rows: dict[str, Any]) -> Table:
     cells = []
     for row in rows.values():
         for peer, ratio in row.get("ratios", {}).items():
-            cells.append((row["title"], peer, _span(ratio, "{:.2f}x"), f">= {ratio['wanted']:g}x"))
+            offered = ratio.get("offered")
+            unequal = f", offered {offered:.2f}x" if offered and abs(offered - 1) > 0.05 else ""
+            cells.append((row["title"], peer, _span(ratio, "{:.2f}x") + unequal, f">= {ratio['wanted']:g}x"))
         if "wanted_cpu" in row:
             ours = row["who"]["toolkit"]
             text = f"{_span(ours['cpu'], '{:.1f}', 100)} % of a core, {ours['lost']:,} lost"

@@ -351,16 +351,16 @@ class Socket(lifecycle.NotCopied):
                 self._recover()
             self._unfinished = True
             taken, index = rx.peek(limit)
+            descs = [rx.get(index + i) for i in range(taken)]
+            rx.release(taken)  # before any goes into the TX ring: a recovery takes what is unreleased for the kernel's
             sent = 0
-            for i in range(taken):
-                desc = rx.get(index + i)
+            for desc in descs:
                 if answer(umem.get(desc)) and self._sender.pass_on_one(desc):
                     sent += 1
                 else:
                     umem.free_frame(desc.addr)
             if sent:
-                self._sender.kick_now()  # first of all: somebody waits for the answer
-            rx.release(taken)
+                self._sender.kick_now()  # before the books are kept: somebody waits for the answer
             self._end_loan()
             self._refill()
             self._unfinished = False
