@@ -25,9 +25,6 @@ from toolkit.responder import Responder
 pytestmark = [pytest.mark.timeout(60), pytest.mark.needs("ping")]
 
 MAC = bytes.fromhex("020000000001")
-REPLY_ANSWERS_TWICE = pytest.mark.xfail(
-    strict=False, reason="Socket.reply() releases RX entries after it answered: an interrupt has them answered again"
-)
 # Addresses that no kernel has: who answers for them is the Responder.
 IP4, IP6 = "10.11.0.77", "fd11::77"
 PORT = 7
@@ -354,7 +351,6 @@ class BrokenError(Exception):
     pass
 
 
-@REPLY_ANSWERS_TWICE
 def test_an_answer_that_raises(lab: Lab) -> None:
     """The packets before it are answered, once; its own frame and those behind it come back."""
     with (
@@ -382,7 +378,6 @@ def test_an_answer_that_raises(lab: Lab) -> None:
         assert audit["free"] + audit["rx"] == audit["frames"]
 
 
-@REPLY_ANSWERS_TWICE
 def test_sigint_in_an_answering_loop(lab: Lab) -> None:
     """At moments spread over the loop: no answer is given twice, and every frame comes back."""
     with (
