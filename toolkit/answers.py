@@ -9,6 +9,7 @@ fragments, source routes, and UDP from the echo port itself (two hosts that echo
 from __future__ import annotations
 
 import ipaddress
+import struct
 from collections.abc import Iterable
 
 import numpy as np
@@ -26,6 +27,12 @@ _ALL_NODES = (bytes.fromhex("333300000001"), bytes.fromhex("ff02") + bytes(13) +
 _SOLICITED_NODE = bytes.fromhex("ff02") + bytes(9) + bytes.fromhex("01ff")  # and the last 3 bytes of the address
 _LINK_OPTION = b"\x02\x01"  # target link-layer address, one unit of 8 bytes
 _SOURCE_ROUTES = (131, 137)  # IPv4 options LSRR and SSRR
+
+# The commonest question in one piece: Ethernet (to, from, type), IPv4 without options (version and header length,
+# service, total length, identification, fragment, time to live, protocol, checksum, source, target), ICMP (type and
+# code, checksum).
+_PING = struct.Struct("!6s6sHBBHHHBBH4s4sHH")
+_PING_BYTES = 42  # with the identifier and the sequence number, which an answer keeps
 
 Rows = npt.NDArray[np.intp]
 Heads = npt.NDArray[np.uint8]
@@ -55,6 +62,8 @@ class Answers:
 
     def one(self, packet: memoryview) -> bool:
         """Turn a question into its answer, in place. False: it is none that we answer, and was not changed."""
+        if len(packet) >= _PING_BYTES and self._ping_one(packet):
+            return True
         head = bytes(packet[:_HEAD])
         if len(head) < 42 or head[6] & 1 or not (head[0] & 1 or head[:6] == self.mac):
             return False
@@ -64,6 +73,25 @@ class Answers:
         if kind == b"\x86\xdd":
             return self._ip6_one(packet, head)
         return kind == b"\x08\x06" and self._arp_one(packet, head)
+
+    def _ping_one(self, packet: memoryview) -> bool:
+        """Answer an IPv4 echo request to this station without IP options. False: it is something else."""
+        to, asker, kind, first, service, total, name, part, ttl, protocol, checksum, source, target, what, own = (
+            _PING.unpack_from(packet)
+        )
+        if kind != 0x0800 or first != 0x45 or protocol != 1 or what != 0x0800 or part & 0x3FFF:
+            return False
+        if to != self.mac or target not in self.addresses or asker[0] & 1 or not 28 <= total <= len(packet) - 14:
+            return False
+        if not 0 < source[0] < 224 or source[0] == 127:
+            return False
+        checksum += ((ttl - _TTL) << 8) % 0xFFFF  # ones' complement (RFC 1624), as _added() does it
+        own += 0x0800
+        checksum, own = (checksum & 0xFFFF) + (checksum >> 16), (own & 0xFFFF) + (own >> 16)
+        _PING.pack_into(
+            packet, 0, asker, to, kind, first, service, total, name, part, _TTL, 1, checksum, target, source, 0, own
+        )
+        return True
 
     def _arp_one(self, packet: memoryview, head: bytes) -> bool:
         if head[14:22] != _ARP_REQUEST or head[38:42] not in self.addresses:

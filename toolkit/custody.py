@@ -7,6 +7,7 @@ The rule is the same for all four rings: to peek takes custody, to publish gives
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ class ReceiveCustody:
 
     def taken_one(self, address: int) -> None:
         """The same for one frame."""
-        self._ledger.move_one(address, self._received, (RX,), self._holder, "the kernel returned, unexpectedly,")
+        if not self._ledger.swap_one(address, self._lent, self._received):
+            self._ledger.move_one(address, self._received, (RX,), self._holder, "the kernel returned, unexpectedly,")
 
     def put_back(self, addresses: Addresses) -> None:
         """Note that a peek was cancelled."""
@@ -78,6 +80,10 @@ class ReceiveCustody:
                 ledger.rebuild()
         self.pending = None
 
+    def reclaim(self, store: Any, addresses: Addresses, release: Callable[[], None]) -> None:
+        """Refuse: only a completion ring returns frames that were sent."""
+        raise ArgumentError("a fill or RX ring does not return frames that were sent")
+
     def forget_received(self, still_in_ring: Addresses) -> None:
         """Free every received frame but those that the RX ring will return again: after an interrupted receive."""
         ledger = self._ledger
@@ -113,10 +119,13 @@ class SendCustody:
         self._ledger = ledger
         self._holder = holder  # immutable: the Socket's number on its UMEM
         self._sending = owner_code(TX, holder)
+        self._received = owner_code(RECEIVED, holder)  # of the same Socket: what it answers
         # Frames that are the user's through this Socket: taken for sending, or returned sent and not free yet.
         self._at_hand = owner_code(USER, holder)
         # (ring index, addresses) of frames that are being put into the TX ring. Only an interrupt leaves it set.
         self.pending: tuple[int, Addresses | tuple[int, ...]] | None = None
+        # Frames between the completion ring and the free stack, by reclaim(). Only an interrupt leaves it set.
+        self.returning: Addresses | None = None
 
     def taken(self, addresses: Addresses) -> None:
         """Note that the completion ring returned frames."""
@@ -138,7 +147,8 @@ class SendCustody:
 
     def given_one(self, address: int) -> None:
         """The same for one frame."""
-        self._ledger.move_one(address, self._sending, (USER, RECEIVED), self._holder, "cannot send")
+        if not self._ledger.swap_one(address, self._received, self._sending):
+            self._ledger.move_one(address, self._sending, (USER, RECEIVED), self._holder, "cannot send")
 
     def lend(self, store: Any, n: int, index: int) -> Addresses:
         """Refuse: only a fill ring lends free frames."""
@@ -149,14 +159,30 @@ class SendCustody:
         raise ArgumentError("a TX ring does not lend free frames")
 
     def prepare(self, n: int, index: int) -> Addresses:
-        """Take `n` free frames to write packets into, for the TX ring from `index` on."""
-        addresses = self._ledger.alloc(n, self._at_hand)
-        self.pending = (index, addresses)
+        """Take `n` free frames to write packets into, for the TX ring from `index` on; pending until sent().
+
+        They are the kernel's in the ledger from here on: one pass over the owners instead of two.
+        """
+        ledger = self._ledger
+        with ledger.lock:
+            addresses: Addresses = ledger.top(n)
+            self.pending = (index, addresses)
+            ledger.give(addresses, self._sending)
         return addresses
 
     def sent(self) -> None:
         """Note that the pending frames were published."""
         self.pending = None
+
+    def reclaim(self, store: Any, addresses: Addresses, release: Callable[[], None]) -> None:
+        """Free frames that the completion ring returned, in one pass over the owners; `release` gives up their entries.
+
+        In between they are in no ring and not free: an interrupt leaves them in `returning`.
+        """
+        self.returning = addresses
+        release()
+        store.recycle(addresses, self._sending)
+        self.returning = None
 
     def restore(self, addresses: Addresses) -> None:
         """Note that an interrupted peek is forgotten: what it took is the kernel's again."""
@@ -172,13 +198,17 @@ class SendCustody:
         """
         ledger, pending = self._ledger, self.pending
         with ledger.lock:
-            ledger.owner[ledger.numbers(still_in_ring)] = self._sending  # first: at no moment are they free
+            if self.returning is not None:
+                numbers = ledger.numbers(self.returning)
+                # A few may be free again, and somebody else's already: only the rest is freed.
+                ledger.owner[numbers[ledger.owner[numbers] == self._sending]] = FREE
+            ledger.owner[ledger.numbers(still_in_ring)] = self._sending
             if pending is not None and pending[0] == producer:
                 numbers = ledger.numbers(np.asarray(pending[1], dtype=np.uint64))
                 ledger.owner[numbers[ledger.owner[numbers] == self._sending]] = FREE
             ledger.owner[ledger.owner == self._at_hand] = FREE
             ledger.rebuild()
-        self.pending = None
+        self.pending = self.returning = None
 
     @property
     def sending_frames(self) -> int:

@@ -134,12 +134,13 @@ class Ledger:
         self,
         addresses: Addresses,
         *,
-        kinds: tuple[int, ...] = (USER, RECEIVED),
+        owner: int | None = None,
         checked: bool = False,
         wipe: Callable[[FrameNumbers], None] | None = None,
     ) -> None:
         """Return frames to the free stack. Refused whole when one is foreign, free already, or the kernel's.
 
+        `owner` is the owner code that each must have instead of being the user's (USER or RECEIVED).
         `checked` skips the look for duplicates within `addresses`: for addresses that one ring gave in one batch.
         `wipe` is called with the frames' numbers once nothing can be refused any more.
         """
@@ -149,10 +150,11 @@ class Ledger:
             if self._orphans or self._torn:
                 self._mend()
             owners = self._owners(numbers, addresses)
-            kind = owners & 7
-            allowed = kind == kinds[0]
-            for other in kinds[1:]:
-                allowed |= kind == other
+            if owner is not None:
+                allowed = owners == owner
+            else:
+                kind = owners & 7
+                allowed = (kind == USER) | (kind == RECEIVED)
             if not allowed.all():
                 self._refuse(addresses, owners, allowed, "cannot free")
             if not checked:
@@ -214,6 +216,20 @@ class Ledger:
             if owner & 7 not in kinds or (owner & 7 in (RX, TX) and owner >> 3 != holder):
                 raise FrameError(f"{tried} the frame at address {address:#x}: it belongs to {describe_owner(owner)}")
             self._owner_view[number] = code
+
+    def swap_one(self, address: int, was: int, now: int) -> bool:
+        """Give one frame of owner `was` to `now`. False, and nothing changed, when it is not `was`'s.
+
+        Without the lock: of a frame that a Socket's side holds, only that side's thread changes the owner, in one
+        store; FREE is neither `was` nor `now`.
+        """
+        try:
+            if self._owner_view[address >> self.shift] != was:
+                return False
+        except IndexError:
+            return False
+        self._owner_view[address >> self.shift] = now
+        return True
 
     def disown(self, was: int, now: int) -> None:
         """Give every frame of owner `was` to owner `now`, without the lock, at the next call: for finalizers too."""

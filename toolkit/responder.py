@@ -9,13 +9,15 @@ from collections.abc import Callable
 from toolkit.answers import Answers
 from toolkit.forward import Forwarder
 from toolkit.interface import Interface
+from toolkit.replier import QUEUE
 from toolkit.xsk import Socket
 
 __all__ = ["Responder"]
 
-_FEW = 3  # packets: below this NumPy's fixed costs are more than one packet after the other costs
 _RECLAIM_EVERY = 32  # answers after which frames that were sent are collected, where there are frames enough
 _SOON = 0.001  # seconds to sleep at most while the kernel has yet to send answers, or to return their frames
+_LOOKS = 256  # at the rings, between two looks of a spinning responder at its orders
+_AT_ONCE = 8  # answers between two looks at what can wait
 _IDLE_CHECK = 0.01  # seconds between two looks of a spinning responder at what no packet brings to light
 
 
@@ -73,24 +75,35 @@ class Responder:
             if not spin:
                 self.step(0.2 if deadline is None else max(min(0.2, deadline - time.monotonic()), 0))
                 continue
-            for _ in range(256):
-                self._look()
+            self._spin()
             if (now := time.monotonic()) > next_check:
                 next_check = now + _IDLE_CHECK
                 self._many.step()  # answers that a busy kernel left, a device that is gone
 
+    def _spin(self) -> None:
+        """Look at every ring again and again for a while, and answer at once."""
+        sockets = self._interface.sockets
+        looks = _LOOKS if len(sockets) == 1 else 1
+        for _ in range(_LOOKS // looks):
+            for sock in sockets:
+                if not self._few(sock, _AT_ONCE, looks) or sock.rx.available(QUEUE) < QUEUE:
+                    continue
+                self._many.step_queue(sock)
+
     def _look(self) -> int:
         came = 0
         for sock in self._interface.sockets:
-            waiting = sock.rx.available(_FEW)
-            if 0 < waiting < _FEW:
-                came += self._few(sock, waiting)
+            waiting = sock.rx.available(QUEUE)
+            if 0 < waiting < QUEUE:
+                came += self._few(sock, waiting, waiting)
             elif waiting:
                 came += self._many.step_queue(sock)
         return came
 
-    def _few(self, sock: Socket, limit: int) -> int:
-        taken, answered = sock.reply(self._answers.one, limit)
+    def _few(self, sock: Socket, limit: int, looks: int) -> int:
+        taken, answered = sock.reply(self._answers.one, limit, looks)
+        if not taken:
+            return 0
         self._few_received += taken
         before = self._few_answered
         self._few_answered = before + answered

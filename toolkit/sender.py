@@ -80,7 +80,7 @@ class Sender:
         width = self._check(sizes)
         if matrix.shape[1] > width:
             matrix = matrix[:, :width]  # wider rows than packets: a row must not reach into the next frame
-        with self._sending():
+        with self.sending():
             pauses = _Pauses(self._core, timeout)
             self._starved_since = 0.0
             done, told = 0, True
@@ -105,7 +105,7 @@ class Sender:
 
     def flush(self, timeout: float | None = None) -> bool:
         """Kick until the kernel has sent everything and returned every frame (True), or `timeout` seconds passed."""
-        with self._sending():
+        with self.sending():
             pauses = _Pauses(self._core, timeout)
             while True:
                 self._reclaim()
@@ -118,7 +118,7 @@ class Sender:
 
     def pass_on(self, descs: npt.NDArray[np.uint64], patience: float) -> npt.NDArray[np.uint64]:
         """Put frames that the caller holds into the TX ring and kick; returns those that found no room in time."""
-        with self._sending():
+        with self.sending():
             deadline = 0.0
             while True:
                 self._begin()
@@ -136,19 +136,21 @@ class Sender:
         return descs
 
     def pass_on_one(self, desc: XDPDesc) -> bool:
-        """Put one frame that the caller holds into the TX ring, without a kick. False: there is no room."""
-        tx = self._tx
-        with self._sending():
-            self._begin()
-            reserved, index = tx.reserve(1)
-            if reserved:
-                custody = self._core.send_custody
-                custody.pending = (index, (desc.addr,))
-                tx.set(index, desc)
-                tx.submit(1)
-                custody.sent()
-            self._unfinished = False
-        return reserved == 1
+        """Put one frame that the caller holds into the TX ring and kick. False: there is no room.
+
+        The caller holds the lock that sending() returns.
+        """
+        core = self._core
+        self._begin()
+        custody = core.send_custody
+        custody.pending = (self._tx.next_index, (desc.addr,))
+        accepted = self._tx.put_one(desc)
+        custody.pending = None
+        self._unfinished = False
+        # In copy mode the kernel always wants the call; to ask whether it does would cost half as much again.
+        if accepted and (core.zero_copy or not self._tx.wake()):
+            self._kick()
+        return accepted
 
     def _hand_over(self, descs: npt.NDArray[np.uint64]) -> int:
         self._core.send_custody.pending = (self._tx.next_index, descs[:, 0])
@@ -158,7 +160,7 @@ class Sender:
 
     def reclaim(self) -> int:
         """Put frames that were sent on the free stack again; how many."""
-        with self._sending():
+        with self.sending():
             return self._reclaim()
 
     def _reclaim(self) -> int:
@@ -169,13 +171,8 @@ class Sender:
 
     def kick(self) -> bool:
         """Have the kernel look at the TX ring, where it asks for that. False: it was busy, or has more to do."""
-        with self._sending():
+        with self.sending():
             return self._kick()
-
-    def kick_now(self) -> None:
-        """Make the system call without asking whether the kernel wants it, which would cost half as much again."""
-        if not self._tx.wake():
-            self.kick()
 
     def _kick(self) -> bool:
         """Make the system call again as long as that leads on: one may send no more than 32 packets."""
@@ -210,7 +207,7 @@ class Sender:
         descs = np.empty((n, 2), dtype=np.uint64)
         descs[:, 0] = addresses
         descs[:, 1] = sizes[:n]
-        tx.put(descs, distinct=True)
+        tx.put(descs, noted=True)
         core.send_custody.sent()
         self._unfinished = False
         self._starved_since = 0.0
@@ -259,7 +256,7 @@ class Sender:
                 "receiving, or are held. Next step: leave some free (fill_all(umem, n)), or make the UMEM larger."
             )
 
-    def _sending(self) -> threading.Lock:
+    def sending(self) -> threading.Lock:
         """Return the lock that the sending thread holds; an error when another holds it, or the Socket is closed."""
         guard = self._core.tx_guard
         self._core.check_open()

@@ -160,10 +160,13 @@ class UMEM(lifecycle.NotCopied):
         addresses = given.astype(np.uint64)
         self.ledger.free(addresses, wipe=self._wipe if self.poison else None)
 
-    def recycle(self, addresses: Addresses) -> None:
-        """Give back frames that one ring returned in one batch: like free_frames, without looking for duplicates."""
+    def recycle(self, addresses: Addresses, owner: int | None = None) -> None:
+        """Give back frames that one ring returned in one batch: like free_frames, without looking for duplicates.
+
+        owner: the owner code (see Ledger) that each must have; by default any of the user's.
+        """
         self._check_open()
-        self.ledger.free(addresses, checked=True, wipe=self._wipe if self.poison else None)
+        self.ledger.free(addresses, owner=owner, checked=True, wipe=self._wipe if self.poison else None)
 
     def get(self, desc: Desc) -> memoryview:
         """Return the bytes that a descriptor points to: a writable view of the frame itself, no copy.

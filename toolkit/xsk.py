@@ -6,10 +6,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import threading
-import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -25,19 +23,18 @@ from toolkit.abi.libxdp import (
 from toolkit.arguments import whole
 from toolkit.batch import Batch
 from toolkit.device import Device, check_queue, describe
-from toolkit.errors import ArgumentError, ClosedError, ToolkitError, kernel_error
+from toolkit.errors import ArgumentError, ToolkitError, kernel_error
 from toolkit.netns import NetNS, entered
+from toolkit.receiver import Receiver
+from toolkit.replier import Replier
 from toolkit.rings import CompletionQueue, FillQueue, RXQueue, TXQueue
-from toolkit.rings.memory import U32
 from toolkit.sender import Sender
 from toolkit.umem import UMEM, check_ring_size
 from toolkit.uninterrupted import uninterrupted
-from toolkit.wait import WaitMode, check_wait_mode, raise_if_gone
+from toolkit.wait import WaitMode, check_wait_mode
 from toolkit.xsk_core import Core, SocketOptions
 
 __all__ = ["Socket"]
-
-_GONE_CHECK_NS = 100_000_000  # how often a receiver that never waits asks whether its device is still there
 
 
 class Socket(lifecycle.NotCopied):
@@ -111,11 +108,6 @@ class Socket(lifecycle.NotCopied):
         uninterrupted(bind)
         self.fill: FillQueue = self._core.fill
         self.completion: CompletionQueue = self._core.completion
-        # Frames that the kernel may hold for receiving at most: the rest is for loans and for sending.
-        self.rx_limit: int = max(self.umem.frames * 4 // 5, 1)
-        self._loan: Batch | None = None  # the Batch whose frames are lent out; written by receive() only
-        self._unfinished = False  # set while receive() is under way: an interrupt leaves it set
-        self._next_gone_check = 0  # CLOCK_MONOTONIC ns
 
     def __enter__(self) -> Socket:
         """Close at the end of the block."""
@@ -206,119 +198,34 @@ class Socket(lifecycle.NotCopied):
 
     def poll_once(self, limit: int | None = None) -> Batch:
         """Do receive(timeout=0): one look at the RX ring."""
-        with self._receiving():
-            if self._unfinished:
-                self._recover()
-            self._unfinished = True
-            self._end_loan()
-            descs = self.rx.take(max(self.rx_limit >> 2, 1) if limit is None else limit)
-            self._refill()  # after the look: the kernel has all it may have while these packets are worked on
-            batch = Batch(self.umem, descs, queue=self.queue, loaned=True)
-            if len(descs):
-                self._loan = batch
-                self._core.loan = weakref.ref(batch)
-            else:
-                self._nothing_came()
-            self._unfinished = False
-        return batch
+        return self._receiver.poll_once(limit)
 
-    def _receiving(self) -> threading.Lock:
-        """Return the lock that the receiving thread holds; an error when another holds it, or the Socket is closed.
-
-        A lock in a with statement, not acquire() and try: a KeyboardInterrupt in between would leave it held.
-        """
-        guard = self._core.rx_guard
-        self._core.check_open()
-        if guard.locked():
-            raise self._two_receivers()
-        return guard
-
-    @contextlib.contextmanager
-    def taking(self, limit: int | None = None) -> Iterator[npt.NDArray[np.uint64]]:
+    def taking(self, limit: int | None = None) -> contextlib.AbstractContextManager[npt.NDArray[np.uint64]]:
         """Take descriptors for the length of a block: shape (n, 2) u64. The block gives every frame away, or frees it.
 
         When it raises, what it has not given away is freed. For Forwarder and its like.
         """
-        with self._receiving():
-            if self._unfinished:
-                self._recover()
-            self._unfinished = True
-            self._end_loan()
-            descs = self.rx.take(max(self.rx_limit >> 2, 1) if limit is None else limit)
-            self._refill()  # after the look: the kernel has all it may have while these packets are worked on
-            try:
-                yield descs
-            except BaseException:
-                self._recover()
-                self._unfinished = False
-                raise
-            if not len(descs):
-                self._nothing_came()
-            self._unfinished = False
+        return self._receiver.taking(limit)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until packets wait (True) or `timeout` seconds passed (False). DeviceGoneError if the device vanished.
 
         A close() from another thread ends it with ClosedError.
         """
-        with self._receiving():
-            readable = self._core.waiter.wait(timeout)
-        self._core.check_open()
-        return readable
+        return self._receiver.wait(timeout)
 
     def end_loan(self) -> None:
         """Take back the frames of the last Batch: it is stale from now on."""
-        core = self._core
-        if core.why_dead:
-            return
-        with core.rx_guard:
-            self._end_loan()
+        self._receiver.end_loan()
 
-    def _end_loan(self) -> None:
-        loan = self._loan
-        if loan is None:
-            return
-        if loan.unsettled:
-            self._recover()
-        else:
-            loan.release()
-            self._loan = None
+    @property
+    def rx_limit(self) -> int:
+        """Frames that the kernel may hold for receiving at most: the rest is for loans and for sending."""
+        return self._receiver.limit
 
-    def _refill(self) -> None:
-        """Lend frames to the kernel again, once an eighth of the limit is missing: a few at a time would cost more."""
-        rx, fill = self.rx, self.fill
-        # Every frame that was ever lent and has not come back in the RX ring is with the kernel.
-        lent = (fill.next_index - rx.next_index) & U32
-        missing = self.rx_limit - lent
-        if missing > self.rx_limit >> 3 or (missing and lent < 64):
-            fill.fill_all(self.umem, missing)
-
-    def _nothing_came(self) -> None:
-        now = time.monotonic_ns()
-        if now > self._next_gone_check:
-            self._next_gone_check = now + _GONE_CHECK_NS
-            raise_if_gone(self._core.sock, self._core.where)
-            if self.fill.needs_wakeup:
-                self.fill.wake()
-
-    def _recover(self) -> None:
-        """Put every frame back in its place after a receive() that an exception (KeyboardInterrupt) cut short."""
-        custody = self._core.receive_custody
-        if self._loan is not None:
-            self._loan.invalidate()
-            self._loan = None
-        self.rx.resync()
-        waiting, index = self.rx.available(self.rx.size), self.rx.next_index
-        custody.forget_received(self.rx.addresses(index, waiting))
-        self.fill.recover()
-
-    def _two_receivers(self) -> ToolkitError:
-        if self._core.why_dead:
-            return ClosedError(f"the socket on {self._core.where} is {self._core.why_dead}")
-        return ToolkitError(
-            f"two threads receive on {self._core.where} at once (or a signal handler interrupted receive()). "
-            "A ring has one consumer. Next step: receive from one thread, or give each thread a queue of its own."
-        )
+    @rx_limit.setter
+    def rx_limit(self, frames: int) -> None:
+        self._receiver.limit = frames
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
@@ -340,31 +247,13 @@ class Socket(lifecycle.NotCopied):
         """Wait until the kernel has sent everything and returned the frames (True), or `timeout` seconds passed."""
         return self._sender.flush(timeout)
 
-    def reply(self, answer: Callable[[memoryview], bool], limit: int = 2) -> tuple[int, int]:
+    def reply(self, answer: Callable[[memoryview], bool], limit: int = 2, looks: int | None = None) -> tuple[int, int]:
         """Take up to `limit` packets one at a time; `answer` changes each in place and says whether to send it back.
 
-        Returns (taken, sent back). The short path for ping-pong, without NumPy's fixed costs.
+        Returns (taken, sent back). The short path for ping-pong, without NumPy's fixed costs. looks: how often to look
+        at the RX ring (by default `limit` times): more of them is to spin.
         """
-        rx, umem = self.rx, self.umem
-        with self._receiving():
-            if self._unfinished:
-                self._recover()
-            self._unfinished = True
-            taken, index = rx.peek(limit)
-            descs = [rx.get(index + i) for i in range(taken)]
-            rx.release(taken)  # before any goes into the TX ring: a recovery takes what is unreleased for the kernel's
-            sent = 0
-            for desc in descs:
-                if answer(umem.get(desc)) and self._sender.pass_on_one(desc):
-                    sent += 1
-                else:
-                    umem.free_frame(desc.addr)
-            if sent:
-                self._sender.kick_now()  # before the books are kept: somebody waits for the answer
-            self._end_loan()
-            self._refill()
-            self._unfinished = False
-        return taken, sent
+        return self._replier.reply(answer, limit, limit if looks is None else looks)
 
     def reclaim(self) -> int:
         """Put frames that were sent on the free stack again, as send() and flush() do by themselves; how many."""
@@ -377,19 +266,25 @@ class Socket(lifecycle.NotCopied):
         return self._sender.pass_on(descs, patience)
 
     @functools.cached_property
+    def _receiver(self) -> Receiver:
+        return Receiver(self._core, self.umem, self.rx, self.fill, self.queue)
+
+    @functools.cached_property
     def _sender(self) -> Sender:
         return Sender(self._core, self.tx)
+
+    @functools.cached_property
+    def _replier(self) -> Replier:
+        return Replier(self.umem, self.rx, self._receiver, self._sender)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Leave the XSKMAP, free the queue, return every frame. Repeatable; waits for a thread inside receive()."""
-        loan = self._loan
         self._core.close()
         self._finalizer.detach()
-        if loan is not None:
-            loan.invalidate()
-            self._loan = None
+        if self._core.rx is not None:
+            self._receiver.forget_loan()
         if self._own_umem:
             self.umem.close()
 

@@ -158,6 +158,7 @@ class PlainCore:
         self.umem = umem
         self.where = "a ring of plain memory"
         self.options = SocketOptions(ring, ring, None, True, False, False, True)
+        self.zero_copy = False
         self.tx_guard = threading.Lock()
         self.holder = umem.new_holder()
         self.send_custody = SendCustody(umem.ledger, self.holder)

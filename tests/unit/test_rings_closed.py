@@ -40,7 +40,8 @@ CALLS: dict[Any, dict[str, Callable[[Any], object]]] = {
         "release": lambda r: r.release(0),
         "cancel": lambda r: r.cancel(0),
         "take": lambda r: r.take(),
-        "take one": lambda r: r.take(1),
+        "take 1": lambda r: r.take(1),
+        "take_one": lambda r: r.take_one(),
         "receive": lambda r: r.receive(),
         "unreleased": lambda r: r.unreleased,
         "resync": lambda r: r.resync(),
@@ -54,6 +55,7 @@ CALLS: dict[Any, dict[str, Callable[[Any], object]]] = {
         "set_batch": lambda r: r.set_batch(0, DESCS),
         "put": lambda r: r.put(DESCS),
         "put none": lambda r: r.put(DESCS[:0]),
+        "put_one": lambda r: r.put_one(XDPDesc(1, 2)),
         "submit": lambda r: r.submit(0),
         "unreserve": lambda r: r.unreserve(0),
         "resync": lambda r: r.resync(),
@@ -65,10 +67,12 @@ CALLS: dict[Any, dict[str, Callable[[Any], object]]] = {
         "outstanding": lambda r: r.outstanding,
     },
 }
-CALLS[CompletionQueue] = {name: call for name, call in CALLS[RXQueue].items() if name != "receive"} | {
+CALLS[CompletionQueue] = {
+    name: call for name, call in CALLS[RXQueue].items() if name not in ("receive", "take_one")
+} | {
     "free_all": lambda r: r.free_all(UMEM(4, 4096)),
 }
-CALLS[FillQueue] = {name: call for name, call in CALLS[TXQueue].items() if "umem" not in name} | {
+CALLS[FillQueue] = {name: call for name, call in CALLS[TXQueue].items() if "umem" not in name and name != "put_one"} | {
     "set": lambda r: r.set(0, 1),
     "set_batch": lambda r: r.set_batch(0, ONE),
     "put": lambda r: r.put(ONE),

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from toolkit.rings.consumer import Consumer
 from toolkit.rings.custody import Addresses, FrameStore
+from toolkit.rings.memory import U32
 
 __all__ = ["CompletionQueue"]
 
@@ -36,10 +37,21 @@ class CompletionQueue(Consumer):
 
     def free_all(self, umem: FrameStore) -> int:
         """Return every completed frame to `umem`; the number of frames."""
-        addresses = self.take()
-        if len(addresses):
+        n, index = self.available(self.size), self._cached_consumer
+        if not n:
+            return 0
+        if self._custodian is None or self.unreleased:
+            addresses = self.take()
             umem.recycle(addresses)
-        return len(addresses)
+            return len(addresses)
+        addresses = self._memory.read(index, n)
+
+        def release() -> None:
+            self._cached_consumer = (index + n) & U32
+            self.release(n)
+
+        self._custodian.reclaim(umem, addresses, release)
+        return n
 
     def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
         return entries

@@ -7,6 +7,7 @@ numbers and nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -50,6 +51,9 @@ class Custodian(Protocol):
     def settle(self, producer: int) -> None:
         """Forget the pending frames: published if the ring's `producer` index moved, else free again."""
 
+    def reclaim(self, store: FrameStore, addresses: Addresses, release: Callable[[], None]) -> None:
+        """Free the frames that a completion ring returned in one batch; `release` gives up their entries."""
+
 
 class FrameStore(Protocol):
     """The free stack of a UMEM, as far as rings use it."""
@@ -61,5 +65,5 @@ class FrameStore(Protocol):
     def alloc_frames(self, n: int, /) -> Addresses:
         """Take n frames off the free stack."""
 
-    def recycle(self, addresses: Addresses, /) -> None:
-        """Put frames on the free stack."""
+    def recycle(self, addresses: Addresses, owner: int | None = None, /) -> None:
+        """Put frames on the free stack; `owner`: the code of whom each must belong to."""

@@ -55,9 +55,9 @@ class FillQueue(Producer):
         """Write frame addresses from `index` on: shape (n,), u64."""
         self._memory.write(index, _checked(addresses))
 
-    def put(self, entries: Addresses, *, distinct: bool = False) -> int:
+    def put(self, entries: Addresses, *, distinct: bool = False, noted: bool = False) -> int:
         """Reserve, write and publish as many addresses as there is room for; returns how many. Does not wake."""
-        return super().put(_checked(entries), distinct=distinct)
+        return super().put(_checked(entries), distinct=distinct, noted=noted)
 
     def fill_all(self, umem: FrameStore, limit: int | None = None) -> int:
         """Lend as many free frames of `umem` as fit, at most `limit`; returns how many.

@@ -110,11 +110,12 @@ class Producer:
                 self._custodian.given(self._addresses_of(self._memory.read(index, n)))
         self._memory.store(self._memory.producer, index + n)
 
-    def put(self, entries: npt.NDArray[np.uint64], *, distinct: bool = False) -> int:
+    def put(self, entries: npt.NDArray[np.uint64], *, distinct: bool = False, noted: bool = False) -> int:
         """Reserve, write and publish in one: as many of `entries` as there is room for; returns how many.
 
         Shape (n,) or (n, 2), u64. Does not wake the kernel. For batch code. `distinct` vouches that no frame is named
-        twice, as in a batch that one ring gave; without it that is checked.
+        twice, as in a batch that one ring gave; without it that is checked. `noted`: the custodian has them as given
+        away already.
         """
         n = min(self.free(len(entries)), len(entries))
         if n < len(entries):
@@ -124,7 +125,7 @@ class Producer:
             if self.unpublished:
                 raise ArgumentError("entries that were reserved before must be published or given back before put()")
             self._memory.write(index, entries)
-            if self._custodian is not None:
+            if self._custodian is not None and not noted:
                 self._custodian.given(self._addresses_of(entries), distinct=distinct)
             self._cached_producer = (index + n) & U32
             self._memory.store(self._memory.producer, index + n)

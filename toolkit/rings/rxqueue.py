@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.abi.if_xdp import XDP_DESC, XDPDesc
+from toolkit.errors import ArgumentError
 from toolkit.rings.consumer import Consumer
 from toolkit.rings.custody import Addresses
+from toolkit.rings.memory import U32
 
 __all__ = ["RXQueue"]
 
@@ -40,6 +42,20 @@ class RXQueue(Consumer):
     def receive(self, limit: int | None = None) -> npt.NDArray[Any]:
         """Peek, copy and release in one: up to `limit` descriptors, shape (n,), dtype XDP_DESC."""
         return self.take(limit).view(XDP_DESC).reshape(-1)
+
+    def take_one(self) -> XDPDesc | None:
+        """Do take() for one descriptor, without NumPy's fixed costs: a copy of it, or None when no packet waits."""
+        index, memory = self._cached_consumer, self._memory
+        if not self.available(1):
+            return None
+        if memory.load(memory.consumer) != index:
+            raise ArgumentError("entries that were peeked before must be released or cancelled before take_one()")
+        desc = self.get(index)
+        if self._custodian is not None:
+            self._custodian.taken_one(desc.addr)
+        self._cached_consumer = index = (index + 1) & U32
+        memory.store(memory.consumer, index)
+        return desc
 
     def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
         return entries[:, 0]

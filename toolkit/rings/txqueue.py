@@ -12,6 +12,7 @@ import numpy.typing as npt
 from toolkit.abi.if_xdp import XDPDesc
 from toolkit.errors import ArgumentError
 from toolkit.rings.custody import Addresses, FrameStore
+from toolkit.rings.memory import U32
 from toolkit.rings.producer import Producer
 
 __all__ = ["TXQueue"]
@@ -56,9 +57,23 @@ class TXQueue(Producer):
         """Write descriptors from `index` on: shape (n,) dtype XDP_DESC, or (n, 2) u64 (addr, len | options << 32)."""
         self._memory.write(index, _as_u64(descs))
 
-    def put(self, entries: npt.NDArray[Any], *, distinct: bool = False) -> int:
+    def put(self, entries: npt.NDArray[Any], *, distinct: bool = False, noted: bool = False) -> int:
         """Reserve, write and publish as many descriptors as there is room for; returns how many. Does not kick."""
-        return super().put(_as_u64(entries), distinct=distinct)
+        return super().put(_as_u64(entries), distinct=distinct, noted=noted)
+
+    def put_one(self, desc: XDPDesc) -> bool:
+        """Do put() for one descriptor, without NumPy's fixed costs. False: there is no room."""
+        index, memory = self._cached_producer, self._memory
+        if not self.free(1):
+            return False
+        if memory.load(memory.producer) != index:
+            raise ArgumentError("entries that were reserved before must be published or given back before put_one()")
+        self.set(index, desc)
+        if self._custodian is not None:
+            self._custodian.given_one(desc.addr)
+        self._cached_producer = index = (index + 1) & U32
+        memory.store(memory.producer, index)
+        return True
 
     def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
         return entries[:, 0]

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Receiver: the receiving side of a Socket. Fill ring → kernel → RX ring → Batch → free stack → fill ring."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.batch import Batch
+from toolkit.errors import ClosedError, ToolkitError
+from toolkit.rings import FillQueue, RXQueue
+from toolkit.rings.memory import U32
+from toolkit.umem import UMEM
+from toolkit.wait import raise_if_gone
+
+__all__ = ["Receiver"]
+
+_GONE_CHECK_NS = 100_000_000  # how often a receiver that never waits asks whether its device is still there
+
+
+class Receiver:
+    """Receives on one Socket. Not thread-safe: one thread receives, whichever it is."""
+
+    def __init__(self, core: Any, umem: UMEM, rx: RXQueue, fill: FillQueue, queue: int) -> None:
+        """Stand on the rings of a Core, or of anything with its guards and custody."""
+        self._core = core
+        self._umem = umem
+        self._rx = rx
+        self._fill = fill
+        self._queue = queue
+        # Frames that the kernel may hold for receiving at most: the rest is for loans and for sending.
+        self.limit: int = max(umem.frames * 4 // 5, 1)
+        self._loan: Batch | None = None  # the Batch whose frames are lent out; written by poll_once() only
+        self._unfinished = False  # set while frames change hands: an interrupt leaves it set
+        self._next_gone_check = 0  # CLOCK_MONOTONIC ns
+
+    def poll_once(self, limit: int | None = None) -> Batch:
+        """Do receive(timeout=0): one look at the RX ring."""
+        with self.receiving():
+            self.begin()
+            self._end_loan()
+            descs = self._rx.take(max(self.limit >> 2, 1) if limit is None else limit)
+            self._refill()  # after the look: the kernel has all it may have while these packets are worked on
+            batch = Batch(self._umem, descs, queue=self._queue, loaned=True)
+            if len(descs):
+                self._loan = batch
+                self._core.loan = weakref.ref(batch)
+            else:
+                self._nothing_came()
+            self._unfinished = False
+        return batch
+
+    @contextlib.contextmanager
+    def taking(self, limit: int | None = None) -> Iterator[npt.NDArray[np.uint64]]:
+        """Take descriptors for the length of a block: shape (n, 2) u64. The block gives every frame away, or frees it.
+
+        When it raises, what it has not given away is freed.
+        """
+        with self.receiving():
+            self.begin()
+            self._end_loan()
+            descs = self._rx.take(max(self.limit >> 2, 1) if limit is None else limit)
+            self._refill()
+            try:
+                yield descs
+            except BaseException:
+                self._recover()
+                self._unfinished = False
+                raise
+            if not len(descs):
+                self._nothing_came()
+            self._unfinished = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until packets wait (True) or `timeout` seconds passed (False). DeviceGoneError, ClosedError."""
+        with self.receiving():
+            readable: bool = self._core.waiter.wait(timeout)
+        self._core.check_open()
+        return readable
+
+    def end_loan(self) -> None:
+        """Take back the frames of the last Batch: it is stale from now on."""
+        core = self._core
+        if core.why_dead:
+            return
+        with core.rx_guard:
+            self._end_loan()
+
+    def receiving(self) -> threading.Lock:
+        """Return the lock that the receiving thread holds; an error when another holds it, or the Socket is closed.
+
+        A lock in a with statement, not acquire() and try: a KeyboardInterrupt in between would leave it held.
+        """
+        guard: threading.Lock = self._core.rx_guard
+        self._core.check_open()
+        if guard.locked():
+            raise self._two_receivers()
+        return guard
+
+    def begin(self) -> None:
+        """Note that frames change hands from here on; first put right what an interrupt left."""
+        if self._unfinished:
+            self._recover()
+        self._unfinished = True
+
+    def finish(self) -> None:
+        """End what began with begin(), when no Batch went out: take back the last one's frames and lend anew."""
+        if self._loan is not None:
+            self._end_loan()
+        self._refill()
+        self._unfinished = False
+
+    def forget_loan(self) -> None:
+        """Make the last Batch stale: the Socket has closed."""
+        if self._loan is not None:
+            self._loan.invalidate()
+            self._loan = None
+
+    def _end_loan(self) -> None:
+        loan = self._loan
+        if loan is None:
+            return
+        if loan.unsettled:
+            self._recover()
+        else:
+            loan.release()
+            self._loan = None
+
+    def _refill(self) -> None:
+        """Lend frames to the kernel again, once an eighth of the limit is missing: a few at a time would cost more."""
+        rx, fill = self._rx, self._fill
+        # Every frame that was ever lent and has not come back in the RX ring is with the kernel.
+        lent = (fill.next_index - rx.next_index) & U32
+        missing = self.limit - lent
+        if missing > self.limit >> 3 or (missing and lent < 64):
+            fill.fill_all(self._umem, missing)
+
+    def _nothing_came(self) -> None:
+        now = time.monotonic_ns()
+        if now > self._next_gone_check:
+            self._next_gone_check = now + _GONE_CHECK_NS
+            raise_if_gone(self._core.sock, self._core.where)
+            if self._fill.needs_wakeup:
+                self._fill.wake()
+
+    def _recover(self) -> None:
+        """Put every frame back in its place after a receive() that an exception (KeyboardInterrupt) cut short."""
+        self.forget_loan()
+        rx = self._rx
+        rx.resync()
+        waiting, index = rx.available(rx.size), rx.next_index
+        self._core.receive_custody.forget_received(rx.addresses(index, waiting))
+        self._fill.recover()
+
+    def _two_receivers(self) -> ToolkitError:
+        if self._core.why_dead:
+            return ClosedError(f"the socket on {self._core.where} is {self._core.why_dead}")
+        return ToolkitError(
+            f"two threads receive on {self._core.where} at once (or a signal handler interrupted receive()). "
+            "A ring has one consumer. Next step: receive from one thread, or give each thread a queue of its own."
+        )
