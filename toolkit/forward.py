@@ -54,6 +54,7 @@ class Forwarder:
         self._umem = sources[0].umem
         self.received = 0  # packets taken from the source
         self.forwarded = 0  # packets put into the target's TX ring
+        self.octets = 0  # bytes of these, as they left
         self.edited_out = 0  # packets that the edit function dropped, or raised over
         self.no_room = 0  # packets dropped because the TX ring stayed full, or the interface went down
 
@@ -115,6 +116,8 @@ class Forwarder:
         finally:
             taken = (target.tx.next_index - before) & U32
             self.forwarded += taken
+            # The length is the lower half of the second word.
+            self.octets += int((descs[:taken, 1] & np.uint64(U32)).sum())
             self.no_room += len(descs) - taken
 
     def _edited(self, descs: npt.NDArray[np.uint64], queue: int) -> npt.NDArray[np.uint64]:

@@ -337,6 +337,7 @@ def test_forward_sends_packets_back_with_swapped_macs(lab: Lab, wire: Wire, how:
     (way,) = report["directions"]
     assert reconciles(way)
     assert way["received"] == way["forwarded"] == 300
+    assert way["octets"] == sum(map(len, sent))
     assert way["edited_out"] == way["no_room"] == 0
     assert way["all_sent"]
 

@@ -72,6 +72,7 @@ def test_unchanged_onto_itself(lab: Lab, near: toolkit.Interface, length: int) -
         moved(forwarder, 50)
         assert tap.take(50) == packets
     assert (forwarder.forwarded, forwarder.edited_out, forwarder.no_room) == (50, 0, 0)
+    assert forwarder.octets == 50 * length
     assert repr(forwarder) == "<Forwarder received=50 forwarded=50 edited_out=0 no_room=0>"
     settled(near)
 
@@ -114,7 +115,7 @@ def test_a_mask_drops(lab: Lab, near: toolkit.Interface) -> None:
         wire.send([frame(i) for i in range(60)])
         moved(forwarder, 60)
         assert assert_in_order(tap.take(20)) == list(range(0, 60, 3))
-    assert (forwarder.forwarded, forwarder.edited_out) == (20, 40)
+    assert (forwarder.forwarded, forwarder.edited_out, forwarder.octets) == (20, 40, 20 * 64)
     settled(near)
 
 

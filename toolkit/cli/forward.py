@@ -47,7 +47,7 @@ class Direction:
         forwarder = self.forwarder
         lost = {"edited out": forwarder.edited_out} if forwarder.edited_out else {}
         dropped = self.source.statistics().dropped
-        return Reading(forwarder.forwarded, others={**lost, "no room": forwarder.no_room, "dropped": dropped})
+        return Reading(forwarder.forwarded, forwarder.octets, others={**lost, "no room": forwarder.no_room, "dropped": dropped})
 
 
 def run(
@@ -209,6 +209,7 @@ def _report(way: Direction, *, all_sent: bool) -> dict[str, Any]:
         "redirected": counters["redirected"],
         "received": forwarder.received,
         "forwarded": forwarder.forwarded,
+        "octets": forwarder.octets,
         "edited_out": forwarder.edited_out,
         "no_room": forwarder.no_room,
         "all_sent": all_sent,
@@ -222,7 +223,8 @@ def _report(way: Direction, *, all_sent: bool) -> dict[str, Any]:
 def _conclude(report: dict[str, Any], seconds: float) -> None:
     print(
         f"{report['from']} → {report['to']}: {report['forwarded']:,} packets in {seconds:.1f} s "
-        f"({output.count(report['forwarded'] / max(seconds, 1e-9))} packets/s); "
+        f"({output.count(report['forwarded'] / max(seconds, 1e-9))} packets/s, "
+        f"{output.bits(report['octets'] * 8 / max(seconds, 1e-9))}); "
         f"passed on to the kernel: {report['passed']:,}"
     )
     print(f"redirected {report['redirected']:,} = received {report['received']:,} + dropped {report['dropped']:,}")
