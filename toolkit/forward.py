@@ -46,6 +46,11 @@ class Forwarder:
             )
         for sock in sources:
             _ = sock.rx  # raises on a Socket made with rx=False
+            if sock.sg:
+                raise ArgumentError(
+                    f"{sock!r} takes packets of several frames, which are not forwarded or answered: an edit would see "
+                    "pieces. Next step: open it with frags=False (longer ones are then dropped, and counted)."
+                )
         for sock in targets:
             _ = sock.tx  # raises on a Socket made with tx=False
         self._pairs = [(sock, targets[at % len(targets)]) for at, sock in enumerate(sources)]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.abi.if_xdp import XDP_PKT_CONTD
 from toolkit.batch import Batch
 from toolkit.errors import ClosedError, ToolkitError
 from toolkit.rings import FillQueue, RXQueue
@@ -22,6 +23,7 @@ from toolkit.wait import raise_if_gone
 
 __all__ = ["Receiver"]
 
+_MOST_BUFFERS = 64  # that one packet may have, generously: the kernel's MAX_SKB_FRAGS is 17
 _GONE_CHECK_NS = 100_000_000  # how often a receiver that never waits asks whether its device is still there
 
 
@@ -39,6 +41,7 @@ class Receiver:
         self.limit: int = max(umem.frames * 4 // 5, 1)
         self._loan: Batch | None = None  # the Batch whose frames are lent out; written by poll_once() only
         self._unfinished = False  # set while frames change hands: an interrupt leaves it set
+        self._several: bool = core.options.sg  # whether packets may come in several buffers
         self._next_gone_check = 0  # CLOCK_MONOTONIC ns
 
     def poll_once(self, limit: int | None = None) -> Batch:
@@ -46,16 +49,35 @@ class Receiver:
         with self.receiving():
             self.begin()
             self._end_loan()
-            descs = self._rx.take(max(self.limit >> 2, 1) if limit is None else limit)
+            limit = max(self.limit >> 2, 1) if limit is None else limit
+            descs = self._rx.take(self._whole(limit) if self._several else limit)
             self._refill()  # after the look: the kernel has all it may have while these packets are worked on
             batch = Batch(self._umem, descs, queue=self._queue, loaned=True)
-            if len(descs):
+            if self._several and batch.options.any():
+                pieces, batch = batch, batch.joined()
+                pieces.release()
+            elif len(descs):
                 self._loan = batch
                 self._core.loan = weakref.ref(batch)
-            else:
+            if not len(descs):
                 self._nothing_came()
             self._unfinished = False
         return batch
+
+    def _whole(self, limit: int) -> int:
+        """Return how many entries of the RX ring end with a packet: `limit` or less, or those of one packet.
+
+        Found out before any is taken, so that not even an interrupt leaves the ring in the middle of a packet. What a
+        driver has not delivered to its end stays there.
+        """
+        rx = self._rx
+        if limit <= 0:
+            return limit
+        waiting = min(rx.available(rx.size), limit + _MOST_BUFFERS)
+        options = rx.get_batch(rx.next_index, waiting)["options"]
+        ends = np.flatnonzero(options & XDP_PKT_CONTD == 0) + 1
+        fit = ends[ends <= limit]
+        return int(fit[-1]) if len(fit) else int(ends[0]) if len(ends) else 0
 
     @contextlib.contextmanager
     def taking(self, limit: int | None = None) -> Iterator[npt.NDArray[np.uint64]]:

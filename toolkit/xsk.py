@@ -66,7 +66,7 @@ class Socket(lifecycle.NotCopied):
         rx_size, tx_size: ring entries, powers of two. rx=False or tx=False leaves that ring out.
         zero_copy: True demands it, False forbids it, "auto" takes it where the driver has it; `zero_copy` says.
         need_wakeup: the kernel asks for system calls when it needs them, rather than polling. sg: packets larger than
-        a frame arrive as several descriptors (XDP_PKT_CONTD).
+        a frame arrive as several descriptors (XDP_PKT_CONTD), and in a Batch whole, which is then a copy.
         prefill: frames to lend to the kernel before binding (some zero-copy drivers want that).
         wait: how wait() and receive() wait, see toolkit.wait: "poll" sleeps, "busy-poll" and "spin" take a core.
         netns: the network namespace of the interface: a pid, a path, a name of `ip netns`, or an object with fileno().
@@ -142,6 +142,11 @@ class Socket(lifecycle.NotCopied):
     def zero_copy(self) -> bool:
         """Whether the driver writes into the UMEM itself, as the kernel reports (XDP_OPTIONS)."""
         return self._core.zero_copy
+
+    @property
+    def sg(self) -> bool:
+        """Whether packets may come as several descriptors (XDP_USE_SG)."""
+        return self._core.options.sg
 
     @property
     def closed(self) -> bool:

@@ -44,6 +44,7 @@ class Receiver:
         sock: Any = Socket.__new__(Socket)
         core = types.SimpleNamespace(
             rx_guard=threading.Lock(), receive_custody=custody, why_dead="", where="queue 0 of a test", sock=None,
+            options=types.SimpleNamespace(sg=False),
             check_open=lambda: None, rx=RXQueue(self.rx_memory, custody),
         )  # fmt: skip
         sock._core, sock.umem, sock.queue = core, self.umem, 0

@@ -11,6 +11,7 @@ from toolkit.device import Device, describe
 from toolkit.doctor import netdev
 from toolkit.doctor.finding import Finding, note, ok, problem
 from toolkit.doctor.offloads import active_offloads
+from toolkit.doctor.system import older_than
 from toolkit.errors import ToolkitError
 from toolkit.program import Attached, attached
 from toolkit.status import Holder, SocketStatus, Status, collect
@@ -19,6 +20,7 @@ __all__ = ["examine_interface"]
 
 _LINK_HEADERS = 14 + 2 * 4  # Ethernet and two VLAN tags, on top of the MTU
 _LONGEST = 4096 - XDP_PACKET_HEADROOM
+_SEVERAL_BUFFERS = (6, 6)  # the first Linux with XDP_USE_SG
 
 # What these drivers receive has arrived on another interface before; by the names that they give themselves.
 _STACKED = {
@@ -96,13 +98,13 @@ def _mtu(device: Device) -> Iterator[Finding]:
         size = 2048 if longest <= 2048 - XDP_PACKET_HEADROOM else 4096
         yield ok(name, "mtu", f"MTU {device.mtu}: packets fit frames of {size} bytes")
         return
-    yield problem(
-        name,
-        "mtu",
-        f"MTU {device.mtu}: packets longer than {_LONGEST} bytes do not fit a frame and are dropped, and some drivers "
-        "refuse native XDP",
-        f"ip link set dev {name} mtu {_LONGEST - _LINK_HEADERS}",
-    )
+    text = f"MTU {device.mtu}: packets longer than {_LONGEST} bytes do not fit a frame"
+    remedy = f"ip link set dev {name} mtu {_LONGEST - _LINK_HEADERS}"
+    if older_than(*_SEVERAL_BUFFERS):
+        yield problem(name, "mtu", f"{text} and are dropped, and some drivers refuse native XDP", remedy)
+    else:
+        text += "; they arrive in several where the driver can do that natively, but are not forwarded or answered"
+        yield note(name, "mtu", text, remedy)
 
 
 def _offloads(device: Device) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ from toolkit.doctor.libraries import examine_libraries
 from toolkit.errors import LibraryError, kernel_error
 from toolkit.program.cache import Cache, CacheWarning, directory
 
-__all__ = ["examine_system"]
+__all__ = ["examine_system", "older_than"]
 
 _SYSTEM = "system"
 
@@ -59,10 +59,15 @@ def _python() -> Iterator[Finding]:
         yield problem(_SYSTEM, "python", text, "PYTHON_GIL=1, or an ordinary CPython")
 
 
+def older_than(major: int, minor: int) -> bool:
+    """Whether the running kernel is older than that."""
+    found = re.match(r"(\d+)\.(\d+)", platform.release())
+    return found is not None and (int(found[1]), int(found[2])) < (major, minor)
+
+
 def _kernel() -> Iterator[Finding]:
     release, machine = platform.release(), platform.machine()
-    found = re.match(r"(\d+)\.(\d+)", release)
-    if found and (int(found[1]), int(found[2])) < (5, 15):
+    if older_than(5, 15):
         yield problem(_SYSTEM, "kernel", f"Linux {release} is older than 5.15", "install a newer kernel")
     else:
         yield ok(_SYSTEM, "kernel", f"Linux {release}, {machine}")
