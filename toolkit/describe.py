@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.decode import decode
-from toolkit.decode.text import cell, flow, format_ip, format_mac, protocol_name, summaries, summary
+from toolkit.decode.text import cell, ethertype_name, flow, format_ip, format_mac, protocol_name, summaries, summary
 
 __all__ = [
     "batch_html",
     "cell",
+    "ethertype_name",
     "flow",
     "format_ip",
     "format_mac",

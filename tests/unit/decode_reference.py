@@ -100,7 +100,7 @@ def follow(row: dict[str, int | bytes], packet: bytes, at: int, declared: int, b
 
 def transport(row: dict[str, int | bytes], body: bytes, at: int, space: int) -> None:
     protocol = row["ip_proto"]
-    size = {1: 8, 58: 8, 17: 8, 136: 8, 132: 12, 6: 20}.get(int(protocol), 0)
+    size = {1: 8, 58: 8, 17: 8, 136: 8, 132: 12, 6: 20, 47: 4}.get(int(protocol), 0)
     if protocol in PORTED and len(body) >= 4:
         row |= {"src_port": number(body[0:2]), "dst_port": number(body[2:4])}
     if protocol in (1, 58) and len(body) >= 4:
@@ -112,14 +112,38 @@ def transport(row: dict[str, int | bytes], body: bytes, at: int, space: int) -> 
         whole = int(row["ip_flags"]) & 1 == 0
         if protocol == 17 and whole and (length > space or 0 < length < 8):
             row["valid"] = False
+    if protocol == 17 and len(body) >= 16 and row["dst_port"] in (4789, 8472) and body[8] & 8:
+        row["vxlan_vni"] = number(body[12:15])
+        size = 16
     if protocol == 6 and len(body) >= 20:
         row |= {"tcp_seq": number(body[4:8]), "tcp_ack": number(body[8:12]), "tcp_flags": number(body[12:14]) & 0x1FF}
         row["tcp_window"] = number(body[14:16])
         size = (body[12] >> 4) * 4
-    if size > len(body) or (protocol == 6 and size < 20):
+    if protocol == 132 and len(body) >= 12:
+        row["sctp_vtag"] = number(body[4:8])
+        if len(body) >= 16:
+            row["sctp_chunk"] = body[12]
+    if protocol == 47 and len(body) >= 4:
+        size = gre(row, body)
+    if size > len(body) or (protocol == 6 and size < 20) or (protocol == 47 and size < 4):
         row["valid"] = False
     else:
         row |= {"payload_offset": at + size, "payload_len": len(body) - size}
+
+
+def gre(row: dict[str, int | bytes], body: bytes) -> int:
+    """Bytes of the GRE header, 0 when it cannot be walked over."""
+    flags = number(body[0:2])
+    row["gre_proto"] = number(body[2:4])
+    if flags & 7 > 1 or flags & 0x4000:
+        return 0
+    size = key_at = 8 if flags & 0x8000 else 4
+    size += 4 * ((flags >> 13 & 1) + (flags >> 12 & 1))
+    if flags & 7 == 1 and flags & 0x80:
+        size += 4
+    if flags & 0x2000 and size <= len(body):
+        row["gre_key"] = number(body[key_at : key_at + 4])
+    return size
 
 
 NAMES = [
@@ -159,6 +183,11 @@ NAMES = [
     "icmp_code",
     "icmp_id",
     "icmp_seq",
+    "sctp_vtag",
+    "sctp_chunk",
+    "vxlan_vni",
+    "gre_proto",
+    "gre_key",
     "payload_offset",
     "payload_len",
     "truncated",

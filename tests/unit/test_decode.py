@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decode_reference import reference
 from decode_support import decode_packets, lay_out, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,8 +28,9 @@ from scapy.layers.inet6 import (
     PadN,
 )
 from scapy.layers.ipsec import AH
-from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
-from scapy.layers.sctp import SCTP, SCTPChunkInit
+from scapy.layers.l2 import ARP, GRE, GRE_PPTP, Dot1AD, Dot1Q, Ether
+from scapy.layers.sctp import SCTP, SCTPChunkHeartbeatReq, SCTPChunkInit
+from scapy.layers.vxlan import VXLAN
 from scapy.packet import Padding, Raw
 
 from toolkit.decode import Columns, decode
@@ -58,6 +60,16 @@ PACKETS = {
     "icmp unreachable": E / V4 / ICMP(type=3, code=4) / V4 / UDP(sport=1, dport=2),
     "other protocol": E / IP(proto=89) / Raw(b"ospf hello, or so"),
     "sctp": E / V4 / SCTP(sport=36412, dport=2905) / SCTPChunkInit(),
+    "sctp heartbeat": E / V6 / SCTP(sport=5, dport=6, tag=0xDEADBEEF) / SCTPChunkHeartbeatReq(),
+    "sctp without chunks": E / V4 / SCTP(sport=5, dport=6, tag=1),
+    "vxlan": E / V4 / UDP(sport=50000, dport=4789) / VXLAN(vni=0xABCDEF) / E / V4 / TCP(dport=80),
+    "vxlan, linux": E / V6 / UDP(sport=50000, dport=8472) / VXLAN(vni=0, flags=0x88) / E / ARP(),
+    "vxlan without vni": E / V4 / UDP(sport=50000, dport=4789) / VXLAN(flags=0) / E / ARP(),
+    "gre": E / V4 / GRE() / V4 / UDP(sport=7),
+    "gre key": E / V4 / GRE(key_present=1, key=0xFFFFFFFF, proto=0x86DD) / V6 / UDP(sport=7),
+    "gre all": E / V6 / GRE(chksum_present=1, key_present=1, seqnum_present=1, key=7, sequence_number=9) / E / ARP(),
+    "gre sequence": E / V4 / GRE(seqnum_present=1, proto=0x6558) / E / ARP(),
+    "gre pptp": E / V4 / GRE_PPTP(seqnum_present=1, acknum_present=1, call_id=77, payload_len=4) / Raw(b"\xff\3\0!"),
     "ah": E / V4 / AH(nh=17, payloadlen=4, spi=9, icv=b"\0" * 12) / UDP(sport=500, dport=501) / Raw(b"safe"),
     "ipv6 ah": E / V6 / AH(nh=6, payloadlen=4, icv=b"\1" * 12) / TCP(sport=700),
     "ipv6 tcp": E / V6 / TCP(sport=1, dport=2, flags="A") / Raw(b"six"),
@@ -160,13 +172,33 @@ def expect_behind(row: Row, protocol: int, layer: Any) -> int:
         return size + layer.dataofs * 4
     if isinstance(layer, UDP):
         row["udp_len"] = layer.len
+        if isinstance(layer.payload, VXLAN) and int(layer.payload.flags) & 8:
+            row["vxlan_vni"] = layer.payload.vni
+            return size + 16
         return size + 8
+    if isinstance(layer, GRE | GRE_PPTP):
+        return size + expect_gre(row, layer)
     if protocol in (1, 58):
         row |= {"icmp_type": layer.type, "icmp_code": layer.code}
         if isinstance(layer, ICMPv6EchoRequest | ICMPv6EchoReply) or (protocol == 1 and layer.type in (0, 8)):
             row |= {"icmp_id": layer.id, "icmp_seq": layer.seq}
         return size + 8
-    return size + (12 if isinstance(layer, SCTP) else 0)
+    if isinstance(layer, SCTP):
+        row["sctp_vtag"] = layer.tag
+        if layer.payload:
+            row["sctp_chunk"] = layer.payload.type
+        return size + 12
+    return size
+
+
+def expect_gre(row: Row, layer: Any) -> int:
+    row["gre_proto"] = layer.proto
+    if isinstance(layer, GRE_PPTP):
+        row["gre_key"] = layer.payload_len << 16 | layer.call_id
+        return 8 + 4 * (layer.seqnum_present + layer.acknum_present)
+    if layer.key_present:
+        row["gre_key"] = layer.key
+    return 4 + 4 * (layer.chksum_present + layer.key_present + layer.seqnum_present)
 
 
 @pytest.mark.parametrize("name", PACKETS)
@@ -223,6 +255,13 @@ def test_layers_stacked_at_random_agree_with_scapy(packets: list[bytes]) -> None
     assert rows(decode_packets(packets)) == [expected(raw) for raw in packets]
 
 
+@pytest.mark.parametrize("name", PACKETS)
+def test_a_packet_cut_anywhere_is_what_the_plain_decoder_makes_of_it(name: str) -> None:
+    raw = bytes(PACKETS[name])
+    cut = [raw[:length] for length in range(min(len(raw), 200) + 1)]
+    assert rows(decode_packets(cut)) == [reference(packet) for packet in cut]
+
+
 def test_nine_extension_headers_are_one_too_many() -> None:
     chain = E / V6
     for _ in range(9):
@@ -249,6 +288,24 @@ def test_a_tcp_header_must_have_20_bytes_and_fit(dataofs: int, valid: bool) -> N
     assert columns.valid[0] == valid
     assert columns.src_port[0] == 5
     assert columns.payload_offset[0] == 34 + (dataofs * 4 if valid else 0)
+
+
+@pytest.mark.parametrize(("flags", "valid"), [(0x4000, False), (2, False), (7, False), (0x3000, True), (0x3081, True)])
+def test_gre_that_cannot_be_walked_is_told(flags: int, valid: bool) -> None:
+    """Source routes (RFC 1701) and later versions: nobody knows where their payload begins."""
+    columns = decode_packets([bytes(E / IP(proto=47) / Raw(flags.to_bytes(2, "big") + b"\x08\0" + bytes(range(20))))])
+    assert columns.gre_proto[0] == 0x0800
+    assert columns.valid[0] == valid
+    assert columns.gre_key[0] == (0x00010203 if valid else -1)
+    assert columns.payload_offset[0] == (34 + 4 * bin(flags & 0x3080).count("1") + 4 if valid else 34)
+
+
+def test_what_a_tunnel_carries_can_be_decoded_in_its_turn() -> None:
+    inner = E / Dot1Q(vlan=5) / V6 / TCP(sport=1234)
+    memory, offsets, lengths = lay_out([bytes(E / V4 / UDP(sport=50000, dport=4789) / VXLAN(vni=9) / inner)] * 3)
+    outer = decode(memory, offsets, lengths)
+    again = decode(memory, offsets.astype(np.int64) + outer.payload_offset, outer.payload_len)
+    assert rows(again) == [expected(bytes(inner))] * 3
 
 
 def test_ports_are_not_read_from_padding() -> None:
@@ -352,16 +409,13 @@ def test_writing_into_a_column_changes_no_other(columns: Columns) -> None:
         assert left == [{key: value for key, value in row.items() if key != name} for row in known], name
 
 
+@pytest.mark.needs("pandas")
 def test_pandas_gets_a_row_for_each_packet(columns: Columns) -> None:
-    pytest.importorskip("pandas")
-    frame = columns.to_pandas()
+    """What is in each cell, tests/unit/test_tables.py holds."""
+    frame = columns.to_pandas(addresses="binary")
     assert list(frame.columns) == columns.keys()
-    assert frame["src_port"].tolist() == columns.src_port.tolist()
-    sources = frame["ip6_src"].tolist()
-    assert [source for source in sources if source is not None] == [
-        bytes(line) for line, version in zip(columns.ip6_src, columns.ip_version, strict=True) if version == 6
-    ]
-    assert [source is None for source in sources] == (columns.ip_version != 6).tolist()
+    assert frame["src_port"].astype("Int32").fillna(-1).tolist() == columns.src_port.tolist()
+    assert [source is None for source in frame["ip6_src"]] == (columns.ip_version != 6).tolist()
 
 
 def test_repr_shows_packets_and_html_a_table(columns: Columns) -> None:

@@ -30,12 +30,25 @@ def extension(draw: st.DrawFn) -> tuple[int, bytes, int]:
 
 @st.composite
 def transport(draw: st.DrawFn) -> tuple[int, bytes]:
-    protocol = draw(st.sampled_from([1, 6, 6, 17, 17, 58, 132, 136, 47, 0, 44, 51, 59]))
+    protocol = draw(st.sampled_from([1, 6, 6, 17, 17, 17, 58, 132, 136, 47, 47, 0, 44, 51, 59]))
     body = draw(st.binary(max_size=48))
     if protocol == 6 and draw(st.booleans()):
         body = draw(st.binary(min_size=12, max_size=12)) + bytes([draw(st.integers(4, 8)) << 4]) + bytes(7) + body
     if protocol == 17 and draw(st.booleans()):
         body = draw(st.binary(min_size=4, max_size=4)) + (len(body) + 8).to_bytes(2, "big") + b"\0\0" + body
+    if protocol == 17 and draw(st.booleans()):
+        port = draw(st.sampled_from([4789, 8472, 4790])).to_bytes(2, "big")
+        body = (
+            b"\xc0\0"
+            + port
+            + (len(body) + 8).to_bytes(2, "big")
+            + b"\0\0"
+            + draw(st.sampled_from([b"\x08", b""]))
+            + body
+        )
+    if protocol == 47 and draw(st.booleans()):
+        flags = draw(st.sampled_from([0, 0x80, 0x20, 0x10, 0xA0, 0xB0, 0x30, 0x70, 0x40]))
+        body = bytes([flags, draw(st.sampled_from([0, 0, 1, 0x81, 0x80, 2]))]) + body
     if protocol in (1, 58):
         body = draw(st.sampled_from([b"\0", b"\x08", b"\x0d", b"\x03", b"\x80", b"\x81", b"\x87"])) + body
     return protocol, body

@@ -36,7 +36,12 @@ LINES = [
     (E / V6 / ICMPv6EchoRequest(seq=9), "ICMPv6 echo request 2001:db8::1 → 2001:db8::2 seq 9 62 B"),
     (E / V6 / ICMPv6ND_NS(), "ICMPv6 neighbor solicitation 2001:db8::1 → 2001:db8::2 78 B"),
     (E / V6 / IPv6ExtHdrFragment(nh=17, offset=2) / Raw(b"x"), "2001:db8::1 → 2001:db8::2 UDP fragment at 16 63 B"),
-    (E / IP(src="1.2.3.4", dst="5.6.7.8", proto=47), "1.2.3.4 → 5.6.7.8 GRE 34 B"),
+    (E / IP(src="1.2.3.4", dst="5.6.7.8", proto=47), "1.2.3.4 → 5.6.7.8 GRE 34 B [malformed]"),
+    (E / IP(src="1.2.3.4", dst="5.6.7.8", proto=47) / Raw(b"\0\0\x08\0"), "1.2.3.4 → 5.6.7.8 GRE of IPv4 38 B"),
+    (
+        E / IP(src="1.2.3.4", dst="5.6.7.8") / UDP(sport=9, dport=4789) / Raw(b"\x08\0\0\0\0\0\x4d\0"),
+        "1.2.3.4:9 → 5.6.7.8:4789 UDP VXLAN 77 50 B",
+    ),
     (E / IP(src="1.2.3.4", dst="5.6.7.8", proto=200), "1.2.3.4 → 5.6.7.8 protocol 200 34 B"),
     (E / ARP(op=1, psrc="10.0.0.1", pdst="10.0.0.2"), "ARP who-has 10.0.0.2 tell 10.0.0.1 42 B"),
     (E / ARP(op=2, psrc="10.0.0.1", hwsrc="02:00:00:00:00:09"), "ARP 10.0.0.1 is-at 02:00:00:00:00:09 42 B"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from toolkit.abi.if_xdp import Statistics
 from toolkit.cli import output
 from toolkit.cli.reconcile import Totals
 from toolkit.cli.sampler import Sampler
+from toolkit.cli.shares import percent, share_table
 from toolkit.interface import Interface
 
 if TYPE_CHECKING:
@@ -165,14 +167,10 @@ class View:
             self._live = None
 
 
-def _shares(title: str, counted: Any, rows: int) -> RenderableType:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(title, min_width=12, no_wrap=True)
-    table.add_column("packets", justify="right")
-    table.add_column("share", justify="right")
-    total = max(sum(counted.values()), 1)
-    for name, packets in counted.most_common(rows):
-        table.add_row(name, output.count(packets), f"{100 * packets / total:.0f} %")
-    return table
+def _shares(title: str, counted: Counter[str], rows: int) -> RenderableType:
+    total = sum(counted.values())
+    return share_table(
+        title,
+        ("packets", "share"),
+        [(name, output.count(packets), percent(packets, total)) for name, packets in counted.most_common(rows)],
+    )

@@ -19,7 +19,6 @@ _SHARE = 10  # a look of 1 ms is followed by 10 ms without one
 _FORGET = 0.2  # seconds after which packets that were passed over are forgotten, if no large Batch comes
 _FLOWS_KEPT = 4096
 _LINES_KEPT = 6
-_ETHERTYPES = {0x0806: "ARP", 0x0800: "IPv4", 0x86DD: "IPv6"}
 
 
 class Sampler:
@@ -51,7 +50,7 @@ class Sampler:
 
     def _decode(self, batch: Batch, weight: float) -> None:
         from toolkit.decode import top
-        from toolkit.describe import flow, protocol_name, summary
+        from toolkit.describe import ethertype_name, flow, protocol_name, summary
 
         columns = batch.decode()
         for number, packets in zip(*np.unique(columns["ip_proto"], return_counts=True), strict=True):
@@ -59,8 +58,7 @@ class Sampler:
                 self.protocols[protocol_name(int(number))] += round(packets * weight)
         rest = columns["ethertype"][columns["ip_proto"] < 0]
         for number, packets in zip(*np.unique(rest, return_counts=True), strict=True):
-            name = _ETHERTYPES.get(int(number), f"ethertype {int(number):#06x}")
-            self.protocols[name] += round(packets * weight)
+            self.protocols[ethertype_name(int(number))] += round(packets * weight)
         groups = top(columns, count=16)
         for key, packets, _ in groups.rows():
             self.flows[flow(key)] += round(packets * weight)

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from toolkit.decode.fields import FIELDS
@@ -15,7 +14,10 @@ from toolkit.decode.gather import Bytes, check_packets
 from toolkit.decode.headers import Headers
 from toolkit.decode.layers import LINK
 from toolkit.decode.text import cell, summary
-from toolkit.errors import ArgumentError, LibraryError
+from toolkit.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from toolkit.tables.layout import Addresses
 
 __all__ = ["Columns", "decode"]
 
@@ -105,16 +107,19 @@ class Columns:
         """Return all columns by name."""
         return {name: self[name] for name in self._names}
 
-    def to_pandas(self) -> Any:
-        """Return a pandas.DataFrame, a row for each packet. IPv6 addresses are bytes objects, None where not IPv6."""
-        try:
-            import pandas as pd  # type: ignore[import-untyped, unused-ignore]
-        except ImportError as cause:
-            raise LibraryError("to_pandas() needs pandas. Next step: pip install pandas.") from cause
-        series: dict[str, Any] = {}
-        for name, column in self.to_dict().items():
-            series[name] = _objects(column, self._headers) if column.ndim == 2 else column
-        return pd.DataFrame(series)
+    def to_pandas(self, *, addresses: Addresses = "text") -> Any:
+        """Return a pandas.DataFrame, a row for each packet: see Batch.to_pandas()."""
+        from toolkit.tables.cells import column_cells
+        from toolkit.tables.frame import data_frame
+
+        return data_frame(column_cells(self, addresses))
+
+    def to_arrow(self, *, addresses: Addresses = "text") -> Any:
+        """Return a pyarrow.RecordBatch, a row for each packet: see Batch.to_arrow()."""
+        from toolkit.tables.arrow import record_batch
+        from toolkit.tables.cells import column_cells
+
+        return record_batch(column_cells(self, addresses))
 
     def __repr__(self) -> str:
         """Show the first packets in words, or the names when too few columns are there to do so."""
@@ -137,15 +142,6 @@ class Columns:
         )
         note = f"{len(self)} packets, {len(self._names)} columns"
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{note}</p>"
-
-
-def _objects(addresses: Array, headers: Headers) -> Array:
-    """Rows of 16 bytes as an array of bytes objects, None where the packet is not IPv6."""
-    objects = np.full(len(addresses), None, dtype=object)
-    rows = np.flatnonzero(headers.has_ip6)
-    raw = addresses[rows].tobytes()
-    objects[rows] = [raw[at : at + 16] for at in range(0, len(raw), 16)]
-    return objects
 
 
 def _unknown(name: object, known: Iterable[str]) -> ArgumentError:

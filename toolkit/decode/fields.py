@@ -3,145 +3,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.decode.field import FIELDS, field
 from toolkit.decode.headers import Headers
 from toolkit.decode.layers import LINK, NETWORK, TRANSPORT
 
-__all__ = ["FIELDS", "Field"]
+__all__ = ["FIELDS"]
 
 Array = npt.NDArray[Any]
-Read = Callable[[Headers], Array]
 
 
-@dataclass(frozen=True)
-class Field:
-    """One column.
-
-    depth: how deep it looks into the packet. needs: name of the mask of Headers that says which packets have it.
-    read: returns its values, shape (n,) of any integer type, with anything in it where the packet has none; of `dtype`
-    only when the array is not used elsewhere.
-    """
-
-    name: str
-    depth: int
-    needs: str
-    dtype: Any
-    read: Read
-    text: str
-
-    def compute(self, headers: Headers) -> Array:
-        """Return the column: a new array of `dtype`, -1 where the packet does not have it."""
-        having = headers.having(self.needs)
-        if not having:
-            return np.full(len(headers.length), -1, dtype=self.dtype)
-        values = self.read(headers)
-        if having == len(headers.length):
-            return values.astype(self.dtype, copy=False)
-        # -1 is all ones: one OR widens, swaps bytes, and makes the missing ones -1.
-        column: Array = values | headers.absent(self.needs, self.dtype)
-        return column
-
-
-@dataclass(frozen=True)
-class Plain(Field):
-    """A column that is an array of its own and has no missing values."""
-
-    def compute(self, headers: Headers) -> Array:
-        """Return the column."""
-        return self.read(headers)
-
-
-FIELDS: dict[str, Field] = {}  # by name, in the order of the headers
-
-
-def _field(depth: int, needs: str, dtype: Any) -> Callable[[Read], Read]:
-    def note(read: Read) -> Read:
-        kind = Field if needs else Plain
-        FIELDS[read.__name__] = kind(read.__name__, depth, needs, dtype, read, read.__doc__ or "")
-        return read
-
-    return note
-
-
-def _mac(field: Array) -> Array:
+def _mac(octets: Array) -> Array:
     """Of 8 bytes the first 6, as a number."""
-    shifted: Array = field >> np.uint64(16)
+    shifted: Array = octets >> np.uint64(16)
     return shifted.view(np.int64)
 
 
-@_field(LINK, "", np.int64)
+@field(LINK, "", np.int64)
 def length(h: Headers) -> Array:
     """Bytes of the packet in memory, int64."""
     return h.length.copy()
 
 
-@_field(LINK, "has_ethernet", np.int64)
+@field(LINK, "has_ethernet", np.int64)
 def eth_dst(h: Headers) -> Array:
     """Ethernet destination as a number of 48 bits, int64."""
     return _mac(h.ethernet["dst"])
 
 
-@_field(LINK, "has_ethernet", np.int64)
+@field(LINK, "has_ethernet", np.int64)
 def eth_src(h: Headers) -> Array:
     """Ethernet source as a number of 48 bits, int64."""
     return _mac(h.ethernet["src"])
 
 
-@_field(LINK, "has_ethernet", np.int32)
+@field(LINK, "has_ethernet", np.int32)
 def ethertype(h: Headers) -> Array:
     """Ethertype behind the VLAN tags (up to two), int32; below 1536 it is an IEEE 802.3 length."""
     return h.ethertype
 
 
-@_field(LINK, "tagged", np.int16)
+@field(LINK, "tagged", np.int16)
 def vlan(h: Headers) -> Array:
     """Identifier in the outer VLAN tag, int16."""
     return (h.ethernet["tci"] & 0xFFF).astype(np.int16)
 
 
-@_field(LINK, "tagged2", np.int16)
+@field(LINK, "tagged2", np.int16)
 def vlan_inner(h: Headers) -> Array:
     """Identifier in the second VLAN tag, int16."""
     return (h.ethernet["tci1"] & 0xFFF).astype(np.int16)
 
 
-@_field(NETWORK, "has_arp", np.int32)
+@field(NETWORK, "has_arp", np.int32)
 def arp_op(h: Headers) -> Array:
     """ARP operation, int32: 1 request, 2 reply. The arp_ columns are of ARP for IPv4 over Ethernet."""
     return h.arp["op"]
 
 
-@_field(NETWORK, "has_arp", np.int64)
+@field(NETWORK, "has_arp", np.int64)
 def arp_sender_mac(h: Headers) -> Array:
     """Ethernet address of the sender in ARP, int64."""
     return _mac(h.arp["sender_mac"])
 
 
-@_field(NETWORK, "has_arp", np.int64)
+@field(NETWORK, "has_arp", np.int64)
 def arp_sender_ip(h: Headers) -> Array:
     """IPv4 address of the sender in ARP, int64."""
     return h.arp["sender_ip"]
 
 
-@_field(NETWORK, "has_arp", np.int64)
+@field(NETWORK, "has_arp", np.int64)
 def arp_target_mac(h: Headers) -> Array:
     """Ethernet address of the target in ARP, int64."""
     return _mac(h.arp["target_mac"])
 
 
-@_field(NETWORK, "has_arp", np.int64)
+@field(NETWORK, "has_arp", np.int64)
 def arp_target_ip(h: Headers) -> Array:
     """IPv4 address of the target in ARP, int64."""
     return h.arp["target_ip"]
 
 
-@_field(NETWORK, "is_ip", np.int8)
+@field(NETWORK, "is_ip", np.int8)
 def ip_version(h: Headers) -> Array:
     """Version of the IP header, 4 or 6, int8."""
     version: Array = h.is4.view(np.int8) << 2
@@ -150,25 +98,25 @@ def ip_version(h: Headers) -> Array:
     return version
 
 
-@_field(NETWORK, "is4", np.int64)
+@field(NETWORK, "is4", np.int64)
 def ip_src(h: Headers) -> Array:
     """IPv4 source as a number of 32 bits in host order, int64."""
     return h.ip4["src"]
 
 
-@_field(NETWORK, "is4", np.int64)
+@field(NETWORK, "is4", np.int64)
 def ip_dst(h: Headers) -> Array:
     """IPv4 destination as a number of 32 bits in host order, int64."""
     return h.ip4["dst"]
 
 
-@_field(NETWORK, "", np.uint8)
+@field(NETWORK, "", np.uint8)
 def ip6_src(h: Headers) -> Array:
     """IPv6 source, (n, 16) uint8; zeros where ip_version is not 6."""
     return _address6(h, "src")
 
 
-@_field(NETWORK, "", np.uint8)
+@field(NETWORK, "", np.uint8)
 def ip6_dst(h: Headers) -> Array:
     """IPv6 destination, (n, 16) uint8; zeros where ip_version is not 6."""
     return _address6(h, "dst")
@@ -182,13 +130,13 @@ def _address6(h: Headers, name: str) -> Array:
     return address
 
 
-@_field(NETWORK, "is_ip", np.int16)
+@field(NETWORK, "is_ip", np.int16)
 def ip_proto(h: Headers) -> Array:
     """Protocol behind IP and its extension headers (IPPROTO_*), int16; the last one reached if those do not end."""
     return h.protocol
 
 
-@_field(NETWORK, "is_ip", np.int16)
+@field(NETWORK, "is_ip", np.int16)
 def ip_ttl(h: Headers) -> Array:
     """Time to live, or hop limit, int16."""
     if h.is6 is None:
@@ -196,7 +144,7 @@ def ip_ttl(h: Headers) -> Array:
     return np.where(h.is6, h.ip6["hop_limit"], h.ip4["ttl"])
 
 
-@_field(NETWORK, "is_ip", np.int32)
+@field(NETWORK, "is_ip", np.int32)
 def ip_len(h: Headers) -> Array:
     """Bytes of the whole IP packet by its header, int32: total length, or payload length and 40."""
     column = h.ip4["length"].astype(np.int32)
@@ -205,7 +153,7 @@ def ip_len(h: Headers) -> Array:
     return column
 
 
-@_field(NETWORK, "has_id", np.int64)
+@field(NETWORK, "has_id", np.int64)
 def ip_id(h: Headers) -> Array:
     """Identification: IPv4's 16 bits, or the 32 bits of an IPv6 fragment header, int64."""
     column: Array = h.ip4["id"].astype(np.int64)
@@ -214,123 +162,159 @@ def ip_id(h: Headers) -> Array:
     return column
 
 
-@_field(NETWORK, "is_ip", np.int8)
+@field(NETWORK, "is_ip", np.int8)
 def ip_dscp(h: Headers) -> Array:
     """Differentiated services code point, int8."""
     return (h.traffic_class >> 2).view(np.int8)
 
 
-@_field(NETWORK, "is_ip", np.int8)
+@field(NETWORK, "is_ip", np.int8)
 def ip_ecn(h: Headers) -> Array:
     """Explicit congestion notification, int8: 0 to 3."""
     return (h.traffic_class & 3).view(np.int8)
 
 
-@_field(NETWORK, "is_ip", np.int8)
+@field(NETWORK, "is_ip", np.int8)
 def ip_flags(h: Headers) -> Array:
     """Fragmentation flags, int8: 1 more fragments, 2 do not fragment, 4 reserved. IPv6 has only the first."""
     return (h.fragment >> 13).astype(np.int8)
 
 
-@_field(NETWORK, "is_ip", np.int32)
+@field(NETWORK, "is_ip", np.int32)
 def ip_fragment_offset(h: Headers) -> Array:
     """Place of this fragment in its packet, bytes, int32. Where it is not 0 there are no ports."""
     return h.fragment << 3  # the flags go out at the top
 
 
-@_field(NETWORK, "has_ip6", np.int32)
+@field(NETWORK, "has_ip6", np.int32)
 def ip6_flow_label(h: Headers) -> Array:
     """IPv6 flow label, int32."""
     return (h.ip6["flow"] & 0xFFFFF).astype(np.int32)
 
 
-@_field(TRANSPORT, "has_ports", np.int32)
+@field(TRANSPORT, "has_ports", np.int32)
 def src_port(h: Headers) -> Array:
     """Source port of TCP, UDP, UDP-Lite or SCTP, int32."""
     return h.udp["src"]
 
 
-@_field(TRANSPORT, "has_ports", np.int32)
+@field(TRANSPORT, "has_ports", np.int32)
 def dst_port(h: Headers) -> Array:
     """Destination port of TCP, UDP, UDP-Lite or SCTP, int32."""
     return h.udp["dst"]
 
 
-@_field(TRANSPORT, "has_tcp", np.int16)
+@field(TRANSPORT, "has_tcp", np.int16)
 def tcp_flags(h: Headers) -> Array:
     """TCP flags, int16: FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32, ECE 64, CWR 128, AE 256."""
     return (h.tcp["flags"] & 0x1FF).view(np.int16)
 
 
-@_field(TRANSPORT, "has_tcp", np.int64)
+@field(TRANSPORT, "has_tcp", np.int64)
 def tcp_seq(h: Headers) -> Array:
     """TCP sequence number, int64."""
     return h.tcp["seq"]
 
 
-@_field(TRANSPORT, "has_tcp", np.int64)
+@field(TRANSPORT, "has_tcp", np.int64)
 def tcp_ack(h: Headers) -> Array:
     """TCP acknowledgment number, int64; meaningless without the ACK flag."""
     return h.tcp["ack"]
 
 
-@_field(TRANSPORT, "has_tcp", np.int32)
+@field(TRANSPORT, "has_tcp", np.int32)
 def tcp_window(h: Headers) -> Array:
     """TCP window as in the header, unscaled, int32."""
     return h.tcp["window"]
 
 
-@_field(TRANSPORT, "has_udp", np.int32)
+@field(TRANSPORT, "has_udp", np.int32)
 def udp_len(h: Headers) -> Array:
     """UDP length field (UDP-Lite: checksum coverage), int32."""
     return h.udp["length"]
 
 
-@_field(TRANSPORT, "has_icmp", np.int16)
+@field(TRANSPORT, "has_icmp", np.int16)
 def icmp_type(h: Headers) -> Array:
     """Type of ICMP or ICMPv6 (ip_proto 1 or 58), int16."""
     return h.icmp["type"]
 
 
-@_field(TRANSPORT, "has_icmp", np.int16)
+@field(TRANSPORT, "has_icmp", np.int16)
 def icmp_code(h: Headers) -> Array:
     """Code of ICMP or ICMPv6, int16."""
     return h.icmp["code"]
 
 
-@_field(TRANSPORT, "has_echo", np.int32)
+@field(TRANSPORT, "has_echo", np.int32)
 def icmp_id(h: Headers) -> Array:
     """Identifier of an echo or timestamp message, int32."""
     return h.icmp["id"]
 
 
-@_field(TRANSPORT, "has_echo", np.int32)
+@field(TRANSPORT, "has_echo", np.int32)
 def icmp_seq(h: Headers) -> Array:
     """Sequence number of an echo or timestamp message, int32."""
     return h.icmp["seq"]
 
 
-@_field(TRANSPORT, "has_ethernet", np.int32)
+@field(TRANSPORT, "has_sctp", np.int64)
+def sctp_vtag(h: Headers) -> Array:
+    """SCTP verification tag, int64."""
+    return h.sctp["vtag"]
+
+
+@field(TRANSPORT, "has_chunk", np.int16)
+def sctp_chunk(h: Headers) -> Array:
+    """Type of the first SCTP chunk, int16: 0 DATA, 1 INIT, 3 SACK, 4 HEARTBEAT, ..."""
+    return h.sctp["chunk"]
+
+
+@field(TRANSPORT, "has_vxlan", np.int32)
+def vxlan_vni(h: Headers) -> Array:
+    """VXLAN network identifier, int32: UDP to port 4789 or 8472 whose header says that it has one.
+
+    The payload is the inner Ethernet frame; it can be decoded in its turn.
+    """
+    return (h.vxlan["vni"] >> 8).astype(np.int32)
+
+
+@field(TRANSPORT, "has_gre", np.int32)
+def gre_proto(h: Headers) -> Array:
+    """What GRE carries, an ethertype, int32; 0x6558 is an Ethernet frame. The payload begins behind GRE's options."""
+    return h.gre["type"]
+
+
+@field(TRANSPORT, "has_gre_key", np.int64)
+def gre_key(h: Headers) -> Array:
+    """Key field of GRE, int64; in version 1 (PPTP) payload length and call number."""
+    return np.where(h.gre["flags"] & 0x8000, h.gre["key2"], h.gre["key1"])
+
+
+@field(TRANSPORT, "has_ethernet", np.int32)
 def payload_offset(h: Headers) -> Array:
-    """Where the payload begins behind the last known header, bytes from the packet's start, int32."""
+    """Where the payload begins behind the last known header, bytes from the packet's start, int32.
+
+    Of VXLAN and GRE it is the packet inside.
+    """
     return h.payload_at.astype(np.int32)
 
 
-@_field(TRANSPORT, "has_ethernet", np.int32)
+@field(TRANSPORT, "has_ethernet", np.int32)
 def payload_len(h: Headers) -> Array:
     """Bytes of payload that are there, without Ethernet padding, int32."""
     return (h.end - h.payload_at).astype(np.int32)
 
 
-@_field(NETWORK, "", np.bool_)
+@field(NETWORK, "", np.bool_)
 def truncated(h: Headers) -> Array:
     """The bytes end before the headers, or before the length that the IP header declares; bool."""
     return h.short | (h.declared > h.length)
 
 
-@_field(TRANSPORT, "", np.bool_)
+@field(TRANSPORT, "", np.bool_)
 def valid(h: Headers) -> Array:
-    """Every header up to TCP, UDP, ICMP, SCTP or ARP is whole and consistent; bool."""
+    """Every header up to TCP, UDP, ICMP, SCTP, GRE or ARP is whole and consistent; bool."""
     known = (h.kind < 2) | h.is_ip
     if h.is_arp is not None:
         known |= h.is_arp

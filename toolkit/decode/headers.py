@@ -13,17 +13,24 @@ from toolkit.decode.gather import Bytes, Positions
 from toolkit.decode.layers import TRANSPORT, Layers
 from toolkit.decode.layouts import (
     ARP,
+    GRE,
     ICMP,
+    IPPROTO_GRE,
     IPPROTO_ICMP,
     IPPROTO_ICMPV6,
+    IPPROTO_SCTP,
     IPPROTO_TCP,
     IPPROTO_UDP,
     IPPROTO_UDPLITE,
     IPV4,
     IPV6,
+    SCTP,
     TCP,
     UDP,
+    VXLAN,
+    VXLAN_PORTS,
     echo_types,
+    gre_headers,
     link_payloads,
     ported_protocols,
     transport_headers,
@@ -35,6 +42,8 @@ Array = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
 Record = npt.NDArray[np.void]
 
+
+_VXLAN_PORTS = np.array(VXLAN_PORTS, dtype=">u2").view(np.uint16)
 
 Value = TypeVar("Value")
 
@@ -115,6 +124,21 @@ class Headers(Layers):
         return self.transport.view(ICMP).reshape(-1)
 
     @_once
+    def sctp(self) -> Record:
+        """Transport headers as SCTP, with the first chunk."""
+        return self.transport.view(SCTP).reshape(-1)
+
+    @_once
+    def vxlan(self) -> Record:
+        """Transport headers as UDP and VXLAN."""
+        return self.transport.view(VXLAN).reshape(-1)
+
+    @_once
+    def gre(self) -> Record:
+        """Transport headers as GRE."""
+        return self.transport.view(GRE).reshape(-1)
+
+    @_once
     def has_ip6(self) -> Flags:
         """An IPv6 header."""
         return self.none() if self.is6 is None else self.is6
@@ -176,6 +200,43 @@ class Headers(Layers):
         return found
 
     @_once
+    def has_sctp(self) -> Flags:
+        """An SCTP common header."""
+        found: Flags = (self.protocol == IPPROTO_SCTP) & (self.room >= 12)
+        return found
+
+    @_once
+    def has_chunk(self) -> Flags:
+        """SCTP with the header of a first chunk."""
+        found: Flags = self.has_sctp & (self.room >= 16)
+        return found
+
+    @_once
+    def has_vxlan(self) -> Flags:
+        """VXLAN in UDP, by its port and by the bit that says that a network identifier is there."""
+        if not self.having("has_udp"):
+            return self.none()
+        port = self.udp["dst"].view(np.uint16)  # compared as it lies: to swap every port takes three times as long
+        found: Flags = (port == _VXLAN_PORTS[0]) | (port == _VXLAN_PORTS[1])
+        if np.count_nonzero(found):
+            found &= (self.protocol == IPPROTO_UDP) & (self.room >= 16) & (self.vxlan["flags"] & 8 != 0)
+        return found
+
+    @_once
+    def has_gre(self) -> Flags:
+        """Flags and protocol of GRE."""
+        found: Flags = (self.protocol == IPPROTO_GRE) & (self.room >= 4)
+        return found
+
+    @_once
+    def has_gre_key(self) -> Flags:
+        """GRE that has a key, in a header that is whole."""
+        if not self.having("has_gre"):
+            return self.none()
+        found: Flags = self.has_gre & (self.gre["flags"] & 0x2000 != 0) & ~self.incomplete
+        return found
+
+    @_once
     def short(self) -> Flags:
         """The packet ends inside the Ethernet header, the VLAN tags, or the fixed part of the header behind them."""
         found: Flags = link_payloads().take(self.kind) > self.length - self.network_at
@@ -187,6 +248,10 @@ class Headers(Layers):
         size = transport_headers().take(self.protocol)
         if self.having("has_tcp"):
             np.copyto(size, (self.tcp["offset"] >> 4) * np.uint8(4), where=self.has_tcp)
+        if self.having("has_vxlan"):
+            size[self.has_vxlan] += 8
+        if self.having("has_gre"):
+            np.copyto(size, gre_headers().take(self.gre["flags"]), where=self.has_gre)
         found: Positions = size * self.readable
         return found
 
@@ -197,6 +262,8 @@ class Headers(Layers):
         found: Flags = size > self.room
         if self.having("has_tcp"):
             found |= self.has_tcp & (size < 20)
+        if self.having("has_gre"):
+            found |= self.has_gre & (size < 4)
         return found
 
     @_once

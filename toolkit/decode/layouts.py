@@ -19,10 +19,12 @@ __all__ = [
     "ETH_P_IPV6",
     "ETH_P_QINQ1",
     "EXTENSION",
+    "GRE",
     "ICMP",
     "IPPROTO_AH",
     "IPPROTO_DSTOPTS",
     "IPPROTO_FRAGMENT",
+    "IPPROTO_GRE",
     "IPPROTO_HOPOPTS",
     "IPPROTO_ICMP",
     "IPPROTO_ICMPV6",
@@ -33,12 +35,16 @@ __all__ = [
     "IPPROTO_UDPLITE",
     "IPV4",
     "IPV6",
+    "SCTP",
     "TCP",
     "TRANSPORT_WIDTH",
     "UDP",
+    "VXLAN",
+    "VXLAN_PORTS",
     "echo_types",
     "ethertype_kinds",
     "extension_protocols",
+    "gre_headers",
     "ipv4_headers",
     "link_payloads",
     "ported_protocols",
@@ -60,11 +66,14 @@ IPPROTO_TCP = 6
 IPPROTO_UDP = 17
 IPPROTO_ROUTING = 43
 IPPROTO_FRAGMENT = 44
+IPPROTO_GRE = 47
 IPPROTO_AH = 51
 IPPROTO_ICMPV6 = 58
 IPPROTO_DSTOPTS = 60
 IPPROTO_SCTP = 132
 IPPROTO_UDPLITE = 136
+
+VXLAN_PORTS = (4789, 8472)  # IANA's, and the one that Linux took before there was one
 
 
 def _record(width: int, **fields: tuple[str, int]) -> np.dtype[np.void]:
@@ -122,6 +131,10 @@ TRANSPORT_WIDTH = 20
 TCP = _record(TRANSPORT_WIDTH, seq=(">u4", 4), ack=(">u4", 8), flags=(">u2", 12), window=(">u2", 14), offset=("u1", 12))
 UDP = _record(TRANSPORT_WIDTH, src=(">u2", 0), dst=(">u2", 2), length=(">u2", 4))
 ICMP = _record(TRANSPORT_WIDTH, type=("u1", 0), code=("u1", 1), id=(">u2", 4), seq=(">u2", 6))
+SCTP = _record(TRANSPORT_WIDTH, vtag=(">u4", 4), chunk=("u1", 12))
+VXLAN = _record(TRANSPORT_WIDTH, flags=("u1", 8), vni=(">u4", 12))  # behind the 8 bytes of UDP
+# The key stands behind checksum and offset where those are.
+GRE = _record(TRANSPORT_WIDTH, flags=(">u2", 0), type=(">u2", 2), key1=(">u4", 4), key2=(">u4", 8))
 
 
 @lru_cache(maxsize=1)
@@ -157,9 +170,26 @@ def transport_headers() -> npt.NDArray[Any]:
     """Bytes of the fixed header of each protocol that has columns, 0 for the others. Shape (256,) int64."""
     sizes = np.zeros(256, dtype=np.int64)
     sizes[[IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_UDP, IPPROTO_UDPLITE]] = 8
+    sizes[IPPROTO_GRE] = 4
     sizes[IPPROTO_SCTP] = 12
     sizes[IPPROTO_TCP] = 20
     return sizes
+
+
+@lru_cache(maxsize=1)
+def gre_headers() -> npt.NDArray[Any]:
+    """Bytes of the GRE header by its first 16 bits (RFC 2784, 2890, 2637), 0 when nobody can say. Shape (65536,) int8.
+
+    Nobody can: later versions, and RFC 1701's source routes, which RFC 2784 has receivers discard.
+    """
+    flags = np.arange(1 << 16)
+    options = sum((flags & bit != 0).astype(np.int8) for bit in (0x8000, 0x2000, 0x1000))  # checksum, key, sequence
+    version = flags & 7
+    acknowledged = (version == 1) & (flags & 0x0080 != 0)
+    sizes = 4 * (1 + options + acknowledged)
+    sizes[(version > 1) | (flags & 0x4000 != 0)] = 0
+    table: npt.NDArray[np.int8] = sizes.astype(np.int8)
+    return table
 
 
 @lru_cache(maxsize=1)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["cell", "flow", "format_ip", "format_mac", "protocol_name", "summaries", "summary"]
+__all__ = ["cell", "ethertype_name", "flow", "format_ip", "format_mac", "protocol_name", "summaries", "summary"]
 
 
 class Table(Protocol):
@@ -51,6 +51,7 @@ _PROTOCOLS = {
 _ETHERTYPES = {
     0x0800: "IPv4",
     0x0806: "ARP",
+    0x6558: "Ethernet",
     0x8100: "VLAN",
     0x86DD: "IPv6",
     0x8847: "MPLS",
@@ -123,6 +124,11 @@ def protocol_name(number: int) -> str:
     return _PROTOCOLS.get(number, f"protocol {number}")
 
 
+def ethertype_name(number: int) -> str:
+    """Name of what an ethertype announces; below 1536 it is the length of an IEEE 802.3 frame."""
+    return _ETHERTYPES.get(number) or (f"ethertype 0x{number:04x}" if number >= 1536 else "802.3")
+
+
 def summaries(columns: Table, limit: int | None = None) -> list[str]:
     """Describe the first `limit` packets (all when None), one line each. For display, not for a hot path."""
     return [summary(columns, row) for row in range(len(columns) if limit is None else min(limit, len(columns)))]
@@ -152,8 +158,7 @@ def _ethernet(get: Callable[[str], int]) -> str:
     kind = get("ethertype")
     if kind < 0:
         return "no Ethernet header,"
-    name = _ETHERTYPES.get(kind) or (f"ethertype 0x{kind:04x}" if kind >= 1536 else "802.3")
-    return f"{_mac(get('eth_src'))} → {_mac(get('eth_dst'))} {name}"
+    return f"{_mac(get('eth_src'))} → {_mac(get('eth_dst'))} {ethertype_name(kind)}"
 
 
 def _arp(get: Callable[[str], int]) -> str:
@@ -178,6 +183,10 @@ def _ip(columns: Table, row: int, get: Callable[[str], int]) -> str:
     text = f"{ends} {protocol_name(protocol)}"
     if get("tcp_flags") >= 0:
         text += f" {_tcp_flags(get('tcp_flags'))}"
+    if get("vxlan_vni") >= 0:
+        text += f" VXLAN {get('vxlan_vni')}"
+    if get("gre_proto") >= 0:
+        text += f" of {ethertype_name(get('gre_proto'))}"
     if get("ip_fragment_offset") > 0:
         text += f" fragment at {get('ip_fragment_offset')}"
     return text

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real packets as tables: from an interface to Arrow, pandas and Parquet, and into the engines that read those."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import Wire, drain, eventually, udp_frame
+
+import toolkit
+from toolkit.lab import Lab
+from toolkit.tables.parquet import ParquetSink
+
+pytestmark = pytest.mark.needs("bcc", "pyarrow")
+
+FRAMES = [udp_frame(bytes(number % 90), source_port=2000 + number % 7, port=9000) for number in range(500)]
+
+
+def capture(lab: Lab, wire: Wire, sink: ParquetSink) -> tuple[int, int]:
+    """Send FRAMES while a sink is fed; the times before and after, ns since 1970."""
+    with toolkit.open(lab.interface, netns=lab.netns, filter="udp port 9000") as near:
+        before = time.time_ns()
+        wire.send(FRAMES)
+        got = 0
+
+        def more() -> bool:
+            nonlocal got
+            batch = near.receive(timeout=0.1)
+            got += len(batch)
+            sink.write(batch)
+            return got >= len(FRAMES)
+
+        assert eventually(more, 10)
+        after = time.time_ns()
+        sink.close({"received": got, "dropped": near.statistics().dropped})
+    return before, after
+
+
+def test_a_capture_is_a_table_to_every_engine(lab: Lab, wire: Wire, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    sink = ParquetSink(f"{tmp_path}/x.parquet/", filter="udp port 9000", interface=lab.interface)
+    before, after = capture(lab, wire, sink)
+    assert sink.written == len(FRAMES)
+    parts = list((tmp_path / "x.parquet").rglob("*.parquet"))
+    told = pq.read_metadata(parts[0]).metadata
+    assert (told[b"filter"], told[b"interface"]) == (b"udp port 9000", lab.interface.encode())
+    table = pq.read_table(tmp_path / "x.parquet")
+    assert sorted(table.column("length").to_pylist()) == sorted(map(len, FRAMES))
+    assert set(table.column("ip_src").to_pylist()) == {"10.11.0.2"}
+    slack = 1_000_000_000  # the clock's step is another test's matter
+    assert all(before - slack <= at <= after + slack for at in table.column("time_ns").to_pylist())
+
+
+@pytest.mark.needs("duckdb", "polars")
+def test_duckdb_and_polars_count_the_same(lab: Lab, wire: Wire, tmp_path: Path) -> None:
+    import duckdb
+    import polars
+
+    capture(lab, wire, ParquetSink(tmp_path))
+    wanted: dict[int, tuple[int, int]] = {}
+    for number, frame in enumerate(FRAMES):
+        packets, octets = wanted.get(2000 + number % 7, (0, 0))
+        wanted[2000 + number % 7] = (packets + 1, octets + len(frame))
+    where = f"{tmp_path}/**/*.parquet"
+    query = "select src_port, count(*), sum(length) from read_parquet(?, hive_partitioning=true) group by src_port"
+    told = {port: (packets, int(octets)) for port, packets, octets in duckdb.execute(query, [where]).fetchall()}
+    assert told == wanted
+    frame_of_all: Any = polars.read_parquet(where, hive_partitioning=True)
+    assert {"date", "hour"} <= set(frame_of_all.columns)
+    sums = frame_of_all.group_by("src_port").agg(polars.len(), polars.col("length").sum())
+    assert {port: (packets, octets) for port, packets, octets in sums.rows()} == wanted
+
+
+@pytest.mark.needs("pandas")
+def test_a_live_batch_becomes_tables_that_outlive_it(lab: Lab, wire: Wire) -> None:
+    with toolkit.open(lab.interface, netns=lab.netns, filter="udp port 9000") as near:
+        wire.send(FRAMES[:20])
+        batch = near.receive(timeout=5)
+        while len(batch) < 2:  # the first look may have come early
+            batch = near.receive(timeout=5)
+        lengths = batch.lengths.tolist()
+        table, frame = batch.to_arrow(head=14), batch.to_pandas(["time", "length", "dst_port"])
+        batch.release()
+        drain(near.receive)
+    assert table.column("length").to_pylist() == frame["length"].tolist() == lengths
+    assert {packet[12:14] for packet in table.column("head").to_pylist()} == {b"\x08\0"}
+    assert set(frame["dst_port"]) == {9000}
+    assert frame["time"].notna().all()
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_flows_count_what_receive_returns(lab: Lab, wire: Wire, bidirectional: bool) -> None:
+    with toolkit.open(lab.interface, netns=lab.netns, filter="udp port 9000") as near:
+        flows = near.flows(bidirectional=bidirectional)
+        ports = near.flows(group="port")
+        wire.send(FRAMES)
+
+        def received() -> bool:
+            near.receive(timeout=0.1)
+            return flows.packets >= len(FRAMES)
+
+        assert eventually(received, 10)
+        assert sorted(flow.source_port or 0 for flow in flows.top()) == list(range(2000, 2007))
+        assert flows.bytes == sum(map(len, FRAMES))
+        assert [(str(port), port.packets) for port in ports.top()] == [
+            (f"{number}/UDP", sum(2000 + at % 7 == number for at in range(len(FRAMES))))
+            for number in (port.destination_port for port in ports.top())
+        ]
+        del ports
+        wire.send(FRAMES[:1])
+        assert eventually(lambda: near.receive(timeout=0.1) or flows.packets > len(FRAMES), 10)
+        assert len(near._flows) == 1  # nobody holds the other any more

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command top: options and help only; the work is in toolkit.cli.top."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from toolkit.cli.options import (
+    COPY,
+    COPYING,
+    FILTER,
+    INTERVAL,
+    JSON,
+    RECEIVING,
+    SAMPLING,
+    SECONDS,
+    YES,
+    binding_from,
+    options_of,
+)
+
+__all__ = ["COMMANDS"]
+
+
+@click.command(short_help="Watch who has the traffic of an interface: flows, hosts, ports, protocols.")
+@click.argument("interface")
+@options_of(
+    FILTER,
+    click.option(
+        "--group",
+        type=click.Choice(["flow", "source", "destination", "port", "protocol"]),
+        default="flow",
+        show_default=True,
+        help="What to count by; a port is the lower of the two.",
+    ),
+    click.option(
+        "--by", type=click.Choice(["bytes", "packets"]), default="bytes", show_default=True, help="What to sort by."
+    ),
+    click.option("--rows", type=click.IntRange(min=1), help="How many to show. [what fits the terminal; else 5]"),
+    click.option(
+        "--max-flows",
+        type=click.IntRange(16, 1 << 24),
+        default=1 << 16,
+        show_default=True,
+        help="How many to remember; then those that were idle longest make room.",
+    ),
+    *SAMPLING,
+    YES,
+    *RECEIVING,
+    COPY,
+    *COPYING,
+    SECONDS,
+    INTERVAL,
+    JSON,
+)
+def top(interface: str, **options: Any) -> None:
+    """Show who has the traffic that arrives at INTERFACE: rate and share of the last interval, and totals.
+
+    It looks at packets by taking them: what the filter matches does NOT reach this host's kernel while it runs, so
+    whoever waits for it gets nothing. Take what you can spare, or leave most of it alone with --sample 1/100: then
+    figures and shares are those of the sample.
+
+    On a terminal: a table, and keys: q quits; p and b sort by packets and by bytes; f, s, d, o and r group by flow,
+    source, destination, port and protocol (counted from then on). Elsewhere: lines. At the end the counters are
+    reconciled: received + dropped = redirected.
+
+    \b
+    xsk top eth0 -f 'udp'
+    xsk top eth0 -f 'not port 22' --group source --by packets
+    xsk top eth0 -f 'tcp' --sample 1/100 --group port
+    xsk top eth0 -f 'udp' --seconds 10 --json
+    """
+    from toolkit.cli.top import run
+
+    sys.exit(run(interface, binding_from(options), **options))
+
+
+COMMANDS = (top,)

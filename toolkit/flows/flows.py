@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flows: who talks to whom, and how much, added up batch by batch."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.errors import ArgumentError
+from toolkit.flows.keys import COLUMNS, GROUPS, Group, keys_of
+from toolkit.flows.rows import Flow, flow_cells, flow_list
+from toolkit.flows.table import COUNTERS, Counted, Table, grouped
+
+if TYPE_CHECKING:
+    from toolkit.batch import Batch
+    from toolkit.flows.keys import Keys
+
+__all__ = ["Evicted", "Flow", "Flows", "Order"]
+
+Array = npt.NDArray[Any]
+Words = npt.NDArray[np.uint64]
+
+Order = Literal["bytes", "packets", "last"]
+
+_SHOWN = 10  # rows of a repr
+
+
+class Evicted(NamedTuple):
+    """What had to make room: rows, and what was counted in them."""
+
+    flows: int
+    packets: int
+    bytes: int
+
+
+class Flows:
+    """Packets, bytes, first and last time, TCP flags of every flow in the Batches that are added.
+
+    group: what is counted by. "flow": addresses, protocol and ports (Ethernet addresses and ethertype of what is not
+    IP). "source" and "destination": one address. "port": the lower of the two ports, which is most often the service,
+    and its protocol. "protocol".
+    bidirectional: both directions of a flow are one row, whose source is that of the packet seen first; what went the
+    other way is counted apart as well. max_flows: rows that are kept; when more come, those that were idle longest
+    make room, an eighth of all at a time, and `evicted` says how much was counted in them.
+
+    add() and everything that reads may be called from different threads.
+    """
+
+    def __init__(self, max_flows: int = 1 << 16, *, group: Group = "flow", bidirectional: bool = False) -> None:
+        """Begin with nothing."""
+        if group not in GROUPS:
+            raise ArgumentError(f"group is one of {', '.join(GROUPS)}, not {group!r}.")
+        if bidirectional and group != "flow":
+            raise ArgumentError(
+                f"bidirectional=True puts the two ends of a flow in one row: a {group} has no two ends."
+            )
+        if not 1 <= max_flows <= 1 << 24:
+            raise ArgumentError(f"max_flows is a number from 1 to {1 << 24}, not {max_flows!r}.")
+        self.group: Group = group
+        self.bidirectional = bidirectional
+        self.packets = 0  # of all Batches, those of evicted rows too
+        self.bytes = 0  # as they were on the wire
+        self._table = Table(max_flows)
+        self._lock = threading.Lock()
+        # Odd numbers that nobody else knows: who could foresee the hashes could make all packets look for one place.
+        self._factors = np.frombuffer(os.urandom(48), dtype=np.uint64) | np.uint64(1)
+
+    # --- counting ---------------------------------------------------------------------------------------------------
+
+    def add(self, batch: Batch) -> None:
+        """Count the packets of a Batch. A packet without a time counts as seen now."""
+        if not batch:
+            return
+        names = COLUMNS[self.group] + (("tcp_flags",) if self.group == "flow" else ())
+        columns = batch.decode(columns=names)
+        keys = keys_of(columns, self.group, both_ways=self.bidirectional)
+        times = batch.timestamps.view(np.int64)
+        missing = times == np.iinfo(np.int64).min
+        if missing.any():
+            times = np.where(missing, time.time_ns(), times)
+        flags = np.maximum(columns["tcp_flags"], 0).astype(np.uint16) if "tcp_flags" in names else None
+        sizes = batch.wire_lengths.astype(np.int64)
+        counted = self._counted(keys, times, sizes, flags)
+        with self._lock:
+            self.packets += len(batch)
+            self.bytes += int(sizes.sum())
+            self._table.add(counted)
+
+    def mark(self) -> None:
+        """Begin an interval: `recent_packets` and `recent_bytes` count from here."""
+        with self._lock:
+            self._table.mark()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._table = Table(self._table.capacity)
+            self.packets = self.bytes = 0
+
+    def _counted(self, keys: Keys, times: Array, sizes: Array, flags: Array | None) -> Counted:
+        """Sum by key."""
+        n = len(times)
+        varying = [word for word in keys.words if word is not None and (word != word[0]).any()]
+        hashes = self._hashes(keys, n)
+        order, starts = grouped(hashes, varying) if varying else (np.arange(n), np.zeros(1, dtype=np.int64))
+        firsts = order[starts]
+        words = np.zeros((5, len(starts)), dtype=np.uint64)
+        for at, word in enumerate(keys.words):
+            if word is not None:
+                words[at] = word[firsts]
+        packets, octets = np.diff(starts, append=n), np.add.reduceat(sizes[order], starts)
+        back = dict.fromkeys(("back_packets", "back_octets"), np.zeros(len(starts), dtype=np.int64))
+        turned = np.zeros(len(starts), dtype=np.bool_)
+        if keys.swapped is not None:
+            swapped = keys.swapped[order]
+            back["back_packets"] = np.add.reduceat(swapped.astype(np.int64), starts)
+            back["back_octets"] = np.add.reduceat(sizes[order] * swapped, starts)
+            turned = keys.swapped[np.minimum.reduceat(order, starts)]
+        ranked = times[order]
+        return Counted(
+            words,
+            hashes[firsts],
+            np.minimum.reduceat(ranked, starts),
+            np.maximum.reduceat(ranked, starts),
+            np.zeros(len(starts), np.uint16) if flags is None else np.bitwise_or.reduceat(flags[order], starts),
+            turned,
+            {"packets": packets, "octets": octets, **back},
+        )
+
+    def _hashes(self, keys: Keys, n: int) -> Words:
+        """Spread the keys over 64 bits. A word that is 0 adds nothing: those that are None need not be there."""
+        hashes = np.zeros(n, dtype=np.uint64)
+        for word, factor in zip(keys.words, self._factors, strict=False):
+            if word is not None:
+                mixed = word * factor
+                mixed ^= mixed >> np.uint64(32)
+                hashes += mixed * self._factors[5]
+        hashes ^= hashes >> np.uint64(29)
+        return hashes
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Return the number of rows that are kept."""
+        return self._table.size
+
+    @property
+    def evicted(self) -> Evicted:
+        """What had to make room. `packets` is the sum over all rows and this."""
+        table = self._table
+        return Evicted(table.evicted, table.evicted_packets, table.evicted_octets)
+
+    def top(self, n: int | None = 10, by: Order = "bytes", *, recent: bool = False) -> list[Flow]:
+        """Return the `n` largest rows (None: all), the largest first; for "last" those that were seen last.
+
+        recent: order by what came since mark(), and leave out those where nothing did.
+        """
+        return flow_list(*self._picked(n, by, recent), self.group)
+
+    def to_arrow(self, n: int | None = None, by: Order = "bytes") -> Any:
+        """Return all rows, or the `n` largest, as a pyarrow.RecordBatch (extra `arrow`)."""
+        from toolkit.tables.arrow import record_batch
+
+        return record_batch(flow_cells(*self._picked(n, by, False), self.group, self.bidirectional))
+
+    def to_pandas(self, n: int | None = None, by: Order = "bytes") -> Any:
+        """Return all rows, or the `n` largest, as a pandas.DataFrame (extra `pandas`)."""
+        from toolkit.tables.frame import data_frame
+
+        return data_frame(flow_cells(*self._picked(n, by, False), self.group, self.bidirectional))
+
+    def _picked(self, n: int | None, by: Order, recent: bool) -> tuple[Counted, dict[str, Array]]:
+        """Copy rows out, in order, and what they had at mark()."""
+        if by not in get_args(Order):
+            raise ArgumentError(f"by is one of {', '.join(get_args(Order))}, not {by!r}.")
+        with self._lock:
+            table = self._table
+            size = table.size
+            counters = {name: table.counters[name][:size] for name in COUNTERS}
+            marked = {name: table.marked[name][:size] for name in COUNTERS}
+            values = {name: counters[name] - marked[name] if recent else counters[name] for name in COUNTERS}
+            ranks = {"bytes": (values["packets"], values["octets"]), "packets": (values["octets"], values["packets"])}
+            first, second = ranks.get(by, (values["packets"], table.last[:size]))
+            chosen = _largest(first, second, n)
+            if recent:
+                chosen = chosen[values["packets"][chosen] > 0]
+            return Counted(
+                table.words[:, chosen],
+                table.hashes[chosen],
+                table.first[chosen],
+                table.last[chosen],
+                table.flags[chosen],
+                table.turned[chosen],
+                {name: counter[chosen] for name, counter in counters.items()},
+            ), {name: counter[chosen] for name, counter in marked.items()}
+
+    def __repr__(self) -> str:
+        """Show how many there are, and the largest."""
+        known = f"<Flows: {len(self)} {_plural(self.group, len(self))}, {self.packets} packets, {self.bytes} bytes"
+        if evicted := self.evicted.flows:
+            known += f", {evicted} made room"
+        lines = [f"  {flow.bytes:>14,} bytes  {flow.packets:>11,} packets  {flow}" for flow in self.top(_SHOWN)]
+        more = [f"  … and {len(self) - _SHOWN} more"] if len(self) > _SHOWN else []
+        return "\n".join([known + ">", *lines, *more])
+
+    def _repr_html_(self) -> str:
+        """Show the largest as a table."""
+        import html
+
+        rows = "".join(
+            f"<tr><td style='text-align:left'>{html.escape(str(flow))}</td><td>{flow.packets:,}</td>"
+            f"<td>{flow.bytes:,}</td><td>{100 * flow.bytes / max(self.bytes, 1):.1f} %</td></tr>"
+            for flow in self.top(_SHOWN)
+        )
+        head = f"<tr><th>{self.group}</th><th>packets</th><th>bytes</th><th>share</th></tr>"
+        note = html.escape(repr(self).split("\n", 1)[0])
+        return f"<p>{note}</p><table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+
+    def __rich__(self) -> Any:
+        """Show the largest as a table of rich."""
+        from rich.table import Table as RichTable
+
+        table = RichTable(title=repr(self).split("\n", 1)[0].strip("<>"), box=None)
+        for name, justify in ((self.group, "left"), ("packets", "right"), ("bytes", "right"), ("share", "right")):
+            table.add_column(name, justify=justify)  # type: ignore[arg-type]
+        for flow in self.top(_SHOWN):
+            share = f"{100 * flow.bytes / max(self.bytes, 1):.1f} %"
+            table.add_row(str(flow), f"{flow.packets:,}", f"{flow.bytes:,}", share)
+        return table
+
+
+def _largest(second: Array, first: Array, n: int | None) -> Array:
+    """Rows in falling order of `first`, then `second`: the first n. Only those that can be among them are sorted."""
+    if n is not None and n < 0:
+        raise ArgumentError(f"the number of rows cannot be negative: {n}.")
+    size = len(first)
+    rows = np.arange(size)
+    if n is not None and n < size // 4:
+        if n == 0:
+            return rows[:0]
+        least = np.partition(first, size - n)[size - n]
+        rows = np.flatnonzero(first >= least)
+    ranked: Array = rows[np.lexsort((-second[rows], -first[rows]))]
+    return ranked[:n]
+
+
+def _plural(group: str, n: int) -> str:
+    return group if n == 1 else group + "s"

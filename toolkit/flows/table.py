@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A hash table of counters in arrays: many keys are looked up, added and evicted at once."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["COUNTERS", "Counted", "Table", "grouped"]
+
+Array = npt.NDArray[Any]
+Words = npt.NDArray[np.uint64]
+Rows = npt.NDArray[np.int64]
+
+# The counters of a row. back_: of the packets that went the other way than the first.
+COUNTERS = ("packets", "octets", "back_packets", "back_octets")
+_SLOTS = 4  # for each row: most keys are found at the first look
+
+
+class Counted(NamedTuple):
+    """What a batch adds: k different keys. words: shape (5, k) uint64; the others of shape (k,).
+
+    first, last: ns since 1970. flags: uint16. turned: whether source and destination of the first packet changed places
+    in the key. counters: by the names of COUNTERS, but back_ for the packets that are turned.
+    """
+
+    words: Words
+    hashes: Words
+    first: Rows
+    last: Rows
+    flags: npt.NDArray[np.uint16]
+    turned: npt.NDArray[np.bool_]
+    counters: dict[str, Rows]
+
+    def part(self, which: Any) -> Counted:
+        """Return some of them."""
+        return Counted(
+            self.words[:, which],
+            self.hashes[which],
+            self.first[which],
+            self.last[which],
+            self.flags[which],
+            self.turned[which],
+            {name: counter[which] for name, counter in self.counters.items()},
+        )
+
+
+def grouped(hashes: Words, words: list[Words]) -> tuple[Rows, Rows]:
+    """Return the order in which packets of the same key stand together, and where in it each group begins.
+
+    hashes: shape (n,), of the keys. words: those words of the keys that are not all the same. n is not 0.
+    """
+    order = np.argsort(hashes)
+    ranked = hashes[order]
+    begins = np.ones(len(order), dtype=np.bool_)
+    np.not_equal(ranked[1:], ranked[:-1], out=begins[1:])
+    # Two keys may have the same hash. Then a word changes where the hash does not, and the keys themselves are sorted.
+    inside = ~begins[1:]
+    sorted_words = [word[order] for word in words]
+    if any(np.any((word[1:] != word[:-1]) & inside) for word in sorted_words):
+        order = np.lexsort(words)
+        begins[1:] = False
+        for word in (word[order] for word in words):
+            begins[1:] |= word[1:] != word[:-1]
+    return order, np.flatnonzero(begins)
+
+
+class Table:
+    """Up to `capacity` rows, a key and its counters each. When it is full, those that were idle longest go."""
+
+    def __init__(self, capacity: int) -> None:
+        """Make it empty."""
+        self.capacity = capacity
+        self.size = 0
+        self.words = np.zeros((5, capacity), dtype=np.uint64)
+        self.hashes = np.zeros(capacity, dtype=np.uint64)
+        self.first = np.zeros(capacity, dtype=np.int64)
+        self.last = np.zeros(capacity, dtype=np.int64)
+        self.flags = np.zeros(capacity, dtype=np.uint16)
+        self.turned = np.zeros(capacity, dtype=np.bool_)
+        self.counters = {name: np.zeros(capacity, dtype=np.int64) for name in COUNTERS}
+        self.marked = {name: np.zeros(capacity, dtype=np.int64) for name in COUNTERS}  # as they were at mark()
+        self.evicted = 0
+        self.evicted_packets = self.evicted_octets = 0
+        slots = 1 << (capacity * _SLOTS - 1).bit_length()
+        self._mask = np.uint64(slots - 1)
+        self._slots = np.full(slots, -1, dtype=np.int32)  # row by place; -1: free
+
+    def add(self, counted: Counted) -> None:
+        """Count. The keys must be different ones."""
+        for at in range(0, len(counted.hashes), self.capacity):
+            part = counted if len(counted.hashes) <= self.capacity else counted.part(slice(at, at + self.capacity))
+            rows = self._find(part)
+            known = rows >= 0
+            if known.all():
+                self._update(rows, part)
+                continue
+            # First those that are there: so they are not the idle ones that make room.
+            self._update(rows[known], part.part(known))
+            fresh = part.part(~known)
+            if (room := self.capacity - self.size) < (new := len(fresh.hashes)):
+                self._evict(max(new - room, self.capacity // 8))
+            self._insert(fresh)
+
+    def mark(self) -> None:
+        """Remember the counters: what is counted from now on is what `counters - marked` says."""
+        for name, counter in self.counters.items():
+            self.marked[name][: self.size] = counter[: self.size]
+
+    def _find(self, counted: Counted) -> Rows:
+        """Row of each key, -1 where it has none. Linear probing, all keys at once."""
+        rows = np.full(len(counted.hashes), -1, dtype=np.int64)
+        asked = np.arange(len(rows))
+        places = (counted.hashes & self._mask).view(np.int64)
+        while asked.size:
+            found = self._slots[places]
+            taken = found >= 0
+            same = taken & (self.hashes[found] == counted.hashes[asked])
+            if same.any():
+                at = np.flatnonzero(same)
+                same[at] = (self.words[:, found[at]] == counted.words[:, asked[at]]).all(axis=0)
+                rows[asked[same]] = found[same]
+            on = taken & ~same
+            asked, places = asked[on], (places[on] + 1) & int(self._mask)
+        return rows
+
+    def _update(self, rows: Rows, counted: Counted) -> None:
+        self.first[rows] = np.minimum(self.first[rows], counted.first)
+        self.last[rows] = np.maximum(self.last[rows], counted.last)
+        self.flags[rows] |= counted.flags
+        for name in ("packets", "octets"):
+            total, turned = counted.counters[name], counted.counters["back_" + name]
+            self.counters[name][rows] += total
+            self.counters["back_" + name][rows] += np.where(self.turned[rows], total - turned, turned)
+
+    def _insert(self, fresh: Counted) -> None:
+        rows = np.arange(self.size, self.size + len(fresh.hashes))
+        self.words[:, rows] = fresh.words
+        self.hashes[rows] = fresh.hashes
+        self.first[rows], self.last[rows] = fresh.first, fresh.last
+        self.flags[rows] = 0
+        self.turned[rows] = fresh.turned
+        for name in COUNTERS:
+            self.counters[name][rows] = 0
+            self.marked[name][rows] = 0
+        self._update(rows, fresh)
+        self.size += len(rows)
+        self._place(rows)
+
+    def _place(self, rows: Rows) -> None:
+        """Enter rows into the slots: several may want the same; the one that got it is done, the others look on."""
+        places = (self.hashes[rows] & self._mask).view(np.int64)
+        while rows.size:
+            free = self._slots[places] < 0
+            self._slots[places[free]] = rows[free]
+            lost = self._slots[places] != rows
+            rows, places = rows[lost], (places[lost] + 1) & int(self._mask)
+
+    def _evict(self, number: int) -> None:
+        """Let the `number` rows go that were idle longest; the others move up."""
+        number = min(number, self.size)
+        order = np.argpartition(self.last[: self.size], number - 1)
+        gone, kept = order[:number], np.sort(order[number:])
+        self.evicted += number
+        self.evicted_packets += int(self.counters["packets"][gone].sum())
+        self.evicted_octets += int(self.counters["octets"][gone].sum())
+        self.size = len(kept)
+        self.words[:, : self.size] = self.words[:, kept]
+        singles: list[Array] = [self.hashes, self.first, self.last, self.flags, self.turned]
+        for array in (*singles, *self.counters.values(), *self.marked.values()):
+            array[: self.size] = array[kept]
+        self._slots.fill(-1)
+        self._place(np.arange(self.size))

@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets into Parquet: one file, or a dataset in directories by date and hour that other engines read as one table."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toolkit.decode import decode
+from toolkit.errors import ClosedError, kernel_error
+from toolkit.tables.arrow import pyarrow, record_batch
+from toolkit.tables.cells import Packets, of_batch, packet_cells
+from toolkit.tables.layout import Addresses
+from toolkit.tables.parquet_file import ParquetFile
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+
+    from toolkit.batch import Batch
+
+__all__ = ["ParquetSink"]
+
+_GATHER = 2048  # packets that are decoded at once: the 60 columns cost 0.3 ms a time, however few packets there are
+_GATHER_BYTES = 1 << 24
+_HOUR = 3_600_000_000_000  # ns
+_UNDATED = "__HIVE_DEFAULT_PARTITION__"  # Hive's name for a missing value: packets without a time
+# Columns whose values repeat: a dictionary makes them small. In the others it costs time and nothing comes of it.
+_REPEATING = ("eth_", "arp_", "ip_src", "ip_dst", "ip_proto", "ip_ttl", "ip6_", "src_port", "dst_port", "vlan", "queue")
+
+
+class ParquetSink:
+    """Writes Batches to Parquet. Use it as a context manager, or call close(): a file without its end is unreadable.
+
+    packets: how many were given to write(). written: how many of them are in row groups on disk; the rest follow in
+    close(). After close() `packets - written` were lost, for the reason that write() or close() raised.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        filter: str | None = None,
+        interface: str | None = None,
+        force: bool = False,
+        rows_per_group: int = 1 << 17,
+        seconds_per_file: float = 60.0,
+        addresses: Addresses = "text",
+        head: int = 0,
+        compression: str = "zstd",
+    ) -> None:
+        """Create the file, or with a trailing slash (or a directory that is there) a dataset in it.
+
+        A dataset has files in directories `date=2026-11-22/hour=18/`, in UTC; each takes its name when it is whole,
+        after `seconds_per_file`, so that one can read while it is written, and a crash costs no more than that. It is
+        added to: nothing in it is overwritten, and `force` is for single files.
+        filter, interface: go into the files' metadata. rows_per_group: packets of a row group, all in memory until it
+        is written (some 300 bytes each). addresses, head: see Batch.to_arrow(). compression: "zstd", "snappy", "none".
+        """
+        root = Path(path)
+        self.path = root
+        dataset = root.is_dir() or os.fspath(path).endswith(os.sep)
+        metadata = {"writer": "afxdp-toolkit"}
+        metadata |= {key: value for key, value in (("filter", filter), ("interface", interface)) if value is not None}
+        schema = _gathered([], addresses, head).schema
+        options = {
+            "compression": compression,
+            "use_dictionary": [name for name in schema.names if name.startswith(_REPEATING)],
+        }
+
+        def create(at: Path) -> ParquetFile:
+            return ParquetFile(at, schema, metadata, force=force, hidden=dataset, **options)
+
+        files = _Dataset(root, create, seconds_per_file) if dataset else _Single(create(root))
+        self._writing = _Writing(files, schema, rows_per_group, addresses, head)
+        # A sink that is forgotten, or left open when the interpreter ends, is closed; in a fork of the owner it is not.
+        self._finalizer = weakref.finalize(self, _forgotten, self._writing, os.getpid())
+
+    def __enter__(self) -> ParquetSink:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Show where to, and how much."""
+        return f"<ParquetSink {self.path}: {self.packets} packets, {self.bytes} bytes written>"
+
+    @property
+    def packets(self) -> int:
+        """Packets given to write()."""
+        return self._writing.packets
+
+    @property
+    def written(self) -> int:
+        """Packets in whole row groups."""
+        return self._writing.files.rows
+
+    @property
+    def bytes(self) -> int:
+        """Bytes written so far, in all files."""
+        return self._writing.files.bytes
+
+    def write(self, batch: Batch) -> None:
+        """Take the packets of a Batch; nothing refers to it afterwards.
+
+        SystemCallError when the disk is full: then what was `written` can be read after close(), and the rest is lost.
+        """
+        self._writing.add(batch)
+
+    def tick(self) -> None:
+        """Close the files whose time has come, when no packets come that would."""
+        self._writing.tick()
+
+    def close(self, statistics: Mapping[str, Any] | None = None) -> None:
+        """Write what is left, and the end of each file, whatever went wrong before. Repeatable.
+
+        statistics: `received`, `dropped` and whatever else is known of the capture; goes into the metadata of the last
+        file, and of a dataset into `_capture-….json` beside its directories.
+        """
+        self._finalizer.detach()
+        self._writing.close(statistics or {})
+
+
+class _Writing:
+    """What a sink does, apart from the sink: its finalizer holds this."""
+
+    def __init__(
+        self, files: _Single | _Dataset, schema: pa.Schema, rows_per_group: int, addresses: Addresses, head: int
+    ) -> None:
+        self.files = files
+        self.packets = 0
+        self._schema = schema
+        self._rows_per_group = rows_per_group
+        self._how = (addresses, head)
+        self._waiting: list[_Held] = []  # not yet decoded
+        self._waiting_packets = self._waiting_bytes = 0
+        self._decoded: list[pa.RecordBatch] = []
+        self._decoded_rows = 0
+        self._failed: Exception | None = None
+        self._closed = False
+
+    def add(self, batch: Batch) -> None:
+        if self._closed:
+            raise ClosedError("this ParquetSink is closed.")
+        self.packets += len(batch)
+        if self._failed is not None:
+            raise self._failed
+        if not self._waiting and len(batch) >= _GATHER // 2:  # large enough as it is: no copy
+            addresses, head = self._how
+            self._decoded.append(record_batch(packet_cells(of_batch(batch, head), None, addresses)))
+            self._decoded_rows += len(batch)
+        elif batch:
+            held = _Held(batch)
+            self._waiting.append(held)
+            self._waiting_packets += len(batch)
+            self._waiting_bytes += held.memory.size
+            if self._waiting_packets >= _GATHER or self._waiting_bytes >= _GATHER_BYTES:
+                self._decode()
+        if self._decoded_rows >= self._rows_per_group:
+            self._flush()
+        self.tick()
+
+    def tick(self) -> None:
+        if self._failed is None and not self._closed and self.files.due():
+            self._flush()
+            self.files.finish({})
+
+    def close(self, statistics: Mapping[str, Any]) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._failed is None:
+                self._flush()
+        finally:
+            self.files.end({"packets": self.files.rows, **statistics})
+
+    def _decode(self) -> None:
+        if self._waiting:
+            self._decoded.append(_gathered(self._waiting, *self._how))
+            self._decoded_rows += self._waiting_packets
+            self._waiting, self._waiting_packets, self._waiting_bytes = [], 0, 0
+
+    def _flush(self) -> None:
+        """Write a row group of what there is."""
+        self._decode()
+        if not self._decoded:
+            return
+        table = pyarrow("Parquet").Table.from_batches(self._decoded, schema=self._schema)
+        self._decoded, self._decoded_rows = [], 0
+        try:
+            self.files.append(table)
+        except Exception as error:
+            self._failed = error
+            raise
+
+
+class _Held:
+    """What a table needs of the packets of a Batch, in memory of its own."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.lengths = batch.lengths.astype(np.int64)
+        self.width = int(self.lengths.max())
+        self.memory = batch.head(self.width)
+        self.times, self.wire_lengths, self.rules = batch.timestamps, batch.wire_lengths, batch.rules
+        self.queues = np.full(len(batch), batch.queue, dtype=np.uint32)
+
+
+def _gathered(held: list[_Held], addresses: Addresses, head: int) -> pa.RecordBatch:
+    """Decode packets of several Batches as one."""
+    lengths = np.concatenate([one.lengths for one in held] or [np.zeros(0, np.int64)])
+    memory = np.concatenate([one.memory.reshape(-1) for one in held] or [np.zeros(0, np.uint8)])
+    widths = np.repeat(np.array([one.width for one in held], np.int64), [len(one.lengths) for one in held])
+    offsets = np.cumsum(widths) - widths
+    packets = Packets(
+        decode(memory, offsets, lengths),
+        np.concatenate([one.times for one in held] or [np.zeros(0, "datetime64[ns]")]),
+        np.concatenate([one.wire_lengths for one in held] or [np.zeros(0, np.uint32)]),
+        np.concatenate([one.queues for one in held] or [np.zeros(0, np.uint32)]),
+        np.concatenate([one.rules for one in held] or [np.zeros(0, np.uint32)]),
+        _heads(memory, offsets, lengths, head) if head else None,
+    )
+    return record_batch(packet_cells(packets, None, addresses))
+
+
+def _heads(memory: Any, offsets: Any, lengths: Any, head: int) -> Any:
+    from toolkit.decode import head as heads
+
+    return heads(memory, offsets, lengths, head)
+
+
+def _forgotten(writing: _Writing, owner: int) -> None:
+    if os.getpid() == owner:
+        writing.close({})
+
+
+class _Single:
+    """One file."""
+
+    def __init__(self, file: ParquetFile) -> None:
+        self._file = file
+
+    @property
+    def rows(self) -> int:
+        return self._file.rows
+
+    @property
+    def bytes(self) -> int:
+        return self._file.bytes
+
+    def due(self) -> bool:
+        return False
+
+    def append(self, table: pa.Table) -> None:
+        self._file.append(table)
+
+    def finish(self, statistics: Mapping[str, Any]) -> None:
+        """Nothing: the file ends with the sink."""
+
+    def end(self, statistics: Mapping[str, Any]) -> None:
+        self._file.close({name: _plain(value) for name, value in statistics.items()})
+
+
+class _Dataset:
+    """Files in directories by date and hour."""
+
+    def __init__(self, root: Path, create: Callable[[Path], ParquetFile], seconds: float) -> None:
+        self._root = root
+        self._create = create
+        self._seconds = seconds
+        self._open: dict[str, ParquetFile] = {}  # by partition
+        self._until = time.monotonic() + seconds
+        self._rows = self._bytes = 0  # of files that are closed
+        self._number = 0
+        self._name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}-{os.urandom(3).hex()}"
+        _make(root)
+
+    @property
+    def rows(self) -> int:
+        return self._rows + sum(file.rows for file in self._open.values())
+
+    @property
+    def bytes(self) -> int:
+        return self._bytes + sum(file.bytes for file in self._open.values())
+
+    def due(self) -> bool:
+        return time.monotonic() >= self._until
+
+    def append(self, table: pa.Table) -> None:
+        for partition, part in _partitions(table):
+            file = self._open.get(partition)
+            if file is None:
+                directory = self._root / partition
+                _make(directory)
+                file = self._create(directory / f"part-{self._name}-{self._number:05}.parquet")
+                self._number += 1
+                self._open[partition] = file
+            file.append(part)
+
+    def finish(self, statistics: Mapping[str, Any]) -> None:
+        """Close every open file."""
+        metadata = {name: _plain(value) for name, value in statistics.items()}
+        self._until = time.monotonic() + self._seconds
+        while self._open:
+            _, file = self._open.popitem()
+            try:
+                file.close(metadata)
+            finally:
+                self._rows += file.rows
+                self._bytes += file.bytes
+
+    def end(self, statistics: Mapping[str, Any]) -> None:
+        try:
+            self.finish(statistics)
+        finally:
+            told = json.dumps(dict(statistics), default=str)
+            (self._root / f"_capture-{self._name}.json").write_text(told + "\n", encoding="utf-8")
+
+
+def _partitions(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Split packets by the hour in which they came, each with its directory."""
+    times = table["time"].to_numpy()
+    hours = times.astype(np.int64) // _HOUR
+    present = np.unique(hours)
+    for hour in present.tolist():
+        part = table if len(present) == 1 else table.take(np.flatnonzero(hours == hour))
+        if hour < 0:  # NaT is far before 1970
+            yield f"date={_UNDATED}/hour={_UNDATED}", part
+        else:
+            text = time.strftime("date=%Y-%m-%d", time.gmtime(hour * 3600)) + f"/hour={hour % 24}"
+            yield text, part
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as refused:
+        raise kernel_error("write", refused.errno or 5, f"cannot make the directory {directory}") from None
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
