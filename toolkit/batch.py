@@ -4,19 +4,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.abi.xsk_meta import XSK_META, XSK_META_MAGIC, XSK_META_SIZE
-from toolkit.clock import utc_offset_ns
+from toolkit.abi.if_xdp import XDP_PKT_CONTD
+from toolkit.abi.xsk_meta import NO_RULE, XSK_META, XSK_META_MAGIC, XSK_META_SIZE
+from toolkit.clock import clock
 from toolkit.errors import StaleBatchError
 from toolkit.umem import UMEM
 
 if TYPE_CHECKING:
     from toolkit.decode import Columns
+    from toolkit.tables.layout import Addresses
 
 __all__ = ["Batch"]
 
@@ -31,7 +33,19 @@ class Batch:
     `packet(i)` is a view of the frame itself, to be used during the loan.
     """
 
-    __slots__ = ("__weakref__", "_arrival", "_descs", "_loaned", "_memory", "_stale", "_umem", "queue")
+    __slots__ = (
+        "__weakref__",
+        "_arrival",
+        "_descs",
+        "_loaned",
+        "_memory",
+        "_rules",
+        "_stale",
+        "_umem",
+        "_utc",
+        "_wire",
+        "queue",
+    )
 
     def __init__(
         self,
@@ -42,16 +56,27 @@ class Batch:
         loaned: bool = False,
         memory: npt.NDArray[np.uint8] | None = None,
         arrival_ns: npt.NDArray[np.int64] | None = None,
+        wire_lengths: npt.NDArray[np.uint32] | None = None,
+        rules: npt.NDArray[np.uint32] | None = None,
+        utc_ns: npt.NDArray[np.int64] | None = None,
     ) -> None:
-        """Made by receive(). Without a UMEM, over `memory` (1-D u8) and the arrival times given."""
+        """Made by receive(). Without a UMEM, over `memory` (1-D u8) and the times, wire lengths and rules given.
+
+        utc_ns: ns since 1970, shape (n,), NaT's int64 where a packet has no time: where the true time is known.
+        """
         self._umem = umem
         self._descs = descs
         self._memory = memory
         # CLOCK_MONOTONIC ns, 0 where missing; read from the frames at first use where it is None.
         self._arrival = arrival_ns
+        self._wire = wire_lengths  # bytes; None: as the frames say, else as long as they are
+        self._rules = rules  # None: as the frames say, else unknown
+        self._utc = utc_ns  # None: from the arrival times at first use
         self._loaned = loaned and len(descs) > 0  # frames are to be given back
         self._stale = False  # set at the end of the loan
         self.queue: int = queue  # the receive queue they came from
+        if umem is not None and len(descs):
+            clock.pair()  # now, while the packets are young: the times may be asked for much later
 
     def __len__(self) -> int:
         """Return the number of packets; known after the loan too."""
@@ -118,16 +143,38 @@ class Batch:
         """Arrival times as the XDP program read them: shape (n,) i64, ns of CLOCK_MONOTONIC; 0 where there is none."""
         self._checked()
         if self._arrival is None:
-            self._arrival = self._read_arrival()
+            self._read_meta()
+        assert self._arrival is not None
         return self._arrival.copy()
+
+    @property
+    def wire_lengths(self) -> npt.NDArray[np.uint32]:
+        """Bytes of each packet as it arrived, before snaplen cut it: shape (n,) u32; `lengths` where not known."""
+        self._checked()
+        if self._wire is None:
+            self._read_meta()
+        assert self._wire is not None
+        return self._wire.copy()
+
+    @property
+    def rules(self) -> npt.NDArray[np.uint32]:
+        """Number of the rule that took each packet: shape (n,) u32, 0 for a plain filter; 2**32 - 1 where unknown.
+
+        It counts the rules given to toolkit.open() or Program.build(): `batch.rules == 1` are those of the second.
+        """
+        self._checked()
+        if self._rules is None:
+            self._read_meta()
+        assert self._rules is not None
+        return self._rules.copy()
 
     @property
     def timestamps(self) -> npt.NDArray[np.datetime64]:
         """Arrival times in UTC: shape (n,) datetime64[ns]; NaT where the packet carries none."""
-        arrival = self.arrival_ns
-        times = (arrival + utc_offset_ns()).view("datetime64[ns]")
-        times[arrival == 0] = np.datetime64("NaT", "ns")
-        return times
+        self._checked()
+        if self._utc is None:
+            self._utc = clock.to_utc(self.arrival_ns)
+        return self._utc.astype("datetime64[ns]")
 
     def head(self, n: int = 64) -> npt.NDArray[np.uint8]:
         """Return the first `n` bytes of every packet as one array: shape (len, n) u8, zeros past a packet's end."""
@@ -135,11 +182,36 @@ class Batch:
 
         return head(self._bytes(), self._offsets(), self._words()[:, 2], n)
 
-    def decode(self) -> Columns:
-        """Return the headers of all packets as columns: see toolkit.decode."""
+    def decode(self, columns: Iterable[str] | None = None) -> Columns:
+        """Return the headers of all packets as columns (only those named in `columns`): see toolkit.decode."""
         from toolkit.decode import decode
 
-        return decode(self._bytes(), self._offsets(), self._words()[:, 2])
+        return decode(self._bytes(), self._offsets(), self._words()[:, 2], columns=columns)
+
+    def to_arrow(self, columns: Iterable[str] | None = None, *, addresses: Addresses = "text", head: int = 0) -> Any:
+        """Return the packets as a pyarrow.RecordBatch, a row for each (extra `arrow`).
+
+        Its columns: time (timestamp[ns, UTC]), length, wire_length, queue, rule, then those of decode(), in unsigned
+        types, with null where a packet has none; `columns`: only these, in this order.
+        addresses: "text" writes them as people do, IPv4 and IPv6 in one column (ip_src, ip_dst), which every engine
+        can join, sort and show; "binary" is faster: IPv4 as uint32, Ethernet as uint64, IPv6 as 16 bytes in ip6_src
+        and ip6_dst.
+        head: with so many first bytes of each packet, in a column `head`.
+        """
+        from toolkit.tables.arrow import record_batch
+        from toolkit.tables.cells import of_batch, packet_cells
+
+        return record_batch(packet_cells(of_batch(self, head), columns, addresses))
+
+    def to_pandas(self, columns: Iterable[str] | None = None, *, addresses: Addresses = "text", head: int = 0) -> Any:
+        """Return the packets as a pandas.DataFrame, a row for each (extra `pandas`): the columns of to_arrow().
+
+        What may be missing is of pandas' nullable types, with pandas.NA; text is of dtype "string".
+        """
+        from toolkit.tables.cells import of_batch, packet_cells
+        from toolkit.tables.frame import data_frame
+
+        return data_frame(packet_cells(of_batch(self, head), columns, addresses))
 
     def packet(self, i: int) -> memoryview:
         """Return packet `i` (negative counts from the end): a read-only view of the frame, good during the loan."""
@@ -169,7 +241,41 @@ class Batch:
             memory[:] = self.head(width)[np.arange(width) < lengths[:, None]]
         descs = self._checked().copy()
         descs[:, 0] = offsets
-        return Batch(None, descs, queue=self.queue, memory=memory, arrival_ns=self.arrival_ns)
+        return Batch(
+            None,
+            descs,
+            queue=self.queue,
+            memory=memory,
+            arrival_ns=self.arrival_ns,
+            wire_lengths=self.wire_lengths,
+            rules=self.rules,
+            utc_ns=self.timestamps.view(np.int64),
+        )
+
+    def joined(self) -> Batch:
+        """Return packets of several buffers in one piece each: a copy. Not joined, each buffer counts as a packet.
+
+        A buffer goes on in the next one where its options have XDP_PKT_CONTD.
+        """
+        kept = self.copy()
+        if not len(kept):
+            return kept
+        goes_on = kept.options & XDP_PKT_CONTD != 0
+        first = np.flatnonzero(~np.concatenate(([False], goes_on[:-1])))
+        # In the copy buffers lie one behind the other: to join them is to forget where all but the first begin.
+        lengths = np.add.reduceat(kept.lengths, first)
+        descs = np.stack((kept.addresses[first], lengths.astype(np.uint64)), axis=1)
+        return Batch(
+            None,
+            descs,
+            queue=self.queue,
+            memory=kept._memory,
+            arrival_ns=kept.arrival_ns[first],
+            # Where the program wrote none, it is the length of the first buffer.
+            wire_lengths=np.maximum(kept.wire_lengths[first], lengths),
+            rules=kept.rules[first],
+            utc_ns=kept.timestamps.view(np.int64)[first],
+        )
 
     def release(self) -> None:
         """Give the frames back: the Batch is stale. Repeatable; without effect on a copy."""
@@ -197,8 +303,10 @@ class Batch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle a copy."""
-        kept = self if self._umem is None else self.copy()
-        return _unpickle, (kept._descs, kept.queue, kept._memory, kept._arrival)
+        # A copy has nothing in its memory but its packets; a Batch from a file shares a larger piece with others.
+        compact = self._memory is not None and self._memory.size <= int(self.lengths.sum(dtype=np.int64))
+        kept = self if compact else self.copy()
+        return _unpickle, (kept._descs, kept.queue, kept._memory, kept._arrival, kept._wire, kept._rules, kept._utc)
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -222,25 +330,46 @@ class Batch:
         assert memory is not None
         return memory
 
-    def _read_arrival(self) -> npt.NDArray[np.int64]:
+    def _read_meta(self) -> None:
         """Read struct xsk_meta in front of every packet. It counts only with the magic word, and only when it is not
         older than the frame's loan to the kernel: a program that could not write it leaves an earlier packet's there.
         """
         from toolkit.decode import head
 
-        if self._umem is None:
-            return np.zeros(len(self), dtype=np.int64)
-        offsets = self._offsets() - XSK_META_SIZE
-        raw = head(self._bytes(), offsets, np.full(len(self), XSK_META_SIZE, dtype=np.uint32), XSK_META_SIZE)
-        meta = raw.view(XSK_META).reshape(-1)
-        times = meta["time"].astype(np.int64)
-        ledger = self._umem.ledger
-        lent_at = ledger.lent_at[self._offsets() >> ledger.shift]
-        good = (meta["magic"] == XSK_META_MAGIC) & (times >= lent_at) & (times <= time.monotonic_ns())
-        return np.where(good, times, 0)
+        n = len(self)
+        arrival, wire, rules = np.zeros(n, dtype=np.int64), self.lengths, np.full(n, NO_RULE, dtype=np.uint32)
+        if self._umem is not None:
+            offsets = self._offsets() - XSK_META_SIZE
+            raw = head(self._bytes(), offsets, np.full(n, XSK_META_SIZE, dtype=np.uint32), XSK_META_SIZE)
+            meta = raw.view(XSK_META).reshape(-1)
+            times = meta["time"].astype(np.int64)
+            ledger = self._umem.ledger
+            lent_at = ledger.lent_at[self._offsets() >> ledger.shift]
+            good = (meta["magic"] == XSK_META_MAGIC) & (times >= lent_at) & (times <= time.monotonic_ns())
+            arrival, wire = np.where(good, times, arrival), np.where(good, meta["length"], wire)
+            rules = np.where(good, meta["rule"], rules)
+        # What the maker gave stays: only what is missing is read.
+        self._arrival = arrival if self._arrival is None else self._arrival
+        self._wire = wire if self._wire is None else self._wire
+        self._rules = rules if self._rules is None else self._rules
 
 
 def _unpickle(
-    descs: Descs, queue: int, memory: npt.NDArray[np.uint8], arrival_ns: npt.NDArray[np.int64] | None
+    descs: Descs,
+    queue: int,
+    memory: npt.NDArray[np.uint8],
+    arrival_ns: npt.NDArray[np.int64] | None,
+    wire_lengths: npt.NDArray[np.uint32] | None = None,
+    rules: npt.NDArray[np.uint32] | None = None,
+    utc_ns: npt.NDArray[np.int64] | None = None,
 ) -> Batch:
-    return Batch(None, descs, queue=queue, memory=memory, arrival_ns=arrival_ns)
+    return Batch(
+        None,
+        descs,
+        queue=queue,
+        memory=memory,
+        arrival_ns=arrival_ns,
+        wire_lengths=wire_lengths,
+        rules=rules,
+        utc_ns=utc_ns,
+    )

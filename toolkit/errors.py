@@ -20,6 +20,8 @@ __all__ = [
     "LibraryError",
     "NotSupportedError",
     "PrivilegeError",
+    "RecordedError",
+    "RecordedWarning",
     "StaleBatchError",
     "SystemCallError",
     "ToolkitError",
@@ -54,6 +56,14 @@ class FilterError(ToolkitError, ValueError):
 
 class LibraryError(ToolkitError, ImportError):
     """A library that is missing, too old, or not what its name says."""
+
+
+class RecordedError(ToolkitError, ValueError):
+    """A recorded file that cannot be read, or not from some place on."""
+
+
+class RecordedWarning(UserWarning):
+    """What a reader of a recorded file should know: its end was cut off, packets were left out."""
 
 
 class CompileError(ToolkitError):

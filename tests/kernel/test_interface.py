@@ -209,7 +209,7 @@ def test_arrival_times_lie_between_sending_and_receiving(
             assert arrival > last
             last = arrival
             (utc,) = batch.timestamps.astype(np.int64).tolist()
-            assert utc_before - 5_000_000 <= utc <= utc_after + 5_000_000  # the two clocks are paired once a second
+            assert utc_before - 10_000 <= utc <= utc_after + 10_000
         assert interface.counters()["untimed"] == 0
 
 

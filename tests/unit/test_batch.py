@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from toolkit.abi.xsk_meta import XSK_META, XSK_META_MAGIC
+from toolkit.abi.xsk_meta import NO_RULE, XSK_META, XSK_META_MAGIC, XSK_META_SIZE
 from toolkit.batch import Batch
 from toolkit.errors import StaleBatchError
 from toolkit.umem import UMEM
@@ -34,13 +34,15 @@ def loan(lengths: tuple[int, ...] = LENGTHS, *, loaned: bool = True) -> tuple[UM
     return umem, Batch(umem, descs, queue=3, loaned=loaned)
 
 
-def stamp(umem: UMEM, batch: Batch, times: list[int], magic: list[int] | int = XSK_META_MAGIC) -> None:
+def stamp(
+    umem: UMEM, batch: Batch, times: list[int], magic: list[int] | int = XSK_META_MAGIC, length: int = 60, rule: int = 0
+) -> None:
     """What the XDP program writes in front of each packet."""
     assert umem.memory is not None
     meta = np.zeros(len(batch), dtype=XSK_META)
-    meta["time"], meta["magic"] = times, magic
+    meta["time"], meta["magic"], meta["length"], meta["rule"] = times, magic, length, rule
     for address, one in zip(batch.addresses.tolist(), meta, strict=True):
-        umem.memory[address - 16 : address] = np.frombuffer(one.tobytes(), np.uint8)
+        umem.memory[address - XSK_META_SIZE : address] = np.frombuffer(one.tobytes(), np.uint8)
 
 
 def test_arrays() -> None:
@@ -60,6 +62,8 @@ ARRAYS: dict[str, Callable[[Batch], Any]] = {
     "addresses": lambda b: b.addresses,
     "options": lambda b: b.options,
     "arrival_ns": lambda b: b.arrival_ns,
+    "wire_lengths": lambda b: b.wire_lengths,
+    "rules": lambda b: b.rules,
     "timestamps": lambda b: b.timestamps,
     "head": lambda b: b.head(8),
 }
@@ -247,9 +251,23 @@ def test_a_time_that_does_not_fit_64_signed_bits_is_none() -> None:
     umem, batch = loan((60,))
     assert umem.memory is not None
     at = int(batch.addresses[0])
-    umem.memory[at - 16 : at - 8] = 0xFF
-    umem.memory[at - 8 : at] = np.frombuffer(np.array([XSK_META_MAGIC, 0], "u4").tobytes(), np.uint8)
+    start = at - XSK_META_SIZE
+    umem.memory[start : start + 8] = 0xFF
+    umem.memory[start + 8 : start + 16] = np.frombuffer(np.array([XSK_META_MAGIC, 0], "u4").tobytes(), np.uint8)
     assert np.isnat(batch.timestamps).all()
+
+
+def test_lengths_on_the_wire_and_rules_count_where_the_time_does() -> None:
+    umem, batch = loan((60,) * 3)
+    now = time.monotonic_ns()
+    umem.ledger.lent_at[umem.ledger.numbers(batch.addresses)] = now - 1000
+    stamp(umem, batch, [now - 500, now - 500, now - 1001], [XSK_META_MAGIC, 1, XSK_META_MAGIC], length=1500, rule=7)
+    assert batch.wire_lengths.tolist() == [1500, 60, 60]
+    assert batch.rules.tolist() == [7, NO_RULE, NO_RULE]
+    assert batch.wire_lengths.dtype == batch.rules.dtype == np.uint32
+    for kept in (batch.copy(), pickle.loads(pickle.dumps(batch)), pickle.loads(pickle.dumps(batch.copy()))):
+        assert kept.wire_lengths.tolist() == [1500, 60, 60]
+        assert kept.rules.tolist() == [7, NO_RULE, NO_RULE]
 
 
 def test_times_are_read_once() -> None:
@@ -270,5 +288,10 @@ def test_over_memory_of_one_s_own() -> None:
     assert bytes(batch[-1]) == bytes(range(90, 100))
     assert np.isnat(batch.timestamps).tolist() == [True, False]
     assert np.isnat(Batch(None, descs, memory=memory).timestamps).all()
+    assert batch.wire_lengths.tolist() == [5, 10]
+    assert batch.rules.tolist() == [NO_RULE] * 2
+    given = np.array([1500, 10], np.uint32), np.array([1, 0], np.uint32)
+    batch = Batch(None, descs, memory=memory, wire_lengths=given[0], rules=given[1])
+    assert (batch.wire_lengths.tolist(), batch.rules.tolist()) == ([1500, 10], [1, 0])
     batch.release()
     assert not batch.stale

@@ -14,10 +14,12 @@ from toolkit.cli.options import (
     COPYING,
     EXTRA,
     FILTER,
+    FILTERING,
     INTERVAL,
     JSON,
     RECEIVING,
     SECONDS,
+    YES,
     binding_from,
     options_of,
 )
@@ -27,7 +29,7 @@ __all__ = ["COMMANDS"]
 
 @click.command(short_help="Take packets and let them go: how fast can this host receive?")
 @click.argument("interface")
-@options_of(FILTER, *RECEIVING, COPY, *COPYING, BATCH, SECONDS, INTERVAL, EXTRA, JSON)
+@options_of(FILTER, *FILTERING, *RECEIVING, COPY, *COPYING, BATCH, SECONDS, INTERVAL, EXTRA, JSON)
 def drop(interface: str, **options: Any) -> None:
     """Take packets from INTERFACE, count them, and let them go: neither the kernel nor anybody else gets them.
 
@@ -36,7 +38,8 @@ def drop(interface: str, **options: Any) -> None:
 
     \b
     xsk drop eth0 -f 'udp port 9'                  the rate at which Python receives
-    xsk drop eth0 -f 'host 192.0.2.7'              keep the traffic of a host away from this one
+    xsk drop eth0 -f 'host 192.0.2.7' --on-match drop      keep a host's traffic away, in the driver: the fastest way
+    xsk drop eth0 -f 'udp' --on-match drop --sample 1/10   lose a tenth of all UDP packets, to see who minds
     xsk drop eth0 -f 'udp' -q 2 --spin -n 0.5      one queue, without sleeping, two lines a second
     xsk drop eth0 -f 'udp' -b 64 --seconds 10 --json
     """
@@ -59,6 +62,15 @@ def drop(interface: str, **options: Any) -> None:
     ),
     click.option("-s", "--size", type=click.IntRange(42, 4096), help="Bytes of a packet, without the FCS. [64]"),
     click.option("--frame", metavar="HEX", help="Send this frame instead; the options above change it."),
+    click.option("-r", "--read", "file", metavar="FILE", help="Send what a pcap or pcapng file holds; - for stdin."),
+    click.option(
+        "--pace",
+        metavar="original|fast|N",
+        help="With -r: in the recorded times, as fast as it goes, or N times as fast as recorded. [original]",
+    ),
+    click.option(
+        "--loop", type=click.IntRange(min=0), default=None, metavar="N", help="With -r: N times; 0: for ever. [1]"
+    ),
     click.option("-C", "--count", type=click.IntRange(min=1), help="Send this many packets, then end."),
     click.option(
         "--rate", type=click.FloatRange(min=0, min_open=True), help="Packets per second; as fast as it goes without."
@@ -80,26 +92,65 @@ def drop(interface: str, **options: Any) -> None:
     JSON,
 )
 def send(interface: str, **options: Any) -> None:
-    """Send UDP packets out of INTERFACE, or frames of your own.
+    """Send UDP packets out of INTERFACE, or frames of your own, or what was recorded.
 
     No XDP program is attached, and what arrives is not touched. AF_XDP asks nobody for a MAC address: it is looked up
     in the kernel's routes and neighbours, or given. Without --ip-dst the addresses are those that RFC 2544 sets aside
     for benchmarks. `sent` were put into the TX ring, of `completed` the kernel has given the memory back.
+
+    Recorded packets (-r) leave as they are, with their own addresses, in the times that they were recorded in unless
+    --pace or --rate says otherwise.
 
     \b
     xsk send eth0 --ip-dst 192.0.2.7 -C 1000       a thousand packets to the discard port of a neighbour
     xsk send eth0 --ip-dst 192.0.2.7 --rate 200000 --flows 64
     xsk send eth0 --eth-dst 02:00:00:00:00:01 -s 1500 --seconds 10
     xsk send eth0 --frame 'ffffffffffff 020000000002 88b5 48656c6c6f' -C 1
+    xsk send eth0 -r trace.pcapng --pace 2         twice as fast as it was recorded
+    xsk send eth0 -r trace.pcap.gz --rate 100000 --loop 10
     """
+    names = ("eth_dst", "eth_src", "ip_dst", "ip_src", "src_port", "dst_port", "flows", "size", "frame")
+    file, pace, loop = options.pop("file"), options.pop("pace"), options.pop("loop")
+    if file is not None:
+        _replay(interface, file, pace, loop, options, names)
+    if pace is not None or loop is not None:
+        raise click.UsageError("--pace and --loop are for recorded packets: name their file with -r.")
     if options["frame"] is not None and options["size"] is not None:
         raise click.UsageError("--frame has the size that it has: --size is for packets made here.")
     from toolkit.cli.flood import Flood
     from toolkit.cli.send import run
 
-    names = ("eth_dst", "eth_src", "ip_dst", "ip_src", "src_port", "dst_port", "flows", "size", "frame")
     flood = Flood(**{name: options.pop(name) for name in names})
     sys.exit(run(interface, binding_from(options), flood, **options))
+
+
+def _replay(
+    interface: str, file: str, pace: str | None, loop: int | None, options: dict[str, Any], made: tuple[str, ...]
+) -> None:
+    """Go on with -r: recorded packets are not `made` of options."""
+    unfit = [name for name in made if options.pop(name) != (1 if name == "flows" else None)]
+    rate = options.pop("rate")
+    if unfit:
+        raise click.UsageError(
+            f"--{unfit[0].replace('_', '-')} is for packets made here; recorded ones (-r) have theirs."
+        )
+    if rate is not None and pace is not None:
+        raise click.UsageError("--pace and --rate both say how fast: take one of them.")
+    if file == "-" and loop not in (None, 1):
+        raise click.UsageError("standard input can be read once only: no --loop.")
+    speed = None
+    if pace != "fast" and rate is None:
+        try:
+            speed = 1.0 if pace in (None, "original") else float(str(pace))
+        except ValueError:
+            speed = 0.0
+        if not 0 < speed < float("inf"):
+            raise click.UsageError(f"--pace is 'original', 'fast' or a number above 0, not {pace!r}.")
+    from toolkit.cli.replay import Pace, run
+
+    options.pop("batch_size")
+    loops = 1 if loop is None else loop
+    sys.exit(run(interface, binding_from(options), file, Pace(speed, rate), loop=loops, **options))
 
 
 @click.command(short_help="Forward packets from one interface to another, or back out of the same.")
@@ -112,6 +163,7 @@ def send(interface: str, **options: Any) -> None:
     click.option("--ttl", is_flag=True, help="Count the TTL (hop limit) down by one; drop what has no more of it."),
     click.option("--vlan-push", type=click.IntRange(0, 4094), metavar="ID", help="Add a VLAN tag."),
     click.option("--vlan-pop", is_flag=True, help="Remove the outer VLAN tag of packets that have one."),
+    YES,
     *RECEIVING,
     COPY,
     *COPYING,

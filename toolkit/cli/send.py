@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["run"]
+__all__ = ["FRAMES", "conclude", "explained", "run", "summary"]
 
-_FRAMES = 4096
+FRAMES = 4096
 _U32 = 0xFFFFFFFF
 _FLUSH = 2.0  # seconds that the last packets have to leave
 
@@ -58,7 +58,7 @@ def run(
     length = packets.shape[1]
     with (
         Stop(seconds) as stop,
-        UMEM(_FRAMES, 2048 if length <= 2048 else 4096, comp_size=_FRAMES) as umem,
+        UMEM(FRAMES, 2048 if length <= 2048 else 4096, comp_size=FRAMES) as umem,
         binding.sender(interface, queue, umem) as sock,
     ):
         if not as_json:
@@ -71,11 +71,11 @@ def run(
             quiet=as_json,
         )
         refused = _loop(sock, packets, sent, Pacer(rate, batch_size), stop, line, count)
-        report = _summary(sock, sent, length, began)
+        report = {"packet_size": length, **summary(sock, sent.packets, sent.packets * length, began)}
         if as_json:
             output.print_json(report)
         else:
-            _conclude(report)
+            conclude(report)
     if refused is not None:
         print(f"xsk: {refused.strerror}", file=sys.stderr)
         return 1
@@ -116,7 +116,7 @@ def _loop(
         try:
             sock.send(packets[at : at + due], timeout=stop.patience)
         except SystemCallError as refused:
-            return _explained(refused, sock)
+            return explained(refused, sock)
         finally:
             accepted = (ring.next_index - index) & _U32  # also when it ended with an error
             sent.packets += accepted
@@ -126,7 +126,8 @@ def _loop(
     return None
 
 
-def _explained(refused: SystemCallError, sock: Socket) -> SystemCallError:
+def explained(refused: SystemCallError, sock: Socket) -> SystemCallError:
+    """Say more where we know more of why the kernel refused to send."""
     if refused.errno == errno.EINVAL and sock.zero_copy:
         return kernel_error(
             "wake",
@@ -138,7 +139,7 @@ def _explained(refused: SystemCallError, sock: Socket) -> SystemCallError:
     return refused
 
 
-def _summary(sock: Socket, sent: Sent, length: int, began: float) -> dict[str, Any]:
+def summary(sock: Socket, packets: int, octets: int, began: float) -> dict[str, Any]:
     """Wait until the kernel is done, and say what became of the packets.
 
     `sent` were put into the TX ring, of `completed` the kernel returned the frames; it counts those that it refused.
@@ -152,17 +153,17 @@ def _summary(sock: Socket, sent: Sent, length: int, began: float) -> dict[str, A
         "driver": sock.device.driver,
         "queue": sock.queue,
         "zero_copy": sock.zero_copy,
-        "packet_size": length,
-        "sent": sent.packets,
-        "sent_bytes": sent.packets * length,
-        "completed": sent.packets - int(sock.umem.audit()["tx"]),
+        "sent": packets,
+        "sent_bytes": octets,
+        "completed": packets - int(sock.umem.audit()["tx"]),
         "invalid": statistics.tx_invalid_descs,
         "drop_reasons": statistics._asdict(),
         "seconds": round(seconds, 3),
     }
 
 
-def _conclude(report: dict[str, Any]) -> None:
+def conclude(report: dict[str, Any]) -> None:
+    """Print what became of the packets."""
     from toolkit.abi.if_xdp import Statistics
 
     seconds = max(report["seconds"], 1e-9)

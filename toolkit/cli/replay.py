@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`xsk send -r FILE`: recorded packets out of an interface again."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit.capture.reading import read
+from toolkit.cli import output
+from toolkit.cli.binding import Binding
+from toolkit.cli.live import LiveLine, Reading
+from toolkit.cli.send import FRAMES, conclude, explained, summary
+from toolkit.cli.stop import Stop
+from toolkit.errors import RecordedError, SystemCallError
+from toolkit.replaying import Replay, Replayed
+from toolkit.umem import UMEM
+from toolkit.xsk import Socket
+
+__all__ = ["Pace", "run"]
+
+_ROOM = 18  # bytes of an Ethernet header with a VLAN tag
+_LATE = 0.01  # seconds behind the recording that are worth a word
+_BATCH = 1024  # packets read at a time: as a matrix they stay in the cache
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast: `speed` times as recorded, or `rate` packets/s, or both None for as fast as it goes."""
+
+    speed: float | None = 1.0
+    rate: float | None = None
+
+    def __str__(self) -> str:
+        """In words."""
+        if self.rate is not None:
+            return f"{output.count(self.rate)} packets/s"
+        if self.speed is None:
+            return "as fast as it goes"
+        return "as recorded" if self.speed == 1 else f"{self.speed:g} times as fast as recorded"
+
+
+def run(
+    interface: str,
+    binding: Binding,
+    file: str,
+    pace: Pace,
+    *,
+    loop: int,
+    queue: int,
+    count: int | None,
+    seconds: float | None,
+    interval: float,
+    extra: bool,
+    as_json: bool,
+) -> int:
+    """Send the recording `loop` times (0: for ever), until `count`, `seconds` or a signal; the exit code."""
+    device = binding.describe(interface)
+    failure = ""
+    recorded = read(file, batch_size=_BATCH)  # first: what cannot be read needs no socket
+    with (
+        recorded,
+        Stop(seconds) as stop,
+        UMEM(FRAMES, 2048 if device.mtu + _ROOM <= 2048 else 4096, comp_size=FRAMES) as umem,
+        binding.sender(interface, queue, umem) as sock,
+    ):
+        if not as_json:
+            how = "zero-copy" if sock.zero_copy else "copy mode"
+            print(f"{interface}: queue {queue}, {how}; {file}, {pace}", flush=True)
+        began = time.monotonic()
+        player = Replay(sock, speed=pace.speed, rate=pace.rate, limit=count, stop=lambda: stop)
+        line = LiveLine(
+            lambda: Reading(player.result.packets, player.result.octets),
+            interval=interval,
+            statistics=sock.statistics if extra else None,
+            quiet=as_json,
+        )
+        player.tick = line.tick
+        try:
+            player.round(recorded)
+            rounds = 1
+            while not player.done and rounds != loop and player.result.packets:
+                player.round(file)
+                rounds += 1
+        except SystemCallError as refused:
+            failure = explained(refused, sock).strerror or str(refused)
+        except RecordedError as damaged:
+            failure = str(damaged)
+        report = _report(sock, file, player.result, began)
+        if as_json:
+            output.print_json(report)
+        else:
+            conclude(report)
+            _remark(player.result)
+    if failure:
+        print(f"xsk: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _report(sock: Socket, file: str, result: Replayed, began: float) -> dict[str, Any]:
+    return {
+        "file": file,
+        **summary(sock, result.packets, result.octets, began),
+        "too_long": result.too_long,
+        "too_short": result.too_short,
+        "cut": result.cut,
+        "behind": round(result.behind, 6),
+    }
+
+
+def _remark(result: Replayed) -> None:
+    if result.too_long:
+        print(
+            f"{result.too_long:,} packets were left out: longer than the interface's MTU or 4096 bytes. Those were put "
+            "together by the host that recorded them (GRO, TSO), or its MTU was larger."
+        )
+    if result.too_short:
+        print(f"{result.too_short:,} packets were left out: they have no whole Ethernet header.")
+    if result.cut:
+        print(f"{result.cut:,} packets were sent as short as they had been recorded (snaplen).")
+    if result.behind > _LATE:
+        print(f"Up to {result.behind:.3f} s behind the recording's times.", flush=True)
