@@ -12,14 +12,12 @@ BPF_PERCPU_ARRAY(counters, struct counters, 1);
 
 int xdp_drop(struct xdp_md *ctx)
 {
-	u8 *data = (u8 *)(unsigned long)ctx->data;
-	u8 *data_end = (u8 *)(unsigned long)ctx->data_end;
 	int zero = 0;
 	struct counters *count = counters.lookup(&zero);
 
 	if (!count)
 		return XDP_PASS;
-	if (!match(data, data_end)) {
+	if (!match(ctx)) {
 		count->passed++;
 		return XDP_PASS;
 	}

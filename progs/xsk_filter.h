@@ -8,7 +8,7 @@
 #ifndef XSK_FILTER_H
 #define XSK_FILTER_H
 
-static __always_inline u32 match(u8 *data, u8 *data_end)
+static __always_inline u32 match(struct xdp_md *ctx)
 {
 	return 1;
 }

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Packets that the filter matches go to the AF_XDP socket of their queue; everything else goes on to the kernel.
+ * Packets that a rule takes go to the AF_XDP socket of their queue, or whatever else the rule says (xsk_rules.h);
+ * everything else goes on to the kernel.
  *
  * In front of each redirected packet stands when and where it arrived (struct xsk_meta; the same layout is in
  * toolkit/abi/xsk_meta.py). A copy-mode or zero-copy socket delivers those bytes just below the packet's address.
  */
 #include <uapi/linux/bpf.h>
-#include "xsk_filter.h"
+#include "xsk_rules.h"
 
 #ifndef QUEUES
 #define QUEUES 256
@@ -14,62 +15,109 @@
 
 #define XSK_META_MAGIC 0x58445021 /* "XDP!": without it the bytes before a packet are left-overs */
 
+/* A multiple of 4 bytes and 32 at most, which is what older kernels allow. */
 struct xsk_meta {
-	u64 time;  /* ns, CLOCK_MONOTONIC */
-	u32 magic; /* XSK_META_MAGIC */
-	u32 queue; /* the receive queue */
+	u64 time;   /* ns, CLOCK_MONOTONIC */
+	u32 magic;  /* XSK_META_MAGIC */
+	u32 queue;  /* the receive queue */
+	u32 length; /* bytes on the wire, before it was cut */
+	u32 rule;   /* which rule took it */
 };
 
-/* Every packet is counted once as redirected, passed or no_socket; untimed ones are redirected ones too. */
+/*
+ * One for each rule, and one more for packets that no rule takes. Each packet is counted once as redirected, no_socket,
+ * dropped, counted, sampled_out or passed; for a rule these add up to what it matched. Untimed ones are redirected too.
+ */
 struct counters {
-	u64 redirected; /* handed to a socket */
-	u64 passed;     /* the filter did not match: on to the kernel */
-	u64 no_socket;  /* the filter matched, but no socket is registered for the queue: on to the kernel */
-	u64 untimed;    /* redirected without a struct xsk_meta: the driver leaves no room for one */
+	u64 redirected;  /* handed to a socket */
+	u64 passed;      /* on to the kernel: no rule takes it, or one that says so */
+	u64 no_socket;   /* to be redirected, but no socket is registered for the queue: on to the kernel */
+	u64 untimed;     /* redirected without a struct xsk_meta: the driver leaves no room for one */
+	u64 dropped;     /* by a rule that drops */
+	u64 counted;     /* by a rule that counts: on to the kernel */
+	u64 sampled_out; /* a rule takes it, but it is none of its sample: on to the kernel */
+	u64 matched;     /* the rule took it */
+	u64 bytes;       /* of the matched ones, on the wire */
 };
 
 BPF_XSKMAP(xsks_map, QUEUES);
-BPF_PERCPU_ARRAY(counters, struct counters, 1);
+BPF_PERCPU_ARRAY(counters, struct counters, XSK_RULES + 1);
+
+static __always_inline u32 wire_length(struct xdp_md *ctx)
+{
+#ifdef XSK_FRAGS /* of all buffers */
+	u64 (*buff_len)(struct xdp_md *) = (void *)188; /* bpf_xdp_get_buff_len, Linux 5.18 */
+
+	return buff_len(ctx);
+#else
+	return ctx->data_end - ctx->data;
+#endif
+}
+
+/* What a rule does other than redirect; only a packet that is dropped does not reach the kernel. */
+static __always_inline int settle(struct decision decision, struct counters *count)
+{
+	if (decision.action == RULE_DROP) {
+		count->dropped++;
+		return XDP_DROP;
+	}
+	if (decision.action == RULE_COUNT)
+		count->counted++;
+	else
+		count->passed++;
+	return XDP_PASS;
+}
+
+/* Put a struct xsk_meta in front of the packet; false where there is no room. */
+static __always_inline bool describe(struct xdp_md *ctx, u32 rule, u32 length)
+{
+	struct xsk_meta *meta;
+
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*meta)))
+		return false;
+	/* The helper moved data_meta: pointers read before it are void to the verifier. */
+	meta = (struct xsk_meta *)(unsigned long)ctx->data_meta;
+	if ((u8 *)(meta + 1) > (u8 *)(unsigned long)ctx->data)
+		return false;
+	meta->time = bpf_ktime_get_ns();
+	meta->magic = XSK_META_MAGIC;
+	meta->queue = ctx->rx_queue_index;
+	meta->length = length;
+	meta->rule = rule;
+	return true;
+}
 
 int xsk_redirect(struct xdp_md *ctx)
 {
-	u8 *data = (u8 *)(unsigned long)ctx->data;
-	u8 *data_end = (u8 *)(unsigned long)ctx->data_end;
-	int queue = ctx->rx_queue_index;
-	int zero = 0;
-	struct counters *count = counters.lookup(&zero);
-	struct xsk_meta *meta;
-	bool timed = false;
+	struct decision decision = decide(ctx);
+	u32 rule = decision.rule;
+	struct counters *count = counters.lookup(&rule);
+	u32 length;
 
 	if (!count)
 		return XDP_PASS;
-	if (!match(data, data_end)) {
+	if (decision.rule == XSK_RULES) {
 		count->passed++;
 		return XDP_PASS;
 	}
-	/* Asked before anything is put in front of the packet: the kernel gets what it did not lose untouched. */
-	if (!xsks_map.lookup(&queue)) {
-		count->no_socket++;
+	length = wire_length(ctx);
+	count->matched++;
+	count->bytes += length;
+	if (decision.share && bpf_get_prandom_u32() >= decision.share) {
+		count->sampled_out++;
 		return XDP_PASS;
 	}
-	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*meta)) == 0) {
-		/* The helper moved data_meta: pointers read before it are void to the verifier. */
-		meta = (struct xsk_meta *)(unsigned long)ctx->data_meta;
-		data = (u8 *)(unsigned long)ctx->data;
-		if ((u8 *)(meta + 1) <= data) {
-			meta->time = bpf_ktime_get_ns();
-			meta->magic = XSK_META_MAGIC;
-			meta->queue = queue;
-			timed = true;
-		}
-	}
-	/* XDP_PASS is for a socket that went away since the lookup. */
-	if (xsks_map.redirect_map(queue, XDP_PASS) != XDP_REDIRECT) {
+	if (decision.action != RULE_REDIRECT)
+		return settle(decision, count);
+	/* First of all, because it says whether there is a socket: what is passed on must be whole and untouched. */
+	if (xsks_map.redirect_map(ctx->rx_queue_index, XDP_PASS) != XDP_REDIRECT) {
 		count->no_socket++;
 		return XDP_PASS;
 	}
 	count->redirected++;
-	if (!timed)
+	if (!describe(ctx, decision.rule, length))
 		count->untimed++;
+	if (decision.snaplen && length > decision.snaplen)
+		bpf_xdp_adjust_tail(ctx, (int)decision.snaplen - (int)length);
 	return XDP_REDIRECT;
 }

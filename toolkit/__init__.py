@@ -10,10 +10,30 @@ with toolkit.open("eth0", filter="udp port 53") as eth0:
 
 from toolkit.abi.if_xdp import XDPDesc
 from toolkit.batch import Batch
+from toolkit.capture.reading import read
 from toolkit.interface import Interface
+from toolkit.matching import matches
 from toolkit.opening import open
-from toolkit.program import Link, Program
+from toolkit.program import Link, Program, Rule
+from toolkit.replaying import replay
+from toolkit.tee_interface import Tee
+from toolkit.teeing import tee
 from toolkit.umem import UMEM
 from toolkit.xsk import Socket
 
-__all__ = ["UMEM", "Batch", "Interface", "Link", "Program", "Socket", "XDPDesc", "open"]
+__all__ = [
+    "UMEM",
+    "Batch",
+    "Interface",
+    "Link",
+    "Program",
+    "Rule",
+    "Socket",
+    "Tee",
+    "XDPDesc",
+    "matches",
+    "open",
+    "read",
+    "replay",
+    "tee",
+]

@@ -19,7 +19,7 @@ from toolkit.coalesce import LONGEST_REST, Coalescer
 from toolkit.device import Device
 from toolkit.errors import ArgumentError, ClosedError, ToolkitError
 from toolkit.napi import Deferral
-from toolkit.program import Link, Program
+from toolkit.program import Link, Program, RuleCounters
 from toolkit.rcu import wait_for_readers
 from toolkit.umem import UMEM
 from toolkit.uninterrupted import uninterrupted
@@ -28,6 +28,8 @@ from toolkit.xsk import Socket
 
 if TYPE_CHECKING:
     from toolkit.aio import AsyncWaiter
+    from toolkit.flows import Flows
+    from toolkit.flows.keys import Group
 
 __all__ = ["Interface"]
 
@@ -89,6 +91,7 @@ class Interface(lifecycle.NotCopied):
         self._close_lock = threading.Lock()
         self._next = 0  # position of the socket to look at first: each gets its turn
         self._lender: Socket | None = None  # whose frames the last Batch holds; written by receive() only
+        self._flows: list[weakref.ref[Flows]] = []  # what is fed with every Batch
         self._why_dead = ""
         self._down = False  # whether close() came to its end
         lifecycle.track(self)
@@ -168,6 +171,32 @@ class Interface(lifecycle.NotCopied):
         self._check_open()
         return self.program.counters
 
+    def rules(self) -> tuple[RuleCounters, ...]:
+        """Return what each rule did, in their order; a plain filter is one rule. Batch.rules has their numbers."""
+        self._check_open()
+        return self.program.rule_counters
+
+    def flows(self, max_flows: int = 1 << 16, *, group: Group = "flow", bidirectional: bool = False) -> Flows:
+        """Return counters by flow (or source, destination, port, protocol) that every receive() adds to from now on.
+
+        It ends when nobody holds them any more. See toolkit.flows.Flows.
+        """
+        from toolkit.flows import Flows
+
+        self._check_open()
+        flows = Flows(max_flows, group=group, bidirectional=bidirectional)
+        self._flows = [*self._flows, weakref.ref(flows)]
+        return flows
+
+    def _count(self, batch: Batch) -> None:
+        """Feed a Batch to those of `flows()` that somebody holds."""
+        for reference in self._flows:
+            flows = reference()
+            if flows is None:
+                self._flows = [one for one in self._flows if one is not reference]
+            else:
+                flows.add(batch)
+
     # --- receiving --------------------------------------------------------------------------------------------------
 
     def receive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
@@ -195,6 +224,8 @@ class Interface(lifecycle.NotCopied):
             self._coalescer.note(len(batch))
         if not batch:
             self._check_open()
+        elif self._flows:
+            self._count(batch)
         return batch
 
     async def areceive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
@@ -225,6 +256,8 @@ class Interface(lifecycle.NotCopied):
             self._awaited = False
         if not batch:
             self._check_open()
+        elif self._flows:
+            self._count(batch)
         return batch
 
     def __aiter__(self) -> Interface:

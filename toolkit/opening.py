@@ -13,19 +13,22 @@ from typing import Literal, NamedTuple
 from toolkit.abi.if_xdp import XDP_PACKET_HEADROOM
 from toolkit.coalesce import LONGEST_REST
 from toolkit.device import Device, await_carrier, describe, queue_numbers
-from toolkit.errors import ArgumentError, kernel_error
+from toolkit.errors import ArgumentError, SystemCallError, VerifierError, kernel_error
 from toolkit.interface import Interface
 from toolkit.napi import Deferral
 from toolkit.netns import NetNS, entered
-from toolkit.program import Program, attached
+from toolkit.program import Action, Program, Rule, attached
+from toolkit.program.rules import chosen
+from toolkit.program.rules import describe as in_words
 from toolkit.umem import UMEM, check_ring_size
 from toolkit.uninterrupted import uninterrupted
 from toolkit.wait import WaitMode, check_wait_mode
 from toolkit.xsk import Socket
 
-__all__ = ["open"]
+__all__ = ["check_rules", "open", "rules_of"]
 
 _LINK_HEADERS = 14 + 2 * 4  # Ethernet and two VLAN tags, on top of the MTU
+_LONGEST = 4096 - XDP_PACKET_HEADROOM  # bytes of a packet that the largest frame holds
 _ENTRIES = 32768  # of all RX rings together, at most, unless the rings would be smaller than _SMALLEST
 _LARGEST, _SMALLEST = 8192, 64  # entries of one ring
 
@@ -33,7 +36,7 @@ _LARGEST, _SMALLEST = 8192, 64  # entries of one ring
 class _Wanted(NamedTuple):
     """What the caller asked for: see open()."""
 
-    filter: str | None
+    rules: tuple[Rule, ...]  # empty where the program is the caller's
     program: Program | None
     queues: Iterable[int] | Literal["all"]
     mode: Literal["auto", "native", "generic"]
@@ -48,12 +51,17 @@ class _Wanted(NamedTuple):
     poison: bool
     wait: WaitMode
     coalesce: float
+    frags: bool | Literal["auto"]
 
 
 def open(
     interface: str,
     *,
     filter: str | None = None,
+    rules: Iterable[Rule] | None = None,
+    on_match: Action = "redirect",
+    sample: float = 1,
+    snaplen: int | None = None,
     program: Program | None = None,
     queues: Iterable[int] | Literal["all"] = "all",
     mode: Literal["auto", "native", "generic"] = "auto",
@@ -68,12 +76,18 @@ def open(
     poison: bool = False,
     wait: WaitMode = "poll",
     coalesce: float = LONGEST_REST,
+    frags: bool | Literal["auto"] = "auto",
     netns: NetNS = None,
 ) -> Interface:
     """Open `interface` for receiving: compile (or find) the program, bind a Socket to every queue, attach.
 
     filter: what to take, a tcpdump expression; everything else goes on to the kernel. "all" takes everything, the
     SSH session that you may be using included.
+    on_match: what becomes of it: "redirect" to here, "drop" in the driver, or "count" and let go on to the kernel.
+    sample: of what matches, act on 1 in so many, at random (100, or 1/100); the others go on to the kernel.
+    snaplen: deliver the first so many bytes of each packet; Batch.wire_lengths tells how long they were.
+    rules: several filters, each with an action, sample and snaplen of its own, instead of these four; the first that
+    matches decides (see Rule). Batch.rules tells their packets apart, Interface.rules() what each did.
     program: a Program of your own with an XSKMAP, instead of a filter; it is not closed with the Interface.
     queues: numbers of receive queues; packets of other queues go on to the kernel.
     mode: "auto" attaches natively where the driver can, else generically; `Interface.mode` says which came about.
@@ -89,19 +103,17 @@ def open(
     (napi_defer_hard_irqs, gro_flush_timeout: see toolkit.napi). `info()["busy_polling"]` says whether it works.
     coalesce: with "poll", seconds that packets may wait so that more come at once; this saves most of the CPU time at
     medium rates, and happens only while 10 000 packets/s or more come steadily (see toolkit.coalesce). 0: never.
+    frags: whether packets may come in several frames, as jumbo frames do (XDP_USE_SG, Linux 6.6, and a program loaded
+    for it); they are whole in the Batch, which is then a copy. "auto": where the MTU asks for it and the kernel can. An
+    Interface that forwards or answers wants False, and drops what is longer than a frame.
     netns: the interface's network namespace: a pid, a path, a name of `ip netns`, or an object with fileno().
 
     Everything is undone when it fails, when the Interface is closed, and when the process ends, however it ends.
     """
-    if (filter is None) == (program is None):
-        raise ArgumentError(
-            f"say what to take from {interface}: filter= with a tcpdump expression such as 'udp port 53', or 'all' for "
-            "everything (it cuts off the SSH session that comes in there), or program= with one of your own; not both."
-        )
     if umem is not None and (ring_size, frames, frame_size, poison) != (None, None, None, False):
         raise ArgumentError("ring_size, frames, frame_size and poison belong to the UMEM: give them to UMEM(...).")
     wanted = _Wanted(
-        filter,
+        rules_of(interface, program, filter, rules, on_match, sample, snaplen),
         program,
         queues,
         mode,
@@ -116,11 +128,12 @@ def open(
         poison,
         check_wait_mode(wait),
         _checked_rest(coalesce),
+        frags,
     )
 
     def work() -> Interface:
         with entered(netns), contextlib.ExitStack() as undo:
-            opened = _open(interface, wanted, undo)
+            opened = _open_fitting(interface, wanted, undo)
             undo.pop_all()
             return opened
 
@@ -128,9 +141,35 @@ def open(
     return uninterrupted(work, dispose=Interface.close)
 
 
-def _open(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -> Interface:
-    """Do it, in the calling thread's network namespace; each step tells `undo` how it is taken back."""
+def _open_fitting(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -> Interface:
+    """Do it, in the calling thread's network namespace: with packets of several frames where they are to be expected,
+    and without where that was not asked for and cannot be had.
+    """
     device = describe(interface)
+    if wanted.frags is True or device.mtu + _LINK_HEADERS <= _LONGEST:
+        return _open(device, wanted._replace(frags=wanted.frags is True), undo)
+    reason = ""
+    if wanted.frags == "auto" and wanted.program is None:
+        try:
+            with contextlib.ExitStack() as attempt:
+                opened = _open(device, wanted._replace(frags=True), attempt)
+                undo.push(attempt.pop_all())
+                return opened
+        except (VerifierError, SystemCallError) as refused:
+            if refused.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.E2BIG):
+                raise
+            reason = f" Packets of several frames cannot be had: {refused}"
+    warnings.warn(
+        f"{device.name} has an MTU of {device.mtu}: packets longer than {_LONGEST} bytes do not fit a frame and "
+        f"will be dropped (rx_dropped counts them).{reason}",
+        stacklevel=3,
+    )
+    return _open(device, wanted._replace(frags=False), undo)
+
+
+def _open(device: Device, wanted: _Wanted, undo: contextlib.ExitStack) -> Interface:
+    """Open as wanted; each step tells `undo` how it is taken back."""
+    interface = device.name
     if not device.up:
         raise kernel_error(
             "bind",
@@ -142,7 +181,10 @@ def _open(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -> Interf
     umem = wanted.umem or undo.enter_context(_umem(device, len(numbers), wanted))
     program = wanted.program
     if program is None:
-        program = Program.build(filter=wanted.filter or "", map_entries={"xsks_map": max(64, max(numbers) + 1)})
+        check_rules(device, wanted.rules, numbers)
+        program = Program.build(
+            rules=wanted.rules, frags=wanted.frags is True, map_entries={"xsks_map": max(64, max(numbers) + 1)}
+        )
         undo.callback(program.close)
 
     def bind() -> list[Socket]:
@@ -165,11 +207,48 @@ def _open(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -> Interf
         sockets,
         own_program=wanted.program is None,
         own_umem=wanted.umem is None,
-        filter=wanted.filter,
+        filter=in_words(wanted.rules) if wanted.rules else None,
         wait=wanted.wait,
         coalesce=wanted.coalesce,
         deferral=deferral,
     )
+
+
+def rules_of(
+    interface: str,
+    program: Program | None,
+    filter: str | None,
+    rules: Iterable[Rule] | None,
+    on_match: Action,
+    sample: float,
+    snaplen: int | None,
+) -> tuple[Rule, ...]:
+    """Return the rules that open() means by its arguments; none with a program of the caller's. ArgumentError."""
+    if (filter is not None or rules is not None) == (program is not None):
+        raise ArgumentError(
+            f"say what to take from {interface}: filter= with a tcpdump expression such as 'udp port 53', or 'all' for "
+            "everything (it cuts off the SSH session that comes in there), rules= with several of them, or program= "
+            "with one of your own; not both."
+        )
+    if program is None:
+        return chosen(filter, rules, on_match, sample, snaplen)
+    if (on_match, sample, snaplen) != ("redirect", 1, None):
+        raise ArgumentError(
+            f"on_match, sample and snaplen go into the program for {interface}, and program= is one that is finished. "
+            "Next step: give them to Program.build()."
+        )
+    return ()
+
+
+def check_rules(device: Device, rules: Iterable[Rule], numbers: list[int]) -> None:
+    """Raise ArgumentError for a rule that redirects packets of a queue that is not opened."""
+    for rule in rules:
+        if rule.queue is not None and rule.action == "redirect" and rule.queue not in numbers:
+            raise ArgumentError(
+                f"the rule {str(rule)!r} redirects packets of queue {rule.queue} of {device.name}, which is not open: "
+                f"the queues are {', '.join(map(str, numbers))}. A rule cannot move packets to another queue; "
+                f"`ethtool -N {device.name} flow-type …` makes the NIC do that."
+            )
 
 
 def _socket(interface: str, queue: int, umem: UMEM, sharing: int, wanted: _Wanted) -> Socket:
@@ -187,6 +266,7 @@ def _socket(interface: str, queue: int, umem: UMEM, sharing: int, wanted: _Wante
         tx_size=size,
         zero_copy=wanted.zero_copy,
         need_wakeup=wanted.need_wakeup,
+        sg=wanted.frags is True,
         tx=wanted.tx,
         prefill=rx_limit,
         wait=wanted.wait,
@@ -221,13 +301,4 @@ def _ring_size(queues: int) -> int:
 
 
 def _frame_size(device: Device) -> int:
-    longest = device.mtu + _LINK_HEADERS
-    if longest <= 2048 - XDP_PACKET_HEADROOM:
-        return 2048
-    if longest > 4096 - XDP_PACKET_HEADROOM:
-        warnings.warn(
-            f"{device.name} has an MTU of {device.mtu}: packets longer than {4096 - XDP_PACKET_HEADROOM} bytes do not "
-            "fit a frame and will be dropped (rx_dropped counts them).",
-            stacklevel=3,
-        )
-    return 4096
+    return 2048 if device.mtu + _LINK_HEADERS <= 2048 - XDP_PACKET_HEADROOM else 4096

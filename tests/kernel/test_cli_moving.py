@@ -143,7 +143,7 @@ def test_drop_prints_live_lines_and_a_summary_with_all_six_counters(lab: Lab) ->
 
 
 def test_a_warning_is_a_note_for_people(make_lab: Callable[..., Lab]) -> None:
-    done = xsk(make_lab(mtu=9000), "drop", "veth0", "-f", "udp", "--seconds", "0.2")
+    done = xsk(make_lab(mtu=9000), "forward", "veth0", "-f", "udp", "--seconds", "0.2")
     assert done.returncode == 0
     assert done.stderr.startswith("xsk: note: veth0 has an MTU of 9000")
     assert ".py" not in done.stderr

@@ -23,6 +23,7 @@ from toolkit.program import bcc as bcc_door
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
 ROOT = Path(__file__).resolve().parents[2]
 FRAME = bytes(range(14)) + bytes(50)
+COUNTERS = ("redirected", "passed", "no_socket", "untimed", "dropped", "counted", "sampled_out", "matched", "bytes")
 
 
 def by_build(source: str, **options: Any) -> Program:
@@ -54,7 +55,8 @@ def test_a_program_describes_itself(door: Any) -> None:
         assert set(program.maps) == {"xsks_map", "counters"}
         table = program.maps["xsks_map"]
         assert (table.type, table.key_size, table.value_size, table.max_entries) == (17, 4, 4, 256)
-        assert program.maps["counters"].dtype.names == ("redirected", "passed", "no_socket", "untimed")
+        assert program.maps["counters"].dtype.names == COUNTERS
+        assert program.maps["counters"].max_entries == 2, "one for the filter, one for what it does not match"
         assert repr(program) == f"<Program xsk_redirect: id {program.id}, not attached>"
     assert "closed" in repr(program)
 
@@ -65,11 +67,12 @@ def test_counters_tell_what_was_matched(door: Any) -> None:
         bytes(12) + bytes.fromhex("0800 45000032 00000000 4011 0000 0a000001 0a000002 0035 0035 001e 0000") + bytes(22)
     )
     with door("xsk_redirect.c", filter="udp port 53") as program:
-        assert program.counters == {"redirected": 0, "passed": 0, "no_socket": 0, "untimed": 0}
+        assert program.counters == dict.fromkeys(COUNTERS, 0)
         assert program.test_run(FRAME) == (XDP_PASS, FRAME)
         # Matched without a socket: on to the kernel, with nothing put in front.
         assert program.test_run(udp, repeat=5) == (XDP_PASS, udp)
-        assert program.counters == {"redirected": 0, "passed": 1, "no_socket": 5, "untimed": 0}
+        counted = {"passed": 1, "no_socket": 5, "matched": 5, "bytes": 5 * len(udp)}
+        assert program.counters == dict.fromkeys(COUNTERS, 0) | counted
 
 
 @DOORS

@@ -149,6 +149,41 @@ ip and not tcp and not udp and not icmp
 (tcp or udp) and (port 53 or port 80 or port 443) and (net 10.0.0.0/8 or net 192.168.0.0/16)
 """.strip().splitlines()
 
+# Code that libpcap rarely or never writes itself, and its meaning all the same: (name, instructions).
+YES, NO = (0x06, 0, 0, 1), (0x06, 0, 0, 0)  # ret #1, ret #0
+BY_HAND: list[tuple[str, list[Instruction]]] = [
+    ("accept by A", [(0x28, 0, 0, 12), (0x16, 0, 0, 0)]),
+    ("return zero", [NO]),
+    (
+        "shift by X of 32 or more",
+        [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x00, 0, 0, 1), (0x6C, 0, 0, 0), (0x16, 0, 0, 0)],
+    ),
+    ("right shift by X", [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x20, 0, 0, 0), (0x7C, 0, 0, 0), (0x16, 0, 0, 0)]),
+    ("divide by X", [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x00, 0, 0, 100), (0x3C, 0, 0, 0), (0x16, 0, 0, 0)]),
+    ("modulo X", [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x00, 0, 0, 100), (0x9C, 0, 0, 0), (0x16, 0, 0, 0)]),
+    ("X is 0, no match", [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x00, 0, 0, 1), (0x3C, 0, 0, 0), YES]),
+    ("modulo 0, no match", [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x00, 0, 0, 1), (0x9C, 0, 0, 0), YES]),
+    ("negate", [(0x30, 0, 0, 14), (0x84, 0, 0, 0), (0x35, 0, 1, 0xFFFFFF80), YES, NO]),
+    ("subtraction wraps", [(0x30, 0, 0, 14), (0x14, 0, 0, 200), (0x25, 0, 1, 300), YES, NO]),
+    ("memory", [(0x30, 0, 0, 14), (0x02, 0, 0, 3), (0x30, 0, 0, 15), (0x61, 0, 0, 3), (0x1D, 0, 1, 0), YES, NO]),
+    ("stx", [(0xB1, 0, 0, 14), (0x03, 0, 0, 0), (0x60, 0, 0, 0), (0x87, 0, 0, 0), (0x15, 0, 1, 20), YES, NO]),
+    ("msh at the end", [(0xB1, 0, 0, 60), YES]),
+    ("length in X", [(0x81, 0, 0, 0), (0x87, 0, 0, 0), (0x25, 0, 1, 100), YES, NO]),
+    ("an index that would wrap", [(0x01, 0, 0, 0xFFFFFFF8), (0x48, 0, 0, 20), YES]),
+    (
+        "an index past 32 bits, whose lower half is a place",
+        [(0x01, 0, 0, 0xFFFFFFFF), (0x50, 0, 0, 20), (0x15, 0, 1, 0), YES, YES],
+    ),
+    ("a load far past the end", [(0x20, 0, 0, 0x10000), YES]),
+    ("an index up to the end", [(0x80, 0, 0, 0), (0x14, 0, 0, 4), (0x07, 0, 0, 0), (0x40, 0, 0, 0), YES]),
+    ("an index past the end", [(0x80, 0, 0, 0), (0x14, 0, 0, 3), (0x07, 0, 0, 0), (0x40, 0, 0, 0), YES]),
+    ("a load of one byte too many", [(0x20, 0, 0, 57), YES]),
+    ("a load of the last bytes", [(0x20, 0, 0, 56), YES]),
+    ("ja", [(0x05, 0, 0, 1), NO, YES]),
+    ("jgt", [(0x30, 0, 0, 14), (0x25, 0, 1, 14), YES, NO]),
+    ("jset by X", [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x30, 0, 0, 15), (0x4D, 0, 1, 0), YES, NO]),
+]
+
 
 def _crafted() -> list[bytes]:
     """One packet of every kind that an expression speaks of."""
@@ -255,17 +290,15 @@ def packets(count: int = 1000, seed: int = 1) -> list[bytes]:
     return found[:count]
 
 
-def harness(programs: Sequence[Sequence[Instruction]]) -> str:
+def harness(programs: Sequence[Sequence[Instruction]], *, frags: bool = False) -> str:
     """C text with one XDP program `run<i>` for each classic one: XDP_TX where it matches, XDP_PASS where not."""
     text = ["#include <uapi/linux/bpf.h>"]
     for i, program in enumerate(programs):
         text += [
-            translate_instructions(program, f"match{i}"),
+            translate_instructions(program, f"match{i}", frags=frags),
             f"int run{i}(struct xdp_md *ctx)",
             "{",
-            "\tu8 *data = (u8 *)(unsigned long)ctx->data;",
-            "\tu8 *data_end = (u8 *)(unsigned long)ctx->data_end;",
-            f"\treturn match{i}(data, data_end) ? XDP_TX : XDP_PASS;",
+            f"\treturn match{i}(ctx) ? XDP_TX : XDP_PASS;",
             "}",
         ]
     return "\n".join(text) + "\n"

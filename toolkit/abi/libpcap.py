@@ -11,6 +11,7 @@ import ctypes as ct
 import functools
 import json
 import sys
+from collections.abc import Sequence
 
 __all__ = [
     "BPF_A",
@@ -27,6 +28,8 @@ __all__ = [
     "compile_expression",
     "libpcap",
     "offline_filter",
+    "offline_filter_many",
+    "refusal",
 ]
 
 DLT_EN10MB = 1
@@ -110,23 +113,55 @@ def compile_expression(expression: str, optimise: bool = True) -> list[Instructi
         library.pcap_close(handle)
 
 
-def offline_filter(instructions: list[Instruction], packet: bytes, length: int | None = None) -> bool:
-    """libpcap's own verdict on a packet of `length` bytes, of which `packet` was captured."""
+def refusal(expression: str) -> str | None:
+    """libpcap's message for an expression, None if it accepts it. Raises OSError where there is no libpcap."""
+    try:
+        compile_expression(expression, optimise=False)
+    except ValueError as refused:
+        return str(refused)
+    return None
+
+
+def offline_filter(instructions: Sequence[Instruction], packet: bytes, length: int | None = None) -> bool:
+    """libpcap's own verdict on a packet of `length` bytes, of which `packet` was captured.
+
+    Of a program that jumps backwards (`protochain`) it may never come back: a crafted AH header chain is a ring.
+    """
     code = (BpfInsn * len(instructions))(*(BpfInsn(*insn) for insn in instructions))
     program = BpfProgram(len(instructions), ct.cast(code, ct.POINTER(BpfInsn)))
     header = PcapPkthdr(0, 0, len(packet), len(packet) if length is None else length)
     return bool(libpcap().pcap_offline_filter(ct.byref(program), ct.byref(header), packet))
 
 
+def offline_filter_many(instructions: Sequence[Instruction], packets: Sequence[bytes]) -> list[bool]:
+    """libpcap's own verdict on each of the packets, all captured whole; with the same warning."""
+    code = (BpfInsn * len(instructions))(*(BpfInsn(*insn) for insn in instructions))
+    program = ct.byref(BpfProgram(len(instructions), ct.cast(code, ct.POINTER(BpfInsn))))
+    header = PcapPkthdr()
+    call, reference = libpcap().pcap_offline_filter, ct.byref(header)
+    verdicts = []
+    for packet in packets:
+        header.caplen = header.len = len(packet)
+        verdicts.append(bool(call(program, reference, packet)))
+    return verdicts
+
+
 def main() -> None:
-    """{"expression", "optimise"} on stdin; {"instructions"} or {"refused"} or {"absent"} on stdout."""
+    """{"expression", "optimise"} on stdin; {"instructions"} or {"refused"} or {"absent"} on stdout.
+
+    Or {"texts"}: {"messages"}, the refusal of each or null.
+    """
     request = json.load(sys.stdin)
+    answer: dict[str, object]
     try:
-        answer = {"instructions": compile_expression(request["expression"], request["optimise"])}
+        if "texts" in request:
+            answer = {"messages": [refusal(text) for text in request["texts"]]}
+        else:
+            answer = {"instructions": compile_expression(request["expression"], request["optimise"])}
     except ValueError as refused:
-        answer = {"refused": str(refused)}  # type: ignore[dict-item]
+        answer = {"refused": str(refused)}
     except OSError as missing:
-        answer = {"absent": str(missing)}  # type: ignore[dict-item]
+        answer = {"absent": str(missing)}
     json.dump(answer, sys.stdout)
 
 

@@ -35,20 +35,45 @@ class Binding:
     ring_size: int | None = None
     replace: bool = False
     netns: NetNS = None
+    on_match: Literal["redirect", "drop", "count"] = "redirect"
+    sample: float = 1
+    snaplen: int | None = None
+    yes: bool = False  # the filter may take our own session
 
-    def open(self, interface: str, expression: str | None, umem: UMEM | None = None) -> Interface:
-        """Open `interface` to receive what `expression` takes; the ring size is that of `umem`, if there is one."""
+    def open(
+        self,
+        interface: str,
+        expression: str | None,
+        umem: UMEM | None = None,
+        *,
+        frags: bool | Literal["auto"] = "auto",
+    ) -> Interface:
+        """Open `interface` to receive what `expression` takes; the ring size is that of `umem`, if there is one.
+
+        Asks before that where it would take our own session.
+        """
         from toolkit.opening import open as open_interface
 
-        wanted = self.open_options(expression)
+        self.ask(interface, expression)
+        wanted = self.open_options(expression) | {"frags": frags}
         if umem is not None:
             wanted |= {"umem": umem, "ring_size": None}
         return open_interface(interface, **wanted)
+
+    def ask(self, interface: str, expression: str | None) -> None:
+        """Make sure that nobody cuts off the session that this runs in. ArgumentError where the answer is no."""
+        if expression is not None and self.on_match != "count":
+            from toolkit.cli.guard import ask
+
+            ask(interface, expression, netns=self.netns, assent=self.yes)
 
     def open_options(self, expression: str | None) -> dict[str, Any]:
         """Return keyword arguments for toolkit.open(), and for Workers."""
         return {
             "filter": expression,
+            "on_match": self.on_match,
+            "sample": self.sample,
+            "snaplen": self.snaplen,
             "queues": self.queues or "all",
             "mode": self.mode,
             "zero_copy": self.zero_copy,

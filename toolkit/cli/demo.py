@@ -10,6 +10,7 @@ from typing import Any
 from toolkit.cli import output
 from toolkit.cli.demo_traffic import Traffic
 from toolkit.cli.demo_view import View
+from toolkit.cli.guard import ask
 from toolkit.cli.reconcile import Totals, summary
 from toolkit.cli.sampler import Sampler
 from toolkit.cli.stop import Stop
@@ -23,8 +24,13 @@ _LAB_RING = 32768  # entries: drawing takes some 10 ms, in which the flood bring
 _QUIET_END = 0.3  # seconds at the end in which nothing is sent, so that everything arrives
 
 
-def run(interface: str | None, expression: str | None, seconds: float, *, as_json: bool) -> int:
-    """Run the demo for `seconds`; the exit code: 1 when the counters do not add up."""
+def run(interface: str | None, expression: str | None, seconds: float, *, as_json: bool, yes: bool = False) -> int:
+    """Run the demo for `seconds`; the exit code: 1 when the counters do not add up.
+
+    `yes`: on a real interface, even if the filter takes the session that this runs in.
+    """
+    if interface is not None and expression is not None:
+        ask(interface, expression, assent=yes)
     with contextlib.ExitStack() as parts:
         stop = parts.enter_context(Stop(seconds))
         view = parts.enter_context(View(quiet=as_json))

@@ -8,8 +8,8 @@ import time
 
 from toolkit.cli import output
 from toolkit.cli.binding import Binding
-from toolkit.cli.live import LiveLine, Reading
-from toolkit.cli.reconcile import Totals, conclude, introduce, summary
+from toolkit.cli.live import LiveLine
+from toolkit.cli.reconcile import Totals, conclude, introduce, reading, summary
 from toolkit.cli.stop import Stop
 from toolkit.errors import DeviceGoneError
 from toolkit.interface import Interface
@@ -34,7 +34,7 @@ def run(
             introduce(opened)
         totals, began = Totals(), time.monotonic()
         line = LiveLine(
-            lambda: Reading(totals.packets, totals.bytes, {"dropped": opened.statistics().dropped}),
+            lambda: reading(opened, totals),
             interval=interval,
             statistics=opened.statistics if extra else None,
             quiet=as_json,

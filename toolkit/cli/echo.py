@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import sys
 import time
@@ -46,7 +47,9 @@ def run(
             f"the interface one, `ip address add 192.0.2.1/24 dev {interface}`."
         )
     answers = Answers(device.mac, mine, udp_port=udp_port or None)
-    with Stop(seconds) as stop, binding.open(interface, expression_for(mine, udp_port)) as opened:
+    # No session is cut off by this filter: it takes no TCP, and what it takes of ARP and the like is answered.
+    binding = dataclasses.replace(binding, yes=True)
+    with Stop(seconds) as stop, binding.open(interface, expression_for(mine, udp_port), frags=False) as opened:
         if not as_json:
             introduce(opened, f"answering for {', '.join(mine)}")
         responder, began = Responder(opened, answers), time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from toolkit.abi.if_xdp import Statistics
 from toolkit.cli import output
@@ -19,6 +19,7 @@ class Reading(NamedTuple):
     packets: int
     octets: int | None = None  # bytes; None where nobody counts them
     others: Mapping[str, int] = {}  # what else the line tells, by name: "dropped", ...
+    note: str = ""  # what it ends with
 
 
 class LiveLine:
@@ -32,13 +33,15 @@ class LiveLine:
         name: str = "",
         statistics: Callable[[], Statistics] | None = None,
         quiet: bool = False,
+        stream: TextIO | None = None,
     ) -> None:
         """read: asked once a line, never in between. name: in front of the figures, where there are several lines.
 
-        statistics: adds the kernel's six counters to each line. quiet: prints nothing.
+        statistics: adds the kernel's six counters to each line. quiet: prints nothing. stream: by default stdout.
         """
         self._read = read
         self._interval = interval
+        self._stream = stream
         self._name = f"{name}  " if name else ""
         self._statistics = None if quiet else statistics
         self._then = time.monotonic()
@@ -64,10 +67,11 @@ class LiveLine:
         text += f"total {output.count(reading.packets):>8}"
         for name, value in reading.others.items():
             text += f"  {name} {output.count(value - before.others.get(name, 0))}"
-        print(text, flush=True)
+        print(f"{text}  {reading.note}" if reading.note else text, file=self._stream, flush=True)
         if self._statistics is not None:
             statistics = self._statistics()
-            print(f"          {_told(statistics - (self._last_statistics or statistics))}", flush=True)
+            told = _told(statistics - (self._last_statistics or statistics))
+            print(f"          {told}", file=self._stream, flush=True)
             self._last_statistics = statistics
 
 

@@ -11,8 +11,19 @@ from typing import Any
 
 import click
 
-from toolkit.cli import moving
-from toolkit.cli.options import COPY_LONG, COPYING, FILTER, INTERVAL, JSON, RECEIVING, SECONDS, binding_from, options_of
+from toolkit.cli import capturing, moving, watching
+from toolkit.cli.options import (
+    COPY_LONG,
+    COPYING,
+    FILTER,
+    FILTERING,
+    INTERVAL,
+    JSON,
+    RECEIVING,
+    SECONDS,
+    binding_from,
+    options_of,
+)
 from toolkit.errors import ToolkitError
 
 __all__ = ["main"]
@@ -29,6 +40,8 @@ packets do NOT reach the kernel: whatever you take from an interface, its usual 
   xsk demo                                       see it work, on a private network made for the purpose
   xsk receive eth0 --filter 'udp port 53'        take DNS packets from eth0 and count them
   xsk receive eth0 --filter 'icmp' -x -c 3       take three pings and show their bytes
+  xsk capture eth0 udp port 53 -w dns.pcapng     write them to a file
+  xsk top eth0 -f 'udp'                          watch who has that traffic: flows, hosts, ports
   xsk drop eth0 -f 'udp'                         take packets and let them go: how fast is it?
   xsk send eth0 --ip-dst 192.0.2.7 --rate 1000   send UDP packets at a rate, or as fast as it goes
   xsk forward eth0 eth1 -f all --both            a bridge of two interfaces
@@ -54,6 +67,7 @@ def cli() -> None:
     FILTER,
     click.option("-c", "--count", type=click.IntRange(min=1), help="Stop after this many packets."),
     click.option("-x", "--hex", "dump", is_flag=True, help="Show each packet: time, decoded line, bytes in hex."),
+    *FILTERING,
     *RECEIVING,
     COPY_LONG,
     *COPYING,
@@ -69,15 +83,21 @@ def receive(interface: str, **options: Any) -> None:
     program is detached, the rings are drained and the counters reconciled: received + dropped = redirected.
 
     The filter runs in the driver. It sees packets that arrive, not those that this host sends; VLAN tags that the NIC
-    strips are invisible to it, and later fragments carry no ports. 'all' takes everything, including the SSH session
-    that comes in through that interface.
+    strips are invisible to it, and later fragments carry no ports. 'all' takes everything. A filter that would take the
+    SSH session that you are typing in needs --yes.
 
     \b
     xsk receive eth0 --filter 'tcp port 80 and host 192.0.2.7'
     xsk receive eth0 --filter 'arp' -x -c 5
     xsk receive eth0 --filter 'udp' --seconds 10 --json
     xsk receive eth0 --filter 'udp' --workers 4
+    xsk receive eth0 --filter 'udp' --sample 1/100 --snaplen 64
+    xsk receive eth0 --filter 'udp port 123' --on-match count
     """
+    if options["on_match"] != "redirect" and (options["count"] or options["dump"] or options["workers"]):
+        raise click.UsageError(
+            f"--on-match {options['on_match']} leaves the packets in the driver: no --count, --hex or --workers."
+        )
     if options["workers"] and options["dump"]:
         raise click.UsageError("--hex shows packets in order, and several --workers have none: take one of them.")
     from toolkit.cli.receive import run
@@ -134,9 +154,10 @@ def detach(interface: str, force: bool, netns: str | None, as_json: bool) -> Non
 @cli.command(short_help="Show AF_XDP at work, on a private network or on a real interface.")
 @click.option("-i", "--interface", help="Show a real interface instead; needs --filter. Nothing is sent.")
 @click.option("-f", "--filter", "expression", help="With --interface: a tcpdump expression, or 'all'.")
+@click.option("--yes", is_flag=True, help="Do it even if the filter takes the SSH session that this runs in.")
 @click.option("--seconds", type=click.FloatRange(min=2), default=8.0, show_default=True, help="How long it runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing else.")
-def demo(interface: str | None, expression: str | None, seconds: float, as_json: bool) -> None:
+def demo(interface: str | None, expression: str | None, yes: bool, seconds: float, as_json: bool) -> None:
     """Make two hosts out of nothing (network namespaces joined by a virtual cable), send real traffic from one, and
     receive it on the other through AF_XDP: pings and UDP from the kernel first, then a flood.
 
@@ -146,10 +167,10 @@ def demo(interface: str | None, expression: str | None, seconds: float, as_json:
         raise click.UsageError("--interface and --filter go together")
     from toolkit.cli.demo import run
 
-    sys.exit(run(interface, expression, seconds, as_json=as_json))
+    sys.exit(run(interface, expression, seconds, as_json=as_json, yes=yes))
 
 
-for _command in moving.COMMANDS:
+for _command in (*moving.COMMANDS, *capturing.COMMANDS, *watching.COMMANDS):
     cli.add_command(_command)
 
 

@@ -18,10 +18,14 @@ __all__ = [
     "COPY_LONG",
     "EXTRA",
     "FILTER",
+    "FILTERING",
     "INTERVAL",
     "JSON",
+    "ON_MATCH",
     "RECEIVING",
+    "SAMPLING",
     "SECONDS",
+    "YES",
     "binding_from",
     "options_of",
 ]
@@ -31,6 +35,39 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 FILTER = click.option(
     "-f", "--filter", "expression", help="What to take: a tcpdump expression, or 'all' for everything."
 )
+ON_MATCH = click.option(
+    "--on-match",
+    type=click.Choice(["redirect", "drop", "count"]),
+    default="redirect",
+    show_default=True,
+    help="What becomes of what the filter matches: it comes here; the driver drops it; it is counted and goes on.",
+)
+
+
+def _sample(context: click.Context, option: click.Parameter, value: str) -> float:
+    """How many of the matching packets: "100" and "1/100" both mean one of a hundred, so does "0.01"."""
+    try:
+        above, _, below = value.partition("/")
+        number = float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError):
+        number = 0.0
+    if not 2**-32 <= number <= 2**32:
+        raise click.BadParameter(f"{value!r} is neither N, for one packet of N, nor a share such as 1/N.")
+    return number
+
+
+SAMPLING = (
+    click.option(
+        "--sample",
+        metavar="N",
+        default="1",
+        callback=_sample,
+        help="Of what matches, act on one packet of N, at random; the rest goes on to the kernel.",
+    ),
+    click.option("-s", "--snaplen", type=click.IntRange(14), help="Deliver the first so many bytes of each packet."),
+)
+YES = click.option("--yes", is_flag=True, help="Do it even if the filter takes the SSH session that this runs in.")
+FILTERING = (ON_MATCH, *SAMPLING, YES)  # for commands whose filter may do more than take
 BATCH = click.option("-b", "--batch-size", type=click.IntRange(1, 1 << 16), help="Packets to take at a time, at most.")
 SECONDS = click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after this many seconds.")
 INTERVAL = click.option(
@@ -88,4 +125,8 @@ def binding_from(options: dict[str, Any]) -> Binding:
         ring_size=options.pop("ring_size"),
         replace=options.pop("replace", False),
         netns=int(netns) if netns is not None and netns.isdigit() else netns,
+        on_match=options.pop("on_match", "redirect"),
+        sample=options.pop("sample", 1),
+        snaplen=options.pop("snaplen", None),
+        yes=options.pop("yes", False),
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from toolkit.abi.if_xdp import Statistics
 
-__all__ = ["DROP_REASONS", "bits", "count", "kernel_counters", "print_json", "reasons"]
+__all__ = ["DROP_REASONS", "bits", "count", "kernel_counters", "octets", "print_json", "reasons"]
 
 # The kernel's counters in plain words, in the order in which they are worth reading.
 DROP_REASONS = {
@@ -36,6 +36,14 @@ def bits(per_second: float) -> str:
         if per_second < limit:
             return f"{per_second / divisor:.3g} {unit}"
     return f"{per_second / 1e9:.3g} Gbit/s"
+
+
+def octets(size: float) -> str:
+    """Format a number of bytes: 12.3 MB."""
+    for limit, divisor, unit in ((1e4, 1, "B"), (1e6, 1e3, "kB"), (1e9, 1e6, "MB")):
+        if size < limit:
+            return f"{size:,.0f} B" if divisor == 1 else f"{size / divisor:.3g} {unit}"
+    return f"{size / 1e9:.3g} GB"
 
 
 def reasons(statistics: Statistics) -> str:

@@ -9,8 +9,8 @@ import time
 from toolkit.batch import Batch
 from toolkit.cli import output
 from toolkit.cli.binding import Binding
-from toolkit.cli.live import LiveLine, Reading
-from toolkit.cli.reconcile import Totals, conclude, introduce, summary
+from toolkit.cli.live import LiveLine
+from toolkit.cli.reconcile import Totals, conclude, introduce, reading, summary
 from toolkit.cli.stop import Stop
 from toolkit.errors import DeviceGoneError
 from toolkit.interface import Interface
@@ -34,6 +34,7 @@ def run(
     if workers is not None:
         from toolkit.cli.receive_workers import run as run_workers
 
+        binding.ask(interface, expression)
         wanted = binding.open_options(expression)
         return run_workers(interface, workers=workers, seconds=seconds, count=count, as_json=as_json, **wanted)
     with Stop(seconds) as stop, binding.open(interface, expression) as opened:
@@ -41,7 +42,7 @@ def run(
             introduce(opened)
         totals, began = Totals(), time.monotonic()
         line = LiveLine(
-            lambda: Reading(totals.packets, totals.bytes, {"dropped": opened.statistics().dropped}),
+            lambda: reading(opened, totals),
             interval=interval,
             quiet=as_json or dump,
         )

@@ -9,10 +9,19 @@ from typing import Any
 from toolkit.abi.if_xdp import Statistics
 from toolkit.batch import Batch
 from toolkit.cli import output
+from toolkit.cli.live import Reading
 from toolkit.errors import ClosedError, DeviceGoneError
 from toolkit.interface import Interface
 
-__all__ = ["Totals", "conclude", "drain", "introduce", "summary"]
+# What became of packets that the filter matched and that did not come here: the program's counter, in words.
+_FATES = {
+    "dropped": "dropped in the driver",
+    "counted": "counted",
+    "sampled_out": "not of the sample",
+    "no_socket": "no socket",
+}
+
+__all__ = ["Totals", "conclude", "drain", "introduce", "reading", "summary"]
 
 
 @dataclass
@@ -41,6 +50,16 @@ def introduce(opened: Interface, what: str | None = None) -> None:
     )
     if info["fallback_reason"]:
         print(f"  generic, because: {info['fallback_reason']}", flush=True)
+
+
+def reading(opened: Interface, totals: Totals) -> Reading:
+    """Return what a live line shows: what came here, or what the driver did with it where the rules leave it there."""
+    rules = opened.program.rules
+    if not rules or any(rule.action == "redirect" for rule in rules):
+        return Reading(totals.packets, totals.bytes, {"dropped": opened.statistics().dropped})
+    counters = opened.counters()
+    others = {name: counters[key] for key, name in _FATES.items() if counters[key]}
+    return Reading(counters["matched"], counters["bytes"], others)
 
 
 def drain(opened: Interface, totals: Totals) -> None:
@@ -74,6 +93,9 @@ def summary(opened: Interface, totals: Totals, seconds: float) -> dict[str, Any]
         "dropped": statistics.dropped,
         "drop_reasons": statistics._asdict(),
         "passed": counters.get("passed"),
+        "matched": counters.get("matched"),
+        "matched_bytes": counters.get("bytes"),
+        "fates": {key: counters.get(key) for key in _FATES},
         "seconds": round(seconds, 3),
     }
 
@@ -86,5 +108,11 @@ def conclude(report: dict[str, Any]) -> None:
         f"{report['taken']:,} packets, {report['taken_bytes']:,} bytes in {report['seconds']:.1f} s "
         f"({output.count(report['taken'] / seconds)} packets/s); passed on to the kernel: {report['passed']:,}"
     )
+    fates = [f"{name} {report['fates'][key]:,}" for key, name in _FATES.items() if report["fates"].get(key)]
+    if fates:
+        print(
+            f"the filter matched {report['matched']:,} packets, {report['matched_bytes']:,} bytes = "
+            f"redirected {report['redirected']:,} + {' + '.join(fates)}"
+        )
     print(f"redirected {report['redirected']:,} = received {report['received']:,} + dropped {report['dropped']:,}")
     print(output.kernel_counters(statistics), flush=True)

@@ -9,15 +9,19 @@ from toolkit.program.link import Link
 from toolkit.program.loaded import Program
 from toolkit.program.maps import Map
 from toolkit.program.query import Attached, ProgramInfo, XdpLink, attached, xdp_links
+from toolkit.program.rules import Action, Rule, RuleCounters
 from toolkit.program.sources import directory, headers, source_text
 
 __all__ = [
+    "Action",
     "Attached",
     "CacheWarning",
     "Link",
     "Map",
     "Program",
     "ProgramInfo",
+    "Rule",
+    "RuleCounters",
     "XdpLink",
     "attached",
     "directory",

@@ -109,7 +109,8 @@ def _run(interpreter: str, request: dict[str, Any]) -> tuple[dict[str, Any], str
     except subprocess.TimeoutExpired as late:
         raise ToolkitError(
             f"compiling the program with {interpreter} took longer than {TIME_LIMIT:.0f} s and was stopped. "
-            "Likely cause: a machine under heavy load, or a program that clang cannot finish. Next step: try again."
+            "Likely cause: a machine under heavy load, or a very long filter. Next step: try "
+            "again; `net` and `portrange` instead of lists of hosts and ports."
         ) from late
     chatter = done.stderr.decode(errors="replace")
     try:

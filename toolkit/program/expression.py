@@ -8,22 +8,31 @@ what names meant is not, because that changes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import sys
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from toolkit.abi import libpcap as abi
 from toolkit.abi.libpcap import Instruction
 from toolkit.errors import FilterError, LibraryError
+from toolkit.program import refusal
 from toolkit.program.cache import Cache
 
-__all__ = ["instructions"]
+__all__ = ["FilterWarning", "instructions"]
 
 FEW_WORDS = 60  # up to here the optimiser takes about a millisecond
 OPTIMISER_TIME = 60.0  # s, enough for a thousand hosts
 NAMES_TIME = 30.0  # s, unoptimised: what is left is asking for names
+MOST_UNOPTIMISED = 20_000  # instructions: 600 hosts, which clang compiles in about a minute
+ASKING_TIME = 5.0  # s, for the place of an error: it is refused anyway
+
+# What they ask for stands beside a packet, where neither pcap_offline_filter() nor an XDP program sees it.
+_BESIDE = re.compile(r"(?<![\w.-])(inbound|outbound|ifindex)(?![\w.-])")
 
 # Words that libpcap understands by itself. Any other may be a host, a port or a protocol that it looks up.
 _KEYWORDS = frozenset(
@@ -42,6 +51,10 @@ _PLAIN = re.compile(r"(0[xX][0-9A-Fa-f]+|[0-9]+(\.[0-9]+){0,3}|[0-9]+-[0-9]+|(ic
 _COLONS = re.compile(r"[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*\Z")
 
 
+class FilterWarning(UserWarning):
+    """A filter that is well-formed, but cannot mean here what its words say; the text says why."""
+
+
 def _kind(expression: str) -> str:
     """ "names" if libpcap may look a word up, else "long" or "short"."""
     words = _WORD.findall(expression)
@@ -50,11 +63,11 @@ def _kind(expression: str) -> str:
     return "short" if len(words) <= FEW_WORDS else "long"
 
 
-def _in_child(expression: str, optimise: bool, limit: float) -> Any:
+def _in_child(limit: float, **job: Any) -> Any:
     """The child's answer, or None where it took longer than `limit` seconds and was killed."""
     import subprocess
 
-    request = json.dumps({"expression": expression, "optimise": optimise})
+    request = json.dumps(job)
     try:
         done = subprocess.run(
             [sys.executable or "/usr/bin/python3", "-I", abi.__file__],
@@ -69,16 +82,22 @@ def _in_child(expression: str, optimise: bool, limit: float) -> Any:
         return json.loads(done.stdout)
     except ValueError:
         raise FilterError(
-            f"cannot compile the filter {expression!r}: libpcap ended with status {done.returncode} "
+            f"cannot compile the filter {_short(job)}: libpcap ended with status {done.returncode} "
             f"{done.stderr.decode(errors='replace').strip()}"
         ) from None
 
 
 def _refused(expression: str, message: str) -> FilterError:
-    return FilterError(
-        f"libpcap refuses the filter {expression!r}: {message}. "
-        "Next step: `man pcap-filter` describes the language; `tcpdump -d EXPRESSION` tries one."
-    )
+    return FilterError(refusal.explain(expression, message, _messages))
+
+
+def _messages(texts: Sequence[str]) -> list[str | None] | None:
+    """libpcap's message for each text, None where it accepts one; None if that took too long or failed."""
+    with contextlib.suppress(FilterError):
+        answer = _in_child(ASKING_TIME, texts=list(texts))
+        if answer is not None and "messages" in answer:
+            return list(answer["messages"])
+    return None
 
 
 def _absent(detail: object) -> LibraryError:
@@ -88,8 +107,32 @@ def _absent(detail: object) -> LibraryError:
     )
 
 
+def _short(expression: object) -> str:
+    """The expression in quotes, or its beginning."""
+    text = expression if isinstance(expression, str) else json.dumps(expression)
+    return repr(text if len(text) < 200 else text[:200] + "...")
+
+
 def instructions(expression: str) -> list[Instruction]:
-    """Classic BPF for an expression, optimised where that takes seconds at most. Raises FilterError, LibraryError."""
+    """Classic BPF for an expression, optimised where that takes seconds at most.
+
+    Raises FilterError with libpcap's message, LibraryError where there is no libpcap. Warns (FilterWarning) of words
+    that ask for what no program sees.
+    """
+    found = _instructions(expression)
+    beside = _BESIDE.search(expression)
+    if beside and any(code & 0xE7 == 0x20 and k >= abi.SKF_AD_OFF for code, _, _, k in found):
+        warnings.warn(
+            f"in the filter {_short(expression)}, `{beside[1]}` asks for what is not in a packet's bytes: a packet on "
+            "which it is asked never matches. All that an XDP program sees is inbound, on the interface that it is "
+            "attached to. Next step: leave the word out.",
+            FilterWarning,
+            stacklevel=3,
+        )
+    return found
+
+
+def _instructions(expression: str) -> list[Instruction]:
     if not expression.strip():
         raise FilterError('the filter is empty. Next step: filter="all" takes everything; a tcpdump expression less.')
     if "\0" in expression:
@@ -132,16 +175,23 @@ def _checked(stored: Any) -> list[Instruction] | None:
 def _with_time_limits(expression: str) -> tuple[list[Instruction], bool]:
     """Compiled in a child, and whether the optimiser finished. Raises FilterError, LibraryError."""
     for optimise, limit in ((True, OPTIMISER_TIME), (False, NAMES_TIME)):
-        answer = _in_child(expression, optimise, limit)
+        answer = _in_child(limit, expression=expression, optimise=optimise)
         if answer is None:
             continue
         if "refused" in answer:
             raise _refused(expression, answer["refused"])
         if "absent" in answer:
             raise _absent(answer["absent"])
-        return [(int(code), int(jt), int(jf), int(k)) for code, jt, jf, k in answer["instructions"]], optimise
-    shown = expression if len(expression) < 200 else expression[:200] + "..."
+        found = [(int(code), int(jt), int(jf), int(k)) for code, jt, jf, k in answer["instructions"]]
+        if not optimise and len(found) > MOST_UNOPTIMISED:
+            raise FilterError(
+                f"the filter {_short(expression)} is too long: libpcap did not optimise it in {OPTIMISER_TIME:.0f} s, "
+                f"and as they are, its {len(found)} instructions would take clang minutes. "
+                "Next step: `net` and `portrange` instead of lists of hosts and ports; or a broader filter here, and "
+                "the rest in Python (`Batch.decode()`)."
+            )
+        return found, optimise
     raise FilterError(
-        f"libpcap did not finish the filter {shown!r} in {OPTIMISER_TIME + NAMES_TIME:.0f} s. Likely cause: a name in "
-        "it that the DNS does not answer for. Next step: use addresses and port numbers."
+        f"libpcap did not finish the filter {_short(expression)} in {OPTIMISER_TIME + NAMES_TIME:.0f} s. Likely "
+        "cause: a name in it that the DNS does not answer for. Next step: use addresses and port numbers."
     )

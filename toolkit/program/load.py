@@ -18,6 +18,17 @@ __all__ = ["create_maps", "load_program"]
 
 _TRACE = re.compile(r"\d+: |;|from \d+ to \d+|func#")
 
+# What the verifier says of a program that is not wrong, but more than it takes.
+_BEYOND = re.compile(
+    r"BPF program is too large.*|The sequence of .* jumps is too complex.*|jump out of range.*|combined stack size.*"
+)
+_LIMITS = (
+    ". Likely cause: the program, most often its filter, is more than the verifier follows. Next step: `net` and "
+    "`portrange` instead of lists of hosts and ports, fewer `protochain`, or a program for packets of one buffer (an "
+    "MTU under 3,500)."
+)
+
+LOG_STATS = 4  # BPF_LOG_STATS: the verdict and its numbers, without the steps that led to it
 LOG_SIZES = (1 << 20, 1 << 26)  # bytes; kernels before 6.4 refuse with ENOSPC where the log does not fit
 
 
@@ -38,10 +49,10 @@ def create_maps(image: Image, entries: Mapping[str, int]) -> dict[str, Map]:
     return made
 
 
-def _load(image: Image, code: Any, flags: int, log: ct.Array[ct.c_char] | None) -> int:
+def _load(image: Image, code: Any, flags: int, log: ct.Array[ct.c_char] | None, level: int = 1) -> int:
     options = abi.ProgLoadOpts(sz=ct.sizeof(abi.ProgLoadOpts), prog_flags=flags)
     if log is not None:
-        options.log_level = 1
+        options.log_level = level
         options.log_buf = ct.addressof(log)
         options.log_size = len(log)
     name = image.function.encode()[: abi.BPF_OBJ_NAME_LEN - 1]
@@ -63,9 +74,11 @@ def load_program(image: Image, maps: Mapping[str, Map], *, frags: bool, source: 
         raise kernel_error("prog_load", fd, tried)
     # Only now with a log: asking for one makes the verifier several times slower.
     text = ""
+    # Of a program that is too large the verifier's million steps say nothing, and writing them takes ten seconds.
+    level = LOG_STATS if fd == -errno.E2BIG else 1
     for size in LOG_SIZES:
         buffer = ct.create_string_buffer(size)
-        again = _load(image, code, flags, buffer)
+        again = _load(image, code, flags, buffer, level)
         if again >= 0:  # what stood in the way is gone, such as memory pressure
             return again
         fd, text = again, buffer.value.decode(errors="replace")
@@ -83,7 +96,9 @@ def load_program(image: Image, maps: Mapping[str, Map], *, frags: bool, source: 
         )
     if -fd in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         raise kernel_error("prog_load", fd, tried)
-    raise VerifierError(-fd, f"{tried}: the verifier refuses it. {_last_words(text)} (`.log` has all of it)", text)
+    beyond = _BEYOND.search(text)
+    words, limits = (beyond[0], _LIMITS) if beyond else (_last_words(text), "")
+    raise VerifierError(-fd, f"{tried}: the verifier refuses it. {words} (`.log` has all of it){limits}", text)
 
 
 def _last_words(log: str) -> str:

@@ -8,20 +8,21 @@ import functools
 import os
 import types
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from toolkit.abi import libbpf as abi
-from toolkit.errors import ArgumentError, ToolkitError
+from toolkit.errors import ArgumentError, ToolkitError, VerifierError
 from toolkit.netns import NetNS
 from toolkit.program import build, load, query, run, sources
 from toolkit.program import link as links
 from toolkit.program.descriptor import Descriptor
 from toolkit.program.link import Link, Mode
 from toolkit.program.maps import Map
+from toolkit.program.rules import Action, Rule, RuleCounters, chosen, too_large, too_many
 
 __all__ = ["Program"]
 
@@ -34,9 +35,11 @@ class Program:
     interfaces, but its XSKMAP knows queues only, so their sockets need Programs of their own.
     """
 
-    def __init__(self, fd: int, name: str, maps: Mapping[str, Map]) -> None:
+    def __init__(self, fd: int, name: str, maps: Mapping[str, Map], rules: Iterable[Rule] = ()) -> None:
         """Take over `fd`, a loaded program, and its maps. Use `build` or `from_bcc`."""
         self.name = name
+        self.rules = tuple(rules)
+        """The rules in it, in order, as far as they are known: what Batch.rules counts."""
         self._descriptor = Descriptor(fd, f"the XDP program {name}")
         self._maps = dict(maps)
         self._links: list[Link] = []
@@ -53,6 +56,10 @@ class Program:
         *,
         function: str | None = None,
         filter: str = "all",
+        rules: Iterable[Rule] | None = None,
+        on_match: Action = "redirect",
+        sample: float = 1,
+        snaplen: int | None = None,
         defines: Mapping[str, str | int] | None = None,
         frags: bool = False,
         map_entries: Mapping[str, int] | None = None,
@@ -62,34 +69,41 @@ class Program:
 
         `source` is the name of one of the toolkit's programs, a path, or C text (anything with a newline), in the C
         that BCC compiles. `function` names the XDP program where the source has several. `filter` is a tcpdump
-        expression, or "all"; the source sees it as `match()` of xsk_filter.h. `defines` are macros. `frags` loads it
-        for packets of several buffers. `map_entries` overrides the sizes of maps. Without `cache` it is compiled anew.
+        expression, or "all"; the source sees it as `match()` of xsk_filter.h. `on_match`, `sample` and `snaplen` make
+        a Rule with it, and `rules` are several in its place: see Rule. The source sees those as `decide()` of
+        xsk_rules.h. `defines` are macros. `frags` is for
+        packets of several buffers (jumbo frames): the program is loaded for them, and the filter sees all of them, not
+        only the first buffer. `map_entries` overrides the sizes of maps. Without `cache` it is compiled anew.
 
         Raises CompileError, VerifierError, FilterError, LibraryError (no BCC), PrivilegeError, ArgumentError.
         """
         found = sources.read(source)
-        text = sources.assemble(found, filter, defines or {})
+        wanted = chosen(filter, rules, on_match, sample, snaplen)
+        text = sources.assemble(found, wanted, defines or {}, frags)
         image = build.choose(build.build_images(found, text, cache=cache), function, found.name)
         maps = load.create_maps(image, map_entries or {})
         try:
             fd = load.load_program(image, maps, frags=frags, source=found.name)
-        except BaseException:
+        except BaseException as failed:
             for one in maps.values():
                 one.close()
+            if isinstance(failed, VerifierError) and too_large(failed):
+                raise too_many(failed, wanted) from failed
             raise
-        return cls(fd, image.function, maps)
+        return cls(fd, image.function, maps, wanted)
 
     @classmethod
-    def from_bcc(cls, bpf: Any, function: Any = None) -> Program:
+    def from_bcc(cls, bpf: Any, function: Any = None, *, rules: Iterable[Rule] = ()) -> Program:
         """Take over from a `bcc.BPF` object of your own: `function` is a name, or what `bpf.load_func` returned.
 
         A function that is not loaded yet is loaded. The Program has file descriptors of its own: the BPF object may go
-        before or after it. It does not attach or detach what `bpf.attach_xdp` did.
+        before or after it. It does not attach or detach what `bpf.attach_xdp` did. `rules` are those that source_text()
+        was given, if any: names for rule_counters.
         """
         from toolkit.program import bcc
 
         fd, name, maps = bcc.adopt(bpf, function)
-        return cls(fd, name, maps)
+        return cls(fd, name, maps, rules)
 
     @property
     def fd(self) -> int:
@@ -179,7 +193,26 @@ class Program:
 
     @property
     def counters(self) -> dict[str, int]:
-        """What the program counted, summed over the CPUs: members of the struct in its per-CPU array `counters`."""
+        """What the program counted, summed over the CPUs: members of the struct in its per-CPU array `counters`.
+
+        Where that array has several entries (one a rule, and one for packets that no rule takes), over all of them.
+        """
+        rows = self._counted()
+        return {name: int(rows[name].sum(dtype=np.uint64)) for name in rows.dtype.names or ()}
+
+    @property
+    def rule_counters(self) -> tuple[RuleCounters, ...]:
+        """What each rule did, in the order of `rules`, which is what Batch.rules counts. Read one after the other."""
+        rows = self._counted()
+        if "matched" not in (rows.dtype.names or ()):
+            raise ArgumentError(f"the program {self.name} counts no rules. Next step: see progs/xsk_redirect.c.")
+        names = [str(rule) for rule in self.rules] or [f"rule {i}" for i in range(len(rows) - 1)]
+        totals = {name: rows[name].sum(axis=1, dtype=np.uint64).tolist() for name in rows.dtype.names or ()}
+        fields = ("matched", *RuleCounters._fields[2:])
+        return tuple(RuleCounters(rule, *(totals[one][i] for one in fields)) for i, rule in enumerate(names))
+
+    def _counted(self) -> npt.NDArray[Any]:
+        """The map `counters`: shape (entries, CPUs), of its struct."""
         table = self._maps.get("counters")
         names = table.dtype.names if table is not None and table.type == abi.BPF_MAP_TYPE_PERCPU_ARRAY else None
         if table is None or names is None:
@@ -187,8 +220,7 @@ class Program:
                 f"the program {self.name} has no counters. Next step: declare "
                 "`struct counters { u64 redirected; }; BPF_PERCPU_ARRAY(counters, struct counters, 1);`."
             )
-        values = table.per_cpu(0)
-        return {name: int(values[name].sum(dtype=np.uint64)) for name in names}
+        return np.stack([table.per_cpu(i) for i in range(table.max_entries)])
 
     def test_run(self, packet: bytes, repeat: int = 1) -> tuple[int, bytes]:
         """Run the program on bytes, without an interface: (XDP action, packet as the program left it)."""

@@ -6,11 +6,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from toolkit.errors import ArgumentError
 from toolkit.program import match
+from toolkit.program.rules import Action, Rule, chosen, describe, generate, plain
 
 __all__ = ["Source", "directory", "headers", "read", "source_text"]
 
@@ -88,28 +89,54 @@ def defined(defines: Mapping[str, str | int]) -> str:
     return "".join(f"#define {name} {value}\n" for name, value in sorted(defines.items()))
 
 
-def assemble(source: Source, filter: str, defines: Mapping[str, str | int]) -> str:
-    """Macros, the filter, then the program under its own file name and line numbers."""
-    macros = defined(defines)
-    # A program without a filter in it takes everything its code says: a filter for it would silently do nothing.
-    if filter != "all" and '"xsk_filter.h"' not in source.text:
-        raise ArgumentError(
-            f'{source.name} does not include "xsk_filter.h", so the filter {filter!r} would have no effect. '
-            'Next step: include it and call match(data, data_end), or pass filter="all".'
-        )
-    text = "" if filter == "all" else "#define XSK_FILTER_H\n" + match.translate(filter)
+def assemble(source: Source, rules: str | Sequence[Rule], defines: Mapping[str, str | int], frags: bool = False) -> str:
+    """Macros, the filter (a str) or the rules, then the program under its own file name and line numbers.
+
+    `frags`: the filter reads packets of several buffers, for a program loaded with BPF_F_XDP_HAS_FRAGS.
+    """
+    rules = (Rule(rules),) if isinstance(rules, str) else rules
+    macros = defined({"XSK_FRAGS": 1, **defines} if frags else defines)
+    text = _filter(source, rules[0].filter, frags) if plain(rules) else _rules(source, rules, frags)
     name = source.name.replace("\\", "\\\\").replace('"', '\\"')
     return f'{macros}{text}#line 1 "{name}"\n{source.text}'
+
+
+def _filter(source: Source, filter: str, frags: bool) -> str:
+    """match() in place of the one in xsk_filter.h."""
+    if filter == "all":
+        return ""
+    # A program without a filter in it takes everything its code says: a filter for it would silently do nothing.
+    if '"xsk_filter.h"' not in source.text and '"xsk_rules.h"' not in source.text:
+        raise ArgumentError(
+            f'{source.name} does not include "xsk_filter.h", so the filter {filter!r} would have no effect. '
+            'Next step: include it and call match(ctx), or pass filter="all".'
+        )
+    return "#define XSK_FILTER_H\n" + match.translate(filter, frags=frags)
+
+
+def _rules(source: Source, rules: Sequence[Rule], frags: bool) -> str:
+    """decide() in place of the one in xsk_rules.h."""
+    if '"xsk_rules.h"' not in source.text:
+        raise ArgumentError(
+            f'{source.name} does not include "xsk_rules.h", so the rules {describe(rules)!r} would have no effect. '
+            "Next step: include it and do what decide(ctx) says, or pass a filter alone."
+        )
+    return generate(rules, frags=frags)
 
 
 def source_text(
     source: str | os.PathLike[str] = "xsk_redirect.c",
     *,
     filter: str = "all",
+    rules: Iterable[Rule] | None = None,
+    on_match: Action = "redirect",
+    sample: float = 1,
+    snaplen: int | None = None,
     defines: Mapping[str, str | int] | None = None,
 ) -> str:
-    """The C text of a program with its filter in it, ready for `bcc.BPF(text=...)` in your own process.
+    """The C text of a program with its filter or rules in it, ready for `bcc.BPF(text=...)` in your own process.
 
-    Give `cflags=["-I" + str(toolkit.program.directory())]` beside it if the filter is "all".
+    The other arguments are those of Program.build(). Give `cflags=["-I" + str(toolkit.program.directory())]` beside
+    it, and hand the same `rules` to Program.from_bcc(), so that it knows what to call them.
     """
-    return assemble(read(source), filter, defines or {})
+    return assemble(read(source), chosen(filter, rules, on_match, sample, snaplen), defines or {})

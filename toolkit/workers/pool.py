@@ -21,7 +21,9 @@ from toolkit.device import Device, await_carrier, describe, queue_numbers
 from toolkit.errors import ArgumentError, ClosedError, ToolkitError
 from toolkit.interface import Interface
 from toolkit.netns import NetNS, entered
-from toolkit.program import Link, Program
+from toolkit.opening import check_rules, rules_of
+from toolkit.program import Action, Link, Program, Rule, RuleCounters
+from toolkit.program.rules import describe as in_words
 from toolkit.rcu import wait_for_readers
 from toolkit.uninterrupted import uninterrupted
 from toolkit.workers.child import TOLD, Job
@@ -50,6 +52,10 @@ class Workers:
         work: Callable[[Interface], Any],
         *,
         filter: str | None = None,
+        rules: Iterable[Rule] | None = None,
+        on_match: Action = "redirect",
+        sample: float = 1,
+        snaplen: int | None = None,
         program: Program | None = None,
         workers: int | None = None,
         queues: Iterable[int] | Literal["all"] = "all",
@@ -65,13 +71,12 @@ class Workers:
         functools.partial. receive() without a timeout returns an empty Batch after stop(): then it should return.
         workers: how many processes; by default one a queue, and not more than there are CPUs to run on.
         cpus: where each worker runs, or "auto" for a CPU each, in turn; by default the scheduler decides.
-        filter, program, queues, mode, replace, netns: as for toolkit.open(), which gets `options` in each worker, such
-        as ring_size= or zero_copy=.
+        filter to snaplen, program, queues, mode, replace, netns: as for toolkit.open(), which gets `options` in each
+        worker, such as ring_size= or zero_copy=.
 
         Raises what toolkit.open() raises, and what a worker raises before it is ready; everything is undone then.
         """
-        if (filter is None) == (program is None):
-            raise ArgumentError(f"say what to take from {interface}: filter= or program=, as for toolkit.open().")
+        wanted = rules_of(interface, program, filter, rules, on_match, sample, snaplen)
         refuse_inside_worker()
         function = packed(work)
         self._own_program = program is None
@@ -87,10 +92,10 @@ class Workers:
                     numbers = queue_numbers(self.device, queues)
                     self._dealt = _deal(numbers, workers, interface)
                     places = _places(cpus, len(self._dealt))
-                    self._attach(filter, program, numbers, mode, replace)
+                    self._attach(wanted, program, numbers, mode, replace)
                 handover = Handover.of(self.program, self.link)
                 jobs = [
-                    Job(i, len(places), interface, mine, cpu, function, filter, handover, options)
+                    Job(i, len(places), interface, mine, cpu, function, in_words(wanted) or None, handover, options)
                     for i, (mine, cpu) in enumerate(zip(self._dealt, places, strict=True))
                 ]
                 self._start(jobs, netns)
@@ -104,10 +109,12 @@ class Workers:
     # --- the beginning ------------------------------------------------------------------------------------------------
 
     def _attach(
-        self, filter: str | None, program: Program | None, numbers: list[int], mode: Any, replace: bool
+        self, rules: tuple[Rule, ...], program: Program | None, numbers: list[int], mode: Any, replace: bool
     ) -> None:
         entries = {"xsks_map": max(64, max(numbers) + 1)}
-        self.program = program or Program.build(filter=filter or "", map_entries=entries)
+        if program is None:
+            check_rules(self.device, rules, numbers)
+        self.program = program or Program.build(rules=rules, map_entries=entries)
         self.link: Link = self.program.attach(self.device.name, mode=mode, replace=replace)
         await_carrier(self.device)
 
@@ -176,6 +183,11 @@ class Workers:
         """Return what the XDP program counted, over all queues."""
         self._check_open()
         return self.program.counters
+
+    def rules(self) -> tuple[RuleCounters, ...]:
+        """Return what each rule did, over all queues: see Interface.rules()."""
+        self._check_open()
+        return self.program.rule_counters
 
     def info(self) -> dict[str, Any]:
         """Return what came about, as Interface.info() does; `frames` of all workers, and the queues of each."""

@@ -14,9 +14,9 @@ from toolkit.program import expression
 
 
 def test_libpcap_s_message_and_the_expression_are_in_the_error() -> None:
-    with pytest.raises(FilterError, match=r"'udp prt 53'.*syntax error"):
+    with pytest.raises(FilterError, match=r"syntax error\n  udp prt 53\n"):
         expression.instructions("udp prt 53")
-    with pytest.raises(FilterError, match=r"port 99999.*illegal port number"):
+    with pytest.raises(FilterError, match=r"illegal port number 99999.*\n  port 99999\n"):
         expression.instructions("port 99999")
 
 
@@ -42,7 +42,7 @@ def test_a_name_is_looked_up_in_a_child(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_both_ways_give_the_same_instructions() -> None:
-    answer = expression._in_child("tcp port 80", True, 10.0)
+    answer = expression._in_child(10.0, expression="tcp port 80", optimise=True)
     assert [tuple(i) for i in answer["instructions"]] == expression.instructions("tcp port 80")
 
 
@@ -118,3 +118,13 @@ def test_without_libpcap_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -
             expression.instructions("udp")
     finally:
         libpcap.libpcap.cache_clear()
+
+
+def test_a_list_that_neither_libpcap_nor_clang_finishes_is_refused(
+    monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    monkeypatch.setattr(expression, "OPTIMISER_TIME", 0.2)
+    monkeypatch.setattr(expression, "MOST_UNOPTIMISED", 10_000)
+    hosts = " or ".join(f"host 10.0.{i // 250}.{i % 250}" for i in range(600))
+    with pytest.raises(FilterError, match=r"too long: .*17\d\d\d instructions.*`net` and `portrange`"):
+        expression.instructions(hosts)

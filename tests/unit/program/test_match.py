@@ -14,36 +14,6 @@ from toolkit.program.image import Image
 
 XDP_PASS, XDP_TX = 2, 3
 
-# Code that libpcap rarely or never writes itself, and its meaning all the same: (name, instructions).
-YES, NO = (0x06, 0, 0, 1), (0x06, 0, 0, 0)  # ret #1, ret #0
-BY_HAND = [
-    ("accept by A", [(0x28, 0, 0, 12), (0x16, 0, 0, 0)]),
-    ("return zero", [NO]),
-    (
-        "shift by X of 32 or more",
-        [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x00, 0, 0, 1), (0x6C, 0, 0, 0), (0x16, 0, 0, 0)],
-    ),
-    ("right shift by X", [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x20, 0, 0, 0), (0x7C, 0, 0, 0), (0x16, 0, 0, 0)]),
-    ("divide by X", [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x00, 0, 0, 100), (0x3C, 0, 0, 0), (0x16, 0, 0, 0)]),
-    ("modulo X", [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x00, 0, 0, 100), (0x9C, 0, 0, 0), (0x16, 0, 0, 0)]),
-    ("X is 0, no match", [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x00, 0, 0, 1), (0x3C, 0, 0, 0), YES]),
-    ("modulo 0, no match", [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x00, 0, 0, 1), (0x9C, 0, 0, 0), YES]),
-    ("negate", [(0x30, 0, 0, 14), (0x84, 0, 0, 0), (0x35, 0, 1, 0xFFFFFF80), YES, NO]),
-    ("subtraction wraps", [(0x30, 0, 0, 14), (0x14, 0, 0, 200), (0x25, 0, 1, 300), YES, NO]),
-    ("memory", [(0x30, 0, 0, 14), (0x02, 0, 0, 3), (0x30, 0, 0, 15), (0x61, 0, 0, 3), (0x1D, 0, 1, 0), YES, NO]),
-    ("stx", [(0xB1, 0, 0, 14), (0x03, 0, 0, 0), (0x60, 0, 0, 0), (0x87, 0, 0, 0), (0x15, 0, 1, 20), YES, NO]),
-    ("msh at the end", [(0xB1, 0, 0, 60), YES]),
-    ("length in X", [(0x81, 0, 0, 0), (0x87, 0, 0, 0), (0x25, 0, 1, 100), YES, NO]),
-    ("an index that would wrap", [(0x01, 0, 0, 0xFFFFFFF8), (0x48, 0, 0, 20), YES]),
-    ("an index up to the end", [(0x80, 0, 0, 0), (0x14, 0, 0, 4), (0x07, 0, 0, 0), (0x40, 0, 0, 0), YES]),
-    ("an index past the end", [(0x80, 0, 0, 0), (0x14, 0, 0, 3), (0x07, 0, 0, 0), (0x40, 0, 0, 0), YES]),
-    ("a load of one byte too many", [(0x20, 0, 0, 57), YES]),
-    ("a load of the last bytes", [(0x20, 0, 0, 56), YES]),
-    ("ja", [(0x05, 0, 0, 1), NO, YES]),
-    ("jgt", [(0x30, 0, 0, 14), (0x25, 0, 1, 14), YES, NO]),
-    ("jset by X", [(0x30, 0, 0, 14), (0x07, 0, 0, 0), (0x30, 0, 0, 15), (0x4D, 0, 1, 0), YES, NO]),
-]
-
 
 @pytest.fixture(scope="module")
 def packets() -> list[bytes]:
@@ -79,7 +49,7 @@ def test_every_expression_means_what_libpcap_says(packets: list[bytes], optimise
 
 
 def test_instructions_that_expressions_seldom_use(packets: list[bytes]) -> None:
-    names, programs = [name for name, _ in BY_HAND], [program for _, program in BY_HAND]
+    names, programs = [name for name, _ in corpus.BY_HAND], [program for _, program in corpus.BY_HAND]
     assert _check(names, programs, packets) > 500
 
 

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules: what an XDP program does with which packets, as text for people and as C for the compiler."""
+
+from __future__ import annotations
+
+import errno
+import numbers
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+from toolkit.arguments import whole
+from toolkit.errors import ArgumentError, VerifierError
+from toolkit.program import match
+
+__all__ = ["Action", "Rule", "RuleCounters", "chosen", "describe", "generate", "plain", "too_large", "too_many"]
+
+Action = Literal["redirect", "drop", "count", "pass"]
+
+SHORTEST = 14  # bytes: bpf_xdp_adjust_tail leaves an Ethernet header at least
+_ALL = 1 << 32  # bpf_get_prandom_u32() has so many values
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What becomes of the packets that `filter` matches. Of several rules the first that matches takes a packet.
+
+    filter: a tcpdump expression, or "all".
+    action: "redirect" to the AF_XDP socket of the queue that the packet arrived on; "drop" it; "count" it and let it
+    go on to the kernel; or "pass": let it go on, whatever later rules say.
+    sample: act on one of so many, 100 for 1 in 100 (or 1/100, the share); each packet is chosen by a random number of
+    its own, so that nothing periodic in the traffic shows. The others go on to the kernel, and no later rule is asked.
+    snaplen: deliver the first so many bytes only (14 or more); Batch.wire_lengths tells how long a packet was.
+    queue: only packets that arrived on this queue. No rule can move a packet to the socket of another queue: the kernel
+    delivers to sockets of its own queue only. `Batch.rules` tells the packets of different rules apart.
+
+    Raises ArgumentError for what cannot be.
+    """
+
+    filter: str
+    action: Action = "redirect"
+    sample: float = 1
+    snaplen: int | None = None
+    queue: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if not isinstance(self.filter, str):
+            raise ArgumentError(f'the filter of a rule is a tcpdump expression or "all", not {self.filter!r}.')
+        if self.action not in get_args(Action):
+            raise ArgumentError(
+                f"a rule cannot {self.action!r} packets. Next step: take one of {', '.join(get_args(Action))}."
+            )
+        self.share  # noqa: B018, the property checks
+        if self.snaplen is not None:
+            if self.action != "redirect":
+                raise ArgumentError(f"snaplen is for packets that are redirected: those of {self} are not.")
+            if not SHORTEST <= whole("snaplen", self.snaplen) < 1 << 31:
+                raise ArgumentError(
+                    f"a snaplen of {self.snaplen} B is not possible: an Ethernet header, {SHORTEST} B, is left."
+                    " Next step: snaplen=64 has the headers of most packets in it."
+                )
+        if self.queue is not None and whole("queue", self.queue) < 0:
+            raise ArgumentError(f"a queue is a number from 0 on, not {self.queue!r}")
+
+    @property
+    def share(self) -> int:
+        """Of 2**32 matching packets so many are acted on, on average; 0 for all."""
+        value: Any = self.sample  # whatever was given
+        numeric = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not numeric or not 1 / _ALL <= value <= _ALL:
+            raise ArgumentError(f"sample is N for one of N packets, or a share such as 1/N; not {value!r}.")
+        if value == 1:
+            return 0
+        return max(int(_ALL * value if value < 1 else _ALL / value), 1)
+
+    def __str__(self) -> str:
+        """Return the expression, and in brackets what is not as usual."""
+        notes: list[str] = [self.action] if self.action != "redirect" else []
+        if self.share:
+            notes.append(f"1 of {1 / self.sample if self.sample < 1 else self.sample:g}")
+        if self.snaplen is not None:
+            notes.append(f"first {self.snaplen} B")
+        if self.queue is not None:
+            notes.append(f"queue {self.queue}")
+        return f"{self.filter} [{', '.join(notes)}]" if notes else self.filter
+
+
+class RuleCounters(NamedTuple):
+    """What one rule did so far, summed over the CPUs: packets, but for `bytes`.
+
+    packets = redirected + no_socket + dropped + counted + passed + sampled_out, once no packet is under way.
+    """
+
+    rule: str  # as str(Rule) says it
+    packets: int  # that the rule took
+    bytes: int  # of them, as they arrived
+    redirected: int  # handed to a socket
+    no_socket: int  # to be redirected, but no socket was there: on to the kernel
+    dropped: int
+    counted: int
+    passed: int  # by a rule whose action is "pass"
+    sampled_out: int  # none of the sample: on to the kernel
+
+
+def plain(rules: Sequence[Rule]) -> bool:
+    """Whether a program that knows match() only can do it: one rule that redirects, all of it, whole."""
+    return len(rules) == 1 and rules[0] == Rule(rules[0].filter)
+
+
+def chosen(
+    filter: str | None, rules: Iterable[Rule] | None, on_match: Action, sample: float, snaplen: int | None
+) -> tuple[Rule, ...]:
+    """Return the rules meant: those given, or the one that `filter` and the others make. ArgumentError for both."""
+    if rules is None:
+        return (Rule(filter if filter is not None else "all", on_match, sample, snaplen),)
+    if (filter or "all", on_match, sample, snaplen) != ("all", "redirect", 1, None):
+        raise ArgumentError("filter, on_match, sample and snaplen make one rule; with rules= each rule has its own.")
+    listed = tuple(Rule(one) if isinstance(one, str) else one for one in rules)
+    wrong = [one for one in listed if not isinstance(one, Rule)]
+    if isinstance(rules, str) or not listed or wrong:
+        raise ArgumentError(f'rules is a list such as [Rule("udp"), Rule("tcp", action="drop")], not {rules!r}.')
+    return listed
+
+
+def describe(rules: Sequence[Rule]) -> str:
+    """Return the rules in a line, for people: the bare expression where there is nothing else to say."""
+    return "; ".join(map(str, rules))
+
+
+def generate(rules: Sequence[Rule], *, frags: bool = False) -> str:
+    """Return the C text of decide(), and of a match_N() for each rule that has an expression. Raises FilterError.
+
+    frags: as for match.translate().
+    """
+    matches = [
+        match.translate(rule.filter, f"match_{i}", frags=frags) for i, rule in enumerate(rules) if rule.filter != "all"
+    ]
+    lines = [line for i, rule in enumerate(rules) for line in _case(i, rule)]
+    return "\n".join(
+        [
+            f"#define XSK_RULES {len(rules)}",
+            '#include "xsk_rules.h"',
+            *matches,
+            "static __always_inline struct decision decide(struct xdp_md *ctx)",
+            "{",
+            *lines,
+            "\treturn (struct decision){ .rule = XSK_RULES, .action = RULE_PASS };",
+            "}",
+            "",
+        ]
+    )
+
+
+def too_large(refused: VerifierError) -> bool:
+    """Whether the verifier refused a program for its size."""
+    return refused.errno == errno.E2BIG or "jump out of range" in refused.log or "too large" in refused.log
+
+
+def too_many(refused: VerifierError, rules: Sequence[Rule]) -> VerifierError:
+    """Return the exception for rules that the verifier refuses together."""
+    return VerifierError(
+        refused.errno or 0,
+        f"{refused.strerror}. Likely cause: {len(rules)} rule(s) of this length are too much for one program, which "
+        "holds some 250 short ones (a BPF jump reaches 32767 instructions). Next step: join rules of the same action "
+        "into one expression with `or`; a `net` or a `portrange` stands for many addresses or ports.",
+        refused.log,
+    )
+
+
+def _case(number: int, rule: Rule) -> list[str]:
+    conditions = [] if rule.queue is None else [f"ctx->rx_queue_index == {int(rule.queue)}"]
+    if rule.filter != "all":
+        conditions.append(f"match_{number}(ctx)")
+    values = f".rule = {number}, .action = RULE_{rule.action.upper()}"
+    if rule.share:
+        values += f", .share = {rule.share}u"
+    if rule.snaplen is not None:
+        values += f", .snaplen = {int(rule.snaplen)}"
+    decision = f"\treturn (struct decision){{ {values} }};"
+    return [f"\tif ({' && '.join(conditions)})", "\t" + decision] if conditions else [decision]
