@@ -13,10 +13,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import batches, costs, isolation, rows, table, tuning
+from benchmarks import batches, costs, decoding, isolation, rows, table, tuning
 from benchmarks.rows import Plan
 
-_EXTRAS = ("startup", "batches", "profile")  # what is measured besides the rows
+_EXTRAS = ("startup", "batches", "decode", "profile")  # what is measured besides the rows
 
 
 def _note(text: str) -> None:
@@ -52,6 +52,9 @@ def measure(names: Sequence[str], *, quick: bool, pairs: int | None, seconds: fl
     if "batches" in names:
         plan.note("cost by batch size")
         figures["batch_ns_per_packet"] = batches.costs(plan.where, 3 if quick else 7)
+    if "decode" in names:
+        plan.note("decoding, tables, flows")
+        figures["decode_pps"] = decoding.rates(0.05 if quick else 0.5)
     if "profile" in names:
         figures["profiles"] = costs.profile_figures(plan, 0.8 if quick else 3.0)
     figures["load_after"] = os.getloadavg()[0]

@@ -44,6 +44,14 @@ Written by `sudo scripts/bench --write`; the text around the tables says how the
 - **Not the same work everywhere**: the toolkit's program writes an arrival time in front of each packet; testpmd's does
   not. The toolkit's rings have 4096 entries in the saturated row (the fastest of those tried), 8192 where they are
   forwarded (the default).
+- **The filter's row** loads a host that wants none of the packets: all of them go through the XDP program into the
+  kernel's stack, once past a bare XDP_PASS, once past the toolkit's program with a filter that matches nothing. Driver,
+  program and stack all run on the generator's CPU, so no CPU time is charged to anybody, and the rate is what counts.
+  The table beside it has the programs alone, in the kernel's test run on one packet; that has some 25 ns of its own.
+- **The rows of capturing** run `xsk capture`, tcpdump and dumpcap as commands, each with a buffer of 64 MB, and take
+  the rate from the growth of the file. The generator goes as fast as it can; on a veth the kernel's stack, which
+  tcpdump and dumpcap need, runs on its CPU, so that it offers them less: the column says how much. With packets of
+  1500 bytes the disk is the limit.
 - **CPU time** is that of all threads of the process, in user space and in the kernel, softirqs in its time included.
   testpmd looks at its rings all the time, so it uses the whole core whatever it does.
 - **Peers**: DPDK's `testpmd` (Debian's dpdk-dev) on its af_xdp driver, native mode, copy mode as for everybody on a

@@ -40,13 +40,15 @@ class Run:
         return self.cpu * 1e9 / self.rate if self.rate else 0.0
 
 
-def receiving(start: Start, where: Cores, seconds: float, *, rate: float | None = None, gro: bool = False) -> Run:
-    """Load the near end for `seconds`. `gro`: for consumers without an XDP program."""
+def receiving(
+    start: Start, where: Cores, seconds: float, *, rate: float | None = None, gro: bool = False, size: int = _SIZE
+) -> Run:
+    """Load the near end for `seconds` with packets of `size` bytes. `gro`: for consumers without an XDP program."""
     with Lab(gro=gro) as lab, contextlib.closing(start(lab)) as consumer:
         consumer.start()
-        _warm_up(lab, where, rate)
+        _warm_up(lab, where, rate, size)
         before, lost = consumer.counts(), lab.counters()["rx_dropped"]
-        with lab.generator(seconds=seconds, rate=rate, size=_SIZE, cpu=where.generator) as generator:
+        with lab.generator(seconds=seconds, rate=rate, size=size, cpu=where.generator) as generator:
             used = consumer.cpu_ns()
             report = generator.wait(seconds + 10)
             used = consumer.cpu_ns() - used
@@ -114,7 +116,7 @@ def _drain(lab: Lab) -> Iterator[Callable[[], int]]:
         yield lambda: int(program.counters["dropped"])
 
 
-def _warm_up(lab: Lab, where: Cores, rate: float | None) -> None:
-    with lab.generator(seconds=_WARM_UP, rate=rate, size=_SIZE, cpu=where.generator) as generator:
+def _warm_up(lab: Lab, where: Cores, rate: float | None, size: int = _SIZE) -> None:
+    with lab.generator(seconds=_WARM_UP, rate=rate, size=size, cpu=where.generator) as generator:
         generator.wait(10)
     time.sleep(_SETTLE)

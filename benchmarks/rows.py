@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks import load
+from benchmarks import filtering, load
+from benchmarks.capture import WRITERS, start_writer, target_directory
 from benchmarks.consumer import Consumer, PeerError, Worker
 from benchmarks.figures import ratios, spread
 from benchmarks.isolation import Cores
@@ -186,6 +187,62 @@ def ping(plan: Plan) -> dict[str, Any]:
     return {"title": "ping", "who": by, "ratio": ratio, "flood_ratio": flood, "wanted_ratio": 2.0}
 
 
+def passing(plan: Plan) -> dict[str, Any]:
+    """What a filter that matches nothing costs the host's own traffic, beside a program that only passes packets on."""
+    where, seconds = plan.where, plan.seconds
+    expression = filtering.EXPRESSIONS["host or port or net"]
+    who: dict[str, Callable[[], Run]] = {
+        "toolkit": lambda: filtering.through(where, seconds, expression),
+        "bare XDP_PASS": lambda: filtering.through(where, seconds, None),
+    }
+    runs = _alternate(plan, who)
+    return {
+        "title": "pass a filter that matches nothing",
+        "who": _summary(runs),
+        "ratios": _ratios(runs, {"bare XDP_PASS": 0.85}),
+        "program_ns": filtering.program_ns(plan.pairs),
+    }
+
+
+def capture(plan: Plan, size: int = 64) -> dict[str, Any]:
+    """Write what comes at full speed to a file; the rate is that of the file's growth."""
+    names = list(WRITERS) if plan.slow_peers > 1 else ["toolkit", "tcpdump"]
+
+    def run(name: str) -> Run:
+        start = start_writer(name, plan.where, size)
+        return load.receiving(start, plan.where, plan.seconds, gro=name != "toolkit", size=size)
+
+    runs = _alternate(plan, {name: lambda name=name: run(name) for name in names}, pairs=plan.slow_peers)
+    return {
+        "title": f"capture {size} B to a file in {target_directory()}",
+        "who": _summary(runs),
+        "ratios": _ratios(runs, {name: 3.0 for name in names if name != "toolkit"}),
+    }
+
+
+def capture_long(plan: Plan) -> dict[str, Any]:
+    """The same with packets of 1500 bytes, where the disk has its say."""
+    return capture(plan, 1500)
+
+
+def tee(plan: Plan) -> dict[str, Any]:
+    """Copy all that comes while the kernel's stack gets it too; beside it what the stack takes with nobody looking."""
+    where, seconds = plan.where, plan.seconds
+    who: dict[str, Callable[[], Run]] = {
+        "toolkit": lambda: load.receiving(start_worker(where, "receive", tee=True), where, seconds),
+        "toolkit, 64 B of each": lambda: load.receiving(
+            start_worker(where, "receive", tee=True, snaplen=64), where, seconds
+        ),
+        "bare XDP_PASS": lambda: filtering.through(where, seconds, None),
+    }
+    runs = _alternate(plan, who)
+    return {
+        "title": "copy all, and pass it on",
+        "who": _summary(runs),
+        "ratios": _ratios(runs, {"bare XDP_PASS": 0.75}),
+    }
+
+
 _ROWS: dict[str, Callable[[Plan], dict[str, Any]]] = {
     "receive": receive,
     "half": half,
@@ -194,6 +251,10 @@ _ROWS: dict[str, Callable[[Plan], dict[str, Any]]] = {
     "forward": forward,
     "ping": ping,
     "per-packet": one_by_one,
+    "filter": passing,
+    "tee": tee,
+    "capture": capture,
+    "capture-1500": capture_long,
 }
 NAMES = tuple(_ROWS)
 

@@ -22,12 +22,16 @@ def tables(figures: dict[str, Any]) -> list[Table]:
     found = []
     if figures.get("rows"):
         found += [_rates(figures["rows"]), _comparison(figures["rows"])]
+        if "filter" in figures["rows"]:
+            found.append(_filters(figures["rows"]["filter"]["program_ns"]))
         if "ping" in figures["rows"]:
             found.append(_ping(figures["rows"]["ping"]))
     if "startup" in figures:
         found.append(_startup(figures["startup"]))
     if "batch_ns_per_packet" in figures:
         found.append(_batches(figures["batch_ns_per_packet"]))
+    if "decode_pps" in figures:
+        found.append(_decoding(figures["decode_pps"]))
     for job, profile in figures.get("profiles", {}).items():
         found += _profile(job, profile)
     return [table for table in found if table.rows]
@@ -88,8 +92,8 @@ def _rates(rows: dict[str, Any]) -> Table:
                     _span(found["pps"], "{:.3f}", 1e-6),
                     "{:.2f}".format(offered["median"] * 1e-6) if offered["median"] else "",
                     ceiling,
-                    _span(found["cpu"], "{:.1f}", 100),
-                    "{:.0f}".format(found["cpu_ns_per_packet"]["median"]),
+                    _span(found["cpu"], "{:.1f}", 100) if found["cpu"]["max"] else "",
+                    "{:.0f}".format(found["cpu_ns_per_packet"]["median"]) if found["cpu"]["max"] else "",
                     f"{found['lost']:,}" if offered["median"] else "",
                 )
             )
@@ -138,6 +142,16 @@ def _ping(row: dict[str, Any]) -> Table:
     return Table("Round trips", columns, cells)
 
 
+def _filters(costs: dict[str, dict[str, float]]) -> Table:
+    bare = costs["bare XDP_PASS"]["median"]
+    cells = [
+        (name, _span(one, "{:.0f}"), f"{one['median'] - bare:+.0f}" if one["median"] != bare else "")
+        for name, one in costs.items()
+    ]
+    columns = ("program", "ns a packet, in a test run", "more than bare")
+    return Table("A filter that matches nothing: the program alone", columns, cells)
+
+
 def _startup(figures: dict[str, Any]) -> Table:
     cells = [
         ("import toolkit, ms", _span(figures["import_ms"], "{:.0f}"), "< 150"),
@@ -153,6 +167,13 @@ def _batches(costs: dict[str, dict[Any, float]]) -> Table:
     sizes = list(next(iter(costs.values())))
     cells = [(str(size), *(f"{by[size]:,.0f}" for by in costs.values())) for size in sizes]
     return Table("Cost of a packet by batch size, ns", ("packets in a batch", *costs), cells)
+
+
+def _decoding(rates: dict[str, dict[str, float]]) -> Table:
+    sizes = list(next(iter(rates.values())))
+    cells = [(name, *(f"{by[size] / 1e6:.2f}" for size in sizes)) for name, by in rates.items()]
+    columns = ("packets in a batch:", *sizes)
+    return Table("Headers into columns, one core: M packets/s (all columns: wanted 2)", columns, cells)
 
 
 def _profile(job: str, profile: dict[str, Any]) -> list[Table]:

@@ -20,14 +20,14 @@ INTERFACE = "veth0"
 _IDLE = 0.02  # seconds without a packet after which the parent is listened to
 
 
-def receive(*, touch: bool = False, sum_lengths: bool = False, **options: Any) -> None:
-    """Receive, count, drop; with `touch`, have the first 64 bytes of every packet as an array."""
+def receive(*, touch: bool = False, sum_lengths: bool = False, tee: bool = False, **options: Any) -> None:
+    """Receive, count, drop; with `touch`, have the first 64 bytes of every packet as an array; with `tee`, copies."""
     received = octets = 0
 
     def counts() -> dict[str, int]:
         return {"received": received, **_kernel(interface)}
 
-    with toolkit.open(INTERFACE, filter="udp", **options) as interface:
+    with (toolkit.tee if tee else toolkit.open)(INTERFACE, filter="udp", **options) as interface:
         commands = Commands(counts)
         commands.ready(mode=interface.mode)
         while True:
@@ -128,7 +128,7 @@ def _serve(commands: Commands, **about: Any) -> None:
         pass
 
 
-def _kernel(interface: toolkit.Interface) -> dict[str, int]:
+def _kernel(interface: toolkit.Interface | toolkit.Tee) -> dict[str, int]:
     return {"redirected": interface.counters()["redirected"], "dropped": interface.statistics().dropped}
 
 

@@ -8,8 +8,10 @@ everything was run.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -62,6 +64,10 @@ def _no_af_xdp() -> str:
     return ""
 
 
+def _no_module(name: str) -> str:
+    return "" if importlib.util.find_spec(name) else f"the package {name} is missing"
+
+
 def _no_command(name: str) -> str:
     return "" if shutil.which(name) else f"the command {name} is missing"
 
@@ -73,6 +79,15 @@ FEATURES: dict[str, Callable[[], str]] = {
     "bcc": _no_bcc,
     "setpriv": lambda: _no_command("setpriv"),
     "ping": lambda: _no_command("ping"),
+    "tcpdump": lambda: _no_command("tcpdump"),
+    "tshark": lambda: _no_command("tshark"),
+    "capinfos": lambda: _no_command("capinfos"),
+    "zstd": lambda: _no_command("zstd"),
+    "zstandard": lambda: "" if sys.version_info >= (3, 14) else _no_module("zstandard"),
+    "pyarrow": lambda: _no_module("pyarrow"),
+    "pandas": lambda: _no_module("pandas"),
+    "duckdb": lambda: _no_module("duckdb"),
+    "polars": lambda: _no_module("polars"),
 }
 
 

@@ -202,6 +202,7 @@ def figures() -> dict[str, Any]:
                 "ratios": {"testpmd": ratio},
             }
         },
+        "decode_pps": {"decode, all columns": {"512": 2.5e6, "1024": 4e6}},
         "batch_ns_per_packet": {"receive": {"1": 9000.0, "64": 200.0}},
         "profiles": {"send": {"toolkit": {}, "functions": {"toolkit.x": 0.9}}},
     }
@@ -220,7 +221,7 @@ def test_the_document_holds_every_figure(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITE, str(tmp_path)]
     subprocess.run(command, input=json.dumps(figures()), text=True, check=True, cwd=ROOT, timeout=60)
     text = (tmp_path / "benchmarks.md").read_text()
-    for expected in ("| receive and drop | toolkit | 1.600 (1.500 to 1.700) | 2.10 | 5.00", "1.25x", ">= 1x", "9,000"):
+    for expected in ("| receive and drop | toolkit | 1.600 (1.500 to 1.700) | 2.10 | 5.00", "1.25x", ">= 1x", "9,000", "| 2.50 | 4.00"):
         assert expected in text
     assert "`busy_budget=0` 3.00" in text
     assert "taken: **busy_budget=0**; 1 tries failed." in text

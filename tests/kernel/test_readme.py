@@ -58,3 +58,8 @@ def test_program_of_the_readme_runs(program: str, tmp_path: Path) -> None:
     if 'filter="icmp"' in program:
         assert "<Batch of" in done.stdout
         assert "8" in done.stdout  # ICMP echo request
+    if "toolkit.Rule(" in program:
+        assert "[60 60 60 60 60] [542 542 542 542 542]" in done.stdout
+        assert "[ True  True  True  True  True]" in done.stdout
+    if "toolkit.read(" in program:
+        assert "[9 9 9]" in done.stdout

@@ -13,6 +13,8 @@ from toolkit.errors import RecordedError
 __all__ = ["decompressed", "decompression_errors"]
 
 _PIECE = 1 << 16  # compressed bytes read at a time
+_ZSTD_PIECE = 256  # of them at a time to the package zstandard: it knows no bound for what comes out, at most 8 MB so
+_XZ_MEMORY = 1 << 28  # bytes; `xz -9` needs 65 MB, a hostile file as much as it likes
 
 
 class _Decompressor(Protocol):
@@ -24,7 +26,7 @@ class _Decompressor(Protocol):
     def needs_input(self) -> bool: ...
     @property
     def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes | memoryview: ...
 
 
 def decompressed(raw: Any, head: bytes, name: str) -> Any:
@@ -111,8 +113,7 @@ def _zstd(raw: Any, name: str) -> Any:
             f"{name} is compressed with zstd, for which this Python has no library. "
             f"Next step: `pip install zstandard`, or `zstd -d {name}` first."
         ) from None
-    source: Any = _Readable(raw)
-    return zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True)
+    return _Stream(raw, lambda: _Unpacker(zstandard.ZstdDecompressor().decompressobj()))
 
 
 def _bzip2(raw: Any, name: str) -> Any:
@@ -124,18 +125,40 @@ def _bzip2(raw: Any, name: str) -> Any:
 def _xz(raw: Any, name: str) -> Any:
     import lzma
 
-    return _Stream(raw, lzma.LZMADecompressor)
+    return _Stream(raw, lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY))
 
 
-class _Readable:
-    """What zstandard wants: read()."""
+class _Unpacker:
+    """The package zstandard's decompressor for one frame, with the face of the others.
 
-    def __init__(self, raw: Any) -> None:
-        self._raw = raw
+    Not its stream_reader(), which takes a frame that was cut off for a whole one.
+    """
 
-    def read(self, size: int) -> bytes:
-        piece = bytearray(size)
-        return bytes(piece[: self._raw.readinto(piece) or 0])
+    def __init__(self, one: Any) -> None:
+        self._one = one
+        self._todo = memoryview(b"")  # compressed
+        self._done = memoryview(b"")  # decompressed, and not handed out yet
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._todo and not self._done
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._one.eof) and not self._done
+
+    @property
+    def unused_data(self) -> bytes:
+        return bytes(self._one.unused_data) + bytes(self._todo)
+
+    def decompress(self, data: bytes, max_length: int) -> memoryview:
+        if data:
+            self._todo = memoryview(bytes(self._todo) + data)
+        while self._todo and not self._done and not self._one.eof:
+            piece, self._todo = self._todo[:_ZSTD_PIECE], self._todo[_ZSTD_PIECE:]
+            self._done = memoryview(self._one.decompress(piece))
+        out, self._done = self._done[:max_length], self._done[max_length:]
+        return out
 
 
 _FORMATS: dict[bytes, Callable[[Any, str], Any]] = {

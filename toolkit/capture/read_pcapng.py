@@ -43,6 +43,8 @@ __all__ = ["Pcapng"]
 
 _BLOCK = 12  # bytes of a block without a body
 _LONGEST = 1 << 24  # bytes of a block: libpcap's bound, too
+_MOST_INTERFACES = 1 << 16  # each is remembered: a file of nothing else would fill the memory
+_MOST_TEXT = 1 << 24  # bytes of their names, filters, ...: those that come later are left out
 # Bytes before the packet, by type of block; the trailing length comes after it.
 _HEADERS = {ENHANCED_PACKET_BLOCK: EPB_HEADER_SIZE, OBSOLETE_PACKET_BLOCK: EPB_HEADER_SIZE, SIMPLE_PACKET_BLOCK: 12}
 _STATISTICS = {
@@ -66,6 +68,8 @@ class Pcapng:
         self.skipped = 0
         self.need = 0
         self._order: ByteOrder = "<"
+        self._text_left = _MOST_TEXT
+        self._others: set[int] = set()  # places in `interfaces` of those that are not Ethernet
         self._first = 0  # number in `interfaces` of this section's first
         self._kind = ENHANCED_PACKET_BLOCK  # the kind of packet block that is being read
         self._counted: dict[tuple[int, str], int] = {}  # (interface, name): as its last statistics block says
@@ -185,17 +189,29 @@ class Pcapng:
         texts = {IF_NAME: "name", IF_DESCRIPTION: "description", IF_OS: "os"}
         for code, value in self._options(body[8:]):
             if code in texts:
-                told[texts[code]] = _text(value)
+                told[texts[code]] = self._kept_text(value)
             elif code == IF_FILTER and value[:1] == b"\0":  # 0: a libpcap expression; other kinds are programs
-                told["filter"] = _text(value[1:])
+                told["filter"] = self._kept_text(value[1:])
             elif code == IF_TSRESOL and value:
                 told["resolution"] = value[0]
             elif code == IF_TSOFFSET and len(value) == 8:
                 told["offset"] = struct.unpack(self._order + "q", value)[0]
+        if len(self.interfaces) == _MOST_INTERFACES:
+            raise Corrupt(f"the description of one interface more than {_MOST_INTERFACES:,}, the most that are read")
+        if link_type != LINKTYPE_ETHERNET:
+            self._others.add(len(self.interfaces))
         self.interfaces.append(RecordedInterface(link_type, snaplen=snaplen, **told))
+
+    def _kept_text(self, value: bytes) -> str:
+        if len(value) > self._text_left:
+            return ""
+        self._text_left -= len(value)
+        return _text(value)
 
     def _statistics(self, body: bytes) -> None:
         (number,) = struct.unpack_from(self._order + "I", body)
+        if self._first + number >= len(self.interfaces):
+            return  # of an interface that nobody described: there is no end of those
         for code, value in self._options(body[12:]):
             if code in _STATISTICS and len(value) == 8:
                 self._counted[self._first + number, _STATISTICS[code]] = struct.unpack(self._order + "Q", value)[0]
@@ -261,12 +277,14 @@ class Pcapng:
 
     def _ethernet(self, window: Window, found: Found, interfaces: Positions) -> Found | None:
         """Leave out packets of other link types; an error when the file has nothing else."""
-        others = {i for i, one in enumerate(self.interfaces) if one.link_type != LINKTYPE_ETHERNET}
-        if not others:
+        if not self._others:
             return found
-        if len(others) == len(self.interfaces):
+        if len(self._others) == len(self.interfaces):
             raise link_type_error(window.name, self.interfaces[int(interfaces[0])].link_type)
-        keep = ~np.isin(interfaces, list(others))
+        keep = np.ones(len(interfaces), dtype=np.bool_)
+        for number in np.unique(interfaces).tolist():
+            if number in self._others:
+                keep[interfaces == number] = False
         self.skipped += len(keep) - int(keep.sum())
         return Found(found.offsets[keep], found.lengths[keep], found.wire_lengths[keep], found.utc_ns[keep])
 

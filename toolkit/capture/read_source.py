@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.capture.read_compressed import decompressed, decompression_errors
-from toolkit.errors import ArgumentError, ClosedError, RecordedError, kernel_error
+from toolkit.errors import ArgumentError, ClosedError, RecordedError, ToolkitError, kernel_error
 
 __all__ = ["Window", "open_window"]
 
@@ -40,6 +40,7 @@ class Window:
         self._close = close
         self._start = 0  # offset of memory[0] in the recording
         self._over = False
+        self._failure: ToolkitError | None = None  # why reading ended; told when all before it is worked on
 
     @property
     def offset(self) -> int:
@@ -54,6 +55,8 @@ class Window:
     def require(self, size: int) -> bool:
         """Read on until at least `size` bytes are there (True) or the recording is over (False)."""
         while self.left < size:
+            if self._failure is not None:
+                raise self._failure
             if self._over:
                 return False
             self._read_on(size)
@@ -73,7 +76,11 @@ class Window:
         self._start += self.at
         self.memory, self.view, self.at, self.end = memory, view, 0, left
         while self.end < len(memory) and not self._over:
-            count = self._read(view[self.end :])
+            try:
+                count = self._read(view[self.end :])
+            except ToolkitError as failure:
+                self._failure = failure
+                return
             self.end += count
             self._over = self._over or not count
             if not self._whole:

@@ -25,11 +25,13 @@ def utc_of(counts: Counts, interfaces: npt.NDArray[np.int64], descriptions: Sequ
 
     counts: shape (n,) uint64, as recorded. interfaces: shape (n,), their places in `descriptions`.
     """
-    ways = {(one.resolution, one.offset) for one in descriptions}
+    # Only the interfaces of these packets are looked at: a file may describe very many.
+    used = np.unique(interfaces).tolist()
+    ways = {(descriptions[number].resolution, descriptions[number].offset) for number in used}
     if len(ways) == 1:
         return _utc(counts, *ways.pop())
     result = np.empty(len(counts), dtype=np.int64)
-    for number in np.unique(interfaces).tolist():
+    for number in used:
         mine = interfaces == number
         result[mine] = _utc(counts[mine], descriptions[number].resolution, descriptions[number].offset)
     return result

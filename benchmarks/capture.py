@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing packets to a file: `xsk capture` beside tcpdump and dumpcap. What counts is how the file grows."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.consumer import ROOT, Counts, PeerError
+from benchmarks.isolation import Cores, child_prefix, cpu_ns
+from toolkit.lab import Lab
+
+__all__ = ["WRITERS", "FileWriter", "start_writer", "target_directory"]
+
+_START = 15.0  # seconds until a program has begun its file
+_ROOM = 3 << 30  # bytes that must be free where the files go
+
+# Programs by name: the command, and what a packet takes in its file beside its own bytes.
+WRITERS: dict[str, tuple[Callable[[str, Path], Sequence[str]], int]] = {
+    "toolkit": (
+        lambda interface, file: [
+            *(sys.executable, "-m", "toolkit.cli", "capture", interface, "udp", "-w", str(file), "--json", "--force")
+        ],
+        28 + 16,  # pcapng, with what the capture says of itself
+    ),
+    # A buffer as large as ours; no name look-ups, no change of user.
+    "tcpdump": (
+        lambda interface, file: [
+            *("tcpdump", "-i", interface, "-n", "-B", "65536", "-Z", "root", "-w", str(file), "udp")
+        ],
+        16,
+    ),
+    "dumpcap": (
+        lambda interface, file: ["dumpcap", "-i", interface, "-q", "-P", "-B", "64", "-w", str(file), "-f", "udp"],
+        16,
+    ),
+}
+
+
+def target_directory() -> Path:
+    """Return where the files go: the directory for temporary files, which is on a disk nearly everywhere."""
+    return Path(tempfile.gettempdir())
+
+
+class FileWriter:
+    """A program that captures on the lab's near end into a file of its own."""
+
+    def __init__(self, name: str, lab: Lab, where: Cores, size: int) -> None:
+        """Start it; size: bytes of every packet."""
+        self.name = name
+        command, beside = WRITERS[name]
+        padding = -size % 4 if beside == 28 + 16 else 0  # pcapng's blocks are of whole words
+        self._record = size + padding + beside
+        self._directory = tempfile.TemporaryDirectory(prefix="xsk-bench-", dir=target_directory())
+        self._file = Path(self._directory.name) / ("x.pcapng" if beside > 16 else "x.pcap")
+        if shutil.disk_usage(self._directory.name).free < _ROOM:
+            self._directory.cleanup()
+            raise PeerError(f"there is no room for {_ROOM >> 30} GB in {target_directory()}")
+        try:
+            self._child: subprocess.Popen[bytes] = lab.netns.popen(
+                [*child_prefix(where.consumer), *command(lab.interface, self._file)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
+            )
+            self._await_file()
+        except BaseException:
+            self.close()
+            raise
+
+    def _await_file(self) -> None:
+        deadline = time.monotonic() + _START
+        while not (self._file.exists() and (self._file.stat().st_size or self.name in ("tcpdump", "dumpcap"))):
+            if self._child.poll() is not None:
+                raise PeerError(f"{self.name} ended with status {self._child.returncode}")
+            if time.monotonic() > deadline:
+                raise PeerError(f"{self.name} has not begun its file within {_START:.0f} s")
+            time.sleep(0.02)
+        time.sleep(0.3)  # it made the file before it was ready
+
+    def start(self) -> None:
+        """Do nothing: it captures already."""
+
+    def counts(self) -> Counts:
+        """Return how many packets its file holds, by its size: the file's beginning is too short to matter."""
+        return Counts(self._file.stat().st_size // self._record)
+
+    def cpu_ns(self) -> int:
+        """Nanoseconds of CPU used so far, by all threads."""
+        return cpu_ns(self._child.pid)
+
+    def close(self) -> None:
+        """End it and remove its file. May be called again."""
+        child: subprocess.Popen[bytes] | None = getattr(self, "_child", None)
+        if child is not None and child.poll() is None:
+            child.send_signal(signal.SIGINT)
+            try:
+                child.wait(10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        with contextlib.suppress(OSError):
+            self._directory.cleanup()
+
+
+def start_writer(name: str, where: Cores, size: int) -> Callable[[Lab], FileWriter]:
+    """Return what starts one of the WRITERS."""
+    return lambda lab: FileWriter(name, lab, where, size)

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches over memory, and readers of capture files that have nothing to do with what wrote them."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from toolkit.batch import Batch
+
+__all__ = ["Block", "batch_of", "blocks_of", "frames", "packets_of", "pcap_of"]
+
+EPOCH = 1_700_000_000_123_456_789  # ns since 1970
+
+
+def frames(count: int, length: int = 60, first: int = 0) -> list[bytes]:
+    """Packets that tell their number."""
+    return [
+        (struct.pack("!I", first + i) + bytes((i + k) & 0xFF for k in range(length)))[:length] for i in range(count)
+    ]
+
+
+def batch_of(packets: list[bytes], *, times: list[int] | None = None, gap: int = 0, queue: int = 0) -> Batch:
+    """A Batch of these packets, `gap` bytes apart in its memory. times: ns since 1970; -1: none."""
+    memory = np.frombuffer(bytes(gap) + b"".join(one + bytes([0xEE] * gap) for one in packets) or b"\0", np.uint8)
+    lengths = np.array([len(one) for one in packets], dtype=np.uint64)
+    descs = np.empty((len(packets), 2), dtype=np.uint64)
+    descs[:, 0] = gap + np.cumsum(lengths + np.uint64(gap)) - lengths - np.uint64(gap)
+    descs[:, 1] = lengths
+    utc = np.array(times if times is not None else [EPOCH + i for i in range(len(packets))], dtype=np.int64)
+    utc[utc == -1] = np.iinfo(np.int64).min
+    return Batch(None, descs, queue=queue, memory=memory, utc_ns=utc)
+
+
+class Block(NamedTuple):
+    """One block of a pcapng file."""
+
+    kind: int
+    body: bytes
+
+
+def blocks_of(data: bytes) -> list[Block]:
+    """Every block of a pcapng file of this machine's byte order; AssertionError where one is not whole."""
+    found, at = [], 0
+    while at < len(data):
+        kind, total = struct.unpack_from("=II", data, at)
+        assert total % 4 == 0
+        assert total >= 12
+        assert at + total <= len(data), f"cut at {at}"
+        assert struct.unpack_from("=I", data, at + total - 4)[0] == total
+        found.append(Block(kind, data[at + 8 : at + total - 4]))
+        at += total
+    return found
+
+
+def packets_of(file: Path | bytes) -> list[tuple[int, int, bytes]]:
+    """Time (ns), length on the wire and bytes of every packet of a pcapng file."""
+    data = file if isinstance(file, bytes) else file.read_bytes()
+    found = []
+    for block in blocks_of(data):
+        if block.kind == 6:
+            interface, high, low, captured, original = struct.unpack_from("=IIIII", block.body)
+            assert interface == 0
+            assert not any(block.body[20 + captured : 20 + captured + (-captured % 4)]), "padding is not zero"
+            found.append((high << 32 | low, original, block.body[20 : 20 + captured]))
+    return found
+
+
+def pcap_of(file: Path) -> list[tuple[int, int, bytes]]:
+    """The same of a classic pcap file."""
+    data = file.read_bytes()
+    magic, major, minor, zone, figures, snaplen, link = struct.unpack_from("=IHHiIII", data)
+    assert (magic, major, minor, zone, figures, link) == (0xA1B23C4D, 2, 4, 0, 0, 1)
+    found, at = [], 24
+    while at < len(data):
+        seconds, fraction, captured, original = struct.unpack_from("=IIII", data, at)
+        assert fraction < 10**9
+        assert captured <= snaplen
+        assert at + 16 + captured <= len(data)
+        found.append((seconds * 10**9 + fraction, original, data[at + 16 : at + 16 + captured]))
+        at += 16 + captured
+    return found

@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets into files: a format, a rotation and a Writer put together; whole records whatever happens to the disk."""
+
+from __future__ import annotations
+
+import errno
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from toolkit.capture.compression import Compressor
+from toolkit.capture.layout import Bytes, Reserve
+from toolkit.capture.naming import Names, Rotation
+from toolkit.capture.output import Output, check_target, write_error
+from toolkit.capture.packets import Counts, Packets
+from toolkit.capture.waiting import Waiting
+from toolkit.capture.writer import Item, UnwrittenError, Writer
+from toolkit.errors import SystemCallError, ToolkitError
+
+__all__ = ["Format", "PacketFiles", "Queueing", "check_files"]
+
+_PIECE = 4 << 20  # bytes of records that are made at once
+_TOGETHER = 1 << 20  # bytes that are compressed together
+_LINGER = 0.5  # seconds that packets may wait for more to be compressed with; without compression none waits
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Format(Protocol):
+    """A file format: pcapng or pcap."""
+
+    name: str
+
+    def preamble(self) -> bytes:
+        """Return what a file begins with."""
+
+    def sizes(self, packets: Packets) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """Return the bytes that each packet will take: shape (n,) int64."""
+
+    def encode(self, packets: Packets, reserve: Reserve) -> Bytes | None:
+        """Return the packets as the file has them: shape (total,) uint8; None if no memory could be reserved."""
+
+    def statistics(self, counts: Counts, began: int, now: int) -> bytes:
+        """Return what was counted between two times (ns since 1970 UTC), b"" where the format has no place for it."""
+
+    def whole(self, data: memoryview, limit: int) -> tuple[int, int]:
+        """Return the bytes and packets of whole records within the first `limit` bytes of `data`."""
+
+
+class Queueing(NamedTuple):
+    """How much may wait for the disk."""
+
+    limit: int = 64 << 20  # bytes; not less than 16 MB
+    patience: float = 0.002  # seconds that write() waits for room: less than the rings hold at a million packets/s
+    stalled: float = 5.0  # seconds without progress after which close() gives up
+
+
+class PacketFiles:
+    """Files of packets. write() and the rest are for one thread; the files are written by another."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        make: Format,
+        *,
+        rotation: Rotation,
+        compressor: Compressor | None,
+        force: bool,
+        queueing: Queueing,
+        counts: Callable[[], Counts],
+    ) -> None:
+        """path: None for standard output. make: the format. counts: asked for the figures when a file ends.
+
+        SystemCallError when the first file cannot be made; ArgumentError for a rotation that makes no sense.
+        """
+        check_files(path, rotation, force=force)
+        self._format = make
+        self._rotation = rotation
+        self._counts = counts
+        self._names = None if path is None else Names(path, rotation)
+        first = None
+        if self._names is not None:
+            first = self._names.first()
+            self._names.ours(first)
+        self._force = force
+        self._files = _Files(Output(first, force=force), make, compressor)
+        self._files.begin()
+        self._writer = Writer(self._files, limit=queueing.limit, patience=queueing.patience)
+        self._waiting = Waiting(self._writer, queueing.limit)
+        self._stalled = queueing.stalled
+        self._size = len(make.preamble())  # of the current file, before compression
+        self._began = time.time_ns()  # of the current file
+        self._next = time.monotonic() + (rotation.seconds or 0)
+        self._before = Counts()  # what was counted when the current file began
+        self.finished = False  # the last of the files asked for is complete
+        self.refused = 0  # packets that found no room
+
+    # --- for the receiving thread -------------------------------------------------------------------------------------
+
+    def write(self, packets: Packets) -> int:
+        """Have the packets written; how many found room. Raises what the writing thread ran into."""
+        self.check()
+        self.tick()
+        taken = begin = 0
+        while begin < len(packets) and not self.finished:
+            piece = packets.slice(begin, begin + max(self._fitting(packets, begin), 1))
+            begin += len(piece)
+            data = self._format.encode(piece, self._reserve)
+            if data is not None:
+                self._writer.put(data, self._waiting.reserved, len(piece))
+                self._size += data.size
+                taken += len(piece)
+            else:
+                self.refused += len(piece)
+            if begin < len(packets):
+                self._rotate_by_size()
+        return taken
+
+    def tick(self) -> None:
+        """Begin the next file if it is time."""
+        if self._rotation.seconds and not self.finished and time.monotonic() >= self._next:
+            # In step with the start; without making up for what was missed.
+            missed = max(time.monotonic() - self._next, 0) // self._rotation.seconds
+            self._next += (missed + 1) * self._rotation.seconds
+            assert self._names is not None
+            following = self._names.by_time()
+            if following is None:
+                self.finished = True
+            else:
+                self._rotate(following)
+        self._rotate_by_size()
+
+    def note(self) -> None:
+        """Write what was counted until now, as far as the format has a place for it."""
+        self._offer(self._statistics(self._counts()))
+
+    def check(self) -> None:
+        """Raise what the writing thread ran into."""
+        if self._writer.error is not None:
+            raise self._writer.error
+
+    @property
+    def lost(self) -> int:
+        """Packets that found room, and were not written because writing failed."""
+        return self._writer.lost
+
+    @property
+    def written(self) -> int:
+        """Bytes in all files, as they are on the disk."""
+        return self._files.written
+
+    @property
+    def made(self) -> int:
+        """Files that were begun."""
+        return self._files.made
+
+    def close(self) -> None:
+        """Write what waits, then the last figures. Raises the first failure, once what is written is in order."""
+        gone = self._writer.close(self._stalled)
+        failure = self._writer.error
+        if not gone:
+            raise failure or ToolkitError(
+                f"cannot write to {self._files.name}: nothing moved for {self._stalled:.0f} s, and what waited was "
+                "given up. Likely cause: the program that reads the pipe does not read. Next step: look at that one."
+            )
+        try:
+            self._files.end(lambda: self._statistics(self._counts()), self._writer)
+        except OSError as refused:
+            failure = failure or write_error(refused, self._files.name)
+        if failure is not None:
+            raise failure
+
+    def abandon(self) -> None:
+        """Let go of everything without a word: for a forked child."""
+        self._files.abandon()
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _fitting(self, packets: Packets, begin: int) -> int:
+        """Return how many packets from `begin` on go into one piece, of the current file."""
+        if not self._rotation.size and len(packets) * 256 <= _PIECE and int(packets.captured.max()) <= 128:
+            return len(packets)  # no need to look closer
+        sizes = self._format.sizes(packets)[begin:]
+        ends = np.cumsum(sizes)
+        fitting = int(np.searchsorted(ends, _PIECE, side="right"))
+        if self._rotation.size:
+            # As tcpdump does: the file is looked at before each packet, and may be larger by the last.
+            fitting = min(fitting, int(np.searchsorted(ends - sizes + self._size, self._rotation.size, side="right")))
+        return fitting
+
+    def _reserve(self, size: int) -> Bytes | None:
+        return self._waiting.reserve(size, self._size)
+
+    def _rotate_by_size(self) -> None:
+        if self._rotation.size and self._size > self._rotation.size and not self.finished:
+            assert self._names is not None
+            self._rotate(self._names.by_size())
+
+    def _rotate(self, path: Path) -> None:
+        assert self._names is not None
+        counts = self._counts()
+        self._offer(self._statistics(counts))
+        force = self._names.ours(path) or self._force
+        self._writer.do(lambda: self._files.switch(path, force=force))
+        self._before, self._began, self._size = counts, time.time_ns(), len(self._format.preamble())
+
+    def _statistics(self, counts: Counts) -> bytes:
+        return self._format.statistics(counts.since(self._before), self._began, time.time_ns())
+
+    def _offer(self, data: bytes) -> None:
+        if data:
+            room = self._reserve(len(data))
+            if room is None:
+                self._writer.put(data, 0, 0)
+            else:
+                room[:] = np.frombuffer(data, dtype=np.uint8)
+                self._writer.put(room, self._waiting.reserved, 0)
+            self._size += len(data)
+
+
+def check_files(path: Path | None, rotation: Rotation, *, force: bool) -> None:
+    """Raise what would keep a capture from beginning there: before anything is taken from an interface."""
+    rotation.check(path)
+    if path is not None:
+        for expected in Names(path, rotation).expected():
+            check_target(expected, force=force)
+
+
+class _Files:
+    """The Writer's handler: one open file after the other."""
+
+    def __init__(self, output: Output, make: Format, compressor: Compressor | None) -> None:
+        self._output = output
+        self._format = make
+        self._compressor = compressor
+        self._compressed: list[bytes] = []  # of what was not yet written: a whole number of members, at last
+        self._held = self._held_packets = 0  # bytes and packets in it
+        self._earlier = 0  # bytes of the files before
+        self.made = 1
+
+    @property
+    def name(self) -> str:
+        return self._output.name
+
+    @property
+    def written(self) -> int:
+        return self._earlier + self._output.size
+
+    def begin(self) -> None:
+        """Write what a file begins with; at once, so that a full disk shows before anything is captured."""
+        try:
+            self._output.write([self._alone(self._format.preamble())])
+        except OSError as refused:
+            self._output.abandon()
+            raise write_error(refused, self.name) from None
+
+    def switch(self, path: Path, *, force: bool) -> None:
+        self.idle()
+        self._earlier += self._output.size
+        self._output.close()
+        self._output = Output(path, force=force)
+        self.begin()
+        self.made += 1
+
+    def take(self, items: list[Item]) -> None:
+        if self._compressor is None:
+            self._write(items)
+            return
+        for item in items:
+            self._compressed.append(self._compressor.feed(item.payload))
+            self._held += len(item.payload)
+            self._held_packets += item.packets
+            if self._held >= _TOGETHER:
+                self.idle()
+
+    def patience(self) -> float | None:
+        return _LINGER if self._held else None
+
+    def idle(self) -> None:
+        """Write what was compressed."""
+        if not self._held or self._compressor is None:
+            return
+        data, packets = [*self._compressed, self._compressor.finish()], self._held_packets
+        self._compressed, self._held, self._held_packets = [], 0, 0
+        before = self._output.size
+        try:
+            self._output.write(data)
+        except OSError as refused:
+            self._output.cut(before)
+            raise UnwrittenError(write_error(refused, self.name), packets) from None
+
+    def _alone(self, data: bytes) -> bytes:
+        return data if self._compressor is None else self._compressor.feed(data) + self._compressor.finish()
+
+    def _write(self, items: list[Item]) -> None:
+        before = self._output.size
+        try:
+            self._output.write([item.payload for item in items])
+        except OSError as refused:
+            raise UnwrittenError(write_error(refused, self.name), self._repair(items, before)) from None
+
+    def _repair(self, items: list[Item], before: int) -> int:
+        """Cut the file back to its last whole record; return how many packets are not in it."""
+        came = self._output.size - before  # bytes of these that were written
+        whole = kept = 0
+        for item in items:
+            size = len(item.payload)
+            if whole + size > came:
+                more, packets = self._format.whole(memoryview(item.payload).cast("B"), came - whole)
+                whole, kept = whole + more, kept + packets
+                break
+            whole, kept = whole + size, kept + item.packets
+        self._output.cut(before + whole)
+        return sum(item.packets for item in items) - kept
+
+    def end(self, statistics: Callable[[], bytes], writer: Writer) -> None:
+        """Write the last figures, then close. On a full disk some packets make room for them."""
+        failed = writer.error
+        if failed is None or (isinstance(failed, SystemCallError) and failed.errno in _FULL):
+            self._finish(statistics, writer)
+        self._output.close()
+
+    def _finish(self, statistics: Callable[[], bytes], writer: Writer) -> None:
+        for _ in range(64):  # a file system may give room in pages only
+            last = statistics()
+            if not last:
+                return
+            before = self._output.size
+            try:
+                self._output.write([self._alone(last)])
+                return
+            except OSError as refused:
+                # Without figures the file is readable still.
+                if not self._output.cut(before) or refused.errno not in _FULL or self._compressor is not None:
+                    return
+            writer.lost += self._make_room(len(last))
+
+    def _make_room(self, wanted: int) -> int:
+        """Take blocks off the end of a pcapng file until `wanted` bytes are free; return how many packets they held."""
+        size, packets = self._output.size, 0
+        target = size - wanted
+        while size > target and size > len(self._format.preamble()):
+            total = struct.unpack("=I", self._output.tail(size - 4, 4))[0]
+            size -= total
+            packets += struct.unpack("=I", self._output.tail(size, 4))[0] == 6  # ENHANCED_PACKET_BLOCK
+        self._output.cut(size)
+        return packets
+
+    def abandon(self) -> None:
+        self._output.abandon()

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a capture is written to: a file, a pipe, standard output. Refusals become sentences."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from toolkit.capture.direct import BLOCK, LEAST, Direct
+from toolkit.capture.layout import Bytes
+from toolkit.errors import SystemCallError, kernel_error
+
+__all__ = ["Output", "address", "check_target", "joined", "write_error"]
+
+_BUFFERS = 512  # to one writev(): half of what the kernel takes
+
+_CAUSES = {
+    errno.ENOSPC: ("the disk is full", "free some space, or bound the capture: -C with -W, -s, -c, --compress"),
+    errno.EDQUOT: ("your disk quota is used up", "free some space, or write elsewhere"),
+    errno.EFBIG: ("the file is as large as it may be here (`ulimit -f`)", "raise the limit, or rotate with -C"),
+    errno.EPIPE: ("the program that read the pipe has ended", "start both again, the reader with more patience"),
+    errno.EEXIST: ("it is there already", "take another name, or --force (force=True) to write over it"),
+    errno.ENOENT: ("its directory does not exist", "make the directory first"),
+    errno.EISDIR: ("it is a directory", "name a file in it"),
+    errno.EROFS: ("the file system is read-only", "write elsewhere"),
+    errno.EACCES: ("no permission to write there", "write elsewhere, or ask the directory's owner"),
+    errno.EPERM: ("no permission to write there", "write elsewhere, or ask the directory's owner"),
+}
+
+
+def write_error(error: OSError, name: str, tried: str = "write to") -> SystemCallError:
+    """Return the exception for an OSError of a file called `name`."""
+    if isinstance(error, SystemCallError):
+        return error
+    number = error.errno or errno.EIO
+    cause, remedy = _CAUSES.get(number, ("", ""))
+    return kernel_error("write", number, f"cannot {tried} {name}", cause=cause, remedy=remedy)
+
+
+def check_target(path: Path, *, force: bool) -> None:
+    """Raise what Output() would for a file that exists, or a directory that cannot be written to. Makes nothing."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        folder = path.parent
+        if not folder.is_dir():
+            raise write_error(OSError(errno.ENOENT, ""), str(path), "create") from None
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise write_error(OSError(errno.EACCES, ""), str(path), "create") from None
+        return
+    except OSError as refused:
+        raise write_error(refused, str(path), "create") from None
+    if stat.S_ISDIR(mode):
+        raise write_error(OSError(errno.EISDIR, ""), str(path), "create")
+    if stat.S_ISREG(mode) and not force:
+        raise write_error(OSError(errno.EEXIST, ""), str(path), "create")
+
+
+class Output:
+    """One open file, or pipe. Not buffered: what write() was given is with the kernel when it returns."""
+
+    def __init__(self, path: Path | None, *, force: bool = False) -> None:
+        """Create the file at `path` (None: standard output); one that exists is emptied with `force` only.
+
+        SystemCallError when that is refused.
+        """
+        self.name = "standard output" if path is None else str(path)
+        self.size = 0  # bytes written
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+        try:
+            if path is None:
+                self._fd = os.dup(1)
+            elif path.exists() and not path.is_file():  # a FIFO, a device
+                self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
+            else:
+                self._fd = os.open(path, flags | (os.O_TRUNC if force else os.O_EXCL), 0o666)
+        except OSError as refused:
+            raise write_error(refused, self.name, "create") from None
+        # Only what is a file of our own can be cut back to its last whole block.
+        self._file = path is not None and stat.S_ISREG(os.fstat(self._fd).st_mode)
+        self._direct = Direct(self._fd) if self._file else None
+
+    def write(self, data: Sequence[bytes | Bytes]) -> None:
+        """Write all of it. OSError as the kernel gives it; `size` then says how far it came."""
+        pieces = joined(data) if self._direct is not None else data
+        small: list[memoryview] = []
+        for piece in pieces:
+            if self._direct is not None and isinstance(piece, np.ndarray) and len(piece) >= LEAST:
+                self._write(small)
+                small = []
+                piece = self._write_blocks(self._direct, piece)
+            small.append(memoryview(piece).cast("B"))
+            if len(small) == _BUFFERS:
+                self._write(small)
+                small = []
+        self._write(small)
+
+    def _write_blocks(self, direct: Direct, data: Bytes) -> Bytes:
+        """Write the whole blocks of a large piece, and what is before them; return what is behind."""
+        head = -self.size % BLOCK
+        if address(data[head:]) % BLOCK:
+            return data  # it does not lie as the file does
+        self._write([memoryview(data[:head])])
+        data = data[head:]
+        while len(data) >= BLOCK:
+            whole = len(data) // BLOCK * BLOCK
+            written = direct.write(data[:whole], self.size)
+            self.size += written
+            data = data[written:]
+            if written % BLOCK:
+                break
+        return data
+
+    def _write(self, views: list[memoryview]) -> None:
+        views = [view for view in views if len(view)]
+        while views:
+            written = os.pwritev(self._fd, views, self.size) if self._file else os.writev(self._fd, views)
+            self.size += written
+            while views and written >= len(views[0]):
+                written -= len(views.pop(0))
+            if written:
+                views[0] = views[0][written:]
+
+    def cut(self, size: int) -> bool:
+        """Take back what was written after `size` bytes. False where that cannot be done."""
+        if not self._file:
+            return False
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError:
+            return False
+        self.size = size
+        return True
+
+    def tail(self, at: int, size: int) -> bytes:
+        """Read `size` bytes back from position `at`."""
+        return os.pread(self._fd, size, at)
+
+    def close(self) -> None:
+        """Close it; repeatable. OSError when the kernel could not keep what it was given (network file systems)."""
+        if self._direct is not None:
+            self._direct.close()
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def abandon(self) -> None:
+        """Close it without a word."""
+        with contextlib.suppress(OSError):
+            self.close()
+
+
+def address(data: Bytes) -> int:
+    """Return where an array begins in memory."""
+    where: int = data.__array_interface__["data"][0]
+    return where
+
+
+def joined(pieces: Sequence[bytes | Bytes]) -> list[bytes | Bytes]:
+    """Join arrays that follow one another in the same memory."""
+    found: list[bytes | Bytes] = []
+    for piece in pieces:
+        last = found[-1] if found else None
+        if (
+            isinstance(piece, np.ndarray)
+            and isinstance(last, np.ndarray)
+            and isinstance(piece.base, np.ndarray)
+            and piece.base is last.base
+            and address(last) + len(last) == address(piece)
+        ):
+            begin = address(last) - address(piece.base)
+            found[-1] = piece.base[begin : begin + len(last) + len(piece)]
+        else:
+            found.append(piece)
+    return found

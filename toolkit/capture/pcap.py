@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing classic pcap, with nanoseconds: for readers that know no pcapng. It cannot say what was lost."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+from toolkit.capture import blocks
+from toolkit.capture.layout import Bytes, Reserve, pack
+from toolkit.capture.packets import About, Counts, Packets
+
+__all__ = ["Pcap"]
+
+
+class Pcap:
+    """The format of one capture; its records as bytes."""
+
+    name = "pcap"
+
+    def __init__(self, about: About) -> None:
+        self._about = about
+
+    def preamble(self) -> bytes:
+        """Return the file's header."""
+        header = np.zeros((), dtype=blocks.PCAP_HEADER)
+        header["magic"], header["major"], header["minor"] = blocks.PCAP_MAGIC_NS, 2, 4
+        header["snaplen"], header["linktype"] = self._about.snaplen, blocks.LINKTYPE_ETHERNET
+        return header.tobytes()
+
+    def sizes(self, packets: Packets) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """Bytes that each packet will take: shape (n,) int64."""
+        return packets.captured.astype(np.int64) + blocks.PCAP_RECORD_SIZE
+
+    def encode(self, packets: Packets, reserve: Reserve) -> Bytes | None:
+        """Return the packets as records, in memory that was reserved: shape (total,) uint8."""
+        seconds, fraction = np.divmod(packets.times, np.int64(1_000_000_000))
+        front = (seconds, fraction, packets.captured, packets.original)
+        return pack(packets.memory, packets.offsets, packets.captured, front, reserve=reserve)
+
+    def statistics(self, counts: Counts, began: int, now: int) -> bytes:
+        """Return nothing: the format has no place for it."""
+        return b""
+
+    def whole(self, data: memoryview, limit: int) -> tuple[int, int]:
+        """Return how many bytes and packets of `data` (whole records) are whole within its first `limit` bytes."""
+        at = packets = 0
+        while at + blocks.PCAP_RECORD_SIZE <= limit:
+            total = blocks.PCAP_RECORD_SIZE + struct.unpack_from("=I", data, at + 8)[0]
+            if at + total > limit:
+                break
+            at += total
+            packets += 1
+        return at, packets

@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Capture: what an Interface receives, into a file, with the figures that tell whether it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from toolkit import lifecycle
+from toolkit.capture.compression import Compression, compressor, suffix_of
+from toolkit.capture.files import Format, PacketFiles, Queueing
+from toolkit.capture.naming import Rotation
+from toolkit.capture.packets import LARGEST_SNAPLEN, Counts, packets_of
+from toolkit.capture.pcap import Pcap
+from toolkit.capture.pcapng import Pcapng
+from toolkit.capture.source import Source, about_of
+from toolkit.capture.tables import Tables
+from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, ToolkitError
+
+if TYPE_CHECKING:
+    from toolkit.batch import Batch
+
+__all__ = ["BATCH", "Capture", "CaptureStatistics", "FileFormat", "format_of"]
+
+FileFormat = Literal["pcapng", "pcap", "parquet"]
+
+BATCH = 2048  # packets that run() takes at a time: some 3 MB of the longest, which is what stays in a cache
+_NOTE_SECONDS = 1.0  # between two looks at the kernel's counters
+_EVERYTHING = 1 << 31  # entries: more than a ring has
+_WAIT = 0.1  # seconds that run() waits for packets before it looks at the clock
+# What the XDP program counts, each packet once.
+_SEEN = ("redirected", "passed", "no_socket", "dropped", "counted", "sampled_out")
+
+
+class CaptureStatistics(NamedTuple):
+    """Packets and bytes of a capture so far."""
+
+    received: int  # packets that came
+    written: int  # of these, packets handed to the files
+    bytes: int  # of these packets, as kept
+    untimed: int  # of these packets, without a time of arrival: they carry that of their receipt
+    write_dropped: int  # packets dropped here: what they were to be written to did not keep up, or failed
+    unwanted: int  # packets received past the count that was asked for, or past the last file
+    accepted: int  # by the filter, as the XDP program counts
+    dropped: int  # by the kernel: no free frame, or a full ring
+    seen: int  # by the XDP program
+    file_bytes: int  # on the disk
+    files: int  # begun
+
+    @property
+    def lost(self) -> int:
+        """All that the filter accepted and that was dropped on the way."""
+        return self.dropped + self.write_dropped
+
+
+class Capture(lifecycle.NotCopied):
+    """A capture into a file (or several). One thread calls; another, its own, writes.
+
+    Use it as a context manager: at its end what waits is written, then the figures. The Interface stays open.
+    What does not fit because the disk is too slow is dropped and counted, the rings do not wait for it.
+    """
+
+    def __init__(
+        self,
+        interface: Source | None,
+        path: str | os.PathLike[str],
+        *,
+        format: FileFormat | None = None,
+        compress: Compression | None = None,
+        force: bool = False,
+        snaplen: int | None = None,
+        rotate_bytes: int | None = None,
+        rotate_seconds: float | None = None,
+        rotate_files: int | None = None,
+        queueing: Queueing | None = None,
+    ) -> None:
+        """Make the file and begin to count.
+
+        interface: whose packets they are; None for Batches from elsewhere (its description and figures are missing
+        then). path: "-" for standard output. format: by default what the suffix says, else pcapng. compress: by default
+        what the suffix says (.gz, .zst). force: write over a file that exists.
+        snaplen: bytes kept of each packet. rotate_bytes, rotate_seconds, rotate_files: tcpdump's -C, -G and -W; with
+        rotate_seconds the name holds a time (strftime). queueing: how much may wait for the disk.
+        Raises SystemCallError when the file cannot be made, ArgumentError, LibraryError when a package is missing.
+        """
+        self._down = True
+        self.path = None if os.fspath(path) == "-" else Path(path)
+        self.format: FileFormat = format or format_of(self.path)
+        self._interface = interface
+        self._given = os.fspath(path)  # a slash at its end means something to Parquet
+        self._snaplen = LARGEST_SNAPLEN if snaplen is None else snaplen
+        if self._snaplen < 1:
+            raise ArgumentError(f"snaplen is a number of bytes from 1 on, not {snaplen!r}")
+        self._received = self._packets = self._octets = self._untimed = self._unwanted = 0
+        self._known = Counts()  # as last read
+        self._start = self._first_counts()
+        self._sink: PacketFiles | Tables = self._make_sink(
+            Rotation(rotate_bytes, rotate_seconds, rotate_files), compress, force, queueing or Queueing()
+        )
+        self._next_note = time.monotonic() + _NOTE_SECONDS
+        # One that is forgotten, or left open when the interpreter ends, is completed all the same.
+        self._finalizer = weakref.finalize(self, _complete, self._sink, os.getpid())
+        self._dead = False  # in a fork
+        self._down = False
+        lifecycle.track(self)
+
+    def _make_sink(
+        self, rotation: Rotation, compress: str | None, force: bool, queueing: Queueing
+    ) -> PacketFiles | Tables:
+        if self.format == "parquet":
+            return self._make_tables(rotation, compress, force, queueing)
+        about = about_of(self._interface, self._snaplen)
+        make: Format = Pcap(about) if self.format == "pcap" else Pcapng(about)
+        if compress is None and self.path is not None:
+            compress = suffix_of(self.path)
+        return PacketFiles(
+            self.path,
+            make,
+            rotation=rotation,
+            compressor=compressor(compress),
+            force=force,
+            queueing=queueing,
+            counts=self._reader(),
+        )
+
+    def _make_tables(self, rotation: Rotation, compress: str | None, force: bool, queueing: Queueing) -> Tables:
+        if self.path is None or any(rotation) or compress:
+            raise ArgumentError(
+                "parquet goes to a file, compresses by itself and does not rotate. "
+                "Next step: name a file, or a directory x.parquet/ for a file an hour."
+            )
+        if self._snaplen != LARGEST_SNAPLEN:
+            raise ArgumentError("parquet holds headers as columns, not packets: there is nothing to cut at snaplen.")
+        from toolkit.tables.parquet import ParquetSink
+
+        source = self._interface
+        sink = ParquetSink(
+            self._given,
+            filter=(source.filter or "") if source is not None else "",
+            interface=source.device.name if source is not None else "",
+            force=force,
+        )
+        return Tables(sink, str(self.path), queueing, self._reader())
+
+    # --- packets ------------------------------------------------------------------------------------------------------
+
+    def write(self, batch: Batch) -> int:
+        """Have the packets of a Batch written; how many found room. The Batch can be released when this returns.
+
+        Raises SystemCallError when the file cannot be written to: what it holds then is readable, close() tells more.
+        """
+        self._check_open()
+        self._received += len(batch)
+        refused, taken = self._sink.refused, 0
+        try:
+            if batch and not self.finished:
+                taken = self._keep(batch)
+        except ToolkitError:
+            self._sink.refused = refused + len(batch)
+            raise
+        self._packets += taken
+        self._unwanted += len(batch) - taken - (self._sink.refused - refused)
+        self.tick()
+        return taken
+
+    def _keep(self, batch: Batch) -> int:
+        if isinstance(self._sink, PacketFiles):
+            packets = packets_of(batch, self._snaplen)
+            taken = self._sink.write(packets)
+            # Where some found no room: which ones, nobody noted, and it is a matter of bytes only.
+            self._octets += int(packets.captured[:taken].sum(dtype=np.uint64))
+            self._untimed += packets.untimed if taken else 0
+        else:
+            taken = self._sink.write_batch(batch)
+            self._octets += int(batch.lengths.sum(dtype=np.uint64)) if taken else 0
+        return taken
+
+    def tick(self) -> None:
+        """Do what is due: the next file, a look at the kernel's counters each second. write() does it as well."""
+        self._check_open()
+        self._sink.check()
+        self._sink.tick()
+        if time.monotonic() >= self._next_note:
+            self._next_note = time.monotonic() + _NOTE_SECONDS
+            self._sink.note()
+
+    def step(self, timeout: float = _WAIT, limit: int | None = None) -> int:
+        """Receive once and write that; how many packets came."""
+        assert self._interface is not None, "a Capture without an Interface has nothing to receive from"
+        batch = self._interface.receive(timeout=timeout, limit=BATCH if limit is None else min(limit, BATCH))
+        self.write(batch)
+        return len(batch)
+
+    def run(self, seconds: float | None = None, count: int | None = None) -> CaptureStatistics:
+        """Capture for `seconds`, or until `count` packets came, or (rotating by time) the last file is complete."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        came = 0
+        while not self.finished and (count is None or came < count):
+            left = _WAIT if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                break
+            came += self.step(min(left, _WAIT), None if count is None else count - came)
+        return self.statistics
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last of the files asked for is complete (rotate_seconds with rotate_files)."""
+        return self._sink.finished
+
+    @property
+    def statistics(self) -> CaptureStatistics:
+        """What was captured so far; known after close() too."""
+        counts = self._counts()
+        sink = self._sink
+        return CaptureStatistics(
+            received=self._received,
+            written=counts.delivered,
+            bytes=self._octets,
+            untimed=self._untimed,
+            write_dropped=counts.write_dropped,
+            unwanted=self._unwanted,
+            accepted=counts.accepted,
+            dropped=counts.os_dropped,
+            seen=counts.received,
+            file_bytes=sink.written,
+            files=sink.made,
+        )
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def finish(self, count: int | None = None) -> CaptureStatistics:
+        """Detach the program, write what is in the rings still (at most `count` packets of it), and close().
+
+        After this accepted = received + dropped, and received = written + write_dropped + unwanted, to the packet.
+        Raises what close() raises.
+        """
+        try:
+            if self._interface is not None:
+                with contextlib.suppress(ClosedError, DeviceGoneError):
+                    self._interface.detach()
+                    self._drain(self._interface, count)
+        finally:
+            self.close()
+        return self.statistics
+
+    def _drain(self, interface: Source, count: int | None) -> None:
+        left = BATCH if count is None else count
+        while batch := interface.receive(timeout=0.05, limit=min(left, BATCH) or BATCH):
+            if left:
+                with contextlib.suppress(ToolkitError):  # close() tells of it; the rest is counted all the same
+                    self.write(batch)
+                left -= 0 if count is None else len(batch)
+            else:
+                self._received += len(batch)
+                self._unwanted += len(batch)
+
+    def close(self) -> None:
+        """Write what waits and the figures, close the file. Repeatable. Raises what kept packets from being written."""
+        if self._down:
+            return
+        self._down = True
+        self._finalizer.detach()
+        if not self._dead:
+            self._sink.close()
+
+    def __enter__(self) -> Capture:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; a failure that is under way already goes first."""
+        if error is None:
+            self.close()
+        else:
+            with contextlib.suppress(ToolkitError):
+                self.close()
+
+    def __repr__(self) -> str:
+        """Show where to, and how much."""
+        if self._down and self._dead:
+            return f"<Capture to {self.path or 'standard output'}, of the parent of a fork>"
+        return (
+            f"<Capture to {self.path or 'standard output'} ({self.format}): {self._packets} packets, "
+            f"{self._sink.written} bytes{', closed' if self._down else ''}>"
+        )
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._dead:
+            raise ClosedError("this capture belongs to the parent of a fork")
+        if self._down:
+            raise ClosedError("this capture was closed")
+
+    def _counts(self) -> Counts:
+        """Return the figures since the capture began."""
+        sink = self._sink
+        return (
+            self._read_counts()
+            .since(self._start)
+            ._replace(write_dropped=sink.refused + sink.lost, delivered=self._packets - sink.lost)
+        )
+
+    def _reader(self) -> Callable[[], Counts]:
+        """Return what the sink asks for figures; it does not hold this object."""
+        reference, last = weakref.ref(self), [Counts()]
+
+        def read() -> Counts:
+            capture = reference()
+            if capture is not None:
+                last[0] = capture._counts()
+            return last[0]
+
+        return read
+
+    def _first_counts(self) -> Counts:
+        """Return what had been counted when the capture began: nothing, if nobody has received from the Interface yet.
+
+        Else what waits in the rings is this capture's already.
+        """
+        rings = [sock.rx for sock in getattr(self._interface, "sockets", ())]
+        if not any(ring.next_index for ring in rings):
+            return Counts()
+        counts = self._read_counts()
+        waiting = sum(ring.available(_EVERYTHING) for ring in rings)
+        return counts._replace(received=counts.received - waiting, accepted=counts.accepted - waiting)
+
+    def _read_counts(self) -> Counts:
+        """Return what the program and the kernel have counted; the last of it once the Interface is closed."""
+        if self._interface is not None:
+            with contextlib.suppress(ToolkitError, OSError):
+                counters, statistics = self._interface.counters(), self._interface.statistics()
+                seen = sum(counters.get(name, 0) for name in _SEEN)
+                self._known = Counts(seen, counters["redirected"], statistics.dropped)
+        return self._known
+
+    def _after_fork_in_child(self) -> None:
+        self._dead = self._down = True
+        with contextlib.suppress(AttributeError):
+            self._sink.abandon()
+
+
+def _complete(sink: PacketFiles | Tables, pid: int) -> None:
+    if os.getpid() == pid:
+        with contextlib.suppress(Exception):
+            sink.close()
+
+
+def format_of(path: Path | None) -> FileFormat:
+    """Return the format that a file's name asks for: pcapng where it asks for none."""
+    if path is None:
+        return "pcapng"
+    name = path.stem if suffix_of(path) else path.name
+    by_suffix: dict[str, FileFormat] = {".pcap": "pcap", ".cap": "pcap", ".parquet": "parquet"}
+    return by_suffix.get(Path(name).suffix.lower(), "pcapng")

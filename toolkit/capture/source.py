@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the packets of a capture come from: an Interface, or what behaves like one, and what a file tells of it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, Protocol
+
+from toolkit.capture.packets import About
+from toolkit.errors import ToolkitError
+from toolkit.sysfs import InterfaceDirectory
+
+if TYPE_CHECKING:
+    from toolkit.abi.if_xdp import Statistics
+    from toolkit.batch import Batch
+    from toolkit.device import Device
+
+__all__ = ["Source", "about_of"]
+
+
+class Source(Protocol):
+    """An Interface, or what behaves like one."""
+
+    device: Device
+    filter: str | None
+
+    def receive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
+        """Return waiting packets."""
+
+    def statistics(self) -> Statistics:
+        """Return the kernel's counters."""
+
+    def counters(self) -> dict[str, int]:
+        """Return the XDP program's counters."""
+
+    def info(self) -> dict[str, Any]:
+        """Return what came about."""
+
+    def detach(self) -> None:
+        """Take the program off the interface."""
+
+
+def about_of(interface: Source | None, snaplen: int) -> About:
+    """Return what a file tells of the interface; of None, nothing."""
+    if interface is None:
+        return About(snaplen=snaplen)
+    device, info = interface.device, interface.info()
+    how = "zero-copy" if info.get("zero_copy") else "copy mode"
+    return About(
+        name=device.name,
+        description=f"AF_XDP, {info.get('mode', '')} XDP, {how}" + (f", {device.driver}" if device.driver else ""),
+        filter=interface.filter or "",
+        mac=device.mac,
+        speed=_speed(interface),
+        queues=len(info.get("queues", (0,))),
+        snaplen=snaplen,
+    )
+
+
+def _speed(interface: Source) -> int:
+    """Bits/s of the link, 0 where the driver does not say (or the interface is in another network namespace)."""
+    with contextlib.suppress(ToolkitError, OSError, ValueError):
+        directory = InterfaceDirectory(interface.device.name)
+        try:
+            if directory.read("ifindex") == interface.device.ifindex:
+                return max(directory.read("speed"), 0) * 1_000_000
+        finally:
+            directory.close()
+    return 0

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets into tables: Batches copied, and handed by the Writer's thread to a sink such as that of Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from toolkit.capture.files import Queueing
+from toolkit.capture.output import write_error
+from toolkit.capture.packets import Counts
+from toolkit.capture.writer import Item, UnwrittenError, Writer
+from toolkit.errors import SystemCallError, ToolkitError
+
+if TYPE_CHECKING:
+    from toolkit.batch import Batch
+
+__all__ = ["Sink", "Tables"]
+
+_OVERHEAD = 256  # bytes of a waiting packet beside its own
+_TICK = 1.0  # seconds between two calls of tick() while nothing comes
+
+
+class Sink(Protocol):
+    """Whoever keeps Batches."""
+
+    def write(self, batch: Batch) -> None:
+        """Take a Batch (a copy)."""
+
+    def tick(self) -> None:
+        """Do what is due when nothing comes."""
+
+    def close(self, statistics: Mapping[str, Any] | None = None) -> None:
+        """End it; `statistics`: received and dropped, for those who note that."""
+
+    @property
+    def written(self) -> int:
+        """Packets that are safe."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on the disk."""
+
+
+class Tables:
+    """A sink, and the thread that feeds it: what PacketFiles is for packets."""
+
+    finished = False
+
+    def __init__(self, sink: Sink, name: str, queueing: Queueing, counts: Callable[[], Counts]) -> None:
+        """counts: asked for the figures at the end."""
+        self._sink = sink
+        self._name = name
+        self._counts = counts
+        self._writer = Writer(_Feeder(sink, name), limit=queueing.limit, patience=queueing.patience)
+        self._stalled = queueing.stalled
+        self._taken = 0  # packets that found room
+        self._lost: int | None = None  # of those, known at the end
+        self.refused = 0  # packets that found no room
+        self.made = 1
+
+    def write_batch(self, batch: Batch) -> int:
+        """Have a Batch kept; how many packets found room. Raises what the writing thread ran into."""
+        self.check()
+        size = int(batch.lengths.sum()) + _OVERHEAD * len(batch)
+        if self._writer.room(size):
+            self._writer.put(batch.copy(), size, len(batch))
+            self._taken += len(batch)
+            return len(batch)
+        self.refused += len(batch)
+        return 0
+
+    def tick(self) -> None:
+        """Do nothing: tables do not rotate."""
+
+    def note(self) -> None:
+        """Do nothing: the figures stand in the file's metadata, which come last."""
+
+    def check(self) -> None:
+        """Raise what the writing thread ran into."""
+        if self._writer.error is not None:
+            raise self._writer.error
+
+    @property
+    def lost(self) -> int:
+        """Packets that found room, and were not written because writing failed."""
+        return self._writer.lost if self._lost is None else self._lost
+
+    @property
+    def written(self) -> int:
+        """Bytes on the disk, as far as the sink knows."""
+        return self._sink.bytes
+
+    def close(self) -> None:
+        """Write what waits, and the figures. Raises the first failure."""
+        gone = self._writer.close(self._stalled)
+        failure = self._writer.error
+        if gone:
+            try:
+                counts = self._counts()
+                self._sink.close(
+                    {
+                        "seen": counts.received,
+                        "accepted": counts.accepted,
+                        "received": counts.delivered,
+                        "dropped": counts.os_dropped + counts.write_dropped,
+                    }
+                )
+            except OSError as refused:
+                failure = failure or _told(refused, self._name)
+            except ToolkitError as refused:
+                failure = failure or refused
+            self._lost = self._taken - self._sink.written
+        elif failure is None:
+            failure = ToolkitError(f"cannot write to {self._name}: nothing moved for {self._stalled:.0f} s.")
+        if failure is not None:
+            raise failure
+
+    def abandon(self) -> None:
+        """Do nothing: the sink's files are closed with the forked child."""
+
+
+class _Feeder:
+    """The Writer's handler."""
+
+    def __init__(self, sink: Sink, name: str) -> None:
+        self._sink = sink
+        self._name = name
+
+    def take(self, items: list[Item]) -> None:
+        for at, item in enumerate(items):
+            try:
+                self._sink.write(item.payload)
+            except Exception as refused:
+                lost = sum(one.packets for one in items[at:])
+                why = _told(refused, self._name) if isinstance(refused, OSError) else refused
+                raise UnwrittenError(why, lost) from refused
+
+    def patience(self) -> float | None:
+        return _TICK
+
+    def idle(self) -> None:
+        try:
+            self._sink.tick()
+        except OSError as refused:
+            raise UnwrittenError(_told(refused, self._name), 0) from refused
+
+
+def _told(refused: OSError, name: str) -> SystemCallError:
+    return write_error(refused, name)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A thread that writes, so that who receives need not wait for a disk: a bounded queue of pieces, and its accounts."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from toolkit.errors import ToolkitError
+
+__all__ = ["Handler", "Item", "UnwrittenError", "Writer"]
+
+_TOGETHER = 8 << 20  # bytes that go to the handler at once, at most (or one piece)
+_PIECES = 512
+
+
+class Item(NamedTuple):
+    """A piece of work."""
+
+    payload: Any
+    size: int  # bytes that it occupies while it waits
+    packets: int
+
+
+class UnwrittenError(Exception):
+    """Raised by a handler: why it failed, and how many packets of what it was given are not written."""
+
+    def __init__(self, why: Exception, lost: int) -> None:
+        super().__init__(str(why))
+        self.why = why
+        self.lost = lost
+
+
+class Handler(Protocol):
+    """What does the work, in the thread."""
+
+    def take(self, items: list[Item]) -> None:
+        """Write them, in order. UnwrittenError when that is refused."""
+
+    def patience(self) -> float | None:
+        """Seconds after which idle() wants to be called if nothing comes; None: never."""
+
+    def idle(self) -> None:
+        """Write what was held back. UnwrittenError when that is refused."""
+
+
+class Writer:
+    """The thread and its queue. One thread puts; after the first failure all that comes is counted as lost."""
+
+    def __init__(self, handler: Handler, *, limit: int, patience: float) -> None:
+        """limit: bytes that may wait. patience: seconds that room() waits, at most."""
+        self._handler = handler
+        self._limit = limit
+        self._patience = patience
+        self._queue: queue.SimpleQueue[Item | Callable[[], None] | None] = queue.SimpleQueue()
+        # Each is written by one side only, so neither needs a lock.
+        self._offered = self._done = 0  # bytes
+        self._room = threading.Event()
+        self.lost = 0  # packets that were taken and not written; written by the thread
+        self.error: Exception | None = None  # the first failure
+        self._thread = threading.Thread(target=self._run, name="toolkit-capture", daemon=True)
+        self._thread.start()
+
+    def room(self, size: int) -> bool:
+        """Whether there is room for `size` bytes more, after `patience` at the latest. An empty queue has always."""
+        deadline = 0.0
+        while self.waiting and self.waiting + size > self._limit:
+            deadline = deadline or time.monotonic() + self._patience
+            self._room.clear()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            if self.waiting and self.waiting + size > self._limit:
+                self._room.wait(left)
+        return True
+
+    def put(self, payload: Any, size: int, packets: int) -> None:
+        """Take a piece that occupies `size` bytes until it is written: ask for room() before."""
+        self._offered += size
+        self._queue.put(Item(payload, size, packets))
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Have the thread do something else between the pieces before and those behind."""
+        self._queue.put(work)
+
+    def close(self, stalled: float) -> bool:
+        """Let the thread come to its end. False: for `stalled` seconds nothing moved, and it was left behind."""
+        self._queue.put(None)
+        seen, since = self._done, time.monotonic()
+        while self._thread.is_alive():
+            self._thread.join(0.05)
+            if self._done != seen:
+                seen, since = self._done, time.monotonic()
+            elif time.monotonic() - since > stalled:
+                return False
+        return True
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that are not written yet."""
+        return self._offered - self._done
+
+    def _run(self) -> None:
+        while True:
+            try:
+                item = self._queue.get(timeout=self._handler.patience() if self.error is None else None)
+            except queue.Empty:
+                self._guarded(self._handler.idle)
+                continue
+            while isinstance(item, Item):
+                item = self._take(item)
+            if item is None:
+                self._guarded(self._handler.idle)
+                return
+            if callable(item):
+                self._guarded(item)
+
+    def _take(self, first: Item) -> Item | Callable[[], None] | None:
+        """Write this piece and those behind it; return what came then: work of another kind."""
+        items, size = [first], first.size
+        following: Item | Callable[[], None] | None = _nothing
+        while size < _TOGETHER and len(items) < _PIECES:
+            try:
+                following = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if not isinstance(following, Item):
+                break
+            items.append(following)
+            size += following.size
+            following = _nothing
+        if self.error is not None:
+            self.lost += sum(item.packets for item in items)
+        else:
+            self._guarded(lambda: self._handler.take(items))
+        self._done += size
+        self._room.set()
+        return following
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        if self.error is not None:
+            return
+        try:
+            work()
+        except UnwrittenError as failure:
+            self.error, self.lost = failure.why, self.lost + failure.lost
+        except Exception as failure:  # a bug, or a library's refusal: the receiving thread must hear of it
+            self.error = failure if isinstance(failure, ToolkitError) else ToolkitError(f"cannot write: {failure!r}")
+
+
+def _nothing() -> None:
+    """Stand for: no work of another kind."""

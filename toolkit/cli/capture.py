@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`xsk capture`: packets into a file, a progress line each second, and at the end what the file lacks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.abi.if_xdp import Statistics
+from toolkit.capture import Capture
+from toolkit.capture.files import check_files
+from toolkit.capture.naming import Rotation
+from toolkit.capture.session import CaptureStatistics, format_of
+from toolkit.capture.source import Source
+from toolkit.cli import output
+from toolkit.cli.binding import Binding
+from toolkit.cli.live import LiveLine, Reading
+from toolkit.cli.stop import Stop
+from toolkit.errors import SystemCallError, ToolkitError
+from toolkit.netns import entered
+
+if TYPE_CHECKING:
+    from toolkit.capture.compression import Compression
+    from toolkit.capture.session import FileFormat
+    from toolkit.interface import Interface
+    from toolkit.teeing import Tee
+
+__all__ = ["Target", "run"]
+
+_PATIENCE = 0.1  # seconds that a wait lasts, at most: so late is a packet in a pipe, and the end after a signal
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to, as asked for on the command line."""
+
+    file: str
+    rotate_size: int | None = None  # bytes
+    rotate_seconds: float | None = None
+    files: int | None = None
+    pcap: bool = False
+    compress: Compression | None = None
+    force: bool = False
+
+    @property
+    def path(self) -> Path | None:
+        """The file, None for standard output."""
+        return None if self.file == "-" else Path(self.file)
+
+    @property
+    def format(self) -> FileFormat:
+        """The format that the file gets."""
+        return "pcap" if self.pcap else format_of(self.path)
+
+    def check(self) -> None:
+        """Raise what keeps it from being written: before anything is taken from an interface."""
+        if self.path is None and os.isatty(1):
+            raise ToolkitError("standard output is a terminal: packets are no text. Next step: `| tcpdump -r -`.")
+        if self.format != "parquet":
+            check_files(self.path, Rotation(self.rotate_size, self.rotate_seconds, self.files), force=self.force)
+
+    def open(self, source: Source, binding: Binding) -> Capture:
+        """Begin the capture."""
+        with entered(binding.netns):  # where the interface is: it is asked for its speed
+            return Capture(
+                source,
+                self.file,
+                format=self.format,
+                compress=self.compress,
+                force=self.force,
+                snaplen=None if self.format == "parquet" else binding.snaplen,
+                rotate_bytes=self.rotate_size,
+                rotate_seconds=self.rotate_seconds,
+                rotate_files=self.files,
+            )
+
+
+def run(
+    interface: str,
+    expression: str,
+    binding: Binding,
+    target: Target,
+    *,
+    count: int | None,
+    seconds: float | None,
+    interval: float,
+    tee: bool,
+    as_json: bool,
+) -> int:
+    """Capture until a signal, `seconds` or `count`; the exit code. All that people read goes to stderr."""
+    target.check()
+    with Stop(seconds) as stop, _open(interface, expression, binding, tee=tee) as source:
+        capture = target.open(source, binding)
+        if not as_json:
+            _introduce(source, tee=tee)
+        began = time.monotonic()
+        line = LiveLine(lambda: _reading(capture), interval=interval, quiet=as_json, stream=sys.stderr)
+        failure = _loop(capture, stop, line, count)
+        elapsed = time.monotonic() - began
+        try:
+            capture.finish(None if count is None else max(count - capture.statistics.received, 0))
+        except ToolkitError as refused:
+            failure = failure or refused
+        report = _report(source, capture, target, elapsed)
+    if as_json:
+        with contextlib.redirect_stdout(sys.stderr if target.path is None else sys.stdout):
+            output.print_json({**report, "error": None if failure is None else _text(failure)})
+    else:
+        _conclude(report, capture.statistics)
+    if failure is not None:
+        print(f"xsk: {_text(failure)}", file=sys.stderr)
+    return 0 if failure is None else 1
+
+
+def _open(interface: str, expression: str, binding: Binding, *, tee: bool) -> Interface | Tee:
+    if not tee:
+        return binding.open(interface, expression)
+    from toolkit.teeing import tee as open_tee
+
+    return open_tee(
+        interface,
+        filter=expression,
+        sample=binding.sample,
+        snaplen=binding.snaplen,
+        queues=binding.queues or "all",
+        mode=binding.mode,
+        replace=binding.replace,
+        slots=binding.ring_size,
+        netns=binding.netns,
+    )
+
+
+def _introduce(source: Source, *, tee: bool) -> None:
+    info = source.info()
+    queues = ", ".join(map(str, info["queues"]))
+    copying = "zero-copy" if info["zero_copy"] else "copy mode"
+    what = "the kernel gets what it matches as well" if tee else "what it matches comes here, the kernel gets the rest"
+    text = f"{info['interface']}: {info['mode']} XDP, {copying}, queue {queues}; filter: {info['filter']}; {what}"
+    if info["fallback_reason"]:
+        text += f"\n  generic, because: {info['fallback_reason']}"
+    print(text, file=sys.stderr, flush=True)
+
+
+def _loop(capture: Capture, stop: Stop, line: LiveLine, count: int | None) -> ToolkitError | None:
+    left = count
+    try:
+        while not stop and not capture.finished and left != 0:
+            came = capture.step(min(stop.patience, _PATIENCE), left)
+            left = None if left is None else left - came
+            line.tick()
+    except ToolkitError as failure:  # the device is gone, or the disk is full
+        return failure
+    return None
+
+
+def _reading(capture: Capture) -> Reading:
+    now = capture.statistics
+    drops = {"dropped": now.dropped} | ({"not written": now.write_dropped} if now.write_dropped else {})
+    size = output.octets(now.file_bytes)
+    return Reading(now.written, now.bytes, drops, f"file {size}" if now.files == 1 else f"{now.files} files {size}")
+
+
+def _report(source: Source, capture: Capture, target: Target, seconds: float) -> dict[str, Any]:
+    now = capture.statistics
+    return {
+        **source.info(),
+        "file": target.file,
+        "format": target.format,
+        "redirected": now.accepted,
+        "received": now.received,
+        "dropped": now.dropped,
+        "drop_reasons": source.statistics()._asdict(),
+        "passed": source.counters().get("passed"),
+        "written": now.written,
+        "written_bytes": now.bytes,
+        "write_dropped": now.write_dropped,
+        "unwanted": now.unwanted,
+        "untimed": now.untimed,
+        "whole": now.lost == 0,
+        "files": now.files,
+        "file_bytes": now.file_bytes,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _conclude(report: dict[str, Any], now: CaptureStatistics) -> None:
+    seconds = max(report["seconds"], 1e-9)
+    place = "standard output" if report["file"] == "-" else report["file"]
+    files = f" in {now.files} files" if now.files > 1 else ""
+    lines = [
+        f"{now.written:,} packets, {now.bytes:,} bytes in {report['seconds']:.1f} s "
+        f"({output.count(now.written / seconds)} packets/s) to {place}: {output.octets(now.file_bytes)}{files}; "
+        f"passed on to the kernel: {report['passed']:,}",
+        f"redirected {now.accepted:,} = received {now.received:,} + dropped {now.dropped:,}",
+    ]
+    others = {"not written": now.write_dropped, "not wanted any more": now.unwanted}
+    told = "".join(f" + {name} {value:,}" for name, value in others.items() if value)
+    lines.append(f"received {now.received:,} = written {now.written:,}{told}")
+    if now.untimed:
+        lines.append(f"{now.untimed:,} packets came without a time of arrival: they carry that of their receipt")
+    if now.lost:
+        lines.append(f"the capture LACKS {now.lost:,} packets that the filter took")
+    lines.append(output.kernel_counters(Statistics(**report["drop_reasons"])))
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _text(failure: ToolkitError) -> str:
+    return failure.strerror if isinstance(failure, SystemCallError) and failure.strerror else str(failure)

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command capture: options and help only; the work is in toolkit.cli.capture."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from toolkit.cli.options import (
+    COPY_LONG,
+    COPYING,
+    INTERVAL,
+    JSON,
+    RECEIVING,
+    SAMPLING,
+    SECONDS,
+    YES,
+    binding_from,
+    options_of,
+)
+
+__all__ = ["COMMANDS"]
+
+_UNITS = {"": 1_000_000, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}  # as tcpdump -C has them
+
+
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Read a size in millions of bytes, or with k, m or g in units of 1024; bytes."""
+    if value is None:
+        return None
+    unit = value[-1:].lower() if value[-1:].isalpha() else ""
+    try:
+        size = int(float(value[: len(value) - len(unit)]) * _UNITS[unit])
+    except (KeyError, ValueError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise click.BadParameter(f"{value!r} is not a size: 10 (million bytes), 64k, 10m, 1g", ctx, param)
+    return size
+
+
+@click.command(short_help="Write packets to a file: pcapng, pcap or Parquet.")
+@click.argument("interface")
+@click.argument("expression", nargs=-1)
+@options_of(
+    click.option("-w", "--write", "file", metavar="FILE", required=True, help="Write to this file; - for stdout."),
+    click.option("-c", "--count", type=click.IntRange(min=1), help="Stop after this many packets."),
+    click.option(
+        "-C",
+        "--rotate-size",
+        metavar="SIZE",
+        callback=_size,
+        help="Next file after so many million bytes (or 64k, 10m, 1g).",
+    ),
+    click.option(
+        "-G", "--rotate-seconds", type=click.FloatRange(min=0, min_open=True), help="Next file after so many seconds."
+    ),
+    click.option(
+        "-W", "--files", type=click.IntRange(min=1), help="With -C: so many files in turn; with -G: stop after so many."
+    ),
+    click.option("--pcap", is_flag=True, help="Write classic pcap (with nanoseconds), which cannot tell losses."),
+    click.option("--compress", type=click.Choice(["gzip", "zstd"]), help="[what the suffix says: .gz, .zst]"),
+    click.option("--force", is_flag=True, help="Write over files that exist."),
+    click.option("--tee", is_flag=True, help="Have the kernel get the packets as well."),
+    *SAMPLING,
+    YES,
+    *RECEIVING,
+    COPY_LONG,
+    *COPYING,
+    SECONDS,
+    INTERVAL,
+    JSON,
+)
+def capture(interface: str, expression: tuple[str, ...], **options: Any) -> None:
+    """Write the packets of INTERFACE that EXPRESSION takes to a file. EXPRESSION is tcpdump's, or 'all'.
+
+    AF_XDP diverts what it captures: this host does NOT get these packets, unless --tee is given; all others go on to
+    the kernel untouched. An expression that would take the SSH session that you are typing in needs --yes or --tee.
+
+    The filter runs in the driver. It sees packets that arrive, not those that this host sends; VLAN tags that the NIC
+    strips are invisible to it, and later fragments carry no ports.
+
+    FILE is pcapng, or by its suffix .pcap or .parquet; .gz or .zst behind that compresses. Times are those of arrival,
+    in nanoseconds; a packet without one carries that of its receipt, and these are counted. A pcapng file tells
+    itself whether it is whole: each second, and at its end, what was received and dropped until then. When the disk is
+    too slow, packets are dropped here, and counted.
+
+    -C, -G and -W are tcpdump's: with -C, files after the first are FILE1, FILE2, ...; with -G, FILE holds a time as in
+    'eth0-%H%M%S.pcapng' (strftime).
+
+    \b
+    xsk capture eth0 udp port 53 -w dns.pcapng
+    xsk capture eth0 'tcp and host 192.0.2.7' -w - | tcpdump -r - -n
+    xsk capture eth0 all --tee -w all.pcapng.zst --seconds 60
+    xsk capture eth0 icmp -w ping.pcap -c 100 -s 128
+    xsk capture eth0 all --tee --sample 1/1000 -w flows.parquet
+    xsk capture eth0 udp -w ring.pcapng -C 100 -W 10
+    xsk capture eth0 udp -w 'udp-%Y%m%d-%H%M.pcapng' -G 60
+    """
+    if not expression:
+        raise click.UsageError("say what to take: an expression such as 'udp port 53', or 'all' for everything.")
+    from toolkit.cli.capture import Target, run
+
+    if options["tee"] and (options["zero_copy"] == "yes" or options["wait"] not in (None, "poll")):
+        raise click.UsageError("--tee copies packets and sleeps in between: no --zero-copy, --busy-poll or --spin.")
+    names = ("file", "rotate_size", "rotate_seconds", "files", "pcap", "compress", "force")
+    target = Target(**{name: options.pop(name) for name in names})
+    sys.exit(run(interface, " ".join(expression), binding_from(options), target, **options))
+
+
+COMMANDS = (capture,)
