@@ -3,7 +3,19 @@
 
 from __future__ import annotations
 
-from toolkit.capture.files import Queueing
-from toolkit.capture.session import Capture, CaptureStatistics
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toolkit.capture.files import Queueing
+    from toolkit.capture.session import Capture, CaptureStatistics
 
 __all__ = ["Capture", "CaptureStatistics", "Queueing"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: `import toolkit` needs the reader only, and should stay quick."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from toolkit.capture import files, session
+
+    return getattr(files if name == "Queueing" else session, name)

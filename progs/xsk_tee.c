@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The kernel gets every packet, untouched; of those that a rule redirects a copy goes to user space.
+ *
+ * The copies go through a BPF ring buffer, each in a slot of the same size, so that user space reads many at once as
+ * rows of one array (the same layout is in toolkit/abi/xsk_tee.py). A full ring costs us the copy, never the kernel the
+ * packet.
+ */
+#include <uapi/linux/bpf.h>
+#include "xsk_rules.h"
+
+#ifndef TEE_SNAPLEN /* bytes of a packet that are copied, at most */
+#define TEE_SNAPLEN 1522
+#endif
+#ifndef TEE_PAGES /* of the ring: a power of two */
+#define TEE_PAGES 4096
+#endif
+#ifndef TEE_QUEUES /* whether packets of `queue` are copied, in C */
+#define TEE_QUEUES 1
+#endif
+
+struct slot {
+	u64 time;     /* ns, CLOCK_MONOTONIC */
+	u32 queue;    /* the receive queue */
+	u32 length;   /* bytes on the wire */
+	u32 rule;     /* which rule took it */
+	u32 captured; /* bytes that follow */
+	u8 packet[(TEE_SNAPLEN + 7) & ~7];
+};
+
+/*
+ * As in xsk_redirect.c, so that whoever reads one reads the other: one for each rule, and one more for packets that no
+ * rule takes. Each packet is counted once as redirected, no_socket, dropped, counted, sampled_out or passed.
+ */
+struct counters {
+	u64 redirected;  /* copied, or lost: on to the kernel */
+	u64 passed;      /* on to the kernel: no rule takes it, or one that says so */
+	u64 no_socket;   /* to be copied, but not from this queue: on to the kernel */
+	u64 lost;        /* of the redirected ones, those without a copy: the ring was full */
+	u64 dropped;     /* by a rule that drops: the only ones that the kernel does not get */
+	u64 counted;     /* by a rule that counts: on to the kernel */
+	u64 sampled_out; /* a rule takes it, but it is none of its sample: on to the kernel */
+	u64 matched;     /* the rule took it */
+	u64 bytes;       /* of the matched ones, on the wire */
+};
+
+BPF_RINGBUF_OUTPUT(copies, TEE_PAGES);
+BPF_PERCPU_ARRAY(counters, struct counters, XSK_RULES + 1);
+
+static __always_inline u32 wire_length(struct xdp_md *ctx)
+{
+#if defined(XSK_FRAGS) || defined(TEE_HELPERS) /* of all buffers */
+	u64 (*buff_len)(struct xdp_md *) = (void *)188; /* bpf_xdp_get_buff_len, Linux 5.18 */
+
+	return buff_len(ctx);
+#else
+	return ctx->data_end - ctx->data;
+#endif
+}
+
+/* Copy the packet's first `size` bytes, 1 to TEE_SNAPLEN; 0, or an error. */
+static __always_inline long load(struct xdp_md *ctx, u8 *to, u64 size)
+{
+#if defined(XSK_FRAGS) || defined(TEE_HELPERS) /* of several buffers, or without CAP_PERFMON */
+	long (*load_bytes)(struct xdp_md *, u32, void *, u32) = (void *)189; /* bpf_xdp_load_bytes, Linux 5.18 */
+
+	return load_bytes(ctx, 0, to, size);
+#else /* up to 100 ns faster: it copies word by word */
+	return bpf_probe_read_kernel(to, size, (void *)(unsigned long)ctx->data);
+#endif
+}
+
+static __always_inline void copy(struct xdp_md *ctx, struct decision decision, u32 length, struct counters *count)
+{
+	u64 now = bpf_ktime_get_ns();
+	struct slot *slot = copies.ringbuf_reserve(sizeof(*slot));
+	u64 size = length;
+
+	if (!slot) {
+		count->lost++;
+		return;
+	}
+	slot->time = now;
+	slot->queue = ctx->rx_queue_index;
+	slot->length = length;
+	slot->rule = decision.rule;
+	if (decision.snaplen && size > decision.snaplen)
+		size = decision.snaplen;
+	if (size > TEE_SNAPLEN)
+		size = TEE_SNAPLEN;
+	asm volatile("" : "+r"(size)); /* else clang knows more about it than the verifier finds out */
+	if (size < 1 || size > TEE_SNAPLEN || load(ctx, slot->packet, size))
+		size = 0;
+	slot->captured = size;
+	copies.ringbuf_submit(slot, 0);
+}
+
+int xsk_tee(struct xdp_md *ctx)
+{
+	struct decision decision = decide(ctx);
+	u32 rule = decision.rule, queue = ctx->rx_queue_index;
+	struct counters *count = counters.lookup(&rule);
+	u32 length;
+
+	if (!count)
+		return XDP_PASS;
+	if (decision.rule == XSK_RULES) {
+		count->passed++;
+		return XDP_PASS;
+	}
+	length = wire_length(ctx);
+	count->matched++;
+	count->bytes += length;
+	if (decision.share && bpf_get_prandom_u32() >= decision.share) {
+		count->sampled_out++;
+	} else if (decision.action == RULE_DROP) {
+		count->dropped++;
+		return XDP_DROP;
+	} else if (decision.action == RULE_COUNT) {
+		count->counted++;
+	} else if (decision.action == RULE_PASS) {
+		count->passed++;
+	} else if (!(TEE_QUEUES)) {
+		count->no_socket++;
+	} else {
+		count->redirected++;
+		copy(ctx, decision, length, count);
+	}
+	return XDP_PASS;
+}
