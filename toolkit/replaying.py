@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.arguments import whole
 from toolkit.batch import Batch
 from toolkit.capture.reading import Recorded, read
 from toolkit.clock import NAT
@@ -62,6 +63,7 @@ def replay(
 
     ArgumentError, and what read() and send() raise.
     """
+    loop, count = whole("loop", loop), count if count is None else whole("count", count)
     if loop < 1 or (count is not None and count < 1):
         raise ArgumentError(f"loop and count are 1 or more, not {loop} and {count}.")
     if loop > 1 and (isinstance(recorded, Recorded) or hasattr(recorded, "read")):
@@ -71,6 +73,13 @@ def replay(
     for _ in range(loop):
         player.round(recorded)
     return player.result
+
+
+def _above_zero(value: Any) -> bool:
+    try:
+        return bool(0 < value < float("inf"))
+    except TypeError:
+        return False
 
 
 def _socket(interface: Interface, queue: int | None) -> Socket:
@@ -94,10 +103,10 @@ class Replay:
         tick: Callable[[], object] = lambda: None,
     ) -> None:
         """As replay(). stop: asked often, ends it when truthy; tick: called often, to show how far it is."""
-        if speed is not None and not 0 < speed < float("inf"):
-            raise ArgumentError(f"speed is a number above 0 (1.0: as recorded), or None, not {speed}.")
-        if rate is not None and not 0 < rate < float("inf"):
-            raise ArgumentError(f"rate is a number of packets per second above 0, not {rate}.")
+        if speed is not None and not _above_zero(speed):
+            raise ArgumentError(f"speed is a number above 0 (1.0: as recorded), or None, not {speed!r}.")
+        if rate is not None and not _above_zero(rate):
+            raise ArgumentError(f"rate is a number of packets per second above 0, not {rate!r}.")
         self._sock = sock
         self._speed = speed
         self._rate = rate

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
+import io
 import lzma
 import random
 import struct
+import zlib
 from typing import Any
 
 import pytest
@@ -16,6 +19,8 @@ from hypothesis import strategies as st
 from read_support import Pcapng, hear, packet, pcap
 
 from toolkit.capture import read_source
+from toolkit.capture.reading import read
+from toolkit.errors import SystemCallError
 
 PACKETS = [packet(i, (60, 90, 14, 61)[i % 4]) for i in range(20)]
 CLASSIC = pcap(PACKETS)
@@ -159,6 +164,96 @@ def test_compressed_and_damaged(compress: Any) -> None:
     found, said, error = hear(bytes(data))
     assert "does not decompress any further" in error or "is damaged" in error or "end is missing" in said
     assert len(found) < 3000
+
+
+@pytest.mark.needs("zstandard")
+def test_zstd_cut_off_between_two_blocks() -> None:
+    """As of a capture that was killed: what had been flushed is whole, and yet the end is missing."""
+    zstandard = pytest.importorskip("zstandard")  # from 3.14 on the standard library has its like
+    compressor = zstandard.ZstdCompressor(write_checksum=True).compressobj()
+    parts = [compressor.compress(CLASSIC) + compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)]
+    parts.append(compressor.compress(CLASSIC[24:]) + compressor.flush())
+    for data, packets, cut in (
+        (parts[0], 20, True),
+        (parts[0] + parts[1][:-12], 20, True),
+        (parts[0] + parts[1], 40, False),
+    ):
+        found, said, error = hear(data)
+        assert (len(found), error) == (packets, "")
+        assert ("its compressed data end in the middle" in said) is cut
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_packets_before_what_does_not_decompress(compress: Any) -> None:
+    found, _, error = hear(compress(CLASSIC) + b"no stream")
+    assert "does not decompress any further" in error
+    assert len(found) == 20
+
+
+def test_packets_before_what_cannot_be_read() -> None:
+    class Disk(io.BytesIO):
+        def readinto(self, target: Any) -> int:
+            if not (count := super().readinto(target)):
+                raise OSError(errno.EIO, "bad sector")
+            return count
+
+        read1 = property()
+
+    with read(Disk(CLASSIC)) as recorded:
+        while recorded.packets < 20:  # in how many Batches depends on the pieces
+            next(recorded)
+        with pytest.raises(SystemCallError, match="EIO"):
+            next(recorded)
+
+
+def test_an_xz_file_that_wants_all_the_memory() -> None:
+    def summed(data: bytes) -> bytes:
+        return data + struct.pack("<I", zlib.crc32(data))
+
+    dictionary_of_4_gb = bytes.fromhex("0200210128000000")
+    _, _, error = hear(b"\xfd7zXZ\0" + summed(bytes(2)) + summed(dictionary_of_4_gb) + b"\x01\0\0x\0" + bytes(64))
+    assert "Memory usage limit exceeded" in error
+
+
+# --- floods -----------------------------------------------------------------------------------------------------------
+
+
+def test_very_many_sections_cost_no_more_each() -> None:
+    class Interfaces(list):  # type: ignore[type-arg]
+        def __iter__(self) -> Any:
+            raise AssertionError("all interfaces are looked at for each section's packets")
+
+    one = modern().data
+    with read(io.BytesIO(one * 3)) as recorded:
+        recorded._format.interfaces = Interfaces(recorded._format.interfaces)
+        assert sum(map(len, recorded)) == 60
+        assert len(recorded._format.interfaces) == 3
+
+
+def test_interfaces_without_end() -> None:
+    described = Pcapng().interface(name=b"x").data
+    file = described + described[28:] * (1 << 16)
+    _, _, error = hear(file + MODERN)
+    assert "one interface more than 65,536" in error
+    assert hear(file[: -len(described[28:])])[1:] == ("", "")  # so many there may be
+
+
+def test_names_without_end() -> None:
+    file = Pcapng()
+    one = file.interface(name=b"n" * 65_000).data[28:]
+    with read(io.BytesIO(file.data + one * 300 + Pcapng().interface(name=b"eth0").packet(PACKETS[0]).data)) as recorded:
+        assert sum(map(len, recorded)) == 1
+        kept = sum(len(interface.name) for interface in recorded.interfaces)
+    assert 16_000_000 < kept <= 1 << 24
+
+
+def test_statistics_of_interfaces_that_nobody_described() -> None:
+    file = modern()
+    for number in range(1, 100):
+        file.statistics(number, received=1)
+    with read(io.BytesIO(file.data)) as recorded:
+        assert sum(map(len, recorded)) == 20
+        assert recorded.statistics == {"received": 20}
 
 
 # --- whatever comes ---------------------------------------------------------------------------------------------------

@@ -194,3 +194,20 @@ def test_addresses_are_written_as_the_standard_library_does(cases: list[tuple[in
 def test_ethernet_addresses_are_written(cases: list[int]) -> None:
     wanted = [case.to_bytes(6, "big").hex(":") if case >= 0 else "" for case in cases]
     assert mac_text(np.array(cases, dtype=np.int64)).strings() == wanted
+
+
+@pytest.mark.needs("pandas")
+def test_one_name_is_a_column_not_its_letters() -> None:
+    batch = batch_of([bytes(60), bytes(90)])
+    assert batch.decode("ip_src").keys() == ["ip_src"]
+    assert batch.to_pandas("length").columns.tolist() == ["length"]
+
+
+@pytest.mark.needs("pandas")
+@pytest.mark.parametrize("odd", [1.5, "8", None, True])
+def test_a_head_is_so_many_whole_bytes(odd: Any) -> None:
+    batch = batch_of([bytes(60), bytes(90)])
+    with pytest.raises(ArgumentError, match="whole number"):
+        batch.head(odd)
+    with pytest.raises(ArgumentError, match="whole number"):
+        batch.to_pandas(head=odd)

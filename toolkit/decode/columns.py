@@ -12,7 +12,7 @@ import numpy.typing as npt
 from toolkit.decode.fields import FIELDS
 from toolkit.decode.gather import Bytes, check_packets
 from toolkit.decode.headers import Headers
-from toolkit.decode.layers import LINK
+from toolkit.decode.layers import LINK, TRANSPORT
 from toolkit.decode.text import cell, summary
 from toolkit.errors import ArgumentError
 
@@ -33,18 +33,17 @@ def decode(
 
     memory: shape (size,) uint8, contiguous: a whole UMEM, or a whole file.
     offsets: shape (n,), any integer dtype, where each packet starts in it. lengths: the same, bytes of each packet.
-    columns: names of the columns that are wanted; less is read when they are few. All when None.
+    columns: names of the columns that are wanted, or one name; less is read when they are few. All when None.
 
     The headers are copied at once, each column is computed when it is first asked for: the result stays good when the
     packets are gone. Packets may hold anything; only a packet that does not lie inside of the memory, or an unknown
     column, raises ArgumentError.
     """
-    names = list(FIELDS) if columns is None else list(dict.fromkeys(columns))
-    for name in names:
-        if name not in FIELDS:
-            raise _unknown(name, FIELDS)
+    if isinstance(columns, str):
+        columns = (columns,)
+    names = dict.fromkeys(FIELDS if columns is None else columns)
+    depth = TRANSPORT if columns is None else _depth(names)
     starts, sizes = check_packets(memory, offsets, lengths)
-    depth = max((FIELDS[name].depth for name in names), default=LINK)
     return Columns(Headers(memory, starts, sizes, depth), names)
 
 
@@ -56,8 +55,8 @@ class Columns:
     Every array is a copy and the caller's own, but the same one each time: what is written into it stays.
     """
 
-    def __init__(self, headers: Headers, names: list[str]) -> None:
-        """Made by decode()."""
+    def __init__(self, headers: Headers, names: dict[str, None]) -> None:
+        """Made by decode(). names: an ordered set, so that to look for one does not mean to go through all."""
         self._headers = headers
         self._names = names
         self._ready: dict[str, Array] = {}
@@ -142,6 +141,16 @@ class Columns:
         )
         note = f"{len(self)} packets, {len(self._names)} columns"
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{note}</p>"
+
+
+def _depth(names: Iterable[str]) -> int:
+    """How deep these columns look into the packets."""
+    depth = LINK
+    for name in names:
+        if name not in FIELDS:
+            raise _unknown(name, FIELDS)
+        depth = max(depth, FIELDS[name].depth)
+    return depth
 
 
 def _unknown(name: object, known: Iterable[str]) -> ArgumentError:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.arguments import whole
 from toolkit.errors import ArgumentError
 
 __all__ = ["check_packets", "gather", "head"]
@@ -27,6 +28,7 @@ def head(memory: Bytes, offsets: npt.ArrayLike, lengths: npt.ArrayLike, n: int) 
     Returns shape (packets, n) uint8; packets shorter than n are filled up with zeros. Bytes outside of a packet never
     show. Raises ArgumentError when a packet does not lie inside of the memory.
     """
+    n = whole("the number of bytes", n)
     if n < 0:
         raise ArgumentError(f"head of {n} bytes: the number of bytes cannot be negative.")
     starts, available = check_packets(memory, offsets, lengths)

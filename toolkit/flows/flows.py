@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.arguments import whole
 from toolkit.errors import ArgumentError
 from toolkit.flows.keys import COLUMNS, GROUPS, Group, keys_of
 from toolkit.flows.rows import Flow, flow_cells, flow_list
@@ -59,8 +60,9 @@ class Flows:
             raise ArgumentError(
                 f"bidirectional=True puts the two ends of a flow in one row: a {group} has no two ends."
             )
+        max_flows = whole("max_flows", max_flows)
         if not 1 <= max_flows <= 1 << 24:
-            raise ArgumentError(f"max_flows is a number from 1 to {1 << 24}, not {max_flows!r}.")
+            raise ArgumentError(f"max_flows is a number from 1 to {1 << 24:,}, not {max_flows}.")
         self.group: Group = group
         self.bidirectional = bidirectional
         self.packets = 0  # of all Batches, those of evicted rows too
@@ -236,6 +238,7 @@ class Flows:
 
 def _largest(second: Array, first: Array, n: int | None) -> Array:
     """Rows in falling order of `first`, then `second`: the first n. Only those that can be among them are sorted."""
+    n = n if n is None else whole("the number of rows", n)
     if n is not None and n < 0:
         raise ArgumentError(f"the number of rows cannot be negative: {n}.")
     size = len(first)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.arguments import whole
 from toolkit.errors import ArgumentError
 from toolkit.tables.layout import IP, MACS, NUMBERS, PACKET, WHOLE, Addresses, names
 from toolkit.tables.text import Text, ip4_text, ip_text, mac_text, octets
@@ -59,6 +60,7 @@ class Packets:
 
 def of_batch(batch: Batch, head: int = 0) -> Packets:
     """Decode a Batch, and take the first `head` bytes of each packet along."""
+    head = whole("the number of bytes", head)
     if head < 0:
         raise ArgumentError(f"head of {head} bytes: the number of bytes cannot be negative.")
     return Packets(
@@ -77,6 +79,8 @@ def packet_cells(packets: Packets, wanted: Iterable[str] | None = None, addresse
     wanted: names, in any order; all when None. Raises ArgumentError for a name that there is not.
     """
     known = [*PACKET, *names(packets.columns.keys(), _checked(addresses))] + ["head"] * (packets.head is not None)
+    if isinstance(wanted, str):
+        wanted = (wanted,)
     chosen = known if wanted is None else list(dict.fromkeys(wanted))
     if unknown := [name for name in chosen if name not in known]:
         more = " (the first bytes of a packet: say how many with head=)" if "head" in unknown else ""
