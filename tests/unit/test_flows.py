@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_decode import PACKETS
 from test_decode_bytes import any_packet
+from test_rings_interrupted import Interrupt, every_line
 from test_tables import NAT, T0, batch_of
 
 from toolkit.errors import ArgumentError
@@ -316,3 +317,23 @@ def test_nothing_holds_the_batch() -> None:
     del batch
     gc.collect()
     assert gone() is None
+
+
+def test_add_interrupted_at_every_line() -> None:
+    """Of a full table, where rows make room: each row stands once, and the totals are those of the rows."""
+    first, second = traffic(5, 2, 40, 30)
+
+    def at(k: int) -> bool:
+        flows, interrupt = Flows(16), Interrupt(k)
+        flows.add(batch_of(first))
+        batch = batch_of(second)
+        came = interrupt.run(lambda: flows.add(batch))
+        flows.add(batch_of(first))
+        rows = flows.top(None)
+        assert len({str(row) for row in rows}) == len(rows) == len(flows) <= 16, interrupt.where
+        assert sum(row.packets for row in rows) + flows.evicted.packets == flows.packets, interrupt.where
+        assert sum(row.bytes for row in rows) + flows.evicted.bytes == flows.bytes, interrupt.where
+        assert 80 <= flows.packets <= 120, interrupt.where
+        return came
+
+    assert every_line(at) > 50

@@ -69,13 +69,17 @@ class Flows:
         self.bytes = 0  # as they were on the wire
         self._table = Table(max_flows)
         self._lock = threading.Lock()
+        self._torn = False  # set while add() is under way: an interrupt leaves it set
         # Odd numbers that nobody else knows: who could foresee the hashes could make all packets look for one place.
         self._factors = np.frombuffer(os.urandom(48), dtype=np.uint64) | np.uint64(1)
 
     # --- counting ---------------------------------------------------------------------------------------------------
 
     def add(self, batch: Batch) -> None:
-        """Count the packets of a Batch. A packet without a time counts as seen now."""
+        """Count the packets of a Batch. A packet without a time counts as seen now.
+
+        A KeyboardInterrupt in the middle may leave that Batch counted in part; nothing else is disturbed.
+        """
         if not batch:
             return
         names = COLUMNS[self.group] + (("tcp_flags",) if self.group == "flow" else ())
@@ -89,13 +93,27 @@ class Flows:
         sizes = batch.wire_lengths.astype(np.int64)
         counted = self._counted(keys, times, sizes, flags)
         with self._lock:
+            self._mend()
+            self._torn = True
+            self._table.add(counted)
             self.packets += len(batch)
             self.bytes += int(sizes.sum())
-            self._table.add(counted)
+            self._torn = False
+
+    def _mend(self) -> None:
+        """Put right what an interrupted add() left. The caller holds the lock."""
+        if self._torn:
+            table = self._table
+            table.repair()
+            counters = table.counters
+            self.packets = int(counters["packets"][: table.size].sum()) + table.evicted_packets
+            self.bytes = int(counters["octets"][: table.size].sum()) + table.evicted_octets
+            self._torn = False
 
     def mark(self) -> None:
         """Begin an interval: `recent_packets` and `recent_bytes` count from here."""
         with self._lock:
+            self._mend()
             self._table.mark()
 
     def clear(self) -> None:
@@ -103,6 +121,7 @@ class Flows:
         with self._lock:
             self._table = Table(self._table.capacity)
             self.packets = self.bytes = 0
+            self._torn = False
 
     def _counted(self, keys: Keys, times: Array, sizes: Array, flags: Array | None) -> Counted:
         """Sum by key."""
@@ -181,6 +200,7 @@ class Flows:
         if by not in get_args(Order):
             raise ArgumentError(f"by is one of {', '.join(get_args(Order))}, not {by!r}.")
         with self._lock:
+            self._mend()
             table = self._table
             size = table.size
             counters = {name: table.counters[name][:size] for name in COUNTERS}

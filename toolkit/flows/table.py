@@ -163,13 +163,25 @@ class Table:
         number = min(number, self.size)
         order = np.argpartition(self.last[: self.size], number - 1)
         gone, kept = order[:number], np.sort(order[number:])
-        self.evicted += number
-        self.evicted_packets += int(self.counters["packets"][gone].sum())
-        self.evicted_octets += int(self.counters["octets"][gone].sum())
-        self.size = len(kept)
-        self.words[:, : self.size] = self.words[:, kept]
-        singles: list[Array] = [self.hashes, self.first, self.last, self.flags, self.turned]
-        for array in (*singles, *self.counters.values(), *self.marked.values()):
-            array[: self.size] = array[kept]
+        moved: dict[str, Any] = {"words": self._moved(self.words, kept)}
+        for name in ("hashes", "first", "last", "flags", "turned"):
+            moved[name] = self._moved(getattr(self, name), kept)
+        for name in ("counters", "marked"):
+            moved[name] = {of: self._moved(array, kept) for of, array in getattr(self, name).items()}
+        moved["evicted"] = self.evicted + number
+        moved["evicted_packets"] = self.evicted_packets + int(self.counters["packets"][gone].sum())
+        moved["evicted_octets"] = self.evicted_octets + int(self.counters["octets"][gone].sum())
+        # All at once: an interrupt finds every row as it was, or every row moved.
+        self.__dict__.update(moved, size=len(kept))
+        self.repair()
+
+    def _moved(self, array: Array, kept: Rows) -> Array:
+        """Copy the rows that are kept to the front of a new array."""
+        new = np.zeros_like(array)
+        new[..., : len(kept)] = array[..., kept]
+        return new
+
+    def repair(self) -> None:
+        """Enter all rows into the slots anew: what an interrupt may have left undone."""
         self._slots.fill(-1)
         self._place(np.arange(self.size))
