@@ -41,7 +41,8 @@ class _Matcher:
 
     def of_the_kernel(self, packets: list[bytes], frags: bool) -> npt.NDArray[np.bool_]:
         """The program's verdicts on packets of SHORTEST bytes and more."""
-        return np.asarray(run_many(self.program(frags).fd, packets) == XDP_DROP)
+        program = self.program(frags)  # held: another thread may have made one as well, and its own is kept
+        return np.asarray(run_many(program.fd, packets) == XDP_DROP)
 
     def of_libpcap(self, packets: list[bytes]) -> list[bool]:
         """The interpreter's verdicts on packets that the kernel does not run programs on."""
@@ -73,6 +74,8 @@ def matches(expression: str, packets: Any) -> npt.NDArray[np.bool_]:
 
     Raises FilterError, ArgumentError (not packets; longer than 65549 bytes), PrivilegeError, VerifierError.
     """
+    if not isinstance(expression, str):
+        raise ArgumentError(f'the filter is a tcpdump expression or "all", not {expression!r}.')
     found = _bytes(packets)
     verdicts = np.zeros(len(found), dtype=np.bool_)
     matcher = _matcher(expression)

@@ -121,9 +121,23 @@ def test_what_are_no_packets_is_said() -> None:
 
 
 def test_a_filter_that_is_none_is_refused_whatever_it_is_asked_about() -> None:
+    for wrong in (5, [], b"udp", None):
+        with pytest.raises(ArgumentError, match="the filter is a tcpdump expression"):
+            toolkit.matches(wrong, [b"short"])  # type: ignore[arg-type]
     for packets in ([DNS], [], [b""]):
         with pytest.raises(FilterError, match="syntax error"):
             toolkit.matches("udp prt 53", packets)
+
+
+def test_threads_do_not_take_each_other_s_programs_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads make the same program, and one is kept: the other must outlive the question it was made for."""
+
+    def meanwhile(fd: int, packets: list[bytes]) -> Any:
+        matching._kept["udp port 53"]._programs.clear()
+        return run.run_many(fd, packets)
+
+    monkeypatch.setattr(matching, "run_many", meanwhile)
+    assert toolkit.matches("udp port 53", [DNS, bytes(60)]).tolist() == [True, False]
 
 
 def test_a_forked_child_has_programs_of_its_own() -> None:

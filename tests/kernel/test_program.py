@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import eventually
 
 from toolkit import UMEM, Socket
 from toolkit.abi.xsk_meta import XSK_META, XSK_META_MAGIC, XSK_META_SIZE
 from toolkit.errors import ArgumentError, ClosedError, LibraryError, PrivilegeError, VerifierError
 from toolkit.lab import Lab
-from toolkit.program import Program, import_bcc, source_text
+from toolkit.program import Program, import_bcc, load, source_text
 from toolkit.program import bcc as bcc_door
 
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
@@ -274,6 +276,22 @@ def test_a_refused_program_leaves_no_map_open() -> None:
             "BPF_ARRAY(table, u64, 4);\n" + WILD.replace("data[1000]", "data[1000] + (long)table.lookup(&(int){0})")
         )
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_interrupt_while_a_program_is_loaded_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    Program.build().close()  # what stays open from the first use on
+    before = len(os.listdir("/proc/self/fd"))
+
+    def interrupted(*arguments: Any, **options: Any) -> int:
+        fd = load_program(*arguments, **options)
+        signal.raise_signal(signal.SIGINT)
+        return fd
+
+    load_program = load.load_program
+    monkeypatch.setattr(load, "load_program", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Program.build()
+    assert eventually(lambda: len(os.listdir("/proc/self/fd")) == before)
 
 
 def test_frags_reach_the_kernel() -> None:

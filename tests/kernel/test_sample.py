@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
+import numpy as np
 import pytest
 from rule_support import check_shares, opened, send, ways
 from support import Wire, collect, frame, number_of
@@ -63,7 +65,16 @@ def test_all_of_them() -> None:
             assert program.counters["dropped"] == 10_000
 
 
-@pytest.mark.parametrize("sample", [0, -1, 1e-12, math.inf, math.nan, True, "2", None, 1 << 33])
+@pytest.mark.parametrize(
+    "sample", [100, 0.01, Fraction(1, 100), Fraction(100), np.uint8(100), np.int32(100), np.float64(0.01)]
+)
+def test_numbers_of_all_kinds(sample: float) -> None:
+    rule = Rule("udp", sample=sample)
+    assert str(rule) == "udp [1 of 100]"
+    assert rule.share == (1 << 32) // 100
+
+
+@pytest.mark.parametrize("sample", [10**400, 0, -1, 1e-12, math.inf, math.nan, True, "2", None, 1 << 33])
 def test_a_sample_that_cannot_be(sample: object) -> None:
     with pytest.raises(ArgumentError, match="sample is N"):
         Rule("all", sample=sample)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,12 +26,33 @@ __all__ = [
     "RECEIVING",
     "SAMPLING",
     "SECONDS",
+    "UNSEEN",
     "YES",
+    "Number",
     "binding_from",
+    "namespace",
     "options_of",
+    "says_unseen",
 ]
 
+UNSEEN = (
+    "The filter runs in the driver. It sees packets that arrive, not those that this host sends; VLAN tags that the "
+    "NIC strips are invisible to it, and later fragments carry no ports (docs/filters.md has all of it)."
+)
+
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Number(click.FloatRange):
+    """A number within bounds: "nan" is in none, and "inf" is no number of seconds or packets."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return it as a float, or refuse it."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
 
 FILTER = click.option(
     "-f", "--filter", "expression", help="What to take: a tcpdump expression, or 'all' for everything."
@@ -62,16 +84,16 @@ SAMPLING = (
         metavar="N",
         default="1",
         callback=_sample,
-        help="Of what matches, act on one packet of N, at random; the rest goes on to the kernel.",
+        help="Of what matches, act on one packet of N (100, or 1/100), at random; the rest goes on to the kernel.",
     ),
     click.option("-s", "--snaplen", type=click.IntRange(14), help="Deliver the first so many bytes of each packet."),
 )
 YES = click.option("--yes", is_flag=True, help="Do it even if the filter takes the SSH session that this runs in.")
 FILTERING = (ON_MATCH, *SAMPLING, YES)  # for commands whose filter may do more than take
 BATCH = click.option("-b", "--batch-size", type=click.IntRange(1, 1 << 16), help="Packets to take at a time, at most.")
-SECONDS = click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after this many seconds.")
+SECONDS = click.option("--seconds", type=Number(min=0, min_open=True), help="Stop after this many seconds.")
 INTERVAL = click.option(
-    "-n", "--interval", type=click.FloatRange(min=0.05), default=1.0, show_default=True, help="Seconds a live line."
+    "-n", "--interval", type=Number(min=0.05), default=1.0, show_default=True, help="Seconds a live line."
 )
 EXTRA = click.option("-x", "--extra", is_flag=True, help="With each live line: the kernel's six drop counters.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing else.")
@@ -111,11 +133,21 @@ def options_of(*options: Callable[[Any], Any]) -> Callable[[Decorated], Decorate
     return decorate
 
 
+def namespace(given: str | None) -> int | str | None:
+    """Return what --netns names: digits are a pid, anything else a name or a path."""
+    return int(given) if given is not None and given.isascii() and given.isdigit() else given
+
+
+def says_unseen(command: Decorated) -> Decorated:
+    """Put UNSEEN where the help text has the line UNSEEN. Below click's decorator, which reads the text."""
+    command.__doc__ = (command.__doc__ or "").replace("UNSEEN", UNSEEN)
+    return command
+
+
 def binding_from(options: dict[str, Any]) -> Binding:
     """Take out of `options` what says how to bind."""
     from toolkit.cli.binding import Binding
 
-    netns = options.pop("netns")
     return Binding(
         queues=options.pop("queues", ()),
         mode=options.pop("mode", None) or "auto",
@@ -124,7 +156,7 @@ def binding_from(options: dict[str, Any]) -> Binding:
         need_wakeup=not options.pop("no_need_wakeup"),
         ring_size=options.pop("ring_size"),
         replace=options.pop("replace", False),
-        netns=int(netns) if netns is not None and netns.isdigit() else netns,
+        netns=namespace(options.pop("netns")),
         on_match=options.pop("on_match", "redirect"),
         sample=options.pop("sample", 1),
         snaplen=options.pop("snaplen", None),

@@ -24,10 +24,11 @@ _BEYOND = re.compile(
 )
 _LIMITS = (
     ". Likely cause: the program, most often its filter, is more than the verifier follows. Next step: `net` and "
-    "`portrange` instead of lists of hosts and ports, fewer `protochain`, or a program for packets of one buffer (an "
-    "MTU under 3,500)."
+    "`portrange` instead of lists of hosts and ports, fewer `protochain`, rules of the same action joined with `or` (a "
+    "program holds some 250 short ones), or a program for packets of one buffer (an MTU under 3,500)."
 )
 
+MOST = 1 << 16  # instructions; in a longer program a jump that clang cut to 16 bits may end somewhere in it, unnoticed
 LOG_STATS = 4  # BPF_LOG_STATS: the verdict and its numbers, without the steps that led to it
 LOG_SIZES = (1 << 20, 1 << 26)  # bytes; kernels before 6.4 refuse with ENOSPC where the log does not fit
 
@@ -66,10 +67,12 @@ def load_program(image: Image, maps: Mapping[str, Map], *, frags: bool, source: 
     """Load the image with its maps; the program's file descriptor. Raises VerifierError with the verifier's log."""
     code = image.relocated([maps[spec.name].fd for spec in image.maps])
     flags = abi.BPF_F_XDP_HAS_FRAGS if frags else 0
+    tried = f"cannot load the XDP program {image.function} of {source}"
+    if len(code) > MOST:
+        raise VerifierError(errno.E2BIG, f"{tried}: {len(code)} instructions are more than jumps reach{_LIMITS}", "")
     fd = _load(image, code, flags, None)
     if fd >= 0:
         return fd
-    tried = f"cannot load the XDP program {image.function} of {source}"
     if fd == -errno.EPERM:
         raise kernel_error("prog_load", fd, tried)
     # Only now with a log: asking for one makes the verifier several times slower.

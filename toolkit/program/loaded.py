@@ -15,14 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.abi import libbpf as abi
-from toolkit.errors import ArgumentError, ToolkitError, VerifierError
+from toolkit.errors import ArgumentError, ToolkitError
 from toolkit.netns import NetNS
 from toolkit.program import build, load, query, run, sources
 from toolkit.program import link as links
 from toolkit.program.descriptor import Descriptor
 from toolkit.program.link import Link, Mode
 from toolkit.program.maps import Map
-from toolkit.program.rules import Action, Rule, RuleCounters, chosen, too_large, too_many
+from toolkit.program.rules import Action, Rule, RuleCounters, chosen
+from toolkit.uninterrupted import uninterrupted
 
 __all__ = ["Program"]
 
@@ -71,9 +72,9 @@ class Program:
         that BCC compiles. `function` names the XDP program where the source has several. `filter` is a tcpdump
         expression, or "all"; the source sees it as `match()` of xsk_filter.h. `on_match`, `sample` and `snaplen` make
         a Rule with it, and `rules` are several in its place: see Rule. The source sees those as `decide()` of
-        xsk_rules.h. `defines` are macros. `frags` is for
-        packets of several buffers (jumbo frames): the program is loaded for them, and the filter sees all of them, not
-        only the first buffer. `map_entries` overrides the sizes of maps. Without `cache` it is compiled anew.
+        xsk_rules.h. `defines` are macros. `frags` is for packets of several buffers (jumbo frames): the program is
+        loaded for them, and the filter sees all of them, not only the first buffer. `map_entries` overrides the sizes
+        of maps. Without `cache` it is compiled anew.
 
         Raises CompileError, VerifierError, FilterError, LibraryError (no BCC), PrivilegeError, ArgumentError.
         """
@@ -81,16 +82,19 @@ class Program:
         wanted = chosen(filter, rules, on_match, sample, snaplen)
         text = sources.assemble(found, wanted, defines or {}, frags)
         image = build.choose(build.build_images(found, text, cache=cache), function, found.name)
-        maps = load.create_maps(image, map_entries or {})
-        try:
-            fd = load.load_program(image, maps, frags=frags, source=found.name)
-        except BaseException as failed:
-            for one in maps.values():
-                one.close()
-            if isinstance(failed, VerifierError) and too_large(failed):
-                raise too_many(failed, wanted) from failed
-            raise
-        return cls(fd, image.function, maps, wanted)
+
+        def work() -> Program:
+            maps = load.create_maps(image, map_entries or {})
+            try:
+                fd = load.load_program(image, maps, frags=frags, source=found.name)
+            except BaseException:
+                for one in maps.values():
+                    one.close()
+                raise
+            return cls(fd, image.function, maps, wanted)
+
+        # In one piece: an interrupt in the middle could leave file descriptors that no object stands for.
+        return uninterrupted(work, dispose=Program.close)
 
     @classmethod
     def from_bcc(cls, bpf: Any, function: Any = None, *, rules: Iterable[Rule] = ()) -> Program:
@@ -102,8 +106,9 @@ class Program:
         """
         from toolkit.program import bcc
 
+        known = chosen(None, rules, "redirect", 1, None) if rules else ()
         fd, name, maps = bcc.adopt(bpf, function)
-        return cls(fd, name, maps, rules)
+        return cls(fd, name, maps, known)
 
     @property
     def fd(self) -> int:
@@ -136,9 +141,14 @@ class Program:
         `Link.fallback_reason` why. What is attached there already is refused by name, or taken off with `replace`.
         `netns` is the interface's network namespace, if it is not this thread's.
         """
-        link = links.attach(self.fd, self.name, interface, mode, replace, netns)
-        self._links = [*self.links, link]
-        return link
+
+        def work() -> Link:
+            link = links.attach(self.fd, self.name, interface, mode, replace, netns)
+            self._links = [*self.links, link]
+            return link
+
+        # In one piece: an interrupt in the middle could leave a program attached that no object stands for.
+        return uninterrupted(work, dispose=Link.close)
 
     @functools.cached_property
     def xsks_map(self) -> Map:
@@ -207,6 +217,11 @@ class Program:
         if "matched" not in (rows.dtype.names or ()):
             raise ArgumentError(f"the program {self.name} counts no rules. Next step: see progs/xsk_redirect.c.")
         names = [str(rule) for rule in self.rules] or [f"rule {i}" for i in range(len(rows) - 1)]
+        if len(names) != len(rows) - 1:
+            raise ArgumentError(
+                f"the program {self.name} has {len(rows) - 1} rules, and {len(names)} were named: {'; '.join(names)}. "
+                "Next step: give from_bcc() the rules that source_text() was given."
+            )
         totals = {name: rows[name].sum(axis=1, dtype=np.uint64).tolist() for name in rows.dtype.names or ()}
         fields = ("matched", *RuleCounters._fields[2:])
         return tuple(RuleCounters(rule, *(totals[one][i] for one in fields)) for i, rule in enumerate(names))

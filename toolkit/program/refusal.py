@@ -103,8 +103,11 @@ def explain(expression: str, message: str, ask: Ask) -> str:
             break
     else:
         place = _place(expression, message, words, ask)
-        if place and re.fullmatch(r"[A-Za-z]\w*-\d+", expression[slice(*place)]):
+        word = expression[slice(*place)] if place else ""
+        if re.fullmatch(r"[A-Za-z]\w*-\d+", word):
             remedy = "a minus sign after a word needs a space before it, because names may have one in them"
+        elif word.lower() == "all":
+            remedy = 'filter="all" stands alone, in small letters; "everything but" is `not (...)`, without it'
     shown, caret = _window(expression, place)
     if place:
         return f"libpcap refuses the filter: {message}\n  {shown}\n  {caret}\n{cause}Next step: {remedy}."

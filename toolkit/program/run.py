@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.abi import libbpf as abi
+from toolkit.arguments import whole
 from toolkit.errors import ArgumentError, kernel_error
 
 __all__ = ["run_many", "run_once"]
@@ -18,16 +19,27 @@ SHORTEST = 14  # bytes, an Ethernet header: the kernel refuses to run XDP progra
 ROOM = 256  # bytes that a program may put in front of the packet
 
 
-def _check(packet: bytes) -> None:
-    if len(packet) < SHORTEST:
+MOST = 1_000_000  # runs in one call, some 0.1 s of it: while the kernel runs them, nobody hears a Ctrl-C
+
+
+def _checked(packet: bytes) -> bytes:
+    """The packet as bytes, whatever bytes-like object it was."""
+    try:
+        octets = packet if isinstance(packet, bytes) else bytes(memoryview(packet))
+    except TypeError:
+        raise ArgumentError(f"a packet to run a program on is bytes, not {type(packet).__name__}") from None
+    if len(octets) < SHORTEST:
         raise ArgumentError(
-            f"a packet of {len(packet)} B cannot be run: the kernel wants an Ethernet header ({SHORTEST} B)."
+            f"a packet of {len(octets)} B cannot be run: the kernel wants an Ethernet header ({SHORTEST} B)."
         )
+    return octets
 
 
 def run_once(fd: int, packet: bytes, repeat: int = 1) -> tuple[int, bytes]:
     """Run program `fd` `repeat` times: (action of the last run, packet after it)."""
-    _check(packet)
+    packet, repeat = _checked(packet), whole("repeat", repeat)
+    if not 1 <= repeat <= MOST:
+        raise ArgumentError(f"a program can be run 1 to {MOST:,} times in one call, not {repeat:,} times")
     out = ct.create_string_buffer(len(packet) + ROOM)
     source = ct.create_string_buffer(packet, len(packet))
     options = abi.TestRunOpts(
@@ -46,8 +58,7 @@ def run_once(fd: int, packet: bytes, repeat: int = 1) -> tuple[int, bytes]:
 
 def run_many(fd: int, packets: Sequence[bytes]) -> npt.NDArray[np.uint32]:
     """Run program `fd` once on each packet: the actions, shape (len(packets),), uint32."""
-    for packet in packets:
-        _check(packet)
+    packets = [_checked(packet) for packet in packets]
     actions = np.empty(len(packets), np.uint32)
     call = abi.libbpf().bpf_prog_test_run_opts
     options = abi.TestRunOpts(sz=ct.sizeof(abi.TestRunOpts), repeat=1)

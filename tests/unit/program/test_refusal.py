@@ -97,6 +97,12 @@ def test_what_we_cannot_have_is_named_with_the_reason(text: str, word: str, need
     assert shown[caret.index("^") :][: caret.count("^") + caret.count("~")] == word
 
 
+@pytest.mark.parametrize("text", ["all and not tcp port 22", "udp or all", "ALL"])
+def test_all_is_no_word_of_the_language(text: str) -> None:
+    with pytest.raises(FilterError, match='Next step: filter="all" stands alone'):
+        expression.instructions(text)
+
+
 def test_without_a_place_there_is_no_caret() -> None:
     with pytest.raises(FilterError, match=r"^libpcap refuses the filter 'tcp and udp': expression rejects all packets"):
         expression.instructions("tcp and udp")
