@@ -15,6 +15,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.arguments import whole
 from toolkit.editing import EditableBatch
 from toolkit.errors import ArgumentError
 
@@ -43,12 +44,12 @@ class Answers:
 
     def __init__(self, mac: bytes, addresses: Iterable[str], *, udp_port: int | None = 7) -> None:
         """mac: 6 bytes. addresses: IPv4 and IPv6, as text. udp_port: None echoes no UDP."""
-        if len(mac) != 6:
-            raise ArgumentError(f"a MAC address has 6 bytes, not {len(mac)}")
-        if udp_port is not None and not 0 < udp_port < 65536:
+        if not isinstance(mac, bytes | bytearray | memoryview) or len(mac) != 6:
+            raise ArgumentError(f"a MAC address is 6 bytes, such as bytes.fromhex('020000000001'), not {mac!r}")
+        if udp_port is not None and not 0 < whole("udp_port", udp_port) < 65536:
             raise ArgumentError(f"a UDP port is 1 to 65535, not {udp_port}")
         try:
-            parsed = [ipaddress.ip_address(address) for address in addresses]
+            parsed = [ipaddress.ip_address(_without_zone(address)) for address in addresses]
         except ValueError as refused:
             raise ArgumentError(f"{refused}. Next step: give addresses such as 192.0.2.1 or 2001:db8::1.") from None
         self.mac = bytes(mac)
@@ -240,6 +241,11 @@ class Answers:
             heads[rows, :6] = heads[rows, 6:12]
             heads[rows, 6:12] = np.frombuffer(self.mac, np.uint8)
             batch.put_head(heads[rows, :width], rows)
+
+
+def _without_zone(address: str) -> str:
+    """Return fe80::1 of fe80::1%eth0: this host is on one link."""
+    return address.partition("%")[0] if isinstance(address, str) else address
 
 
 def _source_routed(options: bytes) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from toolkit.errors import ArgumentError
 
-__all__ = ["whole"]
+__all__ = ["seconds", "whole"]
 
 
 def whole(name: str, value: Any) -> int:
@@ -19,3 +19,13 @@ def whole(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise ArgumentError(f"{name} is a whole number, not {value!r}") from None
+
+
+def seconds(name: str, value: Any) -> float:
+    """Return `value` as a float, whatever kind of number it is; ArgumentError when it is none."""
+    try:
+        if not isinstance(value, str | bytes | bytearray):  # float() would read them
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ArgumentError(f"{name} is a number of seconds, not {value!r}")

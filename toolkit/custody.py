@@ -141,12 +141,16 @@ class SendCustody:
 
     def given(self, addresses: Addresses, *, distinct: bool = False) -> None:
         """Note that frames of the user go into the TX ring."""
+        if self.returning is not None:
+            self._finish_returning()
         if not distinct:
             self._ledger.refuse_duplicates(addresses)
         self._ledger.move(addresses, self._sending, (USER, RECEIVED), self._holder, "cannot send")
 
     def given_one(self, address: int) -> None:
         """The same for one frame."""
+        if self.returning is not None:
+            self._finish_returning()
         if not self._ledger.swap_one(address, self._received, self._sending):
             self._ledger.move_one(address, self._sending, (USER, RECEIVED), self._holder, "cannot send")
 
@@ -164,6 +168,8 @@ class SendCustody:
         They are the kernel's in the ledger from here on: one pass over the owners instead of two.
         """
         ledger = self._ledger
+        if self.returning is not None:
+            self._finish_returning()
         with ledger.lock:
             addresses: Addresses = ledger.top(n)
             self.pending = (index, addresses)
@@ -179,6 +185,11 @@ class SendCustody:
 
         In between they are in no ring and not free: an interrupt leaves them in `returning`.
         """
+        ledger = self._ledger
+        if getattr(store, "ledger", None) is not ledger:
+            raise ArgumentError("this completion ring belongs to a Socket on another UMEM. Next step: pass that UMEM.")
+        if self.returning is not None:
+            self._finish_returning()
         self.returning = addresses
         release()
         store.recycle(addresses, self._sending)
@@ -198,10 +209,7 @@ class SendCustody:
         """
         ledger, pending = self._ledger, self.pending
         with ledger.lock:
-            if self.returning is not None:
-                numbers = ledger.numbers(self.returning)
-                # A few may be free again, and somebody else's already: only the rest is freed.
-                ledger.owner[numbers[ledger.owner[numbers] == self._sending]] = FREE
+            self._return()
             ledger.owner[ledger.numbers(still_in_ring)] = self._sending
             if pending is not None and pending[0] == producer:
                 numbers = ledger.numbers(np.asarray(pending[1], dtype=np.uint64))
@@ -209,6 +217,24 @@ class SendCustody:
             ledger.owner[ledger.owner == self._at_hand] = FREE
             ledger.rebuild()
         self.pending = self.returning = None
+
+    def _finish_returning(self) -> None:
+        """Do the rest of a reclaim() that was interrupted, before any of its frames can be sent anew.
+
+        The Sender sees to its own in recover(); this is for a free_all() that somebody else called.
+        """
+        with self._ledger.lock:
+            self._return()
+            self._ledger.rebuild()
+        self.returning = None
+
+    def _return(self) -> None:
+        """Free what an interrupted reclaim() left in `returning`. The caller holds the lock, and rebuilds the stack."""
+        owner = self._ledger.owner
+        if self.returning is not None:
+            numbers = self._ledger.numbers(self.returning)
+            # A few may be free again, and somebody else's already: only the rest is freed.
+            owner[numbers[owner[numbers] == self._sending]] = FREE
 
     @property
     def sending_frames(self) -> int:

@@ -39,6 +39,8 @@ class Forwarder:
         Source and target may be the same: packets then leave where they came from.
         """
         sources, targets = _sockets(source), _sockets(target)
+        if edit is not None and not callable(edit):
+            raise ArgumentError(f"edit is a function that is called with each batch, not {edit!r}")
         if sources[0].umem is not targets[0].umem:
             raise ArgumentError(
                 "source and target are on two UMEMs, and forwarding moves descriptors, not bytes. "
@@ -158,4 +160,6 @@ def _as_mask(answer: Any, packets: int) -> npt.NDArray[np.bool_] | None:
 
 
 def _sockets(end: Socket | Interface) -> Sequence[Socket]:
+    if not hasattr(end, "sockets") and not isinstance(end, Socket):
+        raise ArgumentError(f"a Forwarder goes from a Socket or Interface to another, not {type(end).__name__}")
     return (end,) if isinstance(end, Socket) else end.sockets

@@ -280,10 +280,19 @@ class Interface(lifecycle.NotCopied):
     def wait(self, timeout: float | None = None) -> bool:
         """Block until packets wait on a queue (True) or `timeout` seconds passed (False); raises as receive() does."""
         self._check_open()
+        if self._guard.locked() or self._awaited:
+            raise self._two_receivers()
         with self._guard:
             readable = self._waiter.wait(timeout)
         self._check_open()
         return readable
+
+    def wake(self) -> None:
+        """Have a receive() or wait() that waits, in any thread, return at once, and every one that would from now on.
+
+        For good: to end a loop from outside of it. What waits in the rings can still be received.
+        """
+        self._waiter.wake()
 
     def _begin(self, limit: int | None, timeout: float | None) -> Batch | None:
         """While resting between looks, look at the queues that had no turn since the last rest."""

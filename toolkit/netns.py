@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from toolkit.arguments import whole
 from toolkit.errors import ArgumentError, kernel_error
 
 __all__ = ["HasFileno", "NetNS", "entered"]
@@ -34,19 +35,31 @@ def _libc() -> Any:
 
 
 def _open(netns: int | str | os.PathLike[str] | HasFileno) -> int:
-    if isinstance(netns, int):
-        path = f"/proc/{netns}/ns/net"
-    elif isinstance(netns, str | os.PathLike):
+    if isinstance(netns, str | os.PathLike):
         text = os.fspath(netns)
         path = text if "/" in text else f"/run/netns/{text}"
-    else:
+    elif hasattr(netns, "fileno"):
         return os.dup(netns.fileno())
+    else:
+        path = f"/proc/{_pid(netns)}/ns/net"
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError as missing:
+    except (FileNotFoundError, ValueError) as missing:  # ValueError: a zero byte in it
         raise ArgumentError(
             f"there is no network namespace {netns!r} ({path}). Next step: `ip netns list`, or give a pid or a path."
         ) from missing
+    except OSError as refused:
+        raise kernel_error("setns", refused.errno or 0, f"cannot open the network namespace {netns!r}") from None
+
+
+def _pid(netns: object) -> int:
+    try:
+        return whole("a pid", netns)
+    except ArgumentError:
+        raise ArgumentError(
+            "a network namespace is given as a pid, a path, a name of `ip netns`, or an object with fileno(), "
+            f"not as {netns!r}"
+        ) from None
 
 
 def _setns(fd: int, tried: str) -> None:

@@ -11,6 +11,7 @@ from mmap import PAGESIZE
 from typing import Literal, NamedTuple
 
 from toolkit.abi.if_xdp import XDP_PACKET_HEADROOM
+from toolkit.arguments import seconds as as_seconds
 from toolkit.coalesce import LONGEST_REST
 from toolkit.device import Device, await_carrier, describe, queue_numbers
 from toolkit.errors import ArgumentError, SystemCallError, VerifierError, kernel_error
@@ -29,6 +30,7 @@ __all__ = ["check_rules", "open", "rules_of"]
 
 _LINK_HEADERS = 14 + 2 * 4  # Ethernet and two VLAN tags, on top of the MTU
 _LONGEST = 4096 - XDP_PACKET_HEADROOM  # bytes of a packet that the largest frame holds
+_SURELY_LINEAR = 3072  # bytes: up to here drivers have room in one page; veth's limit is some hundred bytes above
 _ENTRIES = 32768  # of all RX rings together, at most, unless the rings would be smaller than _SMALLEST
 _LARGEST, _SMALLEST = 8192, 64  # entries of one ring
 
@@ -110,6 +112,9 @@ def open(
 
     Everything is undone when it fails, when the Interface is closed, and when the process ends, however it ends.
     """
+    for name, given, kind in (("umem", umem, UMEM), ("program", program, Program)):
+        if given is not None and not isinstance(given, kind):
+            raise ArgumentError(f"{name} is a toolkit.{kind.__name__}, not {type(given).__name__}")
     if umem is not None and (ring_size, frames, frame_size, poison) != (None, None, None, False):
         raise ArgumentError("ring_size, frames, frame_size and poison belong to the UMEM: give them to UMEM(...).")
     wanted = _Wanted(
@@ -128,7 +133,7 @@ def open(
         poison,
         check_wait_mode(wait),
         _checked_rest(coalesce),
-        frags,
+        _checked_frags(frags),
     )
 
     def work() -> Interface:
@@ -146,10 +151,11 @@ def _open_fitting(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -
     and without where that was not asked for and cannot be had.
     """
     device = describe(interface)
-    if wanted.frags is True or device.mtu + _LINK_HEADERS <= _LONGEST:
-        return _open(device, wanted._replace(frags=wanted.frags is True), undo)
+    longest = device.mtu + _LINK_HEADERS
+    if wanted.frags is True:
+        return _open(device, wanted, undo)
     reason = ""
-    if wanted.frags == "auto" and wanted.program is None:
+    if wanted.frags == "auto" and wanted.program is None and longest > _SURELY_LINEAR:
         try:
             with contextlib.ExitStack() as attempt:
                 opened = _open(device, wanted._replace(frags=True), attempt)
@@ -159,11 +165,12 @@ def _open_fitting(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -
             if refused.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.E2BIG):
                 raise
             reason = f" Packets of several frames cannot be had: {refused}"
-    warnings.warn(
-        f"{device.name} has an MTU of {device.mtu}: packets longer than {_LONGEST} bytes do not fit a frame and "
-        f"will be dropped (rx_dropped counts them).{reason}",
-        stacklevel=3,
-    )
+    if longest > _LONGEST:
+        warnings.warn(
+            f"{device.name} has an MTU of {device.mtu}: packets longer than {_LONGEST} bytes do not fit a frame and "
+            f"will be dropped (rx_dropped counts them).{reason}",
+            stacklevel=3,
+        )
     return _open(device, wanted._replace(frags=False), undo)
 
 
@@ -276,9 +283,15 @@ def _socket(interface: str, queue: int, umem: UMEM, sharing: int, wanted: _Wante
 
 
 def _checked_rest(seconds: float) -> float:
-    if not 0 <= seconds <= 0.1:
+    if not 0 <= as_seconds("coalesce", seconds) <= 0.1:
         raise ArgumentError(f"coalesce is a time in seconds from 0 to 0.1, not {seconds!r}")
     return seconds
+
+
+def _checked_frags(frags: bool | Literal["auto"]) -> bool | Literal["auto"]:
+    if frags not in (True, False, "auto"):
+        raise ArgumentError(f'frags is True, False or "auto", not {frags!r}')
+    return frags if frags == "auto" else bool(frags)
 
 
 def _umem(device: Device, queues: int, wanted: _Wanted) -> UMEM:

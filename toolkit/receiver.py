@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.abi.if_xdp import XDP_PKT_CONTD
+from toolkit.arguments import whole
 from toolkit.batch import Batch
 from toolkit.errors import ClosedError, ToolkitError
 from toolkit.rings import FillQueue, RXQueue
@@ -70,7 +71,7 @@ class Receiver:
         Found out before any is taken, so that not even an interrupt leaves the ring in the middle of a packet. What a
         driver has not delivered to its end stays there.
         """
-        rx = self._rx
+        rx, limit = self._rx, whole("limit", limit)
         if limit <= 0:
             return limit
         waiting = min(rx.available(rx.size), limit + _MOST_BUFFERS)

@@ -36,7 +36,7 @@ class Replier:
         taken = sent = 0
         with receiver.receiving(), sender.sending():
             receiver.begin()
-            for _ in range(looks):
+            for _ in range(looks if limit > 0 else 0):
                 desc = take_one()
                 if desc is None:
                     continue

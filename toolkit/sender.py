@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.abi.if_xdp import XDPDesc
+from toolkit.arguments import seconds
 from toolkit.errors import ArgumentError, FrameError, ToolkitError
 from toolkit.packets import as_matrix
 from toolkit.rings import TXQueue
@@ -34,7 +35,7 @@ class _Pauses:
 
     def __init__(self, core: Core, timeout: float | None) -> None:
         self._core = core
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._deadline = None if timeout is None else time.monotonic() + seconds("timeout", timeout)
         self._next_check = 0.0  # monotonic seconds
         self._pause = _PAUSE[0]
 
@@ -144,7 +145,11 @@ class Sender:
         self._begin()
         custody = core.send_custody
         custody.pending = (self._tx.next_index, (desc.addr,))
-        accepted = self._tx.put_one(desc)
+        try:
+            accepted = self._tx.put_one(desc)
+        except ToolkitError:  # as in _hand_over()
+            custody.pending = None
+            raise
         custody.pending = None
         self._unfinished = False
         # In copy mode the kernel always wants the call; to ask whether it does would cost half as much again.
@@ -153,9 +158,14 @@ class Sender:
         return accepted
 
     def _hand_over(self, descs: npt.NDArray[np.uint64]) -> int:
-        self._core.send_custody.pending = (self._tx.next_index, descs[:, 0])
-        accepted = self._tx.put(descs, distinct=True)
-        self._core.send_custody.sent()
+        custody = self._core.send_custody
+        custody.pending = (self._tx.next_index, descs[:, 0])
+        try:
+            accepted = self._tx.put(descs, distinct=True)
+        except ToolkitError:  # refused whole: nothing changed hands, and what was on its way already stays there
+            custody.pending = None
+            raise
+        custody.sent()
         return accepted
 
     def reclaim(self) -> int:

@@ -143,7 +143,9 @@ def _command(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = file.read().split(b"\0")
-        return " ".join(word.decode(errors="replace") for word in words if word)[:200]
+        text = " ".join(word.decode(errors="replace") for word in words if word)[:200]
+        # A process names itself as it likes: a terminal must not obey it.
+        return "".join(letter if letter.isprintable() else " " for letter in text)
     except OSError:
         return ""
 

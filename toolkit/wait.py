@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
+from toolkit.arguments import seconds
 from toolkit.errors import ArgumentError, DeviceGoneError, ToolkitError, kernel_error
 from toolkit.rings import RXQueue
 
@@ -117,7 +118,7 @@ class Waiter:
 
         None waits for ever. Signal handlers run meanwhile. DeviceGoneError when a device vanished.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + seconds("timeout", timeout)
         if self.mode == "poll":
             return self._sleep(deadline)
         return self._spin(deadline, drive=self.mode == "busy-poll")

@@ -88,6 +88,8 @@ class Socket(lifecycle.NotCopied):
             tx,
             check_wait_mode(wait),
         )
+        if umem is not None and not isinstance(umem, UMEM):
+            raise ArgumentError(f"umem is a toolkit.UMEM, or None for one of its own, not {type(umem).__name__}")
         self._own_umem = umem is None
         self.interface = interface
         self.queue = queue = whole("queue", queue)
@@ -98,7 +100,7 @@ class Socket(lifecycle.NotCopied):
                 _check_device(self.device, queue)
                 self.umem: UMEM = UMEM() if umem is None else umem
                 try:
-                    self._core = Core(interface, queue, self.umem, options, prefill)
+                    self._core = Core(interface, queue, self.umem, options, whole("prefill", prefill))
                 except BaseException:
                     if self._own_umem:
                         self.umem.close()
@@ -230,6 +232,9 @@ class Socket(lifecycle.NotCopied):
 
     @rx_limit.setter
     def rx_limit(self, frames: int) -> None:
+        frames = whole("rx_limit", frames)
+        if frames < 1:
+            raise ArgumentError(f"rx_limit={frames}: without a frame the kernel has no place for a packet")
         self._receiver.limit = frames
 
     # --- sending ----------------------------------------------------------------------------------------------------
@@ -258,6 +263,11 @@ class Socket(lifecycle.NotCopied):
         Returns (taken, sent back). The short path for ping-pong, without NumPy's fixed costs. looks: how often to look
         at the RX ring (by default `limit` times): more of them is to spin.
         """
+        if self.sg:
+            raise ArgumentError(
+                f"{self!r} takes packets of several frames, and an answer is made of one: it would see pieces. "
+                "Next step: make the Socket with sg=False (longer packets are then dropped, and counted)."
+            )
         return self._replier.reply(answer, limit, limit if looks is None else looks)
 
     def reclaim(self) -> int:

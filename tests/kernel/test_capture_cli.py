@@ -145,6 +145,52 @@ def test_a_closed_pipe_ends_it_with_a_sentence(lab: Lab, wire: Wire) -> None:
     assert not is_attached(lab)
 
 
+def test_a_fifo_is_opened_when_somebody_reads_it_and_nothing_is_taken_before(
+    lab: Lab, wire: Wire, tmp_path: Path
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    command = [*XSK, *WHAT, "-w", str(fifo)]
+    process = lab.netns.popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    time.sleep(1.5)
+    assert not is_attached(lab)
+    process.send_signal(signal.SIGINT)  # it can be ended while it waits
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "nobody reads this pipe" in err
+    process = lab.netns.popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    with open(fifo, "rb") as reader:
+        assert process.stderr is not None
+        assert "native XDP" in process.stderr.readline()
+        wire.send([frame(i) for i in range(5)])
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        (tmp_path / "a.pcapng").write_bytes(reader.read())  # to its end
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    assert recorded(tmp_path / "a.pcapng") == [frame(i) for i in range(5)]
+
+
+def test_who_stops_reading_the_progress_costs_no_packets(lab: Lab, wire: Wire, tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    with capturing(lab, *WHAT, "-w", path, "-n", "0.1", "--seconds", "2.5") as process:
+        assert process.stderr is not None
+        process.stderr.close()
+        process.stderr = None
+        time.sleep(0.5)
+        wire.send([frame(i) for i in range(5)])
+        assert process.wait(20) == 0
+    assert recorded(path) == [frame(i) for i in range(5)]
+
+
+def test_a_closed_standard_output_gets_no_packets(lab: Lab) -> None:
+    """Its number belongs to something else by then, such as a socket."""
+    script = f"exec {' '.join(XSK)} udp -w - --seconds 1 >&-"
+    done = lab.netns.run(["bash", "-c", script], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "standard output is closed" in done.stderr
+
+
 def test_a_terminal_gets_no_packets(lab: Lab) -> None:
     import pty
 
@@ -266,6 +312,8 @@ def test_compression_by_suffix_and_by_option(lab: Lab, wire: Wire, tmp_path: Pat
         (["udp", "-w", "x", "-W", "3"], "without a size or a time"),
         (["udp", "-w", "x", "-G", "3"], "holds no time"),
         (["udp", "-w", "-", "-C", "3"], "cannot rotate"),
+        (["udp", "-w", "x.parquet", "-C", "3"], "does not rotate"),
+        (["udp", "-w", "x.parquet.gz"], "compresses by itself"),
         (["udp", "-w", "no/such/x"], "directory does not exist"),
         (["udp", "-w", "x", "--tee", "--spin"], "--tee copies packets"),
         (["udp", "and", "and", "-w", "x"], "syntax error"),

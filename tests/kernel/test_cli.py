@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from toolkit.abi import libbpf as abi
+from toolkit.cli.options import UNSEEN
 from toolkit.lab import Lab
 from toolkit.program import Program, attached, xdp_links
 
@@ -33,13 +34,13 @@ def xsk(lab: Lab, *arguments: str, **options: Any) -> subprocess.CompletedProces
 
 
 @contextlib.contextmanager
-def running(lab: Lab, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start xsk and wait until its program is attached."""
+def running(lab: Lab, *arguments: str, ready: int = 2, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Start xsk and wait until its program is attached: until it has so many event descriptors."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     process = lab.netns.popen([*XSK, *arguments], env=ENVIRONMENT, **options)
     try:
         deadline = time.monotonic() + 20
-        while _events(process) < 2:  # a Socket has one, and the Interface, which is made last
+        while _events(process) < ready:  # a Socket has one, and the Interface, which is made last
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -315,5 +316,8 @@ def test_help_teaches() -> None:
     assert told.returncode == 0
     for word in ("demo", "receive", "status", "do NOT reach the kernel", "udp port 53"):
         assert word in told.stdout
+    for command in ("receive", "drop", "capture"):
+        text = subprocess.run([*XSK, command, "--help"], env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
+        assert UNSEEN in " ".join(text.stdout.split())
     one = subprocess.run([*XSK, "receive", "--help"], env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
     assert "tcp port 80" in one.stdout

@@ -277,6 +277,7 @@ def test_send_is_paced_smoothly() -> None:
         (["--eth-dst", "02:00:00:00:00:02", "-s", "1600"], ["1600", "MTU", "1500"]),
         (["--eth-dst", "02:00:00:00:00:02", "-z"], ["veth0", "zero-copy"]),
         (["--eth-dst", "02:00:00:00:00:02", "-q", "5"], ["queue 5", "EINVAL"]),
+        (["--eth-dst", "zz:00:00:00:00:02"], ["zz:00", "MAC address"]),
         (["--frame", "xyz"], ["--frame", "hex"]),
         (["--frame", "0102"], ["2 bytes", "Ethernet header"]),
     ],
@@ -626,6 +627,33 @@ def test_a_killed_command_leaves_nothing(lab: Lab) -> None:
         index = index_of(lab.netns, "veth0")
         assert eventually(lambda: attached(index, lab.netns) is None)
         assert lab.ping(count=1).received == 1
+
+
+@pytest.mark.parametrize("option", ["--seconds", "--rate", "-n"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_what_is_no_number_is_refused(lab: Lab, option: str, value: str) -> None:
+    done = xsk(lab, "send", "veth0", "--eth-dst", "02:00:00:00:00:02", "-C", "1", option, value)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"'{value}' is not a finite number" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["doctor", "detach", "echo"])
+def test_a_namespace_that_is_not_there(lab: Lab, command: str) -> None:
+    done = xsk(lab, command, "veth0", "--netns", "²")  # a digit, and not of a pid
+    assert done.returncode == 1
+    assert done.stderr.startswith("xsk: there is no network namespace '²'")
+
+
+@pytest.mark.parametrize("arguments", [["drop", "veth0", "-f", "udp", "--json"], ["detach", "veth0"], ["--help"]])
+def test_a_full_disk_under_the_output(lab: Lab, arguments: list[str]) -> None:
+    seconds = ["--seconds", "0.2"] if arguments[0] == "drop" else []
+    with open("/dev/full", "w") as full:
+        done = lab.netns.run(
+            [*XSK, *arguments, *seconds], env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert done.returncode == 1
+    assert done.stderr == "xsk: cannot write to standard output: No space left on device\n"
+    assert attached(index_of(lab.netns, "veth0"), lab.netns) is None
 
 
 def test_help_teaches_with_examples(lab: Lab) -> None:

@@ -62,6 +62,16 @@ def test_open_takes_them_where_the_mtu_asks_for_it(jumbo: Lab, mode: Any) -> Non
             assert near.counters()["redirected"] == len(packets)
 
 
+@pytest.mark.parametrize(("mtu", "several"), [(1500, False), (3050, False), (3700, True)])
+def test_open_is_native_at_every_mtu(make_lab: Callable[..., Lab], mtu: int, several: bool) -> None:
+    """Just below the size of a frame a veth wants a program for several buffers already."""
+    lab = make_lab(mtu=mtu)
+    with Wire(lab) as wire, toolkit.open("veth0", filter="ether[0] = 2", ring_size=64, netns=lab.netns) as near:
+        assert (near.mode, near.sockets[0].sg) == ("native", several)
+        wire.send([frame(0, mtu + 14)])
+        assert [len(one) for one in collect(near.receive, 1)] == [mtu + 14]
+
+
 def test_open_without_them_says_what_it_costs(jumbo: Lab) -> None:
     with Wire(jumbo) as wire:
         with pytest.warns(UserWarning, match="longer than 3840 bytes"):

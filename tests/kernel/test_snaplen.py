@@ -109,7 +109,7 @@ def test_a_snaplen_that_cannot_be(snaplen: object) -> None:
 def test_options_without_a_filter_to_go_with() -> None:
     with pytest.raises(ArgumentError, match="each rule has its own"):
         Program.build(rules=[Rule("udp")], snaplen=64)
-    with pytest.raises(ArgumentError, match="finished"):
-        toolkit.open("lo", program=object(), snaplen=64)  # type: ignore[arg-type]
+    with Program.build("xdp_pass.c") as program, pytest.raises(ArgumentError, match="finished"):
+        toolkit.open("lo", program=program, snaplen=64)
     with pytest.raises(ArgumentError, match=r"xsk_rules\.h"):
         Program.build("xdp_drop.c", filter="udp", on_match="count")

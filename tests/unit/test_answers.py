@@ -340,6 +340,30 @@ def test_mutated_questions_are_answered_alike_both_ways(cases: list[tuple[str, l
     assert many(packets) == [one(packet) for packet in packets]
 
 
+@given(st.sampled_from(sorted(QUESTIONS)), mutations, st.integers(0, 160))
+@example("ping", [], 160)
+@example("ping, padded", [(22, 64)], 160)
+def test_the_short_cut_for_pings_says_what_the_long_way_says(
+    name: str, changes: list[tuple[int, int]], keep: int
+) -> None:
+    packet = bytearray(QUESTIONS[name][:keep])
+    for at, value in changes:
+        if at < len(packet):
+            packet[at] = value
+    short, long, host = bytearray(packet), bytearray(packet), answers()
+    taken = len(packet) >= 42 and host._ping_one(memoryview(short))
+    assert taken or short == packet, "changed, and not answered"
+    if taken:
+        assert host._ip4_one(memoryview(long), bytes(long[:62]))
+        assert short == long
+    if name == "ping" and not changes and keep >= 98:
+        assert taken, "it is for this very packet"
+
+
+def test_a_zone_says_on_which_link_and_is_no_part_of_the_address() -> None:
+    assert Answers(bytes(6), ["fe80::1%eth0"]).addresses == Answers(bytes(6), ["fe80::1"]).addresses
+
+
 @given(st.lists(st.binary(max_size=100), max_size=8), st.sampled_from((b"", b"\x08\x00E", b"\x86\xdd`", b"\x08\x06")))
 def test_noise_is_never_an_error(payloads: list[bytes], kind: bytes) -> None:
     head = bytes.fromhex("020000000001020000000002")
@@ -351,12 +375,14 @@ def test_noise_is_never_an_error(payloads: list[bytes], kind: bytes) -> None:
     ("mac", "addresses", "port", "says"),
     [
         (b"12345", [IP4], 7, "6 bytes"),
+        ("123456", [IP4], 7, "6 bytes"),
+        (bytes(6), [IP4], "7", "whole number"),
         (bytes(6), ["10.0.0.256"], 7, "Next step"),
         (bytes(6), ["a host"], 7, "Next step"),
         (bytes(6), [IP4], 0, "1 to 65535"),
         (bytes(6), [IP4], 65536, "1 to 65535"),
     ],
 )
-def test_nonsense_is_refused(mac: bytes, addresses: list[str], port: int, says: str) -> None:
+def test_nonsense_is_refused(mac: Any, addresses: list[str], port: Any, says: str) -> None:
     with pytest.raises(ArgumentError, match=says):
         Answers(mac, addresses, udp_port=port)

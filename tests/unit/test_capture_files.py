@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import os
@@ -56,6 +57,31 @@ def test_the_next_file_begins_when_one_is_too_large(tmp_path: Path) -> None:
     assert capture.statistics.file_bytes == sum(one.stat().st_size for one in tmp_path.iterdir())
 
 
+def test_a_quiet_capture_does_not_rotate_its_packets_away(tmp_path: Path) -> None:
+    """Figures alone make no file larger, and no next one."""
+    path = tmp_path / "a.pcapng"
+    with Capture(None, path, rotate_bytes=100, rotate_files=2) as capture:  # less than what a file begins with
+        fill(capture, 1)
+        capture._next_note = 0.0
+        capture.tick()
+        size = capture.statistics.file_bytes
+        for _ in range(20):
+            capture._next_note = 0.0
+            capture.tick()
+        assert capture.statistics.files == 1
+        fill(capture, 1, 1)
+    assert [numbers(tmp_path / f"a.pcapng{i}") for i in range(2)] == [[0], [1]]
+    assert (tmp_path / "a.pcapng0").stat().st_size < size + 500
+
+
+def test_a_time_that_the_name_does_not_tell_apart_costs_no_packets(tmp_path: Path) -> None:
+    with Capture(None, tmp_path / "a-%Y.pcapng", rotate_seconds=0.05) as capture:
+        for i in range(4):
+            fill(capture, 1, i)
+            time.sleep(0.06)
+    assert sorted(number for one in tmp_path.iterdir() for number in numbers(one)) == list(range(4))
+
+
 def test_a_number_of_files_makes_a_ring(tmp_path: Path) -> None:
     path = tmp_path / "a.pcap"
     with Capture(None, path, rotate_bytes=1_000, rotate_files=11) as capture:
@@ -92,7 +118,14 @@ def test_names_are_those_of_tcpdump() -> None:
     assert names("%H.pcap", Rotation(size=1), 1) == ["%H.pcap", "%H.pcap1"]  # a time is put in with -G only
     timed = Names(Path("%Y.pcap"), Rotation(size=1, seconds=5))
     assert [timed.first().name, timed.by_size().name] == [time.strftime("%Y.pcap"), time.strftime("%Y.pcap1")]
-    assert timed.by_time() == Path(time.strftime("%Y.pcap"))
+    assert timed.by_time() == Path(time.strftime("%Y.pcap2"))  # the year is the same still: nothing is written over
+    timed = Names(Path("%s.pcap"), Rotation(size=1, seconds=5))
+    assert timed.first() != timed.by_size()
+    time.sleep(1.01)
+    following = timed.by_time()
+    assert following is not None
+    assert following.stem.isdecimal()
+    assert following.suffix == ".pcap"  # another time: the numbers begin anew
 
 
 @pytest.mark.parametrize(
@@ -102,6 +135,13 @@ def test_names_are_those_of_tcpdump() -> None:
         ({"rotate_seconds": 3}, "holds no time"),
         ({"rotate_bytes": 0}, "more than 0"),
         ({"compress": "lz4"}, "'gzip' or 'zstd'"),
+        ({"rotate_bytes": "many"}, "whole number"),
+        ({"rotate_seconds": float("nan")}, "more than 0"),
+        ({"snaplen": 1.5}, "whole number"),
+        ({"snaplen": 1 << 40}, "from 1 to"),
+        ({"format": "text"}, "one of pcapng"),
+        ({"format": "parquet", "compress": "gzip"}, "compresses by itself"),
+        ({"queueing": Queueing(limit=0)}, "at least"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path: Path, options: dict[str, Any], expected: str) -> None:
@@ -230,6 +270,40 @@ def test_packets_of_a_full_disk_are_counted_to_the_last(tmp_path: Path, small_fi
         capture.close()
 
 
+def test_files_after_the_one_that_failed_are_counted_as_lost(tmp_path: Path) -> None:
+    """The receiving thread is some files ahead of the one that writes."""
+    path, late = tmp_path / "a.pcapng", tmp_path / "a.pcapng3"
+    capture = Capture(None, path, rotate_bytes=5_000)
+    late.write_bytes(b"somebody else's")
+    with contextlib.suppress(SystemCallError):  # it may know by now
+        capture.write(batch_of(frames(2000)))  # many files at once
+    with pytest.raises(SystemCallError, match="is there already"):
+        capture.close()
+    figures = capture.statistics
+    files = [path, tmp_path / "a.pcapng1", tmp_path / "a.pcapng2"]
+    assert [number for one in files for number in numbers(one)] == list(range(figures.written))
+    assert figures.received == 2000 == figures.written + figures.write_dropped
+    assert figures.file_bytes == sum(one.stat().st_size for one in files)
+    assert late.read_bytes() == b"somebody else's"
+
+
+def test_a_file_whose_beginning_finds_no_room_is_not_left_behind(tmp_path: Path) -> None:
+    code = f"""
+    import resource, signal, sys
+    from toolkit.capture import Capture
+    from toolkit.errors import SystemCallError
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
+    try:
+        Capture(None, {str(tmp_path / "a.pcapng")!r})
+    except SystemCallError:
+        sys.exit(0)
+    sys.exit(1)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_pipe_whose_reader_has_gone_is_told(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -275,10 +349,78 @@ def test_a_reader_that_sleeps_costs_packets_and_no_time(tmp_path: Path) -> None:
     assert slowest < 1.0
     with pytest.raises(ToolkitError, match=r"nothing moved|read the pipe"):
         capture.close()
+    assert capture.statistics.written < told.written  # what waited was given up, and is not called written
+    assert capture.statistics.write_dropped == 50_000 - capture.statistics.written
     os.close(reader)  # the thread that was left behind ends of that
     deadline = time.monotonic() + 5
     while any(one.name == "toolkit-capture" for one in threading.enumerate()) and time.monotonic() < deadline:
         time.sleep(0.01)
+
+
+def test_a_reader_that_is_slow_gets_everything(tmp_path: Path) -> None:
+    """However long it takes in all: something moves. And the pipe may not block by itself, as some parents leave it."""
+    reader, writer = os.pipe()
+    read: list[bytes] = []
+
+    def drain() -> None:
+        while data := os.read(reader, 1 << 16):
+            read.append(data)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    os.set_blocking(writer, False)
+    saved = os.dup(1)
+    os.dup2(writer, 1)
+    try:
+        capture = Capture(None, "-", queueing=Queueing(stalled=0.8))
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(writer)
+    assert capture.write(batch_of(frames(6000, 1400))) == 6000  # some 130 reads
+    capture.close()
+    thread.join(20)
+    os.close(reader)
+    assert len(packets_of(b"".join(read))) == capture.statistics.written == 6000
+
+
+def test_a_pipe_that_nobody_reads_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(SystemCallError, match="nobody reads this pipe"):
+        Capture(None, tmp_path / "fifo")
+
+
+def test_interrupts_upset_no_balance(tmp_path: Path) -> None:
+    """Ctrl-C as in a notebook, at any moment of write() and close(): what is counted as written is in the file."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    batch, interrupted = batch_of(frames(1000, 600)), 0
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for turn in range(40):
+            path, whole = tmp_path / f"{turn}.pcapng", 0
+            capture = Capture(None, path, queueing=Queueing(limit=1 << 20, patience=0.001))
+            signal.setitimer(signal.ITIMER_REAL, 0.001 + turn * 0.0003)
+            try:
+                with capture:
+                    for _ in range(50):  # no more: where an interrupt is lost, the disk must not fill up
+                        capture.write(batch)
+                        whole += 1
+            except KeyboardInterrupt:
+                interrupted += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            figures = capture.statistics
+            assert figures.received - 1000 * whole in (0, 1000)
+            assert figures.received == figures.written + figures.write_dropped
+            assert len(packets_of(path)) == figures.written
+            path.unlink()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted > 20
 
 
 def test_after_close_nothing_is_taken(tmp_path: Path) -> None:
@@ -435,6 +577,9 @@ def test_what_waits_lies_in_memory_as_in_the_file_and_never_upon_other() -> None
 
         def idle(self) -> None:
             pass
+
+        def progress(self) -> int:
+            return 0
 
     writer = Writer(Slow(), limit=1 << 20, patience=0.0)
     waiting = Waiting(writer, 1 << 20)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from toolkit.custody import ReceiveCustody, SendCustody
 from toolkit.errors import ArgumentError, FrameError
 from toolkit.ledger import FREE, RECEIVED, RETIRED, RX, TX, USER, Ledger, describe_owner, owner_code
-from toolkit.rings import FillQueue, RingMemory
+from toolkit.rings import CompletionQueue, FillQueue, RingMemory
 from toolkit.umem import UMEM
 
 FRAMES, SHIFT = 8, 11
@@ -112,7 +113,8 @@ class LedgerMachine(RuleBasedStateMachine):
         with self.ledger.lock:
             self.receive[holder].end()
             self.send[holder].end(retire=retire)
-        after = {RX: FREE, RECEIVED: FREE, TX: RETIRED if retire else FREE}
+        # USER of a socket: what its completion ring returned and nobody freed.
+        after = {RX: FREE, RECEIVED: FREE, USER: FREE, TX: RETIRED if retire else FREE}
         self.model = [after.get(owner & 7, owner) if owner >> 3 == holder else owner for owner in self.model]
 
     @invariant()
@@ -161,6 +163,58 @@ def test_a_fill_ring_knows_its_umem() -> None:
             fill.fill_all(other)
         assert other.n_free_frames == 4
         assert fill.fill_all(umem) == 4
+
+
+class Cut(BaseException):
+    """An interrupt."""
+
+
+def returned(umem: UMEM, n: int) -> tuple[SendCustody, CompletionQueue]:
+    """A completion ring with `n` frames in it that were sent, and its custodian."""
+    custody, memory = SendCustody(umem.ledger, 1), RingMemory.plain(8, 8)
+    for at, address in enumerate(custody.prepare(n, 0).tolist()):
+        struct.pack_into("=Q", memory.bytes, 8 * at, address)
+    custody.sent()
+    memory.producer[0] = n
+    return custody, CompletionQueue(memory, custody)
+
+
+def test_a_completion_ring_knows_its_umem() -> None:
+    with UMEM(8, 4096) as umem, UMEM(8, 4096) as other:
+        _, completion = returned(umem, 3)
+        SendCustody(other.ledger, 1).prepare(8, 0)  # frames of the same numbers, sent by a socket of the same number
+        with pytest.raises(ArgumentError, match="another UMEM"):
+            completion.free_all(other)
+        assert (other.n_free_frames, umem.n_free_frames) == (0, 5)
+        assert completion.free_all(umem) == 3
+        assert umem.audit()["free"] == 8
+
+
+@pytest.mark.parametrize("afterwards", ["prepare", "given", "given_one", "reclaim"])
+def test_an_interrupted_return_of_sent_frames_is_finished_by_the_next_call(
+    afterwards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with UMEM(8, 4096) as umem:
+        mine = umem.alloc_frames(2)
+        custody, completion = returned(umem, 3)
+
+        def cut(*_: object) -> None:
+            raise Cut
+
+        with monkeypatch.context() as patch:
+            patch.setattr(umem, "recycle", cut)
+            with pytest.raises(Cut):
+                completion.free_all(umem)
+        assert umem.audit()["tx"] == 3
+        calls: dict[str, Callable[[], object]] = {
+            "prepare": lambda: custody.prepare(2, 0),
+            "given": lambda: custody.given(mine),
+            "given_one": lambda: custody.given_one(int(mine[0])),
+            "reclaim": lambda: custody.reclaim(umem, addresses(), lambda: None),
+        }
+        calls[afterwards]()
+        sent = {"prepare": 2, "given": 2, "given_one": 1, "reclaim": 0}[afterwards]
+        assert umem.audit()["tx"] == sent, "frames were lost"
 
 
 def test_a_tx_ring_lends_nothing() -> None:

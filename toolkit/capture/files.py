@@ -12,18 +12,20 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from toolkit.arguments import seconds, whole
 from toolkit.capture.compression import Compressor
+from toolkit.capture.direct import LEAST
 from toolkit.capture.layout import Bytes, Reserve
 from toolkit.capture.naming import Names, Rotation
 from toolkit.capture.output import Output, check_target, write_error
 from toolkit.capture.packets import Counts, Packets
 from toolkit.capture.waiting import Waiting
 from toolkit.capture.writer import Item, UnwrittenError, Writer
-from toolkit.errors import SystemCallError, ToolkitError
+from toolkit.errors import ArgumentError, SystemCallError, ToolkitError
 
 __all__ = ["Format", "PacketFiles", "Queueing", "check_files"]
 
-_PIECE = 4 << 20  # bytes of records that are made at once
+_PIECE = 4 << 20  # bytes of records that are made at once, at most
 _TOGETHER = 1 << 20  # bytes that are compressed together
 _LINGER = 0.5  # seconds that packets may wait for more to be compressed with; without compression none waits
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -53,9 +55,17 @@ class Format(Protocol):
 class Queueing(NamedTuple):
     """How much may wait for the disk."""
 
-    limit: int = 64 << 20  # bytes; not less than 16 MB
+    limit: int = 64 << 20  # bytes, 1 MB at least; memory of which only what is used is taken
     patience: float = 0.002  # seconds that write() waits for room: less than the rings hold at a million packets/s
     stalled: float = 5.0  # seconds without progress after which close() gives up
+
+    def check(self) -> None:
+        """Raise ArgumentError for what makes no sense."""
+        if whole("limit", self.limit) < LEAST:
+            raise ArgumentError(f"what may wait for the disk is {LEAST} bytes at least, not {self.limit!r}")
+        for name, value in (("patience", self.patience), ("stalled", self.stalled)):
+            if not seconds(name, value) >= 0:  # NaN is not
+                raise ArgumentError(f"{name} is a number of seconds from 0 on, not {value!r}")
 
 
 class PacketFiles:
@@ -86,41 +96,54 @@ class PacketFiles:
             first = self._names.first()
             self._names.ours(first)
         self._force = force
+        self._path = first  # of the current file
         self._files = _Files(Output(first, force=force), make, compressor)
         self._files.begin()
         self._writer = Writer(self._files, limit=queueing.limit, patience=queueing.patience)
         self._waiting = Waiting(self._writer, queueing.limit)
         self._stalled = queueing.stalled
+        self._piece = min(_PIECE, queueing.limit // 4)
         self._size = len(make.preamble())  # of the current file, before compression
         self._began = time.time_ns()  # of the current file
         self._next = time.monotonic() + (rotation.seconds or 0)
         self._before = Counts()  # what was counted when the current file began
+        self._noted = Counts()  # what was counted at the last note()
+        self._empty = True  # whether the current file has no packets yet
         self.finished = False  # the last of the files asked for is complete
         self.refused = 0  # packets that found no room
+        self.pending = 0  # packets that are being written right now, and not counted yet
 
     # --- for the receiving thread -------------------------------------------------------------------------------------
 
     def write(self, packets: Packets) -> int:
         """Have the packets written; how many found room. Raises what the writing thread ran into."""
-        self.check()
-        self.tick()
+        self.pending = len(packets)
+        try:
+            self.check()
+            self.tick()
+            return self._write(packets)
+        finally:
+            self.pending = 0
+
+    def _write(self, packets: Packets) -> int:
         taken = begin = 0
         while begin < len(packets) and not self.finished:
+            self._rotate_by_size()
             piece = packets.slice(begin, begin + max(self._fitting(packets, begin), 1))
             begin += len(piece)
             data = self._format.encode(piece, self._reserve)
             if data is not None:
                 self._writer.put(data, self._waiting.reserved, len(piece))
                 self._size += data.size
+                self._empty = False
                 taken += len(piece)
             else:
                 self.refused += len(piece)
-            if begin < len(packets):
-                self._rotate_by_size()
+            self.pending -= len(piece)
         return taken
 
     def tick(self) -> None:
-        """Begin the next file if it is time."""
+        """Begin the next file if it is time. One that is too large waits for the next packet, as tcpdump's does."""
         if self._rotation.seconds and not self.finished and time.monotonic() >= self._next:
             # In step with the start; without making up for what was missed.
             missed = max(time.monotonic() - self._next, 0) // self._rotation.seconds
@@ -129,13 +152,15 @@ class PacketFiles:
             following = self._names.by_time()
             if following is None:
                 self.finished = True
-            else:
+            elif following != self._path:
                 self._rotate(following)
-        self._rotate_by_size()
 
     def note(self) -> None:
-        """Write what was counted until now, as far as the format has a place for it."""
-        self._offer(self._statistics(self._counts()))
+        """Write what was counted until now, as far as the format has a place for it, and if it is news."""
+        counts = self._counts()
+        if counts != self._noted:
+            self._noted = counts
+            self._offer(self._statistics(counts))
 
     def check(self) -> None:
         """Raise what the writing thread ran into."""
@@ -143,9 +168,9 @@ class PacketFiles:
             raise self._writer.error
 
     @property
-    def lost(self) -> int:
-        """Packets that found room, and were not written because writing failed."""
-        return self._writer.lost
+    def packets(self) -> int:
+        """Packets that found room, but for those that were not written because writing failed."""
+        return self._writer.written
 
     @property
     def written(self) -> int:
@@ -167,7 +192,7 @@ class PacketFiles:
                 "given up. Likely cause: the program that reads the pipe does not read. Next step: look at that one."
             )
         try:
-            self._files.end(lambda: self._statistics(self._counts()), self._writer)
+            self._files.end(self._counts, self._writer)
         except OSError as refused:
             failure = failure or write_error(refused, self._files.name)
         if failure is not None:
@@ -181,11 +206,11 @@ class PacketFiles:
 
     def _fitting(self, packets: Packets, begin: int) -> int:
         """Return how many packets from `begin` on go into one piece, of the current file."""
-        if not self._rotation.size and len(packets) * 256 <= _PIECE and int(packets.captured.max()) <= 128:
+        if not self._rotation.size and len(packets) * 256 <= self._piece and int(packets.captured.max()) <= 128:
             return len(packets)  # no need to look closer
         sizes = self._format.sizes(packets)[begin:]
         ends = np.cumsum(sizes)
-        fitting = int(np.searchsorted(ends, _PIECE, side="right"))
+        fitting = int(np.searchsorted(ends, self._piece, side="right"))
         if self._rotation.size:
             # As tcpdump does: the file is looked at before each packet, and may be larger by the last.
             fitting = min(fitting, int(np.searchsorted(ends - sizes + self._size, self._rotation.size, side="right")))
@@ -195,7 +220,7 @@ class PacketFiles:
         return self._waiting.reserve(size, self._size)
 
     def _rotate_by_size(self) -> None:
-        if self._rotation.size and self._size > self._rotation.size and not self.finished:
+        if self._rotation.size and self._size > self._rotation.size and not self._empty:
             assert self._names is not None
             self._rotate(self._names.by_size())
 
@@ -204,8 +229,10 @@ class PacketFiles:
         counts = self._counts()
         self._offer(self._statistics(counts))
         force = self._names.ours(path) or self._force
-        self._writer.do(lambda: self._files.switch(path, force=force))
-        self._before, self._began, self._size = counts, time.time_ns(), len(self._format.preamble())
+        began = time.time_ns()
+        self._writer.do(lambda: self._files.switch(path, counts, began, force=force))
+        self._path, self._before, self._began, self._empty = path, counts, began, True
+        self._size = len(self._format.preamble())
 
     def _statistics(self, counts: Counts) -> bytes:
         return self._format.statistics(counts.since(self._before), self._began, time.time_ns())
@@ -239,6 +266,8 @@ class _Files:
         self._compressed: list[bytes] = []  # of what was not yet written: a whole number of members, at last
         self._held = self._held_packets = 0  # bytes and packets in it
         self._earlier = 0  # bytes of the files before
+        # When the open file began, and what was counted until then: the receiving thread may be some files ahead.
+        self._before, self._began = Counts(), time.time_ns()
         self.made = 1
 
     @property
@@ -254,16 +283,21 @@ class _Files:
         try:
             self._output.write([self._alone(self._format.preamble())])
         except OSError as refused:
-            self._output.abandon()
+            self._output.discard()
             raise write_error(refused, self.name) from None
 
-    def switch(self, path: Path, *, force: bool) -> None:
+    def switch(self, path: Path, counts: Counts, began: int, *, force: bool) -> None:
+        """Begin the next file. counts, began: what its own figures are counted from."""
         self.idle()
-        self._earlier += self._output.size
         self._output.close()
-        self._output = Output(path, force=force)
+        following, size = Output(path, force=force), self._output.size
+        self._output, self._earlier = following, self._earlier + size
         self.begin()
+        self._before, self._began = counts, began
         self.made += 1
+
+    def progress(self) -> int:
+        return self.written
 
     def take(self, items: list[Item]) -> None:
         if self._compressor is None:
@@ -316,16 +350,17 @@ class _Files:
         self._output.cut(before + whole)
         return sum(item.packets for item in items) - kept
 
-    def end(self, statistics: Callable[[], bytes], writer: Writer) -> None:
+    def end(self, counts: Callable[[], Counts], writer: Writer) -> None:
         """Write the last figures, then close. On a full disk some packets make room for them."""
         failed = writer.error
-        if failed is None or (isinstance(failed, SystemCallError) and failed.errno in _FULL):
-            self._finish(statistics, writer)
+        full = isinstance(failed, SystemCallError) and failed.errno in _FULL
+        if (failed is None or full) and not self._output.closed:
+            self._finish(counts, writer)
         self._output.close()
 
-    def _finish(self, statistics: Callable[[], bytes], writer: Writer) -> None:
+    def _finish(self, counts: Callable[[], Counts], writer: Writer) -> None:
         for _ in range(64):  # a file system may give room in pages only
-            last = statistics()
+            last = self._format.statistics(counts().since(self._before), self._began, time.time_ns())
             if not last:
                 return
             before = self._output.size
@@ -336,7 +371,7 @@ class _Files:
                 # Without figures the file is readable still.
                 if not self._output.cut(before) or refused.errno not in _FULL or self._compressor is not None:
                     return
-            writer.lost += self._make_room(len(last))
+            writer.lose(self._make_room(len(last)))
 
     def _make_room(self, wanted: int) -> int:
         """Take blocks off the end of a pcapng file until `wanted` bytes are free; return how many packets they held."""

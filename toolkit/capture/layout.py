@@ -65,7 +65,7 @@ def _pack_equal(
     """Fetch what surrounds each packet with it, then write the words over that."""
     padding = -length % align
     whole = 4 * (len(front) + len(back)) + length + padding
-    source, target = _window(memory, whole), out.view(np.dtype((np.void, whole)))
+    source, target = _window(memory, whole), out.view(np.dtype(f"V{whole}"))
     step = max(_FETCH // whole, 1)
     for at in range(0, starts.size, step):
         target[at : at + step] = source[starts[at : at + step]]
@@ -73,15 +73,15 @@ def _pack_equal(
     for at, word in enumerate((*front, *back)):
         records[f"word{at}"] = word
     if padding:
-        records["padding"] = np.zeros((), dtype=np.dtype((np.void, padding)))
+        records["padding"] = np.zeros((), dtype=np.dtype(f"V{padding}"))
 
 
 @lru_cache(maxsize=64)
 def _record(front: int, length: int, padding: int, back: int) -> np.dtype[np.void]:
     """One record as a structure: word0, word1, …, the packet, the padding, the other words."""
     fields: list[tuple[str, Any]] = [(f"word{at}", "=u4") for at in range(front)]
-    fields += [("packet", np.dtype((np.void, length)))] if length else []
-    fields += [("padding", np.dtype((np.void, padding)))] if padding else []
+    fields += [("packet", np.dtype(f"V{length}"))] if length else []
+    fields += [("padding", np.dtype(f"V{padding}"))] if padding else []
     fields += [(f"word{at}", "=u4") for at in range(front, front + back)]
     return np.dtype(fields)
 
@@ -124,7 +124,7 @@ def _matrix(words: Sequence[Word], n: int) -> Bytes:
 def _scatter(out: Bytes, places: Positions, rows: Bytes) -> None:
     """Write each row at its place."""
     width = rows.shape[1]
-    _window(out, width)[places] = rows.view(np.dtype((np.void, width))).reshape(-1)
+    _window(out, width)[places] = rows.view(np.dtype(f"V{width}")).reshape(-1)
 
 
 def _copy(memory: Bytes, starts: Positions, out: Bytes, places: Positions, sizes: Positions) -> None:
@@ -147,4 +147,4 @@ def _copy(memory: Bytes, starts: Positions, out: Bytes, places: Positions, sizes
 
 def _window(memory: Bytes, width: int) -> npt.NDArray[np.void]:
     """Every run of `width` bytes as one item: NumPy copies items of any size with one memmove each. Overlaps itself."""
-    return np.ndarray((memory.size - width + 1,), dtype=np.dtype((np.void, width)), buffer=memory, strides=(1,))
+    return np.ndarray((memory.size - width + 1,), dtype=np.dtype(f"V{width}"), buffer=memory, strides=(1,))

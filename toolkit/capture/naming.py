@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from toolkit.arguments import seconds, whole
 from toolkit.capture.compression import SUFFIXES
 from toolkit.errors import ArgumentError
 
@@ -22,9 +23,11 @@ class Rotation(NamedTuple):
 
     def check(self, path: Path | None) -> None:
         """Raise ArgumentError for what makes no sense."""
-        for name, value in self._asdict().items():
-            if value is not None and value <= 0:
+        for name, value in (("bytes", self.size), ("files", self.files)):
+            if value is not None and whole(f"rotate_{name}", value) <= 0:
                 raise ArgumentError(f"rotate_{name} is more than 0, not {value!r}")
+        if self.seconds is not None and not seconds("rotate_seconds", self.seconds) > 0:  # NaN is not
+            raise ArgumentError(f"rotate_seconds is more than 0, not {self.seconds!r}")
         if path is None and (self.size or self.seconds):
             raise ArgumentError("standard output is one stream: it cannot rotate. Next step: name a file.")
         if self.files is not None and not (self.size or self.seconds):
@@ -44,6 +47,7 @@ class Names:
         self._rotation = rotation
         self._number = 0  # of the file since the last rotation by time
         self._rotations = 0  # by time
+        self._dated = path  # the name given, with the time put in
         self._made: set[Path] = set()
         most = rotation.files if rotation.files and rotation.size else 0
         self._digits = len(str(most - 1)) if most else 0
@@ -64,8 +68,13 @@ class Names:
         self._rotations += 1
         if not self._rotation.size and self._rotation.files and self._rotations >= self._rotation.files:
             return None
-        self._number = 0
-        return self._name()
+        before, number, self._number = self._dated, self._number, 0
+        name = self._name()
+        if self._dated != before:
+            return name
+        # The same time again, as far as the name tells it: tcpdump writes over what it captured. We go on behind it.
+        self._number = number
+        return self.by_size() if self._rotation.size else before
 
     def ours(self, path: Path) -> bool:
         """Whether an earlier file of this capture had the name; it has from now on."""
@@ -77,16 +86,13 @@ class Names:
         """Return the names that are known beforehand."""
         if not self._rotation.size or self._rotation.seconds:
             return [self._name()]
-        if self._rotation.files:
-            return [self._numbered(self._path, number) for number in range(self._rotation.files)]
         others = self._path.parent.glob(f"{_glob_escaped(self._stem(self._path))}[0-9]*{self._suffix(self._path)}")
-        return [self._path, *(one for one in others if self._is_numbered(one))]
+        return [self._name(), *(one for one in others if self._is_numbered(one))]
 
     def _name(self) -> Path:
-        path = self._path
         if self._rotation.seconds:
-            path = path.with_name(time.strftime(path.name))
-        return self._numbered(path, self._number)
+            self._dated = self._path.with_name(time.strftime(self._path.name))
+        return self._numbered(self._dated, self._number)
 
     def _numbered(self, path: Path, number: int) -> Path:
         if not number and not self._digits:
@@ -95,7 +101,10 @@ class Names:
 
     def _is_numbered(self, path: Path) -> bool:
         stem, suffix = self._stem(self._path), self._suffix(self._path)
-        return path.name[len(stem) : len(path.name) - len(suffix)].isdecimal()
+        number = path.name[len(stem) : len(path.name) - len(suffix)]
+        if not (number.isascii() and number.isdecimal()):
+            return False
+        return not self._digits or (len(number) == self._digits and int(number) < (self._rotation.files or 0))
 
     @staticmethod
     def _suffix(path: Path) -> str:

@@ -6,8 +6,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import stat
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from toolkit.errors import SystemCallError, kernel_error
 __all__ = ["Output", "address", "check_target", "joined", "write_error"]
 
 _BUFFERS = 512  # to one writev(): half of what the kernel takes
+_AT_ONCE = 1 << 20  # bytes to a pipe at once: who waits for a slow reader sees that something moves
 
 _CAUSES = {
     errno.ENOSPC: ("the disk is full", "free some space, or bound the capture: -C with -W, -s, -c, --compress"),
@@ -28,6 +31,7 @@ _CAUSES = {
     errno.EEXIST: ("it is there already", "take another name, or --force (force=True) to write over it"),
     errno.ENOENT: ("its directory does not exist", "make the directory first"),
     errno.EISDIR: ("it is a directory", "name a file in it"),
+    errno.ENXIO: ("nobody reads this pipe (or it is a socket)", "start the program that reads it first"),
     errno.EROFS: ("the file system is read-only", "write elsewhere"),
     errno.EACCES: ("no permission to write there", "write elsewhere, or ask the directory's owner"),
     errno.EPERM: ("no permission to write there", "write elsewhere, or ask the directory's owner"),
@@ -77,13 +81,16 @@ class Output:
             if path is None:
                 self._fd = os.dup(1)
             elif path.exists() and not path.is_file():  # a FIFO, a device
-                self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
+                # A FIFO without a reader would hold us for ever, with the interface's packets in our hands.
+                self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+                os.set_blocking(self._fd, True)
             else:
                 self._fd = os.open(path, flags | (os.O_TRUNC if force else os.O_EXCL), 0o666)
         except OSError as refused:
             raise write_error(refused, self.name, "create") from None
         # Only what is a file of our own can be cut back to its last whole block.
         self._file = path is not None and stat.S_ISREG(os.fstat(self._fd).st_mode)
+        self._path = path
         self._direct = Direct(self._fd) if self._file else None
 
     def write(self, data: Sequence[bytes | Bytes]) -> None:
@@ -120,12 +127,38 @@ class Output:
     def _write(self, views: list[memoryview]) -> None:
         views = [view for view in views if len(view)]
         while views:
-            written = os.pwritev(self._fd, views, self.size) if self._file else os.writev(self._fd, views)
+            written = os.pwritev(self._fd, views, self.size) if self._file else self._write_some(views)
             self.size += written
             while views and written >= len(views[0]):
                 written -= len(views.pop(0))
             if written:
                 views[0] = views[0][written:]
+
+    def _write_some(self, views: list[memoryview]) -> int:
+        """Write to a pipe, at most _AT_ONCE; wait where it does not do so by itself."""
+        try:
+            if len(views[0]) >= _AT_ONCE:
+                return os.write(self._fd, views[0][:_AT_ONCE])
+            ends = accumulate(len(view) for view in views)
+            return os.writev(self._fd, views[: sum(end <= _AT_ONCE for end in ends)])
+        except BlockingIOError:  # somebody who shares the pipe with us made it so (O_NONBLOCK)
+            waiting = select.poll()
+            waiting.register(self._fd, select.POLLOUT)
+            waiting.poll(1000)
+            return 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._fd < 0
+
+    def discard(self) -> None:
+        """Close it and, if it is a file, remove it: one whose beginning is missing is no capture for any reader."""
+        if self._file and self._path is not None and not self._path.is_symlink():
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+        self.size = 0
+        self.abandon()
 
     def cut(self, size: int) -> bool:
         """Take back what was written after `size` bytes. False where that cannot be done."""

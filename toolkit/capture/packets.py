@@ -56,8 +56,8 @@ class Counts(NamedTuple):
     delivered: int = 0  # written
 
     def since(self, before: Counts) -> Counts:
-        """Return what was counted after `before`."""
-        return Counts(*(now - then for now, then in zip(self, before, strict=True)))
+        """Return what was counted after `before`: never less than 0, though a failure takes back what was delivered."""
+        return Counts(*(max(now - then, 0) for now, then in zip(self, before, strict=True)))
 
 
 class Packets(NamedTuple):

@@ -10,11 +10,14 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
 from toolkit import lifecycle
+from toolkit.arguments import seconds as as_seconds
+from toolkit.arguments import whole
+from toolkit.batch import Batch
 from toolkit.capture.compression import Compression, compressor, suffix_of
 from toolkit.capture.files import Format, PacketFiles, Queueing
 from toolkit.capture.naming import Rotation
@@ -22,11 +25,9 @@ from toolkit.capture.packets import LARGEST_SNAPLEN, Counts, packets_of
 from toolkit.capture.pcap import Pcap
 from toolkit.capture.pcapng import Pcapng
 from toolkit.capture.source import Source, about_of
-from toolkit.capture.tables import Tables
+from toolkit.capture.tables import Tables, check_tables
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, ToolkitError
-
-if TYPE_CHECKING:
-    from toolkit.batch import Batch
+from toolkit.uninterrupted import uninterrupted
 
 __all__ = ["BATCH", "Capture", "CaptureStatistics", "FileFormat", "format_of"]
 
@@ -45,8 +46,8 @@ class CaptureStatistics(NamedTuple):
 
     received: int  # packets that came
     written: int  # of these, packets handed to the files
-    bytes: int  # of these packets, as kept
-    untimed: int  # of these packets, without a time of arrival: they carry that of their receipt
+    bytes: int  # of the packets that found room, as kept
+    untimed: int  # of those, the packets without a time of arrival: they carry that of their receipt
     write_dropped: int  # packets dropped here: what they were to be written to did not keep up, or failed
     unwanted: int  # packets received past the count that was asked for, or past the last file
     accepted: int  # by the filter, as the XDP program counts
@@ -92,18 +93,22 @@ class Capture(lifecycle.NotCopied):
         Raises SystemCallError when the file cannot be made, ArgumentError, LibraryError when a package is missing.
         """
         self._down = True
-        self.path = None if os.fspath(path) == "-" else Path(path)
+        self._given = _checked(path)  # a slash at its end means something to Parquet
+        self.path = None if self._given == "-" else Path(self._given)
         self.format: FileFormat = format or format_of(self.path)
+        if self.format not in get_args(FileFormat):
+            raise ArgumentError(f"format is one of {', '.join(get_args(FileFormat))}, not {format!r}")
         self._interface = interface
-        self._given = os.fspath(path)  # a slash at its end means something to Parquet
-        self._snaplen = LARGEST_SNAPLEN if snaplen is None else snaplen
-        if self._snaplen < 1:
-            raise ArgumentError(f"snaplen is a number of bytes from 1 on, not {snaplen!r}")
-        self._received = self._packets = self._octets = self._untimed = self._unwanted = 0
+        self._snaplen = LARGEST_SNAPLEN if snaplen is None else whole("snaplen", snaplen)
+        if not 1 <= self._snaplen <= LARGEST_SNAPLEN:
+            raise ArgumentError(f"snaplen is a number of bytes from 1 to {LARGEST_SNAPLEN}, not {snaplen!r}")
+        self._received = self._octets = self._untimed = self._unwanted = 0
+        queueing = queueing or Queueing()
+        queueing.check()
         self._known = Counts()  # as last read
         self._start = self._first_counts()
         self._sink: PacketFiles | Tables = self._make_sink(
-            Rotation(rotate_bytes, rotate_seconds, rotate_files), compress, force, queueing or Queueing()
+            Rotation(rotate_bytes, rotate_seconds, rotate_files), compress, force, queueing
         )
         self._next_note = time.monotonic() + _NOTE_SECONDS
         # One that is forgotten, or left open when the interpreter ends, is completed all the same.
@@ -132,11 +137,7 @@ class Capture(lifecycle.NotCopied):
         )
 
     def _make_tables(self, rotation: Rotation, compress: str | None, force: bool, queueing: Queueing) -> Tables:
-        if self.path is None or any(rotation) or compress:
-            raise ArgumentError(
-                "parquet goes to a file, compresses by itself and does not rotate. "
-                "Next step: name a file, or a directory x.parquet/ for a file an hour."
-            )
+        check_tables(self._given, rotation, compress, force=force)
         if self._snaplen != LARGEST_SNAPLEN:
             raise ArgumentError("parquet holds headers as columns, not packets: there is nothing to cut at snaplen.")
         from toolkit.tables.parquet import ParquetSink
@@ -158,15 +159,12 @@ class Capture(lifecycle.NotCopied):
         Raises SystemCallError when the file cannot be written to: what it holds then is readable, close() tells more.
         """
         self._check_open()
+        if not isinstance(batch, Batch):
+            raise ArgumentError(f"write() takes a Batch, not {type(batch).__name__}")
         self._received += len(batch)
         refused, taken = self._sink.refused, 0
-        try:
-            if batch and not self.finished:
-                taken = self._keep(batch)
-        except ToolkitError:
-            self._sink.refused = refused + len(batch)
-            raise
-        self._packets += taken
+        if batch and not self.finished:
+            taken = self._keep(batch)
         self._unwanted += len(batch) - taken - (self._sink.refused - refused)
         self.tick()
         return taken
@@ -194,14 +192,16 @@ class Capture(lifecycle.NotCopied):
 
     def step(self, timeout: float = _WAIT, limit: int | None = None) -> int:
         """Receive once and write that; how many packets came."""
-        assert self._interface is not None, "a Capture without an Interface has nothing to receive from"
+        if self._interface is None:
+            raise ArgumentError("this capture has no Interface to receive from. Next step: write() Batches to it.")
         batch = self._interface.receive(timeout=timeout, limit=BATCH if limit is None else min(limit, BATCH))
         self.write(batch)
         return len(batch)
 
     def run(self, seconds: float | None = None, count: int | None = None) -> CaptureStatistics:
         """Capture for `seconds`, or until `count` packets came, or (rotating by time) the last file is complete."""
-        deadline = None if seconds is None else time.monotonic() + seconds
+        deadline = None if seconds is None else time.monotonic() + as_seconds("seconds", seconds)
+        count = None if count is None else whole("count", count)
         came = 0
         while not self.finished and (count is None or came < count):
             left = _WAIT if deadline is None else deadline - time.monotonic()
@@ -269,7 +269,7 @@ class Capture(lifecycle.NotCopied):
         self._down = True
         self._finalizer.detach()
         if not self._dead:
-            self._sink.close()
+            uninterrupted(self._sink.close)  # cut short, the file would lack its figures, and what waits
 
     def __enter__(self) -> Capture:
         """Close at the end of the block."""
@@ -290,7 +290,7 @@ class Capture(lifecycle.NotCopied):
         if self._down and self._dead:
             return f"<Capture to {self.path or 'standard output'}, of the parent of a fork>"
         return (
-            f"<Capture to {self.path or 'standard output'} ({self.format}): {self._packets} packets, "
+            f"<Capture to {self.path or 'standard output'} ({self.format}): {self._sink.packets} packets, "
             f"{self._sink.written} bytes{', closed' if self._down else ''}>"
         )
 
@@ -304,12 +304,10 @@ class Capture(lifecycle.NotCopied):
 
     def _counts(self) -> Counts:
         """Return the figures since the capture began."""
-        sink = self._sink
-        return (
-            self._read_counts()
-            .since(self._start)
-            ._replace(write_dropped=sink.refused + sink.lost, delivered=self._packets - sink.lost)
-        )
+        written = self._sink.packets
+        # By what is left over, so that an interrupt in the middle of write() upsets no balance.
+        dropped = self._received - self._unwanted - written - self._sink.pending
+        return self._read_counts().since(self._start)._replace(write_dropped=dropped, delivered=written)
 
     def _reader(self) -> Callable[[], Counts]:
         """Return what the sink asks for figures; it does not hold this object."""
@@ -354,6 +352,17 @@ def _complete(sink: PacketFiles | Tables, pid: int) -> None:
     if os.getpid() == pid:
         with contextlib.suppress(Exception):
             sink.close()
+
+
+def _checked(path: str | os.PathLike[str]) -> str:
+    """Return the path as text; ArgumentError for what is none."""
+    try:
+        given = os.fsdecode(path)
+    except TypeError:
+        given = ""
+    if not given or "\0" in given:
+        raise ArgumentError(f"path is the name of a file, or '-' for standard output, not {path!r}")
+    return given
 
 
 def format_of(path: Path | None) -> FileFormat:

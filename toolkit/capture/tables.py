@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from toolkit.capture.compression import suffix_of
 from toolkit.capture.files import Queueing
-from toolkit.capture.output import write_error
+from toolkit.capture.naming import Rotation
+from toolkit.capture.output import check_target, write_error
 from toolkit.capture.packets import Counts
 from toolkit.capture.writer import Item, UnwrittenError, Writer
-from toolkit.errors import SystemCallError, ToolkitError
+from toolkit.errors import ArgumentError, SystemCallError, ToolkitError
 
 if TYPE_CHECKING:
     from toolkit.batch import Batch
@@ -46,6 +50,7 @@ class Tables:
     """A sink, and the thread that feeds it: what PacketFiles is for packets."""
 
     finished = False
+    pending = 0  # packets that are being written right now, and not counted yet
 
     def __init__(self, sink: Sink, name: str, queueing: Queueing, counts: Callable[[], Counts]) -> None:
         """counts: asked for the figures at the end."""
@@ -54,8 +59,7 @@ class Tables:
         self._counts = counts
         self._writer = Writer(_Feeder(sink, name), limit=queueing.limit, patience=queueing.patience)
         self._stalled = queueing.stalled
-        self._taken = 0  # packets that found room
-        self._lost: int | None = None  # of those, known at the end
+        self._written: int | None = None  # packets, known at the end
         self.refused = 0  # packets that found no room
         self.made = 1
 
@@ -65,7 +69,6 @@ class Tables:
         size = int(batch.lengths.sum()) + _OVERHEAD * len(batch)
         if self._writer.room(size):
             self._writer.put(batch.copy(), size, len(batch))
-            self._taken += len(batch)
             return len(batch)
         self.refused += len(batch)
         return 0
@@ -82,9 +85,9 @@ class Tables:
             raise self._writer.error
 
     @property
-    def lost(self) -> int:
-        """Packets that found room, and were not written because writing failed."""
-        return self._writer.lost if self._lost is None else self._lost
+    def packets(self) -> int:
+        """Packets that found room, but for those that were not written because writing failed."""
+        return self._writer.written if self._written is None else self._written
 
     @property
     def written(self) -> int:
@@ -110,7 +113,7 @@ class Tables:
                 failure = failure or _told(refused, self._name)
             except ToolkitError as refused:
                 failure = failure or refused
-            self._lost = self._taken - self._sink.written
+            self._written = self._sink.written
         elif failure is None:
             failure = ToolkitError(f"cannot write to {self._name}: nothing moved for {self._stalled:.0f} s.")
         if failure is not None:
@@ -120,17 +123,34 @@ class Tables:
         """Do nothing: the sink's files are closed with the forked child."""
 
 
+def check_tables(given: str, rotation: Rotation, compress: str | None, *, force: bool) -> None:
+    """Raise what keeps tables from being written to the path `given`; makes nothing."""
+    path = Path(given)
+    if given == "-" or any(rotation) or compress or suffix_of(path):
+        raise ArgumentError(
+            "parquet goes to a file, compresses by itself and does not rotate. "
+            "Next step: name a file x.parquet, or a directory x.parquet/ for files by date and hour."
+        )
+    if not (path.is_dir() or given.endswith(os.sep)):
+        check_target(path, force=force)
+
+
 class _Feeder:
     """The Writer's handler."""
 
     def __init__(self, sink: Sink, name: str) -> None:
         self._sink = sink
         self._name = name
+        self._fed = 0  # Batches
+
+    def progress(self) -> int:
+        return self._fed
 
     def take(self, items: list[Item]) -> None:
         for at, item in enumerate(items):
             try:
                 self._sink.write(item.payload)
+                self._fed += 1
             except Exception as refused:
                 lost = sum(one.packets for one in items[at:])
                 why = _told(refused, self._name) if isinstance(refused, OSError) else refused

@@ -23,6 +23,7 @@ class Waiting:
         # Page by page, as a disk wants it that fetches by itself.
         self._memory = np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=np.uint8)
         self._at = 0  # where the last piece ended
+        self._before = (0, 0)  # what the Writer had been offered, and _at, before the last piece
         self.reserved = 0  # bytes of the last piece, with what was left out before it: what it occupies
 
     def reserve(self, size: int, position: int) -> Bytes | None:
@@ -31,8 +32,11 @@ class Waiting:
         position: where in the file they go. They lie in memory as they lie there, by blocks: a disk can fetch them.
         """
         total = self._memory.size
+        if self._writer.offered == self._before[0]:
+            self._at = self._before[1]  # the last piece was never put (an interrupt): else its bytes count for nobody
         if not self._writer.waiting:
             self._at = 0  # what was written last is in the cache still
+        self._before = (self._writer.offered, self._at)
         skipped = (position - self._at) % BLOCK
         if self._at + skipped + size > total:
             skipped = total - self._at + position % BLOCK

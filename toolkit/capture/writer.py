@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -46,6 +47,9 @@ class Handler(Protocol):
     def idle(self) -> None:
         """Write what was held back. UnwrittenError when that is refused."""
 
+    def progress(self) -> int:
+        """Return what is another number whenever something moved; asked from outside of the thread."""
+
 
 class Writer:
     """The thread and its queue. One thread puts; after the first failure all that comes is counted as lost."""
@@ -57,30 +61,36 @@ class Writer:
         self._patience = patience
         self._queue: queue.SimpleQueue[Item | Callable[[], None] | None] = queue.SimpleQueue()
         # Each is written by one side only, so neither needs a lock.
-        self._offered = self._done = 0  # bytes
-        self._room = threading.Event()
-        self.lost = 0  # packets that were taken and not written; written by the thread
+        self.offered = self._done = 0  # bytes
+        self._put = self._ended = 0  # packets: given to put(); of these, written or lost
+        # Not an Event: an interrupt inside of one can leave its lock held, and the thread would wait for that for ever.
+        self._freed: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._wanted = False  # whether somebody waits for room
+        self._end: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._lost = 0  # packets; written by the thread
+        self._left: int | None = None  # packets that were not written when the thread was left behind
         self.error: Exception | None = None  # the first failure
-        self._thread = threading.Thread(target=self._run, name="toolkit-capture", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, name="toolkit-capture", daemon=True).start()
 
     def room(self, size: int) -> bool:
         """Whether there is room for `size` bytes more, after `patience` at the latest. An empty queue has always."""
         deadline = 0.0
         while self.waiting and self.waiting + size > self._limit:
             deadline = deadline or time.monotonic() + self._patience
-            self._room.clear()
+            self._wanted = True  # before the next look: what is freed after that look tells
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
             if self.waiting and self.waiting + size > self._limit:
-                self._room.wait(left)
+                with contextlib.suppress(queue.Empty):
+                    self._freed.get(timeout=left)
         return True
 
     def put(self, payload: Any, size: int, packets: int) -> None:
         """Take a piece that occupies `size` bytes until it is written: ask for room() before."""
-        self._offered += size
+        self.offered += size  # first: an interrupt here costs room, the other way round it would cost packets
         self._queue.put(Item(payload, size, packets))
+        self._put += packets
 
     def do(self, work: Callable[[], None]) -> None:
         """Have the thread do something else between the pieces before and those behind."""
@@ -89,21 +99,51 @@ class Writer:
     def close(self, stalled: float) -> bool:
         """Let the thread come to its end. False: for `stalled` seconds nothing moved, and it was left behind."""
         self._queue.put(None)
-        seen, since = self._done, time.monotonic()
-        while self._thread.is_alive():
-            self._thread.join(0.05)
-            if self._done != seen:
-                seen, since = self._done, time.monotonic()
+        seen, since = (self._done, self._handler.progress()), time.monotonic()
+        while not self._over(0.05):
+            now = (self._done, self._handler.progress())
+            if now != seen:
+                seen, since = now, time.monotonic()
             elif time.monotonic() - since > stalled:
+                self._left = self._put - self._ended + self._lost
                 return False
+        self._put = self._ended  # what the thread has seen: an interrupt may have come between put()'s steps
+        return True
+
+    def _over(self, patience: float) -> bool:
+        """Whether the thread came to its end. Not by join(): uninterrupted()'s threads must not ask who they are."""
+        try:
+            self._end.get(timeout=patience)
+        except queue.Empty:
+            return False
         return True
 
     @property
     def waiting(self) -> int:
         """Bytes that are not written yet."""
-        return self._offered - self._done
+        return self.offered - self._done
+
+    @property
+    def lost(self) -> int:
+        """Packets that were put and not written: writing failed, or the thread was left behind with them."""
+        return self._lost if self._left is None else self._left
+
+    @property
+    def written(self) -> int:
+        """Packets that were put and are not lost."""
+        return self._put - self.lost
+
+    def lose(self, packets: int) -> None:
+        """Count packets as lost that were written, and taken back; once the thread has ended."""
+        self._lost += packets
 
     def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._end.put(None)
+
+    def _work(self) -> None:
         while True:
             try:
                 item = self._queue.get(timeout=self._handler.patience() if self.error is None else None)
@@ -132,12 +172,16 @@ class Writer:
             items.append(following)
             size += following.size
             following = _nothing
+        packets = sum(item.packets for item in items)
         if self.error is not None:
-            self.lost += sum(item.packets for item in items)
+            self._lost += packets
         else:
             self._guarded(lambda: self._handler.take(items))
+        self._ended += packets
         self._done += size
-        self._room.set()
+        if self._wanted:
+            self._wanted = False
+            self._freed.put(None)
         return following
 
     def _guarded(self, work: Callable[[], None]) -> None:
@@ -146,7 +190,7 @@ class Writer:
         try:
             work()
         except UnwrittenError as failure:
-            self.error, self.lost = failure.why, self.lost + failure.lost
+            self.error, self._lost = failure.why, self._lost + failure.lost
         except Exception as failure:  # a bug, or a library's refusal: the receiving thread must hear of it
             self.error = failure if isinstance(failure, ToolkitError) else ToolkitError(f"cannot write: {failure!r}")
 

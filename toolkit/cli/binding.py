@@ -14,6 +14,7 @@ from toolkit.netns import NetNS, entered
 if TYPE_CHECKING:
     from toolkit.device import Device
     from toolkit.interface import Interface
+    from toolkit.tee_interface import Tee
     from toolkit.umem import UMEM
     from toolkit.wait import WaitMode
     from toolkit.xsk import Socket
@@ -39,6 +40,7 @@ class Binding:
     sample: float = 1
     snaplen: int | None = None
     yes: bool = False  # the filter may take our own session
+    tee: bool = False  # the kernel gets the packets as well
 
     def open(
         self,
@@ -59,6 +61,25 @@ class Binding:
         if umem is not None:
             wanted |= {"umem": umem, "ring_size": None}
         return open_interface(interface, **wanted)
+
+    def watch(self, interface: str, expression: str | None) -> Interface | Tee:
+        """Open `interface` to look at what `expression` takes; with `tee` at copies: nobody misses anything."""
+        if not self.tee:
+            return self.open(interface, expression)
+        from toolkit.teeing import tee as open_tee
+
+        return open_tee(
+            interface,
+            filter=expression,
+            on_match=self.on_match,
+            sample=self.sample,
+            snaplen=self.snaplen,
+            queues=self.queues or "all",
+            mode=self.mode,
+            replace=self.replace,
+            slots=self.ring_size,
+            netns=self.netns,
+        )
 
     def ask(self, interface: str, expression: str | None) -> None:
         """Make sure that nobody cuts off the session that this runs in. ArgumentError where the answer is no."""

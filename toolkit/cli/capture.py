@@ -4,19 +4,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.abi.if_xdp import Statistics
 from toolkit.capture import Capture
+from toolkit.capture.compression import compressor, suffix_of
 from toolkit.capture.files import check_files
 from toolkit.capture.naming import Rotation
+from toolkit.capture.output import write_error
 from toolkit.capture.session import CaptureStatistics, format_of
 from toolkit.capture.source import Source
+from toolkit.capture.tables import check_tables
 from toolkit.cli import output
 from toolkit.cli.binding import Binding
 from toolkit.cli.live import LiveLine, Reading
@@ -27,8 +32,6 @@ from toolkit.netns import entered
 if TYPE_CHECKING:
     from toolkit.capture.compression import Compression
     from toolkit.capture.session import FileFormat
-    from toolkit.interface import Interface
-    from toolkit.teeing import Tee
 
 __all__ = ["Target", "run"]
 
@@ -59,10 +62,35 @@ class Target:
 
     def check(self) -> None:
         """Raise what keeps it from being written: before anything is taken from an interface."""
+        if self.path is None and sys.__stdout__ is None:  # what has its number now is something else of ours
+            raise ToolkitError("standard output is closed. Next step: name a file, or a pipe: `| tcpdump -r -`.")
         if self.path is None and os.isatty(1):
             raise ToolkitError("standard output is a terminal: packets are no text. Next step: `| tcpdump -r -`.")
-        if self.format != "parquet":
-            check_files(self.path, Rotation(self.rotate_size, self.rotate_seconds, self.files), force=self.force)
+        rotation = Rotation(self.rotate_size, self.rotate_seconds, self.files)
+        if self.format == "parquet":
+            check_tables(self.file, rotation, self.compress, force=self.force)
+        else:
+            check_files(self.path, rotation, force=self.force)
+            compressor(self.compress or (suffix_of(self.path) if self.path is not None else None))
+
+    @contextlib.contextmanager
+    def reader(self, stop: Stop) -> Iterator[None]:
+        """Wait until somebody reads the FIFO, if it is one: without a reader it cannot be opened."""
+        if self.path is None or not self.path.is_fifo():
+            yield
+            return
+        while True:
+            try:
+                fd = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                break
+            except OSError as refused:
+                if refused.errno != errno.ENXIO or stop:
+                    raise write_error(refused, self.file) from None
+                time.sleep(min(stop.patience, _PATIENCE))
+        try:
+            yield  # open, for else the reader would see an end
+        finally:
+            os.close(fd)
 
     def open(self, source: Source, binding: Binding) -> Capture:
         """Begin the capture."""
@@ -89,15 +117,17 @@ def run(
     count: int | None,
     seconds: float | None,
     interval: float,
-    tee: bool,
     as_json: bool,
 ) -> int:
     """Capture until a signal, `seconds` or `count`; the exit code. All that people read goes to stderr."""
     target.check()
-    with Stop(seconds) as stop, _open(interface, expression, binding, tee=tee) as source:
-        capture = target.open(source, binding)
+    with Stop(seconds) as stop, contextlib.ExitStack() as opened:
+        with target.reader(stop):  # before anything is taken from the interface
+            source = binding.watch(interface, expression)
+            opened.callback(source.close)
+            capture = target.open(source, binding)
         if not as_json:
-            _introduce(source, tee=tee)
+            _introduce(source, tee=binding.tee)
         began = time.monotonic()
         line = LiveLine(lambda: _reading(capture), interval=interval, quiet=as_json, stream=sys.stderr)
         failure = _loop(capture, stop, line, count)
@@ -113,26 +143,8 @@ def run(
     else:
         _conclude(report, capture.statistics)
     if failure is not None:
-        print(f"xsk: {_text(failure)}", file=sys.stderr)
+        _say(f"xsk: {_text(failure)}")
     return 0 if failure is None else 1
-
-
-def _open(interface: str, expression: str, binding: Binding, *, tee: bool) -> Interface | Tee:
-    if not tee:
-        return binding.open(interface, expression)
-    from toolkit.teeing import tee as open_tee
-
-    return open_tee(
-        interface,
-        filter=expression,
-        sample=binding.sample,
-        snaplen=binding.snaplen,
-        queues=binding.queues or "all",
-        mode=binding.mode,
-        replace=binding.replace,
-        slots=binding.ring_size,
-        netns=binding.netns,
-    )
 
 
 def _introduce(source: Source, *, tee: bool) -> None:
@@ -143,7 +155,13 @@ def _introduce(source: Source, *, tee: bool) -> None:
     text = f"{info['interface']}: {info['mode']} XDP, {copying}, queue {queues}; filter: {info['filter']}; {what}"
     if info["fallback_reason"]:
         text += f"\n  generic, because: {info['fallback_reason']}"
-    print(text, file=sys.stderr, flush=True)
+    _say(text)
+
+
+def _say(text: str) -> None:
+    """Print to stderr, if anybody reads it: the capture goes on without."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _loop(capture: Capture, stop: Stop, line: LiveLine, count: int | None) -> ToolkitError | None:
@@ -152,7 +170,10 @@ def _loop(capture: Capture, stop: Stop, line: LiveLine, count: int | None) -> To
         while not stop and not capture.finished and left != 0:
             came = capture.step(min(stop.patience, _PATIENCE), left)
             left = None if left is None else left - came
-            line.tick()
+            try:
+                line.tick()
+            except OSError:  # nobody reads our stderr any more, or its disk is full: no reason to lose packets
+                line.next = float("inf")
     except ToolkitError as failure:  # the device is gone, or the disk is full
         return failure
     return None
@@ -206,7 +227,7 @@ def _conclude(report: dict[str, Any], now: CaptureStatistics) -> None:
     if now.lost:
         lines.append(f"the capture LACKS {now.lost:,} packets that the filter took")
     lines.append(output.kernel_counters(Statistics(**report["drop_reasons"])))
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    _say("\n".join(lines))
 
 
 def _text(failure: ToolkitError) -> str:

@@ -16,9 +16,11 @@ from toolkit.cli.options import (
     RECEIVING,
     SAMPLING,
     SECONDS,
+    TEE,
     YES,
     binding_from,
     options_of,
+    says_unseen,
 )
 
 __all__ = ["COMMANDS"]
@@ -62,7 +64,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     click.option("--pcap", is_flag=True, help="Write classic pcap (with nanoseconds), which cannot tell losses."),
     click.option("--compress", type=click.Choice(["gzip", "zstd"]), help="[what the suffix says: .gz, .zst]"),
     click.option("--force", is_flag=True, help="Write over files that exist."),
-    click.option("--tee", is_flag=True, help="Have the kernel get the packets as well."),
+    TEE,
     *SAMPLING,
     YES,
     *RECEIVING,
@@ -72,14 +74,14 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     INTERVAL,
     JSON,
 )
+@says_unseen
 def capture(interface: str, expression: tuple[str, ...], **options: Any) -> None:
     """Write the packets of INTERFACE that EXPRESSION takes to a file. EXPRESSION is tcpdump's, or 'all'.
 
     AF_XDP diverts what it captures: this host does NOT get these packets, unless --tee is given; all others go on to
     the kernel untouched. An expression that would take the SSH session that you are typing in needs --yes or --tee.
 
-    The filter runs in the driver. It sees packets that arrive, not those that this host sends; VLAN tags that the NIC
-    strips are invisible to it, and later fragments carry no ports.
+    UNSEEN
 
     FILE is pcapng, or by its suffix .pcap or .parquet; .gz or .zst behind that compresses. Times are those of arrival,
     in nanoseconds; a packet without one carries that of its receipt, and these are counted. A pcapng file tells
@@ -102,8 +104,6 @@ def capture(interface: str, expression: tuple[str, ...], **options: Any) -> None
         raise click.UsageError("say what to take: an expression such as 'udp port 53', or 'all' for everything.")
     from toolkit.cli.capture import Target, run
 
-    if options["tee"] and (options["zero_copy"] == "yes" or options["wait"] not in (None, "poll")):
-        raise click.UsageError("--tee copies packets and sleeps in between: no --zero-copy, --busy-poll or --spin.")
     names = ("file", "rotate_size", "rotate_seconds", "files", "pcap", "compress", "force")
     target = Target(**{name: options.pop(name) for name in names})
     sys.exit(run(interface, " ".join(expression), binding_from(options), target, **options))

@@ -13,6 +13,7 @@ import os
 
 from toolkit.abi import libbpf as abi
 from toolkit.cli import output
+from toolkit.cli.options import namespace
 from toolkit.device import describe
 from toolkit.errors import ToolkitError, kernel_error
 from toolkit.netns import entered
@@ -27,8 +28,7 @@ _DISPATCHER = "xdp_dispatcher"  # what libxdp attaches for several programs at o
 
 def run(interface: str, *, force: bool, netns: str | None, as_json: bool) -> int:
     """Detach, say what was done; 1 when it was refused."""
-    namespace = int(netns) if netns is not None and netns.isdigit() else netns
-    with entered(namespace):
+    with entered(namespace(netns)):
         ifindex = describe(interface).ifindex
         repaired = _repair()
         found = attached(ifindex)

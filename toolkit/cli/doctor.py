@@ -8,6 +8,7 @@ import dataclasses
 import click
 
 from toolkit.cli import output
+from toolkit.cli.options import namespace
 from toolkit.doctor import Finding, examine
 
 __all__ = ["run"]
@@ -17,9 +18,8 @@ _MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("PROBLE
 
 def run(interface: str | None, *, netns: str | None, as_json: bool) -> int:
     """Print the findings; 1 when one of them is a problem."""
-    namespace = int(netns) if netns is not None and netns.isdigit() else netns
     findings, area = [], ""
-    for finding in examine(interface, netns=namespace):
+    for finding in examine(interface, netns=namespace(netns)):
         findings.append(finding)
         if not as_json:
             if finding.area != area:

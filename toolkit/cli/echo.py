@@ -82,7 +82,7 @@ def expression_for(addresses: Iterable[str], udp_port: int) -> str:
 
     Fragments are left to the kernel, which can put them together.
     """
-    parsed = [ipaddress.ip_address(address) for address in addresses]
+    parsed = [ipaddress.ip_address(address.partition("%")[0]) for address in addresses]
     terms = []
     ip4 = [str(address) for address in parsed if address.version == 4]
     if ip4:

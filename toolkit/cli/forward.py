@@ -47,7 +47,9 @@ class Direction:
         forwarder = self.forwarder
         lost = {"edited out": forwarder.edited_out} if forwarder.edited_out else {}
         dropped = self.source.statistics().dropped
-        return Reading(forwarder.forwarded, forwarder.octets, others={**lost, "no room": forwarder.no_room, "dropped": dropped})
+        return Reading(
+            forwarder.forwarded, forwarder.octets, others={**lost, "no room": forwarder.no_room, "dropped": dropped}
+        )
 
 
 def run(

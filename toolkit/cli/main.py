@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -21,8 +22,11 @@ from toolkit.cli.options import (
     JSON,
     RECEIVING,
     SECONDS,
+    TEE,
+    Number,
     binding_from,
     options_of,
+    says_unseen,
 )
 from toolkit.errors import ToolkitError
 
@@ -67,6 +71,7 @@ def cli() -> None:
     FILTER,
     click.option("-c", "--count", type=click.IntRange(min=1), help="Stop after this many packets."),
     click.option("-x", "--hex", "dump", is_flag=True, help="Show each packet: time, decoded line, bytes in hex."),
+    TEE,
     *FILTERING,
     *RECEIVING,
     COPY_LONG,
@@ -76,19 +81,22 @@ def cli() -> None:
     INTERVAL,
     JSON,
 )
+@says_unseen
 def receive(interface: str, **options: Any) -> None:
     """Take packets from INTERFACE with an AF_XDP socket on each of its queues.
 
     Prints a line each second: packets and bits per second, totals, and what the kernel had to drop. At the end the
     program is detached, the rings are drained and the counters reconciled: received + dropped = redirected.
 
-    The filter runs in the driver. It sees packets that arrive, not those that this host sends; VLAN tags that the NIC
-    strips are invisible to it, and later fragments carry no ports. 'all' takes everything. A filter that would take the
-    SSH session that you are typing in needs --yes.
+    UNSEEN
+
+    What is taken does not reach this host's kernel, unless --tee is given: then copies come here. 'all' takes
+    everything. A filter that would take the SSH session that you are typing in needs --yes, or --tee.
 
     \b
     xsk receive eth0 --filter 'tcp port 80 and host 192.0.2.7'
     xsk receive eth0 --filter 'arp' -x -c 5
+    xsk receive eth0 --filter 'tcp port 443' --tee -x -c 5
     xsk receive eth0 --filter 'udp' --seconds 10 --json
     xsk receive eth0 --filter 'udp' --workers 4
     xsk receive eth0 --filter 'udp' --sample 1/100 --snaplen 64
@@ -98,6 +106,8 @@ def receive(interface: str, **options: Any) -> None:
         raise click.UsageError(
             f"--on-match {options['on_match']} leaves the packets in the driver: no --count, --hex or --workers."
         )
+    if options["workers"] and options["tee"]:
+        raise click.UsageError("--tee has one ring of copies for all queues: no --workers.")
     if options["workers"] and options["dump"]:
         raise click.UsageError("--hex shows packets in order, and several --workers have none: take one of them.")
     from toolkit.cli.receive import run
@@ -155,7 +165,7 @@ def detach(interface: str, force: bool, netns: str | None, as_json: bool) -> Non
 @click.option("-i", "--interface", help="Show a real interface instead; needs --filter. Nothing is sent.")
 @click.option("-f", "--filter", "expression", help="With --interface: a tcpdump expression, or 'all'.")
 @click.option("--yes", is_flag=True, help="Do it even if the filter takes the SSH session that this runs in.")
-@click.option("--seconds", type=click.FloatRange(min=2), default=8.0, show_default=True, help="How long it runs.")
+@click.option("--seconds", type=Number(min=2), default=8.0, show_default=True, help="How long it runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing else.")
 def demo(interface: str | None, expression: str | None, yes: bool, seconds: float, as_json: bool) -> None:
     """Make two hosts out of nothing (network namespaces joined by a virtual cable), send real traffic from one, and
@@ -191,7 +201,17 @@ def main() -> None:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         click.echo(f"xsk: {text}", err=True)
         sys.exit(1)
-    except BrokenPipeError:
-        # The reader of our output went away. Python would complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output went away
+        _give_up_stdout()
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+            raise
+        _give_up_stdout()
+        click.echo(f"xsk: cannot write {error.filename or 'to standard output'}: {error.strerror}", err=True)
+        sys.exit(1)
+
+
+def _give_up_stdout() -> None:
+    """Python would complain once more when it flushes stdout at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

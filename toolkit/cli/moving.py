@@ -20,8 +20,10 @@ from toolkit.cli.options import (
     RECEIVING,
     SECONDS,
     YES,
+    Number,
     binding_from,
     options_of,
+    says_unseen,
 )
 
 __all__ = ["COMMANDS"]
@@ -30,11 +32,16 @@ __all__ = ["COMMANDS"]
 @click.command(short_help="Take packets and let them go: how fast can this host receive?")
 @click.argument("interface")
 @options_of(FILTER, *FILTERING, *RECEIVING, COPY, *COPYING, BATCH, SECONDS, INTERVAL, EXTRA, JSON)
+@says_unseen
 def drop(interface: str, **options: Any) -> None:
     """Take packets from INTERFACE, count them, and let them go: neither the kernel nor anybody else gets them.
 
     Prints a line each second. At the end the program is detached, the rings are drained and the counters reconciled:
     received + dropped = redirected, to the packet.
+
+    UNSEEN
+
+    'all' takes everything. A filter that would take the SSH session that you are typing in needs --yes.
 
     \b
     xsk drop eth0 -f 'udp port 9'                  the rate at which Python receives
@@ -72,9 +79,7 @@ def drop(interface: str, **options: Any) -> None:
         "--loop", type=click.IntRange(min=0), default=None, metavar="N", help="With -r: N times; 0: for ever. [1]"
     ),
     click.option("-C", "--count", type=click.IntRange(min=1), help="Send this many packets, then end."),
-    click.option(
-        "--rate", type=click.FloatRange(min=0, min_open=True), help="Packets per second; as fast as it goes without."
-    ),
+    click.option("--rate", type=Number(min=0, min_open=True), help="Packets per second; as fast as it goes without."),
     click.option(
         "-b",
         "--batch-size",

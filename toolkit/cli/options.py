@@ -26,6 +26,7 @@ __all__ = [
     "RECEIVING",
     "SAMPLING",
     "SECONDS",
+    "TEE",
     "UNSEEN",
     "YES",
     "Number",
@@ -89,6 +90,7 @@ SAMPLING = (
     click.option("-s", "--snaplen", type=click.IntRange(14), help="Deliver the first so many bytes of each packet."),
 )
 YES = click.option("--yes", is_flag=True, help="Do it even if the filter takes the SSH session that this runs in.")
+TEE = click.option("--tee", is_flag=True, help="Have the kernel get the packets as well.")
 FILTERING = (ON_MATCH, *SAMPLING, YES)  # for commands whose filter may do more than take
 BATCH = click.option("-b", "--batch-size", type=click.IntRange(1, 1 << 16), help="Packets to take at a time, at most.")
 SECONDS = click.option("--seconds", type=Number(min=0, min_open=True), help="Stop after this many seconds.")
@@ -148,7 +150,11 @@ def binding_from(options: dict[str, Any]) -> Binding:
     """Take out of `options` what says how to bind."""
     from toolkit.cli.binding import Binding
 
+    tee = options.pop("tee", False)
+    if tee and (options["zero_copy"] == "yes" or options.get("wait") not in (None, "poll")):
+        raise click.UsageError("--tee copies packets and sleeps in between: no --zero-copy, --busy-poll or --spin.")
     return Binding(
+        tee=tee,
         queues=options.pop("queues", ()),
         mode=options.pop("mode", None) or "auto",
         zero_copy={None: "auto", "yes": True, "no": False}[options.pop("zero_copy")],  # type: ignore[arg-type]

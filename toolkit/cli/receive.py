@@ -10,10 +10,9 @@ from toolkit.batch import Batch
 from toolkit.cli import output
 from toolkit.cli.binding import Binding
 from toolkit.cli.live import LiveLine
-from toolkit.cli.reconcile import Totals, conclude, introduce, reading, summary
+from toolkit.cli.reconcile import Source, Totals, conclude, introduce, reading, summary
 from toolkit.cli.stop import Stop
 from toolkit.errors import DeviceGoneError
-from toolkit.interface import Interface
 
 __all__ = ["run"]
 
@@ -37,7 +36,7 @@ def run(
         binding.ask(interface, expression)
         wanted = binding.open_options(expression)
         return run_workers(interface, workers=workers, seconds=seconds, count=count, as_json=as_json, **wanted)
-    with Stop(seconds) as stop, binding.open(interface, expression) as opened:
+    with Stop(seconds) as stop, binding.watch(interface, expression) as opened:
         if not as_json:
             introduce(opened)
         totals, began = Totals(), time.monotonic()
@@ -59,7 +58,7 @@ def run(
 
 
 def _loop(
-    opened: Interface, stop: Stop, totals: Totals, line: LiveLine, count: int | None, *, dump: bool
+    opened: Source, stop: Stop, totals: Totals, line: LiveLine, count: int | None, *, dump: bool
 ) -> DeviceGoneError | None:
     while not stop:
         left = None if count is None else count - totals.packets

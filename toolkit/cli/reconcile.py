@@ -12,6 +12,7 @@ from toolkit.cli import output
 from toolkit.cli.live import Reading
 from toolkit.errors import ClosedError, DeviceGoneError
 from toolkit.interface import Interface
+from toolkit.tee_interface import Tee
 
 # What became of packets that the filter matched and that did not come here: the program's counter, in words.
 _FATES = {
@@ -21,7 +22,10 @@ _FATES = {
     "no_socket": "no socket",
 }
 
-__all__ = ["Totals", "conclude", "drain", "introduce", "reading", "summary"]
+Source = Interface | Tee
+"""What a command looks at: packets that came here, or copies."""
+
+__all__ = ["Source", "Totals", "conclude", "drain", "introduce", "reading", "summary"]
 
 
 @dataclass
@@ -38,21 +42,22 @@ class Totals:
             self.bytes += int(batch.lengths.sum())
 
 
-def introduce(opened: Interface, what: str | None = None) -> None:
+def introduce(opened: Source, what: str | None = None) -> None:
     """Say in a line what came about: mode, queues, filter (or `what` is taken, where the filter is no matter)."""
     info = opened.info()
     copying = "zero-copy" if info["zero_copy"] else "copy mode"
     queues = info["queues"]
     which = f"queue {queues[0]}" if len(queues) == 1 else f"{len(queues)} queues"
     print(
-        f"{info['interface']}: {info['mode']} XDP, {copying}, {which}; {what or 'filter: ' + info['filter']}",
+        f"{info['interface']}: {info['mode']} XDP, {copying}, {which}; {what or 'filter: ' + info['filter']}"
+        + ("; the kernel gets them as well" if isinstance(opened, Tee) else ""),
         flush=True,
     )
     if info["fallback_reason"]:
         print(f"  generic, because: {info['fallback_reason']}", flush=True)
 
 
-def reading(opened: Interface, totals: Totals) -> Reading:
+def reading(opened: Source, totals: Totals) -> Reading:
     """Return what a live line shows: what came here, or what the driver did with it where the rules leave it there."""
     rules = opened.program.rules
     if not rules or any(rule.action == "redirect" for rule in rules):
@@ -62,7 +67,7 @@ def reading(opened: Interface, totals: Totals) -> Reading:
     return Reading(counters["matched"], counters["bytes"], others)
 
 
-def drain(opened: Interface, totals: Totals) -> None:
+def drain(opened: Source, totals: Totals) -> None:
     """Detach, and receive what is still in the rings: after this the counters stand still."""
     try:
         opened.detach()
@@ -72,7 +77,7 @@ def drain(opened: Interface, totals: Totals) -> None:
         return
 
 
-def summary(opened: Interface, totals: Totals, seconds: float) -> dict[str, Any]:
+def summary(opened: Source, totals: Totals, seconds: float) -> dict[str, Any]:
     """Drain, then put the program's counters, ours and the kernel's side by side.
 
     `taken` is what was received before the end was asked for (with --count, just that many); `received` is all.
@@ -96,6 +101,7 @@ def summary(opened: Interface, totals: Totals, seconds: float) -> dict[str, Any]
         "matched": counters.get("matched"),
         "matched_bytes": counters.get("bytes"),
         "fates": {key: counters.get(key) for key in _FATES},
+        "tee": isinstance(opened, Tee),
         "seconds": round(seconds, 3),
     }
 
@@ -104,9 +110,12 @@ def conclude(report: dict[str, Any]) -> None:
     """Print what summary() found, for people."""
     seconds = max(report["seconds"], 1e-9)
     statistics = Statistics(**report["drop_reasons"])
+    went_on = report["passed"] + sum(report["fates"].get(key) or 0 for key in ("counted", "sampled_out", "no_socket"))
+    if report["tee"]:
+        went_on += report["redirected"]
     print(
         f"{report['taken']:,} packets, {report['taken_bytes']:,} bytes in {report['seconds']:.1f} s "
-        f"({output.count(report['taken'] / seconds)} packets/s); passed on to the kernel: {report['passed']:,}"
+        f"({output.count(report['taken'] / seconds)} packets/s); passed on to the kernel: {went_on:,}"
     )
     fates = [f"{name} {report['fates'][key]:,}" for key, name in _FATES.items() if report["fates"].get(key)]
     if fates:

@@ -45,7 +45,7 @@ def _print_interfaces(found: Status, *, everything: bool) -> None:
         table.add_column(title, overflow="fold")
     for one in shown:
         table.add_row(one.interface, one.driver, str(one.queues), *_program_cells(one))
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
 
 
 def _program_cells(one: InterfaceStatus) -> tuple[str, str, str]:

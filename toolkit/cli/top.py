@@ -12,14 +12,13 @@ import numpy as np
 from toolkit.cli import output
 from toolkit.cli.binding import Binding
 from toolkit.cli.keys import Keys
-from toolkit.cli.reconcile import Totals, conclude, introduce, summary
+from toolkit.cli.reconcile import Source, Totals, conclude, introduce, summary
 from toolkit.cli.stop import Stop
 from toolkit.cli.top_view import View
 from toolkit.errors import DeviceGoneError
 from toolkit.flows import Flow, Flows
 from toolkit.flows.flows import Order
 from toolkit.flows.keys import Group
-from toolkit.interface import Interface
 
 __all__ = ["run"]
 
@@ -42,7 +41,7 @@ def run(
     as_json: bool,
 ) -> int:
     """Watch until a signal, `seconds` or the key q; the exit code."""
-    with Stop(seconds) as stop, binding.open(interface, expression) as opened:
+    with Stop(seconds) as stop, binding.watch(interface, expression) as opened:
         if not as_json:
             introduce(opened)
         totals, began = Totals(), time.monotonic()
@@ -67,7 +66,7 @@ class _Watch:
     """The loop, and what keys change in it."""
 
     def __init__(
-        self, opened: Interface, stop: Stop, view: View, totals: Totals, group: Group, by: Order, max_flows: int
+        self, opened: Source, stop: Stop, view: View, totals: Totals, group: Group, by: Order, max_flows: int
     ) -> None:
         self._opened = opened
         self._stop = stop
@@ -75,7 +74,7 @@ class _Watch:
         self._totals = totals
         self._max_flows = max_flows
         self.by: Order = by
-        self.flows: Flows = opened.flows(max_flows, group=group)
+        self.flows = Flows(max_flows, group=group)
 
     def loop(self) -> DeviceGoneError | None:
         """Count and show until it is time to stop; what became of the device, if it went."""
@@ -83,7 +82,9 @@ class _Watch:
             while not self._stop:
                 patience = min(self._stop.patience, max(self._view.next - time.monotonic(), 0.0))
                 try:
-                    self._totals.add(self._opened.receive(timeout=patience))
+                    batch = self._opened.receive(timeout=patience)
+                    self._totals.add(batch)
+                    self.flows.add(batch)
                     changed = self._view.is_terminal and self._obey(keys.pressed())
                     self._view.tick(self.flows, self.by, self._totals, self._opened, now=changed)
                 except DeviceGoneError as gone:
@@ -99,8 +100,7 @@ class _Watch:
             elif key in _ORDERS:
                 self.by, changed = _ORDERS[key], True
             elif key in _GROUPS and _GROUPS[key] != self.flows.group:
-                # Counted from now on: the one before goes with the last reference to it.
-                self.flows = self._opened.flows(self._max_flows, group=_GROUPS[key])
+                self.flows = Flows(self._max_flows, group=_GROUPS[key])  # counted from now on
         return changed
 
 

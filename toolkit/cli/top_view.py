@@ -8,10 +8,9 @@ import time
 from typing import TYPE_CHECKING
 
 from toolkit.cli import output
-from toolkit.cli.reconcile import Totals
+from toolkit.cli.reconcile import Source, Totals
 from toolkit.cli.shares import percent, share_table
 from toolkit.flows.flows import Flow, Flows, Order
-from toolkit.interface import Interface
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -58,7 +57,7 @@ class View:
         """Whether there are pictures, and keys make sense."""
         return self._console is not None and self._console.is_terminal
 
-    def tick(self, flows: Flows, by: Order, totals: Totals, opened: Interface, *, now: bool = False) -> None:
+    def tick(self, flows: Flows, by: Order, totals: Totals, opened: Source, *, now: bool = False) -> None:
         """Show an interval when it is over, or `now`."""
         at = time.monotonic()
         if at < self.next and not now:
@@ -109,7 +108,7 @@ class View:
             width=max(self._console.width - _FIGURES, _NAME),
         )
 
-    def _draw(self, head: str, table: RenderableType, opened: Interface, by: Order) -> None:
+    def _draw(self, head: str, table: RenderableType, opened: Source, by: Order) -> None:
         from rich.console import Group
         from rich.live import Live
         from rich.panel import Panel

@@ -17,6 +17,7 @@ from toolkit.cli.options import (
     RECEIVING,
     SAMPLING,
     SECONDS,
+    TEE,
     YES,
     binding_from,
     options_of,
@@ -47,6 +48,7 @@ __all__ = ["COMMANDS"]
         show_default=True,
         help="How many to remember; then those that were idle longest make room.",
     ),
+    TEE,
     *SAMPLING,
     YES,
     *RECEIVING,
@@ -60,14 +62,15 @@ def top(interface: str, **options: Any) -> None:
     """Show who has the traffic that arrives at INTERFACE: rate and share of the last interval, and totals.
 
     It looks at packets by taking them: what the filter matches does NOT reach this host's kernel while it runs, so
-    whoever waits for it gets nothing. Take what you can spare, or leave most of it alone with --sample 1/100: then
-    figures and shares are those of the sample.
+    whoever waits for it gets nothing, unless --tee is given: then it looks at copies. --sample 1/100 leaves most of it
+    alone; figures and shares are then those of the sample.
 
     On a terminal: a table, and keys: q quits; p and b sort by packets and by bytes; f, s, d, o and r group by flow,
     source, destination, port and protocol (counted from then on). Elsewhere: lines. At the end the counters are
     reconciled: received + dropped = redirected.
 
     \b
+    xsk top eth0 -f all --tee
     xsk top eth0 -f 'udp'
     xsk top eth0 -f 'not port 22' --group source --by packets
     xsk top eth0 -f 'tcp' --sample 1/100 --group port

@@ -85,7 +85,7 @@ def gather(memory: Bytes, starts: Positions, available: Positions, width: int) -
 
 def _window(memory: Bytes, width: int) -> npt.NDArray[np.void]:
     """Every run of `width` bytes of the memory as one item each; a view that overlaps itself: for indexing only."""
-    return np.ndarray((memory.size - width + 1,), dtype=np.dtype((np.void, width)), buffer=memory, strides=(1,))
+    return np.ndarray((memory.size - width + 1,), dtype=np.dtype(f"V{width}"), buffer=memory, strides=(1,))
 
 
 def _gather_at_end(memory: Bytes, starts: Positions, width: int) -> npt.NDArray[np.void]:
@@ -117,4 +117,4 @@ def _zero_after(rows: Bytes, available: Positions, width: int) -> None:
 def _masks(width: int) -> npt.NDArray[Any]:
     """Item k keeps the first k of `width` bytes. Shape (width + 1,), void of `width` bytes."""
     table = np.tri(width + 1, width, -1, dtype=np.uint8) * np.uint8(0xFF)
-    return table.view(np.dtype((np.void, width))).reshape(width + 1)
+    return table.view(np.dtype(f"V{width}")).reshape(width + 1)

@@ -7,12 +7,14 @@ for finding in examine("eth0"):
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 
 from toolkit.doctor.finding import Finding, Level
 from toolkit.doctor.interface import examine_interface
 from toolkit.doctor.system import examine_system
+from toolkit.errors import SystemCallError
 from toolkit.netns import NetNS, entered
 
 __all__ = ["Finding", "Level", "examine"]
@@ -36,4 +38,8 @@ def _interfaces(interface: str | None) -> Iterator[Finding]:
         return
     for _, name in socket.if_nameindex():
         if name != "lo":
-            yield from examine_interface(name, wanted=False)
+            try:
+                yield from examine_interface(name, wanted=False)
+            except SystemCallError as refused:
+                if refused.errno != errno.ENODEV:  # it went meanwhile
+                    raise

@@ -7,6 +7,7 @@ are bytes without the frame check sequence. Addresses are strings; checksums are
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Sequence
@@ -60,7 +61,9 @@ def checksum(data: bytes) -> int:
 
 def mac_bytes(mac: str) -> bytes:
     """Six bytes of "02:00:00:00:00:01"."""
-    octets = bytes.fromhex(mac.replace(":", ""))
+    octets = b""
+    with contextlib.suppress(ValueError):
+        octets = bytes.fromhex(mac.replace(":", ""))
     if len(octets) != 6:
         raise ArgumentError(f"not a MAC address: {mac!r} (six bytes like 02:00:00:00:00:01)")
     return octets

@@ -85,6 +85,7 @@ class Work:
         """Send that many of the next frame in turn. False when the work is over."""
         options = self._options[self.calls % len(self._options)]
         options.repeat = frames
+        options.data_size_out = 0  # the last call may have left a length here, and there is no room for data
         status = self._run(self.program, options)
         self.calls += 1
         self.largest = max(self.largest, frames)

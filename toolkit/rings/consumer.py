@@ -8,6 +8,7 @@ from operator import index as index_of  # NumPy's integers would overflow where 
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.arguments import whole
 from toolkit.errors import ArgumentError
 from toolkit.rings.custody import Addresses, Custodian
 from toolkit.rings.memory import U32, RingMemory
@@ -129,7 +130,7 @@ class Consumer:
 
         Unlike peek(), re-reads the producer index when fewer than `limit` entries are known: a batch is worth it.
         """
-        limit = None if limit is None else index_of(limit)
+        limit = None if limit is None else whole("limit", limit)
         n = self.available(self.size if limit is None else limit)
         if limit is not None and n > limit:
             if limit < 0:

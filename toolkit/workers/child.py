@@ -174,7 +174,7 @@ def _listen(connection: Connection, stop_asked: int, interface: Interface, me: W
         _await_drained(interface)
     me._stopping.set()
     # Wakes a receive() that waits, now and ever after: it returns an empty Batch.
-    interface._waiter.wake()
+    interface.wake()
 
 
 def _await_drained(interface: Interface) -> None:
