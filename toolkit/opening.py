@@ -151,11 +151,10 @@ def _open_fitting(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -
     and without where that was not asked for and cannot be had.
     """
     device = describe(interface)
-    longest = device.mtu + _LINK_HEADERS
     if wanted.frags is True:
         return _open(device, wanted, undo)
     reason = ""
-    if wanted.frags == "auto" and wanted.program is None and longest > _SURELY_LINEAR:
+    if wanted.frags == "auto" and wanted.program is None and wants_frags(device):
         try:
             with contextlib.ExitStack() as attempt:
                 opened = _open(device, wanted._replace(frags=True), attempt)
@@ -165,13 +164,18 @@ def _open_fitting(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -
             if refused.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.E2BIG):
                 raise
             reason = f" Packets of several frames cannot be had: {refused}"
-    if longest > _LONGEST:
+    if device.mtu + _LINK_HEADERS > _LONGEST:
         warnings.warn(
             f"{device.name} has an MTU of {device.mtu}: packets longer than {_LONGEST} bytes do not fit a frame and "
             f"will be dropped (rx_dropped counts them).{reason}",
             stacklevel=3,
         )
     return _open(device, wanted._replace(frags=False), undo)
+
+
+def wants_frags(device: Device) -> bool:
+    """Whether packets of an MTU like this one's may come in several frames, or drivers want a program that can."""
+    return device.mtu + _LINK_HEADERS > _SURELY_LINEAR
 
 
 def _open(device: Device, wanted: _Wanted, undo: contextlib.ExitStack) -> Interface:

@@ -135,6 +135,17 @@ def test_payloads_arrive_whole_and_once(wide: Lab, start: Callable[..., Workers]
     assert sorted(seen) == sorted(sent)
 
 
+def test_packets_of_several_frames_arrive_whole(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab(mtu=9000)
+    sent = [bytes([i]) * length for i, length in enumerate((10, 3900, 8972))]
+    with Workers(lab.interface, worker_jobs.payloads, filter="udp", netns=lab.netns, ring_size=256) as workers:
+        lab.udp(sent)
+        assert eventually(lambda: workers.counters()["redirected"] == 3)
+        workers.stop()
+        (seen,) = workers.results(10)
+    assert [packet[42:] for packet in seen] == sent
+
+
 def test_one_worker_serves_several_queues(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab(queues=4)
     with Workers(lab.interface, worker_jobs.count, filter="udp", workers=2, netns=lab.netns, ring_size=1024) as workers:

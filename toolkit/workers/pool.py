@@ -21,7 +21,7 @@ from toolkit.device import Device, await_carrier, describe, queue_numbers
 from toolkit.errors import ArgumentError, ClosedError, ToolkitError
 from toolkit.interface import Interface
 from toolkit.netns import NetNS, entered
-from toolkit.opening import check_rules, rules_of
+from toolkit.opening import check_rules, rules_of, wants_frags
 from toolkit.program import Action, Link, Program, Rule, RuleCounters
 from toolkit.program.rules import describe as in_words
 from toolkit.rcu import wait_for_readers
@@ -72,7 +72,7 @@ class Workers:
         workers: how many processes; by default one a queue, and not more than there are CPUs to run on.
         cpus: where each worker runs, or "auto" for a CPU each, in turn; by default the scheduler decides.
         filter to snaplen, program, queues, mode, replace, netns: as for toolkit.open(), which gets `options` in each
-        worker, such as ring_size= or zero_copy=.
+        worker, such as ring_size=, zero_copy= or frags= (by default as the MTU asks; False where the kernel cannot).
 
         Raises what toolkit.open() raises, and what a worker raises before it is ready; everything is undone then.
         """
@@ -92,7 +92,11 @@ class Workers:
                     numbers = queue_numbers(self.device, queues)
                     self._dealt = _deal(numbers, workers, interface)
                     places = _places(cpus, len(self._dealt))
-                    self._attach(wanted, program, numbers, mode, replace)
+                    # The program is made here, for all: what the workers open must fit it.
+                    frags = options.pop("frags", "auto")
+                    several = frags is True or (frags == "auto" and program is None and wants_frags(self.device))
+                    options["frags"] = several
+                    self._attach(wanted, program, numbers, several, mode=mode, replace=replace)
                 handover = Handover.of(self.program, self.link)
                 jobs = [
                     Job(i, len(places), interface, mine, cpu, function, in_words(wanted) or None, handover, options)
@@ -109,13 +113,13 @@ class Workers:
     # --- the beginning ------------------------------------------------------------------------------------------------
 
     def _attach(
-        self, rules: tuple[Rule, ...], program: Program | None, numbers: list[int], mode: Any, replace: bool
+        self, rules: tuple[Rule, ...], program: Program | None, numbers: list[int], frags: bool, **how: Any
     ) -> None:
         entries = {"xsks_map": max(64, max(numbers) + 1)}
         if program is None:
             check_rules(self.device, rules, numbers)
-        self.program = program or Program.build(rules=rules, map_entries=entries)
-        self.link: Link = self.program.attach(self.device.name, mode=mode, replace=replace)
+        self.program = program or Program.build(rules=rules, frags=frags, map_entries=entries)
+        self.link: Link = self.program.attach(self.device.name, **how)
         await_carrier(self.device)
 
     def _start(self, jobs: list[Job], netns: NetNS) -> None:
