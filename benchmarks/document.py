@@ -51,7 +51,8 @@ Written by `sudo scripts/bench --write`; the text around the tables says how the
 - **The rows of capturing** run `xsk capture`, tcpdump and dumpcap as commands, each with a buffer of 64 MB, and take
   the rate from the growth of the file. The generator goes as fast as it can; on a veth the kernel's stack, which
   tcpdump and dumpcap need, runs on its CPU, so that it offers them less: the column says how much. With packets of
-  1500 bytes the disk is the limit.
+  1500 bytes the disk is the limit. So that losses compare too, another row offers tcpdump the most that it keeps
+  whole, and the toolkit three times that.
 - **CPU time** is that of all threads of the process, in user space and in the kernel, softirqs in its time included.
   testpmd looks at its rings all the time, so it uses the whole core whatever it does.
 - **Peers**: DPDK's `testpmd` (Debian's dpdk-dev) on its af_xdp driver, native mode, copy mode as for everybody on a

@@ -543,6 +543,23 @@ def test_what_lies_in_memory_as_in_the_file_goes_to_the_disk_itself(
     assert len(ways) == 3
 
 
+def test_the_slower_way_to_the_disk_is_tried_more_and_more_rarely(tmp_path: Path) -> None:
+    from toolkit.capture import direct
+
+    with open(tmp_path / "x", "wb") as file:
+        ways = direct.Direct(file.fileno())
+        ways._cost = [1.0, 0.1]  # through the page cache, past it
+        if ways._choose() is False:
+            pytest.skip("this file system knows no O_DIRECT")
+        tries = [at for at in range(50_000) if not ways._choose()]
+        assert 10 <= len(tries) <= 25
+        ways._cost = [0.1, 1.0]  # the disk has changed: the other way is taken at once, and this one tried soon
+        chosen = [ways._choose() for _ in range(100)]
+        assert chosen.count(True) == 1
+        assert not chosen[0]
+        ways.close()
+
+
 def test_a_file_system_that_refuses_late_is_served_the_usual_way(tmp_path: Path) -> None:
     from toolkit.capture.direct import BLOCK, Direct
 

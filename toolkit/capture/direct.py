@@ -17,7 +17,8 @@ __all__ = ["BLOCK", "LEAST", "Direct"]
 
 BLOCK = 4096  # bytes: what no disk finds too small; the page size, so that no page is written both ways
 LEAST = 1 << 20  # bytes below which the page cache is taken: they mean that there is no hurry
-_TRY_AGAIN = 64  # pieces after which the slower way is tried once more
+_TRY_AGAIN = 64  # pieces after which the slower way is tried once more: at first, then more and more rarely
+_RAREST = 4096
 _WEIGHT = 0.3  # of the last piece in a way's average
 
 
@@ -29,7 +30,8 @@ class Direct:
         self._fd = fd
         self._direct: int | None = None  # the same file, opened for the other way; -1: it cannot
         self._cost: list[float] = [0.0, 0.0]  # s a byte: through the page cache, past it; 0: not known
-        self._pieces = 0
+        self._past = False  # which way was the faster one
+        self._pause, self._left = _TRY_AGAIN, _TRY_AGAIN  # pieces from one try to the next, and to go
 
     def write(self, data: Bytes, position: int) -> int:
         """Write whole blocks from memory that begins with a block to `position`, a multiple of BLOCK; bytes written.
@@ -71,7 +73,15 @@ class Direct:
                 self._direct = -1
         if self._direct < 0:
             return False
-        self._pieces += 1
         cached, past = self._cost
         faster = past < cached or not past
-        return not faster if self._pieces % _TRY_AGAIN == 0 or not cached else faster
+        if not cached:
+            return not faster
+        if faster != self._past:  # another one than before
+            self._past, self._pause, self._left = faster, _TRY_AGAIN, _TRY_AGAIN
+        self._left -= 1
+        if self._left > 0:
+            return faster
+        # A try can take ten times as long as what it is tried against.
+        self._pause = self._left = min(2 * self._pause, _RAREST)
+        return not faster

@@ -88,8 +88,11 @@ def capture(interface: str, expression: tuple[str, ...], **options: Any) -> None
     itself whether it is whole: each second, and at its end, what was received and dropped until then. When the disk is
     too slow, packets are dropped here, and counted.
 
+    With -w -, stdout gets packets only: all else, the object of --json too, goes to stderr. If FILE is a FIFO, nothing
+    is taken from INTERFACE until somebody reads it.
+
     -C, -G and -W are tcpdump's: with -C, files after the first are FILE1, FILE2, ...; with -G, FILE holds a time as in
-    'eth0-%H%M%S.pcapng' (strftime).
+    'eth0-%H%M%S.pcapng' (strftime). While that time reads the same, the capture goes on in the same file.
 
     \b
     xsk capture eth0 udp port 53 -w dns.pcapng
