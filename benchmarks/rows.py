@@ -26,7 +26,7 @@ STEADY = 200_000.0  # packets/s of the row that waits in poll
 # cache. With 32768 entries the kernel, on the generator's CPU, takes 150 ns longer for each packet.
 _RING = 4096
 
-UNTUNED, SPINNING = "testpmd, as it comes", "toolkit, spinning"
+UNTUNED, SPINNING, TIMED = "testpmd, as it comes", "toolkit, spinning", "toolkit, with arrival times"
 
 Start = Callable[[Lab], Consumer]
 Note = Callable[[str], None]
@@ -68,11 +68,13 @@ def _testpmds(plan: Plan, mode: str, work: Callable[[Start], Run]) -> dict[str, 
 
 
 def receive(plan: Plan) -> dict[str, Any]:
-    """Receive and drop what comes at full speed; beside it the ceiling."""
+    """Receive and drop what comes at full speed, as testpmd does without arrival times; beside it the ceiling."""
     where, seconds = plan.where, plan.seconds
+    bare: dict[str, Any] = {"ring_size": _RING, "timestamps": False}
     who: dict[str, Callable[[], Run]] = {
-        "toolkit": lambda: load.receiving(start_worker(where, "receive", ring_size=_RING), where, seconds),
-        SPINNING: lambda: load.receiving(start_worker(where, "receive", ring_size=_RING, wait="spin"), where, seconds),
+        "toolkit": lambda: load.receiving(start_worker(where, "receive", **bare), where, seconds),
+        SPINNING: lambda: load.receiving(start_worker(where, "receive", wait="spin", **bare), where, seconds),
+        TIMED: lambda: load.receiving(start_worker(where, "receive", ring_size=_RING), where, seconds),
         **_testpmds(plan, "rxonly", lambda start: load.receiving(start, where, seconds)),
         "AF_PACKET in Python": lambda: load.receiving(
             start_worker(where, "af_packet", module="benchmarks.peers"), where, seconds, gro=True
@@ -135,7 +137,7 @@ def forward(plan: Plan) -> dict[str, Any]:
     """Swap the MAC addresses and send back what comes at full speed."""
     where, seconds = plan.where, plan.seconds
     who: dict[str, Callable[[], Run]] = {
-        "toolkit": lambda: load.forwarding(start_worker(where, "forward"), where, seconds),
+        "toolkit": lambda: load.forwarding(start_worker(where, "forward", timestamps=False), where, seconds),
         **_testpmds(plan, "macswap", lambda start: load.forwarding(start, where, seconds)),
     }
     ceilings: list[float] = []

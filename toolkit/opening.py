@@ -54,6 +54,7 @@ class _Wanted(NamedTuple):
     wait: WaitMode
     coalesce: float
     frags: bool | Literal["auto"]
+    timestamps: bool
 
 
 def open(
@@ -79,6 +80,7 @@ def open(
     wait: WaitMode = "poll",
     coalesce: float = LONGEST_REST,
     frags: bool | Literal["auto"] = "auto",
+    timestamps: bool = True,
     netns: NetNS = None,
 ) -> Interface:
     """Open `interface` for receiving: compile (or find) the program, bind a Socket to every queue, attach.
@@ -108,6 +110,8 @@ def open(
     frags: whether packets may come in several frames, as jumbo frames do (XDP_USE_SG, Linux 6.6, and a program loaded
     for it); they are whole in the Batch, which is then a copy. "auto": where the MTU asks for it and the kernel can. An
     Interface that forwards or answers wants False, and drops what is longer than a frame.
+    timestamps: False leaves out arrival times, and with them Batch.rules and the true length of what snaplen cut: the
+    program writes nothing in front of the packets, which makes the kernel some 15 % quicker at the highest rates.
     netns: the interface's network namespace: a pid, a path, a name of `ip netns`, or an object with fileno().
 
     Everything is undone when it fails, when the Interface is closed, and when the process ends, however it ends.
@@ -134,6 +138,7 @@ def open(
         check_wait_mode(wait),
         _checked_rest(coalesce),
         _checked_frags(frags),
+        timestamps,
     )
 
     def work() -> Interface:
@@ -194,7 +199,10 @@ def _open(device: Device, wanted: _Wanted, undo: contextlib.ExitStack) -> Interf
     if program is None:
         check_rules(device, wanted.rules, numbers)
         program = Program.build(
-            rules=wanted.rules, frags=wanted.frags is True, map_entries={"xsks_map": max(64, max(numbers) + 1)}
+            rules=wanted.rules,
+            frags=wanted.frags is True,
+            defines={} if wanted.timestamps else {"XSK_UNTIMED": 1},
+            map_entries={"xsks_map": max(64, max(numbers) + 1)},
         )
         undo.callback(program.close)
 

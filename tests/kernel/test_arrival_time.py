@@ -6,6 +6,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,3 +149,22 @@ def test_packets_without_a_time_say_so(lab: Lab, wire: Wire, mode: str) -> None:
             assert np.isnat(batch.timestamps).all()
             assert (batch.arrival_ns == 0).all()
             assert np.isnat(pickle.loads(pickle.dumps(batch)).timestamps).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_times_that_nobody_wants_are_left_out(lab: Lab, wire: Wire, mode: Any) -> None:
+    packets = [frame(i, 60 + i) for i in range(8)]
+    with toolkit.open(lab.interface, filter="all", mode=mode, timestamps=False, ring_size=64, netns=lab.netns) as near:
+        wire.send(packets)
+        kept: list[toolkit.Batch] = []
+
+        def count() -> bool:
+            kept.append(near.receive(timeout=1).copy())
+            return sum(map(len, kept)) >= 8
+
+        assert eventually(count)
+        counters = near.counters()
+    assert counters["untimed"] == counters["redirected"] == 8
+    assert [bytes(packet) for batch in kept for packet in batch] == packets
+    assert all(np.isnat(batch.timestamps).all() for batch in kept)
+    assert np.concatenate([batch.wire_lengths for batch in kept]).tolist() == [len(packet) for packet in packets]

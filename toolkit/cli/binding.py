@@ -49,6 +49,7 @@ class Binding:
         umem: UMEM | None = None,
         *,
         frags: bool | Literal["auto"] = "auto",
+        timestamps: bool = True,
     ) -> Interface:
         """Open `interface` to receive what `expression` takes; the ring size is that of `umem`, if there is one.
 
@@ -57,7 +58,7 @@ class Binding:
         from toolkit.opening import open as open_interface
 
         self.ask(interface, expression)
-        wanted = self.open_options(expression) | {"frags": frags}
+        wanted = self.open_options(expression) | {"frags": frags, "timestamps": timestamps}
         if umem is not None:
             wanted |= {"umem": umem, "ring_size": None}
         return open_interface(interface, **wanted)

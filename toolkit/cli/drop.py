@@ -29,7 +29,7 @@ def run(
     as_json: bool,
 ) -> int:
     """Drop until a signal or `seconds`; the exit code."""
-    with Stop(seconds) as stop, binding.open(interface, expression) as opened:
+    with Stop(seconds) as stop, binding.open(interface, expression, timestamps=False) as opened:
         if not as_json:
             introduce(opened)
         totals, began = Totals(), time.monotonic()

@@ -49,7 +49,8 @@ def run(
     answers = Answers(device.mac, mine, udp_port=udp_port or None)
     # No session is cut off by this filter: it takes no TCP, and what it takes of ARP and the like is answered.
     binding = dataclasses.replace(binding, yes=True)
-    with Stop(seconds) as stop, binding.open(interface, expression_for(mine, udp_port), frags=False) as opened:
+    questions = expression_for(mine, udp_port)
+    with Stop(seconds) as stop, binding.open(interface, questions, frags=False, timestamps=False) as opened:
         if not as_json:
             introduce(opened, f"answering for {', '.join(mine)}")
         responder, began = Responder(opened, answers), time.monotonic()

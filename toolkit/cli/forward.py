@@ -112,14 +112,14 @@ def _open(
 ) -> list[Direction]:
     """Open what is needed; `parts` closes it."""
     if other is None or other == interface:
-        source = parts.enter_context(binding.open(interface, expression, frags=False))
+        source = parts.enter_context(binding.open(interface, expression, frags=False, timestamps=False))
         return [Direction(f"{interface} → {interface}", source, source, Forwarder(source, source, edits.function))]
     umem = parts.enter_context(_umem(binding, interface, other))
-    first = parts.enter_context(binding.open(interface, expression, umem, frags=False))
+    first = parts.enter_context(binding.open(interface, expression, umem, frags=False, timestamps=False))
     if not both:
         target = parts.enter_context(binding.sender(other, 0, umem))
         return [Direction(f"{interface} → {other}", first, target, Forwarder(first, target, edits.function))]
-    second = parts.enter_context(binding.open(other, expression, umem, frags=False))
+    second = parts.enter_context(binding.open(other, expression, umem, frags=False, timestamps=False))
     return [
         Direction(f"{a.name} → {b.name}", a, b, Forwarder(a, b, edits.function))
         for a, b in ((first, second), (second, first))
