@@ -42,9 +42,9 @@ Written by `sudo scripts/bench --write`; the text around the tables says how the
   one that sleeps does not: the table says by how much the offered load differed, and "toolkit, spinning" is the fair
   counterpart of testpmd. A ratio with very different loads beside it says nothing about who is faster.
 - **The same work**: where packets are dropped or forwarded the toolkit is told to leave out arrival times
-  (`timestamps=False`, as `xsk drop` and `xsk forward` do), which testpmd's program does not write either; "toolkit, with
-  arrival times" is the default. The toolkit's rings have 4096 entries in the saturated row (the fastest of those tried),
-  8192 where they are forwarded (the default).
+  (`timestamps=False`, as `xsk drop` and `xsk forward` do), which testpmd's program does not write either; "toolkit,
+  with arrival times" is the default. The toolkit's rings have 4096 entries in the saturated row (the fastest of those
+  tried), 8192 where they are forwarded (the default).
 - **The filter's row** loads a host that wants none of the packets: all of them go through the XDP program into the
   kernel's stack, once past a bare XDP_PASS, once past the toolkit's program with a filter that matches nothing. Driver,
   program and stack all run on the generator's CPU, so no CPU time is charged to anybody, and the rate is what counts.
