@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit import lifecycle
-from toolkit.abi.library import declare, load
+from toolkit.abi.shared_library import declare, load
 from toolkit.errors import ArgumentError, ClosedError, ToolkitError, kernel_error
 from toolkit.mapping import Mapping
 from toolkit.program import Map

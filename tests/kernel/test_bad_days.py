@@ -285,7 +285,7 @@ def test_memlock_too_small() -> None:
 
 WITHOUT = """
     import ctypes, toolkit
-    from toolkit.abi import library
+    from toolkit.abi import shared_library
     from toolkit.errors import LibraryError
     from toolkit.lab import Lab
     real = ctypes.CDLL

@@ -108,7 +108,7 @@ class Machine:
                 value = r[src] if kind == 3 else imm
                 self._store(r[dst] + offset & U64, {0: 4, 1: 2, 2: 1, 3: 8}[opcode >> 3 & 3], value)
             else:
-                raise NotImplementedError(f"opcode {opcode:#x}")
+                raise RuntimeError(f"the program has an opcode that eBPF does not: {opcode:#x}")
         raise RuntimeError("the program does not end")
 
     def _arithmetic(self, opcode: int, dst: int, src: int, imm: int) -> None:

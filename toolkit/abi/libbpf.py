@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes as ct
 import functools
 
-from toolkit.abi.library import declare, load
+from toolkit.abi.shared_library import declare, load
 from toolkit.errors import LibraryError
 
 __all__ = [

@@ -11,7 +11,7 @@ import ctypes as ct
 import functools
 from typing import Any
 
-from toolkit.abi.library import declare, load
+from toolkit.abi.shared_library import declare, load
 from toolkit.errors import LibraryError
 
 __all__ = [

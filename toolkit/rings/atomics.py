@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from toolkit.abi.library import declare, load
+from toolkit.abi.shared_library import declare, load
 
 __all__ = ["AtomicIndex", "SharedIndex", "fence", "shared_index"]
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from operator import index as index_of  # NumPy's integers would overflow where a Python int wraps at 2**32
 
 import numpy as np
@@ -16,7 +17,7 @@ from toolkit.rings.memory import U32, RingMemory
 __all__ = ["Consumer"]
 
 
-class Consumer:
+class Consumer(ABC):
     """A ring that the kernel fills. Not thread-safe: one thread consumes.
 
     Semantics: gVisor's pkg/xdp (peek, get, release), with libxdp's limit and cancel.
@@ -150,13 +151,13 @@ class Consumer:
         self._cached_consumer = self._memory.load(self._memory.consumer)
         self._cached_producer = self._memory.load(self._memory.producer)
 
+    @abstractmethod
     def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
         """Return the frame addresses in a copy of entries."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _address_at(self, index: int) -> int:
         """Return the frame address of one entry."""
-        raise NotImplementedError
 
     def _take_custody(self, index: int, n: int) -> None:
         assert self._custodian is not None

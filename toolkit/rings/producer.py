@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from operator import index as index_of  # NumPy's integers would overflow where a Python int wraps at 2**32
 
@@ -18,7 +19,7 @@ from toolkit.rings.memory import U32, RingMemory
 __all__ = ["Producer"]
 
 
-class Producer:
+class Producer(ABC):
     """A ring that the kernel empties. Not thread-safe: one thread produces.
 
     Semantics: gVisor's pkg/xdp (reserve all or nothing, set, notify), with libxdp's submit.
@@ -153,10 +154,10 @@ class Producer:
             raise self._memory.closed_error()
         return self._wake() if self._wake is not None else True
 
+    @abstractmethod
     def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
         """Return the frame addresses in a copy of entries."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _address_at(self, index: int) -> int:
         """Return the frame address of one entry."""
-        raise NotImplementedError
