@@ -292,7 +292,7 @@ WITHOUT = """
     class Instead(real):
         def __init__(self, name, *args, **options):
             super().__init__({instead!r} if name and "libxdp" in str(name) else name, *args, **options)
-    library.ctypes.CDLL = Instead
+    shared_library.ctypes.CDLL = Instead
     with Lab() as lab:
         try:
             toolkit.Socket("veth0", netns=lab.netns)
