@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 
 from toolkit import lifecycle
+from toolkit.abi import libc
 
 __all__ = ["Mapping"]
-
-_MAP_FIXED_NOREPLACE = 0x100000  # asm-generic/mman-common.h
 
 
 class Mapping(mmap.mmap):
@@ -23,19 +23,17 @@ class Mapping(mmap.mmap):
 
     def keep_from_children(self) -> None:
         """Take the memory out of what a fork copies, and have the child fill the hole."""
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self))
+        libc.libc()  # found before any fork: its child takes no lock
+        self.address = self._first_byte()
         self.madvise(mmap.MADV_DONTFORK)
         lifecycle.track(self)
+
+    def _first_byte(self) -> int:
+        return ctypes.addressof(ctypes.c_char.from_buffer(self))
 
     def _after_fork_in_child(self) -> None:
         if not self.closed:
             # A view of a packet that the child still has must not point into a hole.
-            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED_NOREPLACE
-            ctypes.CDLL(None).mmap(
-                ctypes.c_void_p(self.address),
-                ctypes.c_size_t(len(self)),
-                mmap.PROT_READ | mmap.PROT_WRITE,
-                flags,
-                -1,
-                ctypes.c_long(0),
-            )
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | libc.MAP_FIXED_NOREPLACE
+            with contextlib.suppress(OSError):
+                libc.mmap(self.address, len(self), mmap.PROT_READ | mmap.PROT_WRITE, flags)

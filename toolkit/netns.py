@@ -4,18 +4,15 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import functools
 import os
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
+from toolkit.abi.libc import CLONE_NEWNET, setns
 from toolkit.arguments import whole
 from toolkit.errors import ArgumentError, kernel_error
 
 __all__ = ["HasFileno", "NetNS", "entered"]
-
-CLONE_NEWNET = 0x40000000  # linux/sched.h
 
 
 class HasFileno(Protocol):
@@ -27,11 +24,6 @@ class HasFileno(Protocol):
 
 # A pid, a path ("/run/netns/blue"), the name of a namespace in /run/netns, an object with fileno(), or None for ours.
 NetNS = int | str | os.PathLike[str] | HasFileno | None
-
-
-@functools.cache
-def _libc() -> Any:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 def _open(netns: int | str | os.PathLike[str] | HasFileno) -> int:
@@ -63,8 +55,10 @@ def _pid(netns: object) -> int:
 
 
 def _setns(fd: int, tried: str) -> None:
-    if _libc().setns(fd, CLONE_NEWNET) != 0:
-        raise kernel_error("setns", ctypes.get_errno(), tried)
+    try:
+        setns(fd, CLONE_NEWNET)
+    except OSError as refused:
+        raise kernel_error("setns", refused.errno or 0, tried) from None
 
 
 @contextlib.contextmanager

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import platform
 import time
+
+from toolkit.abi.libc import syscall
 
 __all__ = ["wait_for_readers"]
 
@@ -20,5 +22,8 @@ def wait_for_readers() -> None:
     membarrier(MEMBARRIER_CMD_GLOBAL) waits for one, and a program runs inside of an RCU read section.
     """
     number = _SYS_MEMBARRIER.get(platform.machine())
-    if number is None or ctypes.CDLL(None).syscall(number, _MEMBARRIER_CMD_GLOBAL, 0, 0) != 0:
-        time.sleep(_IN_FLIGHT)
+    if number is not None:
+        with contextlib.suppress(OSError):
+            syscall(number, _MEMBARRIER_CMD_GLOBAL, 0, 0)
+            return
+    time.sleep(_IN_FLIGHT)

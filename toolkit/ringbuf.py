@@ -52,11 +52,9 @@ class Rows(NamedTuple):
 class _Window(Mapping):
     """Ring memory that we only read."""
 
-    def keep_from_children(self) -> None:
+    def _first_byte(self) -> int:
         """As in Mapping, which can ask only writable memory for its address."""
-        self.address = np.frombuffer(self, np.uint8).ctypes.data
-        self.madvise(mmap.MADV_DONTFORK)
-        lifecycle.track(self)
+        return np.frombuffer(self, np.uint8).ctypes.data
 
 
 @functools.cache

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import socket
 import struct
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from toolkit.abi.if_xdp import AF_XDP, SOL_XDP, XDP_OPTIONS, XDP_OPTIONS_ZEROCOPY, XDP_STATISTICS, parse_statistics
+from toolkit.abi.libc import syscall
 from toolkit.device import describe
 from toolkit.errors import ToolkitError
 from toolkit.program import attached, xdp_links
@@ -176,11 +176,11 @@ def _af_xdp(inode: int, holder: Holder, fd: int, places: dict[int, tuple[int, in
     except OSError:
         return None
     try:
-        borrowed = ctypes.CDLL(None).syscall(_SYS_PIDFD_GETFD, pidfd, fd, 0)
+        borrowed = syscall(_SYS_PIDFD_GETFD, pidfd, fd, 0)
+    except OSError:
+        return None
     finally:
         os.close(pidfd)
-    if borrowed < 0:
-        return None
     with socket.socket(AF_XDP, socket.SOCK_RAW, 0, fileno=borrowed) as sock, contextlib.suppress(OSError):
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == AF_XDP:
             options = int.from_bytes(sock.getsockopt(SOL_XDP, XDP_OPTIONS, 4), "little")

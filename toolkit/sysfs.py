@@ -7,12 +7,10 @@ mount of its own that stands nowhere in the file system, and is gone with its de
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import functools
 import os
-from typing import Any
 
+from toolkit.abi.libc import syscall
 from toolkit.errors import SystemCallError, kernel_error
 
 __all__ = ["InterfaceDirectory"]
@@ -53,18 +51,6 @@ class InterfaceDirectory:
             os.close(fd)
 
 
-@functools.cache
-def _libc() -> Any:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _syscall(*arguments: Any) -> int:
-    status = int(_libc().syscall(*arguments))
-    if status < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return status
-
-
 def _open(interface: str) -> int:
     tried = f"cannot open the sysfs directory of {interface}"
     try:
@@ -94,10 +80,10 @@ def _refused(refused: OSError, tried: str) -> SystemCallError:
 
 def _mount() -> int:
     """Mount sysfs for the calling thread's network namespace, nowhere; the descriptor of its root."""
-    context = _syscall(_SYS_FSOPEN, b"sysfs", _FSOPEN_CLOEXEC)
+    context = syscall(_SYS_FSOPEN, b"sysfs", _FSOPEN_CLOEXEC)
     try:
-        _syscall(_SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
-        return _syscall(_SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
+        syscall(_SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return syscall(_SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
     finally:
         os.close(context)
 

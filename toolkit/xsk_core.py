@@ -32,6 +32,7 @@ from toolkit.abi.if_xdp import (
     MmapOffsets,
     parse_mmap_offsets,
 )
+from toolkit.abi.libc import munmap
 from toolkit.abi.libxdp import (
     XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD,
     XskRing,
@@ -413,7 +414,6 @@ _ENTRY_BYTES = (DESC_BYTES, DESC_BYTES, ADDRESS_BYTES, ADDRESS_BYTES)
 
 def _unmap(struct: XskRing, desc_offset: int, entry_bytes: int) -> None:
     if struct.ring:
-        munmap = ctypes.CDLL(None).munmap
-        munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
         length = desc_offset + struct.size * entry_bytes
-        munmap(struct.ring - desc_offset, -(-length // mmap.PAGESIZE) * mmap.PAGESIZE)
+        with contextlib.suppress(OSError):  # libc was found when the UMEM was mapped: no lock here
+            munmap(struct.ring - desc_offset, -(-length // mmap.PAGESIZE) * mmap.PAGESIZE)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import subprocess
 import threading
@@ -13,9 +12,10 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from toolkit import lifecycle
+from toolkit.abi.libc import CLONE_NEWNET, unshare
 from toolkit.errors import ClosedError, kernel_error
 from toolkit.lab import ethtool, processes
-from toolkit.netns import CLONE_NEWNET, entered
+from toolkit.netns import entered
 
 __all__ = ["Namespace"]
 
@@ -112,14 +112,16 @@ class Namespace(lifecycle.NotCopied):
 
     def _unshare(self) -> None:
         """Move the calling thread, which must be a passing one, to a new namespace, and keep that."""
-        if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) != 0:
+        try:
+            unshare(CLONE_NEWNET)
+        except OSError as refused:
             raise kernel_error(
                 "unshare",
-                ctypes.get_errno(),
+                refused.errno or 0,
                 "cannot make a network namespace",
                 cause="network namespaces need CAP_SYS_ADMIN, and a kernel with CONFIG_NET_NS",
                 remedy="run as root (sudo)",
-            )
+            ) from None
         self._fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         ethtool.set_up("lo")
 

@@ -7,7 +7,6 @@ So every child is started by one thread that lives as long as the process.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 import subprocess
@@ -15,8 +14,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from toolkit.abi.libc import CLONE_NEWNET, unshare
 from toolkit.errors import kernel_error
-from toolkit.netns import CLONE_NEWNET, NetNS, entered
+from toolkit.netns import NetNS, entered
 
 __all__ = ["on_lasting_thread", "start"]
 
@@ -36,8 +36,10 @@ def _lasting_thread(pid: int) -> ThreadPoolExecutor:
 
 def _leave() -> None:
     """Move to an empty namespace: a thread starts in its maker's, and would hold that for as long as it lives."""
-    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) != 0:
-        raise kernel_error("unshare", ctypes.get_errno(), "cannot make a network namespace")
+    try:
+        unshare(CLONE_NEWNET)
+    except OSError as refused:
+        raise kernel_error("unshare", refused.errno or 0, "cannot make a network namespace") from None
 
 
 def on_lasting_thread(function: Callable[[], T]) -> T:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import mmap
 import os
 import select
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.abi.libc import PR_SET_PDEATHSIG, prctl
 from toolkit.errors import ArgumentError
 from toolkit.interface import Interface
 from toolkit.workers.failure import portable
@@ -28,7 +28,6 @@ __all__ = ["TOLD", "Job", "Worker", "current", "main"]
 
 TOLD = 8  # numbers that a worker can tell: u64 each, a cache line a worker
 
-_PR_SET_PDEATHSIG = 1
 _DRAIN_PATIENCE = 2.0  # seconds in which the work can take what waits in the rings
 
 
@@ -113,7 +112,7 @@ def main(fd: int, parent: int) -> None:
 
 def _live_with(parent: int, stop_asked: int) -> None:
     """Die with the thread that started this process; leave interrupts from the terminal to the parent."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 

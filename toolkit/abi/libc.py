@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""System calls that Python's `os` has not (or has later than 3.10). A refusal is an OSError with the kernel's errno."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+
+from toolkit.abi.shared_library import declare
+
+__all__ = [
+    "CLONE_NEWNET",
+    "FALLOC_FL_KEEP_SIZE",
+    "MAP_FIXED_NOREPLACE",
+    "PR_SET_PDEATHSIG",
+    "fallocate",
+    "libc",
+    "mmap",
+    "munmap",
+    "prctl",
+    "sched_yield",
+    "setns",
+    "syscall",
+    "unshare",
+]
+
+CLONE_NEWNET = 0x40000000  # linux/sched.h
+FALLOC_FL_KEEP_SIZE = 1  # linux/falloc.h
+MAP_FIXED_NOREPLACE = 0x100000  # asm-generic/mman-common.h
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@functools.cache
+def libc() -> ctypes.CDLL:
+    """Return this process's C library, its functions declared. Calls release the GIL and keep errno.
+
+    The first call takes the dynamic linker's lock. Who calls below in the child of a fork calls this before the fork:
+    another thread may hold that lock at the moment of it.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    integer, size, pointer, offset = ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64
+    declare(library, "fallocate", integer, (integer, integer, offset, offset))
+    declare(library, "mmap", ctypes.c_ssize_t, (pointer, size, integer, integer, integer, offset))
+    declare(library, "munmap", integer, (pointer, size))
+    declare(library, "prctl", integer, (integer, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong))
+    declare(library, "sched_yield", integer, ())
+    declare(library, "setns", integer, (integer, integer))
+    declare(library, "syscall", ctypes.c_long, (ctypes.c_long,))
+    declare(library, "unshare", integer, (integer,))
+    return library
+
+
+def _checked(status: int) -> int:
+    if status == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return status
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """Take (mode 0, FALLOC_FL_KEEP_SIZE) or give back blocks of a file, `length` bytes from `offset`."""
+    _checked(libc().fallocate(fd, mode, offset, length))
+
+
+def mmap(address: int, length: int, protection: int, flags: int, fd: int = -1, offset: int = 0) -> int:
+    """Map memory at an address of the caller's choice, which mmap.mmap cannot; where it came to lie."""
+    return _checked(libc().mmap(address, length, protection, flags, fd, offset))
+
+
+def munmap(address: int, length: int) -> None:
+    """Take a mapping away that Python knows nothing of."""
+    _checked(libc().munmap(address, length))
+
+
+def prctl(option: int, argument: int) -> int:
+    """Change something of the calling thread or its process."""
+    return _checked(libc().prctl(option, argument, 0, 0, 0))
+
+
+def sched_yield() -> None:
+    """Let others run that wait for this CPU, threads of ours too: os.sched_yield() keeps the GIL in some versions."""
+    _checked(libc().sched_yield())
+
+
+def setns(fd: int, kind: int) -> None:
+    """Move the calling thread to the namespace that `fd` holds. `kind`: CLONE_NEWNET."""
+    _checked(libc().setns(fd, kind))
+
+
+def syscall(number: int, *arguments: int | bytes | None) -> int:
+    """Call the kernel by number, for what the C library has no function for. Integers go as longs, bytes by address."""
+    words = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
+    return _checked(libc().syscall(number, *words))
+
+
+def unshare(kind: int) -> None:
+    """Move the calling thread to a new namespace. `kind`: CLONE_NEWNET."""
+    _checked(libc().unshare(kind))
