@@ -43,30 +43,7 @@ struct counters {
 BPF_XSKMAP(xsks_map, QUEUES);
 BPF_PERCPU_ARRAY(counters, struct counters, XSK_RULES + 1);
 
-static __always_inline u32 wire_length(struct xdp_md *ctx)
-{
-#ifdef XSK_FRAGS /* of all buffers */
-	u64 (*buff_len)(struct xdp_md *) = (void *)188; /* bpf_xdp_get_buff_len, Linux 5.18 */
-
-	return buff_len(ctx);
-#else
-	return ctx->data_end - ctx->data;
-#endif
-}
-
-/* What a rule does other than redirect; only a packet that is dropped does not reach the kernel. */
-static __always_inline int settle(struct decision decision, struct counters *count)
-{
-	if (decision.action == RULE_DROP) {
-		count->dropped++;
-		return XDP_DROP;
-	}
-	if (decision.action == RULE_COUNT)
-		count->counted++;
-	else
-		count->passed++;
-	return XDP_PASS;
-}
+#include "xsk_counting.h"
 
 #ifndef XSK_UNTIMED /* defined where nobody wants to know: it costs a tenth of the rate */
 /* Put a struct xsk_meta in front of the packet; false where there is no room. */
@@ -95,6 +72,7 @@ int xsk_redirect(struct xdp_md *ctx)
 	u32 rule = decision.rule;
 	struct counters *count = counters.lookup(&rule);
 	u32 length;
+	int verdict;
 
 	if (!count)
 		return XDP_PASS;
@@ -103,14 +81,9 @@ int xsk_redirect(struct xdp_md *ctx)
 		return XDP_PASS;
 	}
 	length = wire_length(ctx);
-	count->matched++;
-	count->bytes += length;
-	if (decision.share && bpf_get_prandom_u32() >= decision.share) {
-		count->sampled_out++;
-		return XDP_PASS;
-	}
-	if (decision.action != RULE_REDIRECT)
-		return settle(decision, count);
+	verdict = settle(decision, length, count);
+	if (verdict != XDP_REDIRECT)
+		return verdict;
 	/* First of all, because it says whether there is a socket: what is passed on must be whole and untouched. */
 	if (xsks_map.redirect_map(ctx->rx_queue_index, XDP_PASS) != XDP_REDIRECT) {
 		count->no_socket++;

@@ -47,16 +47,7 @@ struct counters {
 BPF_RINGBUF_OUTPUT(copies, TEE_PAGES);
 BPF_PERCPU_ARRAY(counters, struct counters, XSK_RULES + 1);
 
-static __always_inline u32 wire_length(struct xdp_md *ctx)
-{
-#if defined(XSK_FRAGS) || defined(TEE_HELPERS) /* of all buffers */
-	u64 (*buff_len)(struct xdp_md *) = (void *)188; /* bpf_xdp_get_buff_len, Linux 5.18 */
-
-	return buff_len(ctx);
-#else
-	return ctx->data_end - ctx->data;
-#endif
-}
+#include "xsk_counting.h"
 
 /* Copy the packet's first `size` bytes, 1 to TEE_SNAPLEN; 0, or an error. */
 static __always_inline long load(struct xdp_md *ctx, u8 *to, u64 size)
@@ -101,6 +92,7 @@ int xsk_tee(struct xdp_md *ctx)
 	u32 rule = decision.rule, queue = ctx->rx_queue_index;
 	struct counters *count = counters.lookup(&rule);
 	u32 length;
+	int verdict;
 
 	if (!count)
 		return XDP_PASS;
@@ -109,22 +101,14 @@ int xsk_tee(struct xdp_md *ctx)
 		return XDP_PASS;
 	}
 	length = wire_length(ctx);
-	count->matched++;
-	count->bytes += length;
-	if (decision.share && bpf_get_prandom_u32() >= decision.share) {
-		count->sampled_out++;
-	} else if (decision.action == RULE_DROP) {
-		count->dropped++;
-		return XDP_DROP;
-	} else if (decision.action == RULE_COUNT) {
-		count->counted++;
-	} else if (decision.action == RULE_PASS) {
-		count->passed++;
-	} else if (!(TEE_QUEUES)) {
+	verdict = settle(decision, length, count);
+	if (verdict != XDP_REDIRECT)
+		return verdict;
+	if (!(TEE_QUEUES)) {
 		count->no_socket++;
-	} else {
-		count->redirected++;
-		copy(ctx, decision, length, count);
+		return XDP_PASS;
 	}
+	count->redirected++;
+	copy(ctx, decision, length, count);
 	return XDP_PASS;
 }
