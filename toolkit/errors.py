@@ -27,6 +27,7 @@ __all__ = [
     "ToolkitError",
     "VerifierError",
     "kernel_error",
+    "write_error",
 ]
 
 
@@ -151,6 +152,35 @@ _CAUSES: dict[tuple[str, int], tuple[str, str]] = {
         'use mode="auto" or mode="generic"',
     ),
     ("setns", _errno.EPERM): ("entering a network namespace needs CAP_SYS_ADMIN", "run as root (sudo)"),
+    ("write", _errno.ENOSPC): (
+        "the disk is full",
+        "free some space, or bound a capture: -C with -W, -s, -c, --compress; what was written before can be read",
+    ),
+    ("write", _errno.EDQUOT): (
+        "your disk quota is used up",
+        "free some space, or write elsewhere; what was written before can be read",
+    ),
+    ("write", _errno.EFBIG): (
+        "the file is as large as it may be here (`ulimit -f`)",
+        "raise the limit, or rotate a capture with -C; what was written before can be read",
+    ),
+    ("write", _errno.EPIPE): (
+        "the program that read the pipe has ended",
+        "start both again, the reader with more patience",
+    ),
+    ("write", _errno.EEXIST): (
+        "it is there already",
+        "take another name, or --force (force=True) to write over it",
+    ),
+    ("write", _errno.ENOENT): ("its directory does not exist", "make the directory first"),
+    ("write", _errno.EISDIR): ("it is a directory", "name a file in it"),
+    ("write", _errno.ENXIO): (
+        "nobody reads this pipe (or it is a socket)",
+        "start the program that reads it first",
+    ),
+    ("write", _errno.EROFS): ("the file system is read-only", "write elsewhere"),
+    ("write", _errno.EACCES): ("no permission to write there", "write elsewhere, or ask the directory's owner"),
+    ("write", _errno.EPERM): ("no permission to write there", "write elsewhere, or ask the directory's owner"),
 }
 
 # ENOTSUP and EOPNOTSUPP are one number on Linux; kernel people write the second.
@@ -180,3 +210,10 @@ def kernel_error(call: str, number: int, tried: str, *, cause: str = "", remedy:
     if remedy:
         text += f". Next step: {remedy}"
     return _CLASSES.get(number, SystemCallError)(number, text + ".")
+
+
+def write_error(refused: OSError, name: str, tried: str = "write to") -> SystemCallError:
+    """Build the exception for what the kernel said about a file called `name`; one of ours stays as it is."""
+    if isinstance(refused, SystemCallError):
+        return refused
+    return kernel_error("write", refused.errno or _errno.EIO, f"cannot {tried} {name}")

@@ -95,7 +95,7 @@ def test_a_file_that_exists_is_kept(tmp_path: Path) -> None:
     with ParquetSink(path, force=True) as sink:
         sink.write(batch_of(ALL))
     assert read(path).num_rows == len(ALL)
-    with pytest.raises(SystemCallError, match="directory is missing"):
+    with pytest.raises(SystemCallError, match="directory does not exist"):
         ParquetSink(tmp_path / "none" / "x.parquet")
 
 

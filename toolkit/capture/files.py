@@ -17,11 +17,11 @@ from toolkit.capture.compression import Compressor
 from toolkit.capture.direct import LEAST
 from toolkit.capture.layout import Bytes, Reserve
 from toolkit.capture.naming import Names, Rotation
-from toolkit.capture.output import Output, check_target, write_error
+from toolkit.capture.output import Output, check_target
 from toolkit.capture.packets import Counts, Packets
 from toolkit.capture.waiting import Waiting
 from toolkit.capture.writer import Item, UnwrittenError, Writer
-from toolkit.errors import ArgumentError, SystemCallError, ToolkitError
+from toolkit.errors import ArgumentError, SystemCallError, ToolkitError, write_error
 
 __all__ = ["Format", "PacketFiles", "Queueing", "check_files"]
 

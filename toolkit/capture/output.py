@@ -16,35 +16,12 @@ import numpy as np
 
 from toolkit.capture.direct import BLOCK, LEAST, Direct
 from toolkit.capture.layout import Bytes
-from toolkit.errors import SystemCallError, kernel_error
+from toolkit.errors import write_error
 
-__all__ = ["Output", "address", "check_target", "joined", "write_error"]
+__all__ = ["Output", "address", "check_target", "joined"]
 
 _BUFFERS = 512  # to one writev(): half of what the kernel takes
 _AT_ONCE = 1 << 20  # bytes to a pipe at once: who waits for a slow reader sees that something moves
-
-_CAUSES = {
-    errno.ENOSPC: ("the disk is full", "free some space, or bound the capture: -C with -W, -s, -c, --compress"),
-    errno.EDQUOT: ("your disk quota is used up", "free some space, or write elsewhere"),
-    errno.EFBIG: ("the file is as large as it may be here (`ulimit -f`)", "raise the limit, or rotate with -C"),
-    errno.EPIPE: ("the program that read the pipe has ended", "start both again, the reader with more patience"),
-    errno.EEXIST: ("it is there already", "take another name, or --force (force=True) to write over it"),
-    errno.ENOENT: ("its directory does not exist", "make the directory first"),
-    errno.EISDIR: ("it is a directory", "name a file in it"),
-    errno.ENXIO: ("nobody reads this pipe (or it is a socket)", "start the program that reads it first"),
-    errno.EROFS: ("the file system is read-only", "write elsewhere"),
-    errno.EACCES: ("no permission to write there", "write elsewhere, or ask the directory's owner"),
-    errno.EPERM: ("no permission to write there", "write elsewhere, or ask the directory's owner"),
-}
-
-
-def write_error(error: OSError, name: str, tried: str = "write to") -> SystemCallError:
-    """Return the exception for an OSError of a file called `name`."""
-    if isinstance(error, SystemCallError):
-        return error
-    number = error.errno or errno.EIO
-    cause, remedy = _CAUSES.get(number, ("", ""))
-    return kernel_error("write", number, f"cannot {tried} {name}", cause=cause, remedy=remedy)
 
 
 def check_target(path: Path, *, force: bool) -> None:

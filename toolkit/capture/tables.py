@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from toolkit.capture.compression import suffix_of
 from toolkit.capture.files import Queueing
 from toolkit.capture.naming import Rotation
-from toolkit.capture.output import check_target, write_error
+from toolkit.capture.output import check_target
 from toolkit.capture.packets import Counts
 from toolkit.capture.writer import Item, UnwrittenError, Writer
-from toolkit.errors import ArgumentError, SystemCallError, ToolkitError
+from toolkit.errors import ArgumentError, SystemCallError, ToolkitError, write_error
 
 if TYPE_CHECKING:
     from toolkit.batch import Batch

@@ -18,7 +18,6 @@ from toolkit.capture import Capture
 from toolkit.capture.compression import compressor, suffix_of
 from toolkit.capture.files import check_files
 from toolkit.capture.naming import Rotation
-from toolkit.capture.output import write_error
 from toolkit.capture.session import CaptureStatistics, format_of
 from toolkit.capture.source import Source
 from toolkit.capture.tables import check_tables
@@ -26,7 +25,7 @@ from toolkit.cli import output
 from toolkit.cli.binding import Binding
 from toolkit.cli.live import LiveLine, Reading
 from toolkit.cli.stop import Stop
-from toolkit.errors import SystemCallError, ToolkitError
+from toolkit.errors import SystemCallError, ToolkitError, write_error
 from toolkit.netns import entered
 
 if TYPE_CHECKING:

@@ -344,7 +344,7 @@ def _make(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as refused:
-        raise kernel_error("write", refused.errno or 5, f"cannot make the directory {directory}") from None
+        raise kernel_error("mkdir", refused.errno or 5, f"cannot make the directory {directory}") from None
 
 
 def _plain(value: Any) -> str:

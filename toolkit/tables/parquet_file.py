@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import SystemCallError, kernel_error
+from toolkit.errors import SystemCallError, write_error
 from toolkit.tables.arrow import pyarrow
 
 if TYPE_CHECKING:
@@ -162,13 +162,4 @@ def _create(path: Path, *, force: bool) -> int:
 
 
 def _refused(path: Path, refused: OSError) -> SystemCallError:
-    causes = {
-        errno.EEXIST: ("such a file is there already", "take another name, or overwrite it with force=True (--force)"),
-        errno.ENOENT: ("its directory is missing", "make it"),
-        errno.EACCES: ("this user may not write there", "take another directory"),
-        errno.ENOSPC: ("the disk is full", "make room; what was written before can be read"),
-        errno.EFBIG: ("files may not be that large here", "raise `ulimit -f`; what was written before can be read"),
-        errno.EDQUOT: ("the quota is used up", "make room; what was written before can be read"),
-    }
-    cause, remedy = causes.get(refused.errno or 0, ("", ""))
-    return kernel_error("write", refused.errno or errno.EIO, f"cannot write {path}", cause=cause, remedy=remedy)
+    return write_error(refused, str(path), "write")
