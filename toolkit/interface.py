@@ -14,12 +14,13 @@ import numpy.typing as npt
 
 from toolkit import lifecycle
 from toolkit.abi.if_xdp import Statistics
+from toolkit.attachment import Attachment
 from toolkit.batch import Batch
 from toolkit.coalesce import LONGEST_REST, Coalescer
 from toolkit.device import Device
 from toolkit.errors import ArgumentError, ClosedError, ToolkitError
 from toolkit.napi import Deferral
-from toolkit.program import Link, Program, RuleCounters
+from toolkit.program import Link, Program
 from toolkit.rcu import wait_for_readers
 from toolkit.umem import UMEM
 from toolkit.uninterrupted import uninterrupted
@@ -39,11 +40,13 @@ T = TypeVar("T")
 _CLOSE_PATIENCE = 5.0  # seconds that close() waits for a thread inside receive()
 
 
-class Interface(lifecycle.NotCopied):
+class Interface(Attachment):
     """A network interface whose packets come to this process: `receive()` returns them as Batches.
 
     One thread receives; close() may come from any thread. Use it as a context manager. Made by `toolkit.open()`.
     """
+
+    _SUBJECT = "the interface {} is"
 
     def __init__(
         self,
@@ -92,17 +95,8 @@ class Interface(lifecycle.NotCopied):
         self._next = 0  # position of the socket to look at first: each gets its turn
         self._lender: Socket | None = None  # whose frames the last Batch holds; written by receive() only
         self._flows: list[weakref.ref[Flows]] = []  # what is fed with every Batch
-        self._why_dead = ""
         self._down = False  # whether close() came to its end
         lifecycle.track(self)
-
-    def __enter__(self) -> Interface:
-        """Close at the end of the block."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Close."""
-        self.close()
 
     def __repr__(self) -> str:
         """Show what came about: mode, copy or zero-copy, queues, filter."""
@@ -122,24 +116,9 @@ class Interface(lifecycle.NotCopied):
     # --- what it is -------------------------------------------------------------------------------------------------
 
     @property
-    def name(self) -> str:
-        """The interface's name."""
-        return self.device.name
-
-    @property
-    def mode(self) -> str:
-        """How the program runs: "native" (in the driver) or "generic" (after it, slower)."""
-        return self.link.mode
-
-    @property
     def zero_copy(self) -> bool:
         """Whether the driver writes into the UMEM itself on every queue, as the kernel reports."""
         return all(sock.zero_copy for sock in self.sockets)
-
-    @property
-    def closed(self) -> bool:
-        """Whether close() has begun, or this process is a fork of the owner."""
-        return bool(self._why_dead)
 
     def info(self) -> dict[str, Any]:
         """Return what came about, for people and for JSON."""
@@ -165,16 +144,6 @@ class Interface(lifecycle.NotCopied):
         for sock in self.sockets:
             total += sock.statistics()
         return total
-
-    def counters(self) -> dict[str, int]:
-        """Return what the XDP program counted, summed over the CPUs: `redirected`, `passed`, …"""
-        self._check_open()
-        return self.program.counters
-
-    def rules(self) -> tuple[RuleCounters, ...]:
-        """Return what each rule did, in their order; a plain filter is one rule. Batch.rules has their numbers."""
-        self._check_open()
-        return self.program.rule_counters
 
     def flows(self, max_flows: int = 1 << 16, *, group: Group = "flow", bidirectional: bool = False) -> Flows:
         """Return counters by flow (or source, destination, port, protocol) that every receive() adds to from now on.
@@ -427,7 +396,3 @@ class Interface(lifecycle.NotCopied):
             self._waiter.close()
             if self._async_waiter is not None:
                 self._async_waiter.close()
-
-    def _check_open(self) -> None:
-        if self._why_dead:
-            raise ClosedError(f"the interface {self.name} is {self._why_dead}")

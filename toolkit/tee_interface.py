@@ -22,6 +22,7 @@ import numpy as np
 from toolkit import lifecycle
 from toolkit.abi.if_xdp import Statistics
 from toolkit.abi.xsk_tee import slot_size
+from toolkit.attachment import Attachment
 from toolkit.batch import Batch
 from toolkit.clock import clock
 from toolkit.coalesce import LONGEST_REST, Coalescer
@@ -33,7 +34,7 @@ from toolkit.errors import (
     ToolkitError,
     kernel_error,
 )
-from toolkit.program import Link, Program, RuleCounters
+from toolkit.program import Link, Program
 from toolkit.program.query import link_info
 from toolkit.rcu import wait_for_readers
 from toolkit.ringbuf import RingBuffer, Rows
@@ -45,11 +46,13 @@ _CLOSE_PATIENCE = 5.0  # seconds that close() waits for a thread inside receive(
 _SLICE = 0.2  # seconds: nothing wakes a reader whose interface is gone, so it looks that often
 
 
-class Tee(lifecycle.NotCopied):
+class Tee(Attachment):
     """Copies of an interface's packets, which the kernel gets as well. Made by `toolkit.tee()`.
 
     It receives as an Interface does: one thread calls receive(), close() may come from any. It sends nothing.
     """
+
+    _SUBJECT = "the tee of {} is"
 
     def __init__(
         self,
@@ -84,17 +87,8 @@ class Tee(lifecycle.NotCopied):
         self._poll.register(self._event, select.POLLIN)
         self._guard = threading.Lock()  # held by the thread that is inside receive()
         self._close_lock = threading.Lock()
-        self._why_dead = ""
         self._down = False  # whether close() came to its end
         lifecycle.track(self)
-
-    def __enter__(self) -> Tee:
-        """Close at the end of the block."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Close."""
-        self.close()
 
     def __repr__(self) -> str:
         """Show what came about."""
@@ -105,24 +99,9 @@ class Tee(lifecycle.NotCopied):
     # --- what it is ---------------------------------------------------------------------------------------------------
 
     @property
-    def name(self) -> str:
-        """The interface's name."""
-        return self.device.name
-
-    @property
-    def mode(self) -> str:
-        """How the program runs: "native" (in the driver) or "generic" (after it, slower)."""
-        return self.link.mode
-
-    @property
     def zero_copy(self) -> bool:
         """False: what is not taken away has to be copied."""
         return False
-
-    @property
-    def closed(self) -> bool:
-        """Whether close() has begun, or this process is a fork of the owner."""
-        return bool(self._why_dead)
 
     def fileno(self) -> int:
         """The descriptor to wait for elsewhere: readable when copies wait, once receive() returned an empty Batch."""
@@ -147,21 +126,11 @@ class Tee(lifecycle.NotCopied):
         }
 
     def statistics(self) -> Statistics:
-        """Return the drops as an Interface does: `rx_ring_full` are packets whose copy found no room."""
-        return Statistics(0, 0, 0, self.counters()["lost"], 0, 0)
+        """Return the drops as an Interface does: `rx_ring_full` are packets whose copy found no room.
 
-    def counters(self) -> dict[str, int]:
-        """Return what the XDP program counted, summed over the CPUs.
-
-        `redirected` are those that were to be copied, `lost` is how many of them found no room: the others come here.
+        counters() has them as `lost`; `redirected` are all that were to be copied, and the others come here.
         """
-        self._check_open()
-        return self.program.counters
-
-    def rules(self) -> tuple[RuleCounters, ...]:
-        """Return what each rule did, in their order; a plain filter is one rule. Batch.rules has their numbers."""
-        self._check_open()
-        return self.program.rule_counters
+        return Statistics(0, 0, 0, self.counters()["lost"], 0, 0)
 
     # --- receiving ----------------------------------------------------------------------------------------------------
 
@@ -322,7 +291,3 @@ class Tee(lifecycle.NotCopied):
         if not self._why_dead:
             self._why_dead = "dead: it belongs to the parent of a fork"
             self._event_finalizer()
-
-    def _check_open(self) -> None:
-        if self._why_dead:
-            raise ClosedError(f"the tee of {self.name} is {self._why_dead}")

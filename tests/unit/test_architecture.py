@@ -66,6 +66,7 @@ FLOORS = {
     "copies": 2,
     "matching": 2,
     "status": 3,
+    "attachment": 2,
     "interface": 3,
     "workers": 3,
     "opening": 3,

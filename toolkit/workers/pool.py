@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit import lifecycle
+from toolkit.attachment import Attachment
 from toolkit.device import Device, await_carrier, describe, queue_numbers
-from toolkit.errors import ArgumentError, ClosedError, ToolkitError
+from toolkit.errors import ArgumentError, ToolkitError
 from toolkit.interface import Interface
 from toolkit.netns import NetNS, entered
 from toolkit.opening import check_rules, rules_of, wants_frags
-from toolkit.program import Action, Link, Program, Rule, RuleCounters
+from toolkit.program import Action, Program, Rule
 from toolkit.program.rules import describe as in_words
 from toolkit.rcu import wait_for_readers
 from toolkit.uninterrupted import uninterrupted
@@ -38,13 +39,15 @@ _CLOSE_PATIENCE = 5.0  # seconds that close() gives the work to return
 _DEATH_PATIENCE = 5.0  # seconds for a killed process to be gone
 
 
-class Workers:
+class Workers(Attachment):
     """Processes that receive from one interface, each on queues of its own, through one XDP program.
 
     Each runs `work(interface)`, `interface` being an Interface over its queues; what it returns is the result of one of
     `futures`. A worker that raises or is killed takes nobody along: its future says so, a warning is logged
     ("toolkit.workers"), and its queues' packets go on to the kernel. Use it as a context manager; any thread may call.
     """
+
+    _SUBJECT = "the workers of {} are"
 
     def __init__(
         self,
@@ -82,20 +85,17 @@ class Workers:
         self._own_program = program is None
         self._keeper: Keeper | None = None
         self._told = np.zeros((0, TOLD), np.uint64)
-        self._why_dead = ""
 
         def begin() -> None:
             with contextlib.ExitStack() as undo:
                 undo.callback(self._take_down)
                 with entered(netns):
-                    self.device: Device = describe(interface)
+                    self.device = describe(interface)
                     numbers = queue_numbers(self.device, queues)
                     self._dealt = _deal(numbers, workers, interface)
                     places = _places(cpus, len(self._dealt))
                     # The program is made here, for all: what the workers open must fit it.
-                    frags = options.pop("frags", "auto")
-                    several = frags is True or (frags == "auto" and program is None and wants_frags(self.device))
-                    options["frags"] = several
+                    options["frags"] = several = _several(self.device, program, options.get("frags", "auto"))
                     self._attach(wanted, program, numbers, several, mode=mode, replace=replace)
                 handover = Handover.of(self.program, self.link)
                 jobs = [
@@ -119,7 +119,7 @@ class Workers:
         if program is None:
             check_rules(self.device, rules, numbers)
         self.program = program or Program.build(rules=rules, frags=frags, map_entries=entries)
-        self.link: Link = self.program.attach(self.device.name, **how)
+        self.link = self.program.attach(self.device.name, **how)
         await_carrier(self.device)
 
     def _start(self, jobs: list[Job], netns: NetNS) -> None:
@@ -142,16 +142,6 @@ class Workers:
         self._keeper.send("go")
 
     # --- what it is ---------------------------------------------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        """The interface's name."""
-        return self.device.name
-
-    @property
-    def mode(self) -> str:
-        """How the program runs: "native" or "generic"."""
-        return self.link.mode
 
     @property
     def queues(self) -> tuple[tuple[int, ...], ...]:
@@ -177,21 +167,6 @@ class Workers:
     def told(self) -> npt.NDArray[np.uint64]:
         """What each worker told last: shape (workers, 8) u64, zeros at first. A copy. Stays after a worker's end."""
         return self._told.copy()
-
-    @property
-    def closed(self) -> bool:
-        """Whether close() has begun, or this process is a fork of the owner."""
-        return bool(self._why_dead)
-
-    def counters(self) -> dict[str, int]:
-        """Return what the XDP program counted, over all queues."""
-        self._check_open()
-        return self.program.counters
-
-    def rules(self) -> tuple[RuleCounters, ...]:
-        """Return what each rule did, over all queues: see Interface.rules()."""
-        self._check_open()
-        return self.program.rule_counters
 
     def info(self) -> dict[str, Any]:
         """Return what came about, as Interface.info() does; `frames` of all workers, and the queues of each."""
@@ -265,22 +240,10 @@ class Workers:
         self._told = self._told.copy()  # the shared page goes, the numbers stay
         self._finalizer.detach()  # it keeps the futures alive, and exceptions in them keep this object alive
 
-    def __enter__(self) -> Workers:
-        """Close at the end of the block."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Close."""
-        self.close()
-
     @property
     def _members(self) -> list[Member]:
         assert self._keeper is not None
         return self._keeper.members
-
-    def _check_open(self) -> None:
-        if self._why_dead:
-            raise ClosedError(f"the workers of {self.device.name} are {self._why_dead}")
 
     def _after_fork_in_child(self) -> None:
         self._why_dead = "dead: they belong to the parent of a fork"
@@ -292,6 +255,11 @@ def _shown(page: int, workers: int) -> npt.NDArray[np.uint64]:
     """The page in which the workers tell their numbers, read-only."""
     memory = mmap.mmap(page, workers * TOLD * 8, prot=mmap.PROT_READ)
     return np.frombuffer(memory, np.uint64).reshape(-1, TOLD)
+
+
+def _several(device: Device, program: Program | None, frags: bool | Literal["auto"]) -> bool:
+    """Whether packets may come in several frames."""
+    return frags is True or (frags == "auto" and program is None and wants_frags(device))
 
 
 def _deal(numbers: list[int], workers: int | None, interface: str) -> tuple[tuple[int, ...], ...]:
