@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -14,16 +13,14 @@ import numpy.typing as npt
 
 from toolkit import lifecycle
 from toolkit.abi.if_xdp import Statistics
-from toolkit.attachment import Attachment
 from toolkit.batch import Batch
 from toolkit.coalesce import LONGEST_REST, Coalescer
 from toolkit.device import Device
 from toolkit.errors import ArgumentError, ClosedError, ToolkitError
 from toolkit.napi import Deferral
+from toolkit.one_receiver import OneReceiver
 from toolkit.program import Link, Program
-from toolkit.rcu import wait_for_readers
 from toolkit.umem import UMEM
-from toolkit.uninterrupted import uninterrupted
 from toolkit.wait import Waiter, WaitMode
 from toolkit.xsk import Socket
 
@@ -37,10 +34,8 @@ __all__ = ["Interface"]
 B = TypeVar("B", bound="Batch | None")
 T = TypeVar("T")
 
-_CLOSE_PATIENCE = 5.0  # seconds that close() waits for a thread inside receive()
 
-
-class Interface(Attachment):
+class Interface(OneReceiver):
     """A network interface whose packets come to this process: `receive()` returns them as Batches.
 
     One thread receives; close() may come from any thread. Use it as a context manager. Made by `toolkit.open()`.
@@ -67,9 +62,7 @@ class Interface(Attachment):
 
         `deferral` is undone with it. The sockets must be made with the same `wait`.
         """
-        self.device = device
-        self.program = program
-        self.link = link
+        super().__init__(device, program, link)
         self.umem = umem
         self.sockets = tuple(sockets)  # in order of their queues
         self.filter = filter
@@ -90,12 +83,9 @@ class Interface(Attachment):
         # The program knows its links as well: without this, a forgotten Interface on a program of the user's own would
         # stay attached for as long as that program.
         weakref.finalize(self, link.close)
-        self._guard = threading.Lock()  # held by the thread that is inside receive()
-        self._close_lock = threading.Lock()
         self._next = 0  # position of the socket to look at first: each gets its turn
         self._lender: Socket | None = None  # whose frames the last Batch holds; written by receive() only
         self._flows: list[weakref.ref[Flows]] = []  # what is fed with every Batch
-        self._down = False  # whether close() came to its end
         lifecycle.track(self)
 
     def __repr__(self) -> str:
@@ -335,60 +325,25 @@ class Interface(Attachment):
                 return sock
         raise ArgumentError(f"queue {queue} of {self.name} was not opened; open are {[s.queue for s in self.sockets]}")
 
-    def detach(self) -> None:
-        """Take the program off the interface: nothing new is redirected, what waits in the rings can be received.
-
-        To reconcile counters: detach, receive until nothing comes, then received + statistics().dropped equals
-        counters()["redirected"], to the packet. Repeatable.
-        """
-        self._check_open()
-        self.link.close()
-        wait_for_readers()
-
     # --- the end ----------------------------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Detach the program, free the queues, give the memory back. Repeatable; waits for a thread in receive()."""
-        if self._why_dead.startswith("dead"):
-            return
-        self._why_dead = "closed"
-        if not self._down:
-            uninterrupted(self._close, patience=2 * _CLOSE_PATIENCE, stuck=f"cannot close {self._stuck}")
-
-    def _close(self) -> None:
-        with self._close_lock:  # another thread may be closing: return when it is done
-            if not self._down:
-                self._waiter.wake()
-                self._take_down()
+    def _wake_receiver(self) -> None:
+        self._waiter.wake()
 
     def _take_down(self) -> None:
-        if not self._guard.acquire(timeout=_CLOSE_PATIENCE):
-            raise ToolkitError(f"cannot close {self._stuck}")
-        try:
-            with contextlib.ExitStack() as parts:  # all of them, whatever one of them raises; last in, first out
-                if self._own_umem:
-                    parts.callback(self.umem.close)
-                if self._own_program:
-                    parts.callback(self.program.close)
-                for sock in self.sockets:
-                    parts.callback(sock.close)
-                parts.callback(self.link.close)
-                if self._deferral is not None:
-                    parts.callback(self._deferral.restore)
-                parts.callback(self._wait_finalizer)
-                if self._async_waiter is not None:
-                    parts.callback(self._async_waiter.close)
-            self._down = True
-        finally:
-            self._guard.release()
-
-    @property
-    def _stuck(self) -> str:
-        return (
-            f"{self.name}: receive() is still inside it after {_CLOSE_PATIENCE:.0f} s. Likely cause: close() was "
-            "called from a signal handler that interrupted it. Next step: set a flag in the handler, close outside of "
-            "it."
-        )
+        with contextlib.ExitStack() as parts:  # all of them, whatever one of them raises; last in, first out
+            if self._own_umem:
+                parts.callback(self.umem.close)
+            if self._own_program:
+                parts.callback(self.program.close)
+            for sock in self.sockets:
+                parts.callback(sock.close)
+            parts.callback(self.link.close)
+            if self._deferral is not None:
+                parts.callback(self._deferral.restore)
+            parts.callback(self._wait_finalizer)
+            if self._async_waiter is not None:
+                parts.callback(self._async_waiter.close)
 
     def _after_fork_in_child(self) -> None:
         if not self._why_dead:

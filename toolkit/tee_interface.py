@@ -12,7 +12,6 @@ import contextlib
 import errno
 import os
 import select
-import threading
 import time
 import weakref
 from typing import Any
@@ -22,7 +21,6 @@ import numpy as np
 from toolkit import lifecycle
 from toolkit.abi.if_xdp import Statistics
 from toolkit.abi.xsk_tee import slot_size
-from toolkit.attachment import Attachment
 from toolkit.batch import Batch
 from toolkit.clock import clock
 from toolkit.coalesce import LONGEST_REST, Coalescer
@@ -34,19 +32,17 @@ from toolkit.errors import (
     ToolkitError,
     kernel_error,
 )
+from toolkit.one_receiver import OneReceiver
 from toolkit.program import Link, Program
 from toolkit.program.query import link_info
-from toolkit.rcu import wait_for_readers
 from toolkit.ringbuf import RingBuffer, Rows
-from toolkit.uninterrupted import uninterrupted
 
 __all__ = ["Tee"]
 
-_CLOSE_PATIENCE = 5.0  # seconds that close() waits for a thread inside receive()
 _SLICE = 0.2  # seconds: nothing wakes a reader whose interface is gone, so it looks that often
 
 
-class Tee(Attachment):
+class Tee(OneReceiver):
     """Copies of an interface's packets, which the kernel gets as well. Made by `toolkit.tee()`.
 
     It receives as an Interface does: one thread calls receive(), close() may come from any. It sends nothing.
@@ -66,9 +62,7 @@ class Tee(Attachment):
         coalesce: float = LONGEST_REST,
     ) -> None:
         """Take over a `xsk_tee.c` program, attached by `link`, which copies `snaplen` bytes of a packet."""
-        self.device = device
-        self.program = program
-        self.link = link
+        super().__init__(device, program, link)
         self.filter: str | None = filter
         self.snaplen = snaplen
         """Bytes of a packet that are copied, at most; Batch.wire_lengths tells how long it was."""
@@ -85,9 +79,6 @@ class Tee(Attachment):
         self._poll = select.poll()
         self._poll.register(self._table.fd, select.POLLIN)
         self._poll.register(self._event, select.POLLIN)
-        self._guard = threading.Lock()  # held by the thread that is inside receive()
-        self._close_lock = threading.Lock()
-        self._down = False  # whether close() came to its end
         lifecycle.track(self)
 
     def __repr__(self) -> str:
@@ -240,52 +231,20 @@ class Tee(Attachment):
                 )
                 raise DeviceGoneError(errno.ENETDOWN, refused.strerror)
 
-    def detach(self) -> None:
-        """Take the program off the interface: nothing new is copied, what waits can be received. Repeatable.
-
-        After that, and once nothing comes any more, received + statistics().dropped equals counters()["redirected"].
-        """
-        self._check_open()
-        self.link.close()
-        wait_for_readers()
-
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Detach the program and give the memory back. Repeatable; waits for a thread in receive()."""
-        if self._why_dead.startswith("dead"):
-            return
-        self._why_dead = "closed"
-        if not self._down:
-            uninterrupted(self._close, patience=2 * _CLOSE_PATIENCE, stuck=self._stuck)
+    def _wake_receiver(self) -> None:
+        os.eventfd_write(self._event, 1)
+        self.link.close()  # whatever comes next: nothing of ours stays in the packets' way
 
-    def _close(self) -> None:
-        with self._close_lock:  # another thread may be closing: return when it is done
-            if self._down:
-                return
-            os.eventfd_write(self._event, 1)
-            self.link.close()  # whatever comes next: nothing of ours stays in the packets' way
-            if not self._guard.acquire(timeout=_CLOSE_PATIENCE):
-                raise ToolkitError(self._stuck)
-            try:
-                last = self._lent() if self._lent is not None else None
-                if last is not None:
-                    last.expire()
-                self._held = (None, [])
-                self._ring.close()
-                self.program.close()
-                self._event_finalizer()
-                self._down = True
-            finally:
-                self._guard.release()
-
-    @property
-    def _stuck(self) -> str:
-        return (
-            f"cannot close the tee of {self.name}: receive() is still inside it after {_CLOSE_PATIENCE:.0f} s. Likely "
-            "cause: close() was called from a signal handler that interrupted it. Next step: set a flag in the "
-            "handler, close outside of it."
-        )
+    def _take_down(self) -> None:
+        last = self._lent() if self._lent is not None else None
+        if last is not None:
+            last.expire()
+        self._held = (None, [])
+        self._ring.close()
+        self.program.close()
+        self._event_finalizer()
 
     def _after_fork_in_child(self) -> None:
         if not self._why_dead:

@@ -199,7 +199,7 @@ def test_close_in_a_signal_handler(
     """It cannot succeed inside receive(), and says so after 5 s; outside it closes at once. Never a dead lock."""
     if (level, timeout) != ("interface", None):  # one case with the real patience is enough
         monkeypatch.setattr("toolkit.xsk_core._CLOSE_PATIENCE", 0.5)
-        monkeypatch.setattr("toolkit.interface._CLOSE_PATIENCE", 0.5)
+        monkeypatch.setattr("toolkit.one_receiver._CLOSE_PATIENCE", 0.5)
     with Program.build("xsk_redirect.c") as program:
         if level == "socket":
             target: Any = toolkit.Socket("veth0", netns=lab.netns)

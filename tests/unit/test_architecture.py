@@ -67,6 +67,7 @@ FLOORS = {
     "matching": 2,
     "status": 3,
     "attachment": 2,
+    "one_receiver": 2,
     "interface": 3,
     "workers": 3,
     "opening": 3,
