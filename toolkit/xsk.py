@@ -29,10 +29,11 @@ from toolkit.receiver import Receiver
 from toolkit.replier import Replier
 from toolkit.rings import CompletionQueue, FillQueue, RXQueue, TXQueue
 from toolkit.sender import Sender
-from toolkit.umem import UMEM, check_ring_size
+from toolkit.socket_options import SocketOptions
+from toolkit.umem import UMEM
 from toolkit.uninterrupted import uninterrupted
-from toolkit.wait import WaitMode, check_wait_mode
-from toolkit.xsk_core import Core, SocketOptions
+from toolkit.wait import WaitMode
+from toolkit.xsk_core import Core
 
 __all__ = ["Socket"]
 
@@ -74,19 +75,15 @@ class Socket(lifecycle.NotCopied):
         SystemCallError when the kernel refuses: no such interface (ENODEV), interface down (ENETDOWN), queue out of
         range (EINVAL) or taken (EBUSY), no privilege (EPERM), no memory to lock (ENOBUFS), no zero-copy (EOPNOTSUPP).
         """
-        if not (rx or tx):
-            raise ArgumentError("a Socket needs an RX ring, a TX ring, or both")
-        if zero_copy not in (True, False, "auto"):
-            raise ArgumentError(f'zero_copy is True, False or "auto", not {zero_copy!r}')
-        options = SocketOptions(
-            check_ring_size("rx_size", rx_size),
-            check_ring_size("tx_size", tx_size),
-            None if zero_copy == "auto" else bool(zero_copy),
-            need_wakeup,
-            sg,
-            rx,
-            tx,
-            check_wait_mode(wait),
+        options = SocketOptions.checked(
+            rx_size=rx_size,
+            tx_size=tx_size,
+            zero_copy=zero_copy,
+            need_wakeup=need_wakeup,
+            sg=sg,
+            rx=rx,
+            tx=tx,
+            wait=wait,
         )
         if umem is not None and not isinstance(umem, UMEM):
             raise ArgumentError(f"umem is a toolkit.UMEM, or None for one of its own, not {type(umem).__name__}")

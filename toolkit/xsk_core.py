@@ -15,20 +15,16 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from toolkit import lifecycle
 from toolkit.abi.if_xdp import (
     AF_XDP,
     SOL_XDP,
-    XDP_COPY,
     XDP_MAX_TX_SKB_BUDGET,
     XDP_MMAP_OFFSETS,
     XDP_OPTIONS,
     XDP_OPTIONS_ZEROCOPY,
-    XDP_USE_NEED_WAKEUP,
-    XDP_USE_SG,
-    XDP_ZEROCOPY,
     MmapOffsets,
     parse_mmap_offsets,
 )
@@ -44,38 +40,16 @@ from toolkit.errors import ClosedError, DeviceGoneError, FrameError, ToolkitErro
 from toolkit.registration import Registration
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
 from toolkit.rings.memory import ADDRESS_BYTES, DESC_BYTES
+from toolkit.socket_options import SocketOptions
 from toolkit.umem import UMEM
 from toolkit.uninterrupted import uninterrupted
-from toolkit.wait import DeviceSocket, Waiter, WaitMode
+from toolkit.wait import DeviceSocket, Waiter
 
-__all__ = ["Core", "SocketOptions"]
+__all__ = ["Core"]
 
 _EBUSY_PATIENCE = 1.0  # seconds: the kernel frees a closed socket's queue asynchronously, in about 26 ms
 _CLOSE_PATIENCE = 5.0  # seconds that close() waits for threads inside receive() or send()
 _DRAIN_PATIENCE = 0.1  # seconds that close() waits for frames that are being sent
-
-
-class SocketOptions(NamedTuple):
-    """How to bind. zero_copy: None lets the driver decide."""
-
-    rx_size: int
-    tx_size: int
-    zero_copy: bool | None
-    need_wakeup: bool
-    sg: bool
-    rx: bool
-    tx: bool
-    wait: WaitMode = "poll"
-
-    @property
-    def bind_flags(self) -> int:
-        """sxdp_flags of bind()."""
-        flags = XDP_USE_NEED_WAKEUP if self.need_wakeup else 0
-        if self.sg:
-            flags |= XDP_USE_SG
-        if self.zero_copy is not None:
-            flags |= XDP_ZEROCOPY if self.zero_copy else XDP_COPY
-        return flags
 
 
 class Loan(Protocol):

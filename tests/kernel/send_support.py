@@ -20,9 +20,9 @@ import toolkit
 from toolkit.custody import SendCustody
 from toolkit.lab import Lab, Namespace
 from toolkit.rings import CompletionQueue, RingMemory, TXQueue
+from toolkit.socket_options import SocketOptions
 from toolkit.umem import UMEM
 from toolkit.wait import DeviceSocket
-from toolkit.xsk_core import SocketOptions
 
 __all__ = [
     "RING",

@@ -47,6 +47,7 @@ FLOORS = {
     "wait": 2,
     "aio": 2,
     "registration": 2,
+    "socket_options": 2,
     "xsk_core": 2,
     "packets": 1,
     "checksum": 1,
