@@ -116,11 +116,7 @@ def open(
 
     Everything is undone when it fails, when the Interface is closed, and when the process ends, however it ends.
     """
-    for name, given, kind in (("umem", umem, UMEM), ("program", program, Program)):
-        if given is not None and not isinstance(given, kind):
-            raise ArgumentError(f"{name} is a toolkit.{kind.__name__}, not {type(given).__name__}")
-    if umem is not None and (ring_size, frames, frame_size, poison) != (None, None, None, False):
-        raise ArgumentError("ring_size, frames, frame_size and poison belong to the UMEM: give them to UMEM(...).")
+    _check_parts(program, umem, shaped=(ring_size, frames, frame_size, poison) != (None, None, None, False))
     wanted = _Wanted(
         rules_of(interface, program, filter, rules, on_match, sample, snaplen),
         program,
@@ -140,6 +136,20 @@ def open(
         _checked_frags(frags),
         timestamps,
     )
+    return _open_whole(interface, wanted, netns)
+
+
+def _check_parts(program: Program | None, umem: UMEM | None, *, shaped: bool) -> None:
+    """Raise ArgumentError for what is not such a part, and for a UMEM that other arguments would shape."""
+    for name, given, kind in (("umem", umem, UMEM), ("program", program, Program)):
+        if given is not None and not isinstance(given, kind):
+            raise ArgumentError(f"{name} is a toolkit.{kind.__name__}, not {type(given).__name__}")
+    if umem is not None and shaped:
+        raise ArgumentError("ring_size, frames, frame_size and poison belong to the UMEM: give them to UMEM(...).")
+
+
+def _open_whole(interface: str, wanted: _Wanted, netns: NetNS) -> Interface:
+    """Do it in the network namespace `netns`, all of it or nothing."""
 
     def work() -> Interface:
         with entered(netns), contextlib.ExitStack() as undo:
