@@ -8,20 +8,7 @@ from typing import Any
 
 import click
 
-from toolkit.cli.options import (
-    COPY_LONG,
-    COPYING,
-    INTERVAL,
-    JSON,
-    RECEIVING,
-    SAMPLING,
-    SECONDS,
-    TEE,
-    YES,
-    binding_from,
-    options_of,
-    says_unseen,
-)
+from toolkit.cli.options import COPY_LONG, binding_from, options_of, says_unseen, taking
 
 __all__ = ["COMMANDS"]
 
@@ -64,15 +51,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     click.option("--pcap", is_flag=True, help="Write classic pcap (with nanoseconds), which cannot tell losses."),
     click.option("--compress", type=click.Choice(["gzip", "zstd"]), help="[what the suffix says: .gz, .zst]"),
     click.option("--force", is_flag=True, help="Write over files that exist."),
-    TEE,
-    *SAMPLING,
-    YES,
-    *RECEIVING,
-    COPY_LONG,
-    *COPYING,
-    SECONDS,
-    INTERVAL,
-    JSON,
+    *taking(COPY_LONG),
 )
 @says_unseen
 def capture(interface: str, expression: tuple[str, ...], **options: Any) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "namespace",
     "options_of",
     "says_unseen",
+    "taking",
 ]
 
 UNSEEN = (
@@ -122,6 +123,14 @@ COPYING = (
     click.option("--ring-size", type=click.IntRange(min=1), help="Entries of each ring, a power of two."),
     click.option("--netns", help="Network namespace of the interface: a name of `ip netns`, a path, or a pid."),
 )
+
+
+def taking(copy: Callable[[Any], Any] = COPY) -> tuple[Callable[[Any], Any], ...]:
+    """Return the options of a command that takes packets, or copies of them, to look at; as --help shows them.
+
+    copy: COPY_LONG where -c is something else.
+    """
+    return (TEE, *SAMPLING, YES, *RECEIVING, copy, *COPYING, SECONDS, INTERVAL, JSON)
 
 
 def options_of(*options: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]:

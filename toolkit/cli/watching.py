@@ -8,20 +8,7 @@ from typing import Any
 
 import click
 
-from toolkit.cli.options import (
-    COPY,
-    COPYING,
-    FILTER,
-    INTERVAL,
-    JSON,
-    RECEIVING,
-    SAMPLING,
-    SECONDS,
-    TEE,
-    YES,
-    binding_from,
-    options_of,
-)
+from toolkit.cli.options import FILTER, binding_from, options_of, taking
 
 __all__ = ["COMMANDS"]
 
@@ -48,15 +35,7 @@ __all__ = ["COMMANDS"]
         show_default=True,
         help="How many to remember; then those that were idle longest make room.",
     ),
-    TEE,
-    *SAMPLING,
-    YES,
-    *RECEIVING,
-    COPY,
-    *COPYING,
-    SECONDS,
-    INTERVAL,
-    JSON,
+    *taking(),
 )
 def top(interface: str, **options: Any) -> None:
     """Show who has the traffic that arrives at INTERFACE: rate and share of the last interval, and totals.
