@@ -3,62 +3,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pty
 import select
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_support import ENVIRONMENT, XSK, running, xsk
 
 from toolkit.abi import libbpf as abi
 from toolkit.cli.options import UNSEEN
 from toolkit.lab import Lab
 from toolkit.program import Program, attached, xdp_links
-
-ROOT = Path(__file__).resolve().parents[2]
-XSK = [sys.executable, "-m", "toolkit.cli"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-
-
-def xsk(lab: Lab, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 60, **options}
-    return lab.netns.run([*XSK, *arguments], env=ENVIRONMENT, **options)
-
-
-@contextlib.contextmanager
-def running(lab: Lab, *arguments: str, ready: int = 2, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start xsk and wait until its program is attached: until it has so many event descriptors."""
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
-    process = lab.netns.popen([*XSK, *arguments], env=ENVIRONMENT, **options)
-    try:
-        deadline = time.monotonic() + 20
-        while _events(process) < ready:  # a Socket has one, and the Interface, which is made last
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def _events(process: subprocess.Popen[str]) -> int:
-    """How many event descriptors the process has open."""
-    found = 0
-    with contextlib.suppress(OSError):
-        for name in os.listdir(f"/proc/{process.pid}/fd"):
-            with contextlib.suppress(OSError):
-                found += "eventfd" in os.readlink(f"/proc/{process.pid}/fd/{name}")
-    return found
 
 
 def reconciles(report: dict[str, Any]) -> bool:

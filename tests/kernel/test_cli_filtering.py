@@ -9,8 +9,8 @@ import signal
 from typing import Any
 
 import pytest
+from cli_support import running, xsk
 from support import eventually
-from test_cli import running, xsk
 
 from toolkit.lab import Lab
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from test_cli import running, xsk
+from cli_support import running, xsk
 from test_cli_filtering import ended
 
 from toolkit.lab import Lab

@@ -10,47 +10,24 @@ import pty
 import select
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from support import ROOT, Wire, eventually, udp_frame
+from cli_support import ENVIRONMENT, XSK, running, xsk
+from support import Wire, eventually, udp_frame
 
 from toolkit.lab import Lab
 
 pytestmark = pytest.mark.needs("bcc")
 
-TOP = [sys.executable, "-m", "toolkit.cli", "top"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TERM": "xterm", "COLUMNS": "120"}
+TOP = ["top", "veth0", "-f", "udp port 9000"]
+TERMINAL = ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "120"}
 FRAMES = [udp_frame(bytes(10), source_port=7001)] * 30 + [udp_frame(bytes(500), source_port=7002)] * 10
 
 
-@contextlib.contextmanager
-def watching(lab: Lab, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start xsk top, and wait until it says that it has begun, or until its program is attached."""
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, **options}
-    process = lab.netns.popen([*TOP, lab.interface, "-f", "udp port 9000", *arguments], env=ENVIRONMENT, **options)
-    try:
-        assert eventually(lambda: _events(process) >= 2 or process.poll() is not None, 20)
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-
-
-def _events(process: subprocess.Popen[str]) -> int:
-    """How many event descriptors it has open: a Socket has one, and the Interface, which is made last."""
-    found = 0
-    with contextlib.suppress(OSError):
-        for name in os.listdir(f"/proc/{process.pid}/fd"):
-            with contextlib.suppress(OSError):
-                found += "eventfd" in os.readlink(f"/proc/{process.pid}/fd/{name}")
-    return found
+def watching(lab: Lab, *arguments: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+    """Run xsk top, its errors among its output."""
+    return running(lab, *TOP, *arguments, env=TERMINAL, stderr=subprocess.STDOUT)
 
 
 def until(process: subprocess.Popen[str], text: str, timeout: float = 20) -> str:
@@ -131,8 +108,8 @@ def test_a_table_obeys_keys_and_leaves_the_terminal_as_it_was(lab: Lab, wire: Wi
         fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
 
     process = lab.netns.popen(
-        [*TOP, lab.interface, "-f", "udp port 9000", "-n", "0.2"],
-        env=ENVIRONMENT,
+        [*XSK, *TOP, "-n", "0.2"],
+        env=TERMINAL,
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -159,8 +136,8 @@ def test_a_table_obeys_keys_and_leaves_the_terminal_as_it_was(lab: Lab, wire: Wi
 
 
 def test_what_stands_in_the_way_is_said_before_anything_is_taken(lab: Lab) -> None:
-    done = lab.netns.run([*TOP, lab.interface], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    done = xsk(lab, "top", "veth0")
     assert done.returncode == 1
     assert "filter" in done.stderr
-    done = lab.netns.run([*TOP, "--help"], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    done = xsk(lab, "top", "--help")
     assert "does NOT reach" in done.stdout
