@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import struct
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from toolkit.batch import Batch
+from toolkit.capture import Capture
+from toolkit.errors import SystemCallError
 
-__all__ = ["Block", "batch_of", "blocks_of", "frames", "packets_of", "pcap_of"]
+__all__ = ["Block", "batch_of", "blocks_of", "fill", "frames", "numbers", "packets_of", "pcap_of", "until_it_fails"]
 
 EPOCH = 1_700_000_000_123_456_789  # ns since 1970
 
@@ -83,3 +86,24 @@ def pcap_of(file: Path) -> list[tuple[int, int, bytes]]:
         found.append((seconds * 10**9 + fraction, original, data[at + 16 : at + 16 + captured]))
         at += 16 + captured
     return found
+
+
+def numbers(path: Path) -> list[int]:
+    """What frames() wrote into the packets of a pcapng file."""
+    return [struct.unpack("!I", data[:4])[0] for _, _, data in packets_of(path)]
+
+
+def fill(capture: Capture, count: int, first: int = 0) -> None:
+    """Write `count` packets that tell their numbers."""
+    capture.write(batch_of(frames(count, first=first)))
+
+
+def until_it_fails(capture: Capture, count: int = 100) -> SystemCallError:
+    """Write packets until a write is refused; that refusal."""
+    for i in range(100_000):
+        try:
+            fill(capture, count, i * count)
+        except SystemCallError as failure:
+            return failure
+        time.sleep(0.001)
+    raise AssertionError("it did not fail")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit.capture.files import Queueing
+    from toolkit.capture.queueing import Queueing
     from toolkit.capture.session import Capture, CaptureStatistics
 
 __all__ = ["Capture", "CaptureStatistics", "Queueing"]
@@ -16,6 +16,6 @@ def __getattr__(name: str) -> Any:
     """Import what is asked for: `import toolkit` needs the reader only, and should stay quick."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from toolkit.capture import files, session
+    from toolkit.capture import queueing, session
 
-    return getattr(files if name == "Queueing" else session, name)
+    return getattr(queueing if name == "Queueing" else session, name)

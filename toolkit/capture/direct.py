@@ -11,15 +11,18 @@ import contextlib
 import os
 import time
 
+from toolkit.abi.libc import sched_yield
+from toolkit.capture.ahead import Ahead
 from toolkit.capture.layout import Bytes
 
 __all__ = ["BLOCK", "LEAST", "Direct"]
 
 BLOCK = 4096  # bytes: what no disk finds too small; the page size, so that no page is written both ways
 LEAST = 1 << 20  # bytes below which the page cache is taken: they mean that there is no hurry
-_TRY_AGAIN = 64  # pieces after which the slower way is tried once more: at first, then more and more rarely
-_RAREST = 4096
+_CACHED = 1 << 20  # bytes through the page cache at once: what lies in the processor's own cache still
 _WEIGHT = 0.3  # of the last piece in a way's average
+_OUTLIER = 3.0  # times the average, which is the most that one piece counts for: a stall says little of the next piece
+_SOON, _LATE = 0.02, 2.0  # seconds to the next try of the slower way: doubled each time that it is the slower one again
 
 
 class Direct:
@@ -28,18 +31,24 @@ class Direct:
     def __init__(self, fd: int) -> None:
         """fd: the file, open for writing."""
         self._fd = fd
+        self._ahead = Ahead(fd)
         self._direct: int | None = None  # the same file, opened for the other way; -1: it cannot
         self._cost: list[float] = [0.0, 0.0]  # s a byte: through the page cache, past it; 0: not known
-        self._past = False  # which way was the faster one
-        self._pause, self._left = _TRY_AGAIN, _TRY_AGAIN  # pieces from one try to the next, and to go
+        self._pause = _SOON  # seconds from one try of the slower way to the next
+        self._next = 0.0  # CLOCK_MONOTONIC s: when that is
 
     def write(self, data: Bytes, position: int) -> int:
         """Write whole blocks from memory that begins with a block to `position`, a multiple of BLOCK; bytes written.
 
+        These are not always all.
+
         OSError as the kernel gives it.
         """
         past = self._choose()
+        if not past:
+            data = data[:_CACHED]
         began = time.perf_counter()
+        self._ahead.reach(position, position + len(data))
         try:
             written = os.pwrite(self._direct if past and self._direct is not None else self._fd, data, position)
         except OSError:
@@ -48,13 +57,18 @@ class Direct:
             # A file system that says so only now, or has no room: the other way tells.
             self._close(-1)
             return os.pwrite(self._fd, data, position)
-        cost = (time.perf_counter() - began) / max(written, 1)
-        known = self._cost[past]
-        self._cost[past] = cost if not known else known + _WEIGHT * (cost - known)
+        self._note(past, (time.perf_counter() - began) / max(written, 1))
+        if not past:
+            sched_yield()  # who receives on this CPU is in more of a hurry, and real-time threads are not interrupted
         return written
 
-    def close(self) -> None:
-        """Let go of the second descriptor. Repeatable."""
+    def close(self, size: int) -> None:
+        """Let go of the second descriptor, and of what the file, `size` bytes long, does not need. Repeatable."""
+        self._close(None)
+        self._ahead.trim(size)
+
+    def abandon(self) -> None:
+        """Let go of the second descriptor only: the file is somebody else's, who writes on."""
         self._close(None)
 
     def _close(self, state: int | None) -> None:
@@ -74,14 +88,17 @@ class Direct:
         if self._direct < 0:
             return False
         cached, past = self._cost
-        faster = past < cached or not past
-        if not cached:
-            return not faster
-        if faster != self._past:  # another one than before
-            self._past, self._pause, self._left = faster, _TRY_AGAIN, _TRY_AGAIN
-        self._left -= 1
-        if self._left > 0:
-            return faster
-        # A try can take ten times as long as what it is tried against.
-        self._pause = self._left = min(2 * self._pause, _RAREST)
-        return not faster
+        if not cached or not past:
+            return not past  # that one first: it does not wait for memory
+        return (past < cached) != (time.monotonic() >= self._next)
+
+    def _note(self, past: bool, cost: float) -> None:
+        """Take in what a piece cost. The slower way's average is forgotten: it was tried to see how it is now."""
+        known, other = self._cost[past], self._cost[not past]
+        tried = not known or (other and other < known)
+        if not tried:
+            cost = known + _WEIGHT * (min(cost, _OUTLIER * known) - known)
+        self._cost[past] = cost
+        if tried:
+            self._pause = min(2 * self._pause, _LATE) if cost > other else _SOON
+            self._next = time.monotonic() + self._pause

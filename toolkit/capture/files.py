@@ -8,22 +8,21 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from toolkit.arguments import seconds, whole
 from toolkit.capture.compression import Compressor
-from toolkit.capture.direct import LEAST
 from toolkit.capture.layout import Bytes, Reserve
 from toolkit.capture.naming import Names, Rotation
 from toolkit.capture.output import Output, check_target
 from toolkit.capture.packets import Counts, Packets
+from toolkit.capture.queueing import Queueing
 from toolkit.capture.waiting import Waiting
 from toolkit.capture.writer import Item, UnwrittenError, Writer
-from toolkit.errors import ArgumentError, SystemCallError, ToolkitError, write_error
+from toolkit.errors import SystemCallError, ToolkitError, write_error
 
-__all__ = ["Format", "PacketFiles", "Queueing", "check_files"]
+__all__ = ["Format", "PacketFiles", "check_files"]
 
 _PIECE = 4 << 20  # bytes of records that are made at once, at most
 _TOGETHER = 1 << 20  # bytes that are compressed together
@@ -50,22 +49,6 @@ class Format(Protocol):
 
     def whole(self, data: memoryview, limit: int) -> tuple[int, int]:
         """Return the bytes and packets of whole records within the first `limit` bytes of `data`."""
-
-
-class Queueing(NamedTuple):
-    """How much may wait for the disk."""
-
-    limit: int = 64 << 20  # bytes, 1 MB at least; memory of which only what is used is taken
-    patience: float = 0.002  # seconds that write() waits for room: less than the rings hold at a million packets/s
-    stalled: float = 5.0  # seconds without progress after which close() gives up
-
-    def check(self) -> None:
-        """Raise ArgumentError for what makes no sense."""
-        if whole("limit", self.limit) < LEAST:
-            raise ArgumentError(f"what may wait for the disk is {LEAST} bytes at least, not {self.limit!r}")
-        for name, value in (("patience", self.patience), ("stalled", self.stalled)):
-            if not seconds(name, value) >= 0:  # NaN is not
-                raise ArgumentError(f"{name} is a number of seconds from 0 on, not {value!r}")
 
 
 class PacketFiles:
@@ -99,10 +82,11 @@ class PacketFiles:
         self._path = first  # of the current file
         self._files = _Files(Output(first, force=force), make, compressor)
         self._files.begin()
-        self._writer = Writer(self._files, limit=queueing.limit, patience=queueing.patience)
-        self._waiting = Waiting(self._writer, queueing.limit)
+        room = queueing.room
+        self._writer = Writer(self._files, limit=room, patience=queueing.patience)
+        self._waiting = Waiting(self._writer, room)
         self._stalled = queueing.stalled
-        self._piece = min(_PIECE, queueing.limit // 4)
+        self._piece = min(_PIECE, room // 4)
         self._size = len(make.preamble())  # of the current file, before compression
         self._began = time.time_ns()  # of the current file
         self._next = time.monotonic() + (rotation.seconds or 0)

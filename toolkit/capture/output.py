@@ -154,16 +154,21 @@ class Output:
 
     def close(self) -> None:
         """Close it; repeatable. OSError when the kernel could not keep what it was given (network file systems)."""
-        if self._direct is not None:
-            self._direct.close()
+        if self._direct is not None and not self.closed:
+            self._direct.close(self.size)
+        self._close()
+
+    def _close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
     def abandon(self) -> None:
-        """Close it without a word."""
+        """Close it without a word, as it is: a fork's parent writes on."""
+        if self._direct is not None:
+            self._direct.abandon()
         with contextlib.suppress(OSError):
-            self.close()
+            self._close()
 
 
 def address(data: Bytes) -> int:

@@ -19,11 +19,12 @@ from toolkit.arguments import seconds as as_seconds
 from toolkit.arguments import whole
 from toolkit.batch import Batch
 from toolkit.capture.compression import Compression, compressor, suffix_of
-from toolkit.capture.files import Format, PacketFiles, Queueing
+from toolkit.capture.files import Format, PacketFiles
 from toolkit.capture.naming import Rotation
 from toolkit.capture.packets import LARGEST_SNAPLEN, Counts, packets_of
 from toolkit.capture.pcap import Pcap
 from toolkit.capture.pcapng import Pcapng
+from toolkit.capture.queueing import Queueing
 from toolkit.capture.source import Source, about_of
 from toolkit.capture.tables import Tables, check_tables
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, ToolkitError

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from toolkit.capture.compression import suffix_of
-from toolkit.capture.files import Queueing
 from toolkit.capture.naming import Rotation
 from toolkit.capture.output import check_target
 from toolkit.capture.packets import Counts
+from toolkit.capture.queueing import Queueing
 from toolkit.capture.writer import Item, UnwrittenError, Writer
 from toolkit.errors import ArgumentError, SystemCallError, ToolkitError, write_error
 
@@ -57,7 +57,7 @@ class Tables:
         self._sink = sink
         self._name = name
         self._counts = counts
-        self._writer = Writer(_Feeder(sink, name), limit=queueing.limit, patience=queueing.patience)
+        self._writer = Writer(_Feeder(sink, name), limit=queueing.room, patience=queueing.patience)
         self._stalled = queueing.stalled
         self._written: int | None = None  # packets, known at the end
         self.refused = 0  # packets that found no room

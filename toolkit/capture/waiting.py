@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 
 import numpy as np
@@ -21,7 +22,10 @@ class Waiting:
         """size: bytes, the limit of the Writer as well. They are touched, and cost, only as far as they are used."""
         self._writer = writer
         # Page by page, as a disk wants it that fetches by itself.
-        self._memory = np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=np.uint8)
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):  # a kernel without them; one by one, small pages cost seven times as much
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        self._memory = np.frombuffer(memory, dtype=np.uint8)
         self._at = 0  # where the last piece ended
         self._before = (0, 0)  # what the Writer had been offered, and _at, before the last piece
         self.reserved = 0  # bytes of the last piece, with what was left out before it: what it occupies

@@ -18,6 +18,7 @@ from toolkit.capture import Capture
 from toolkit.capture.compression import compressor, suffix_of
 from toolkit.capture.files import check_files
 from toolkit.capture.naming import Rotation
+from toolkit.capture.queueing import Queueing
 from toolkit.capture.session import CaptureStatistics, format_of
 from toolkit.capture.source import Source
 from toolkit.capture.tables import check_tables
@@ -48,6 +49,7 @@ class Target:
     pcap: bool = False
     compress: Compression | None = None
     force: bool = False
+    buffer: int | None = None  # bytes
 
     @property
     def path(self) -> Path | None:
@@ -59,12 +61,18 @@ class Target:
         """The format that the file gets."""
         return "pcap" if self.pcap else format_of(self.path)
 
+    @property
+    def queueing(self) -> Queueing:
+        """What may wait for the disk."""
+        return Queueing(limit=self.buffer)
+
     def check(self) -> None:
         """Raise what keeps it from being written: before anything is taken from an interface."""
         if self.path is None and sys.__stdout__ is None:  # what has its number now is something else of ours
             raise ToolkitError("standard output is closed. Next step: name a file, or a pipe: `| tcpdump -r -`.")
         if self.path is None and os.isatty(1):
             raise ToolkitError("standard output is a terminal: packets are no text. Next step: `| tcpdump -r -`.")
+        self.queueing.check()
         rotation = Rotation(self.rotate_size, self.rotate_seconds, self.files)
         if self.format == "parquet":
             check_tables(self.file, rotation, self.compress, force=self.force)
@@ -104,6 +112,7 @@ class Target:
                 rotate_bytes=self.rotate_size,
                 rotate_seconds=self.rotate_seconds,
                 rotate_files=self.files,
+                queueing=self.queueing,
             )
 
 

@@ -51,6 +51,12 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     click.option("--pcap", is_flag=True, help="Write classic pcap (with nanoseconds), which cannot tell losses."),
     click.option("--compress", type=click.Choice(["gzip", "zstd"]), help="[what the suffix says: .gz, .zst]"),
     click.option("--force", is_flag=True, help="Write over files that exist."),
+    click.option(
+        "--buffer",
+        metavar="SIZE",
+        callback=_size,
+        help="Memory for what waits for the disk, 1m or more.  [a 64th of this machine's, 64 to 256 million bytes]",
+    ),
     *taking(COPY_LONG),
 )
 @says_unseen
@@ -86,7 +92,7 @@ def capture(interface: str, expression: tuple[str, ...], **options: Any) -> None
         raise click.UsageError("say what to take: an expression such as 'udp port 53', or 'all' for everything.")
     from toolkit.cli.capture import Target, run
 
-    names = ("file", "rotate_size", "rotate_seconds", "files", "pcap", "compress", "force")
+    names = ("file", "rotate_size", "rotate_seconds", "files", "pcap", "compress", "force", "buffer")
     target = Target(**{name: options.pop(name) for name in names})
     sys.exit(run(interface, " ".join(expression), binding_from(options), target, **options))
 
