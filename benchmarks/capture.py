@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import shutil
 import signal
@@ -15,13 +16,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.consumer import ROOT, Counts, PeerError
-from benchmarks.isolation import Cores, child_prefix, cpu_ns
+from benchmarks.isolation import Cores, child_prefix, cpu_ns, undisturbed
 from toolkit.lab import Lab
 
-__all__ = ["WRITERS", "FileWriter", "start_writer", "target_directory"]
+__all__ = ["PACKETS", "SETTLE", "WRITERS", "FileWriter", "disk_alone", "start_writer", "target_directory"]
 
 _START = 15.0  # seconds until a program has begun its file
-_ROOM = 3 << 30  # bytes that must be free where the files go
+SETTLE = 1.3  # seconds: libpcap hands over a part of its buffer when it is full, or after a second
+PACKETS = 3_000_000  # that a run may write, more or less
+_DISK_PIECE = 4 << 20  # bytes
+_ROOM = 6 << 30  # bytes that must be free where the files go
 
 # Programs by name: the command, and what a packet takes in its file beside its own bytes.
 WRITERS: dict[str, tuple[Callable[[str, Path], Sequence[str]], int]] = {
@@ -31,15 +35,15 @@ WRITERS: dict[str, tuple[Callable[[str, Path], Sequence[str]], int]] = {
         ],
         28 + 16,  # pcapng, with what the capture says of itself
     ),
-    # A buffer as large as ours; no name look-ups, no change of user.
+    # A buffer as large as ours at its largest; no name look-ups, no change of user.
     "tcpdump": (
         lambda interface, file: [
-            *("tcpdump", "-i", interface, "-n", "-B", "65536", "-Z", "root", "-w", str(file), "udp")
+            *("tcpdump", "-i", interface, "-n", "-B", "262144", "-Z", "root", "-w", str(file), "udp")
         ],
         16,
     ),
     "dumpcap": (
-        lambda interface, file: ["dumpcap", "-i", interface, "-q", "-P", "-B", "64", "-w", str(file), "-f", "udp"],
+        lambda interface, file: ["dumpcap", "-i", interface, "-q", "-P", "-B", "256", "-w", str(file), "-f", "udp"],
         16,
     ),
 }
@@ -48,6 +52,29 @@ WRITERS: dict[str, tuple[Callable[[str, Path], Sequence[str]], int]] = {
 def target_directory() -> Path:
     """Return where the files go: the directory for temporary files, which is on a disk nearly everywhere."""
     return Path(tempfile.gettempdir())
+
+
+def disk_alone(where: Cores, size: int) -> tuple[float, float, float]:
+    """Write a file past the page cache, of as many packets as a run has: nobody captures more than this for long.
+
+    Packets/s, seconds, CPU seconds a second.
+    """
+    total = PACKETS * (size + 28 + 16)
+    with (
+        tempfile.NamedTemporaryFile(prefix="xsk-bench-", dir=target_directory()) as file,
+        contextlib.closing(mmap.mmap(-1, _DISK_PIECE)) as piece,
+        undisturbed(where.consumer),
+    ):
+        piece.write(bytes(range(256)) * (_DISK_PIECE // 256))
+        fd = os.open(file.name, os.O_WRONLY | os.O_DIRECT)
+        try:
+            began, used, written = time.perf_counter(), time.process_time(), 0
+            while written < total:
+                written += os.write(fd, piece)
+            elapsed, used = time.perf_counter() - began, time.process_time() - used
+        finally:
+            os.close(fd)
+    return PACKETS / elapsed * written / total, elapsed, used / elapsed
 
 
 class FileWriter:

@@ -49,11 +49,14 @@ Written by `sudo scripts/bench --write`; the text around the tables says how the
   kernel's stack, once past a bare XDP_PASS, once past the toolkit's program with a filter that matches nothing. Driver,
   program and stack all run on the generator's CPU, so no CPU time is charged to anybody, and the rate is what counts.
   The table beside it has the programs alone, in the kernel's test run on one packet; that has some 25 ns of its own.
-- **The rows of capturing** run `xsk capture`, tcpdump and dumpcap as commands, each with a buffer of 64 MB, and take
+- **The rows of capturing** run `xsk capture`, tcpdump and dumpcap as commands, each with a buffer of 256 MB, and take
   the rate from the growth of the file. The generator goes as fast as it can; on a veth the kernel's stack, which
-  tcpdump and dumpcap need, runs on its CPU, so that it offers them less: the column says how much. With packets of
-  1500 bytes the disk is the limit. So that losses compare too, another row offers tcpdump the most that it keeps
-  whole, and the toolkit three times that.
+  tcpdump and dumpcap need, runs on its CPU, so that it offers them less: the column says how much. So that
+  losses compare too, other rows offer tcpdump the most that it keeps whole, and the toolkit three times that.
+- **What a capture of 1500 B meets** is memory and disk. Some gigabytes go into the page cache (a fifth of the memory
+  may be dirty); each program finds memory that was in use a moment before, for on a virtual machine whose host takes
+  free memory back, the first use of a page costs 10 us. For good nobody writes faster than the disk: "the disk alone"
+  is a new file, past the page cache, with nobody capturing.
 - **CPU time** is that of all threads of the process, in user space and in the kernel, softirqs in its time included.
   testpmd looks at its rings all the time, so it uses the whole core whatever it does.
 - **Peers**: DPDK's `testpmd` (Debian's dpdk-dev) on its af_xdp driver, native mode, copy mode as for everybody on a

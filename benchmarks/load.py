@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from benchmarks.consumer import Consumer, Worker
 from benchmarks.isolation import Cores
+from benchmarks.memory import warm
 from toolkit.lab import Lab
 from toolkit.program import Program
 
@@ -41,18 +42,31 @@ class Run:
 
 
 def receiving(
-    start: Start, where: Cores, seconds: float, *, rate: float | None = None, gro: bool = False, size: int = _SIZE
+    start: Start,
+    where: Cores,
+    seconds: float,
+    *,
+    rate: float | None = None,
+    gro: bool = False,
+    size: int = _SIZE,
+    settle: float = _SETTLE,
+    memory: int = 0,
 ) -> Run:
-    """Load the near end for `seconds` with packets of `size` bytes. `gro`: for consumers without an XDP program."""
+    """Load the near end for `seconds` with packets of `size` bytes. `gro`: for consumers without an XDP program.
+
+    settle: seconds after which a consumer has counted what it was given. memory: bytes that it may need, kept warm.
+    """
     with Lab(gro=gro) as lab, contextlib.closing(start(lab)) as consumer:
         consumer.start()
         _warm_up(lab, where, rate, size)
+        time.sleep(settle)
+        warm(memory)
         before, lost = consumer.counts(), lab.counters()["rx_dropped"]
         with lab.generator(seconds=seconds, rate=rate, size=size, cpu=where.generator) as generator:
             used = consumer.cpu_ns()
             report = generator.wait(seconds + 10)
             used = consumer.cpu_ns() - used
-        time.sleep(_SETTLE)
+        time.sleep(settle)
         after = consumer.counts()
         lost = lab.counters()["rx_dropped"] - lost
     received = after.received - before.received

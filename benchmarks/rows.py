@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks import filtering, load
-from benchmarks.capture import WRITERS, start_writer, target_directory
+from benchmarks.capture import PACKETS, SETTLE, WRITERS, disk_alone, start_writer, target_directory
 from benchmarks.consumer import Consumer, PeerError, Worker
 from benchmarks.figures import ratios, spread
 from benchmarks.isolation import Cores
@@ -212,9 +212,14 @@ def capture(plan: Plan, size: int = 64) -> dict[str, Any]:
 
     def run(name: str) -> Run:
         start = start_writer(name, plan.where, size)
-        return load.receiving(start, plan.where, plan.seconds, gro=name != "toolkit", size=size)
+        return load.receiving(
+            start, plan.where, plan.seconds, gro=name != "toolkit", size=size, settle=SETTLE, memory=PACKETS * size
+        )
 
-    runs = _alternate(plan, {name: lambda name=name: run(name) for name in names}, pairs=plan.slow_peers)
+    who: dict[str, Callable[[], Run]] = {name: lambda name=name: run(name) for name in names}  # type: ignore[misc]
+    if size > 1000:
+        who["the disk alone"] = lambda: _disk(plan, size)
+    runs = _alternate(plan, who, pairs=plan.slow_peers)
     return {
         "title": f"capture {size} B to a file in {target_directory()}",
         "who": _summary(runs),
@@ -222,20 +227,33 @@ def capture(plan: Plan, size: int = 64) -> dict[str, Any]:
     }
 
 
+def _disk(plan: Plan, size: int) -> Run:
+    rate, seconds, cpu = disk_alone(plan.where, size)
+    return Run(0.0, rate, seconds, cpu, PACKETS, None, 0)
+
+
 def capture_long(plan: Plan) -> dict[str, Any]:
     """The same with packets of 1500 bytes, where the disk has its say."""
     return capture(plan, 1500)
 
 
-def capture_paced(plan: Plan) -> dict[str, Any]:
+def capture_paced(plan: Plan, size: int = 64) -> dict[str, Any]:
     """Offer tcpdump what it just keeps without a loss, and the toolkit three times that: at full speed the kernel's
     stack slows the generator down for one of them, and losses do not compare.
     """
-    size = 1500
 
     def run(name: str, rate: float | None) -> Run:
         start = start_writer(name, plan.where, size)
-        return load.receiving(start, plan.where, plan.seconds, rate=rate, gro=name != "toolkit", size=size)
+        return load.receiving(
+            start,
+            plan.where,
+            plan.seconds,
+            rate=rate,
+            gro=name != "toolkit",
+            size=size,
+            settle=SETTLE,
+            memory=PACKETS * size,
+        )
 
     def whole() -> float:
         """Return the highest of some rates at which tcpdump loses nothing (1 in 1000); the lowest if there is none."""
@@ -261,6 +279,11 @@ def capture_paced(plan: Plan) -> dict[str, Any]:
         "who": _summary(runs),
         "ratios": _ratios(runs, {"tcpdump": 2.99}),
     }
+
+
+def capture_long_paced(plan: Plan) -> dict[str, Any]:
+    """The same with packets of 1500 bytes."""
+    return capture_paced(plan, 1500)
 
 
 def tee(plan: Plan) -> dict[str, Any]:
@@ -294,6 +317,7 @@ _ROWS: dict[str, Callable[[Plan], dict[str, Any]]] = {
     "capture": capture,
     "capture-1500": capture_long,
     "capture-paced": capture_paced,
+    "capture-1500-paced": capture_long_paced,
 }
 NAMES = tuple(_ROWS)
 
