@@ -26,8 +26,6 @@ from toolkit.xsk import Socket
 
 if TYPE_CHECKING:
     from toolkit.aio import AsyncWaiter
-    from toolkit.flows import Flows
-    from toolkit.flows.keys import Group
 
 __all__ = ["Interface"]
 
@@ -85,7 +83,6 @@ class Interface(OneReceiver):
         weakref.finalize(self, link.close)
         self._next = 0  # position of the socket to look at first: each gets its turn
         self._lender: Socket | None = None  # whose frames the last Batch holds; written by receive() only
-        self._flows: list[weakref.ref[Flows]] = []  # what is fed with every Batch
         lifecycle.track(self)
 
     def __repr__(self) -> str:
@@ -134,27 +131,6 @@ class Interface(OneReceiver):
         for sock in self.sockets:
             total += sock.statistics()
         return total
-
-    def flows(self, max_flows: int = 1 << 16, *, group: Group = "flow", bidirectional: bool = False) -> Flows:
-        """Return counters by flow (or source, destination, port, protocol) that every receive() adds to from now on.
-
-        It ends when nobody holds them any more. See toolkit.flows.Flows.
-        """
-        from toolkit.flows import Flows
-
-        self._check_open()
-        flows = Flows(max_flows, group=group, bidirectional=bidirectional)
-        self._flows = [*self._flows, weakref.ref(flows)]
-        return flows
-
-    def _count(self, batch: Batch) -> None:
-        """Feed a Batch to those of `flows()` that somebody holds."""
-        for reference in self._flows:
-            flows = reference()
-            if flows is None:
-                self._flows = [one for one in self._flows if one is not reference]
-            else:
-                flows.add(batch)
 
     # --- receiving --------------------------------------------------------------------------------------------------
 

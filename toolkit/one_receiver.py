@@ -4,13 +4,20 @@
 from __future__ import annotations
 
 import threading
+import weakref
+from typing import TYPE_CHECKING
 
 from toolkit.attachment import Attachment
+from toolkit.batch import Batch
 from toolkit.device import Device
 from toolkit.errors import ToolkitError
 from toolkit.program import Link, Program
 from toolkit.rcu import wait_for_readers
 from toolkit.uninterrupted import uninterrupted
+
+if TYPE_CHECKING:
+    from toolkit.flows import Flows
+    from toolkit.flows.keys import Group
 
 __all__ = ["OneReceiver"]
 
@@ -27,7 +34,29 @@ class OneReceiver(Attachment):
         self.link = link
         self._guard = threading.Lock()  # held by the thread that is inside receive()
         self._close_lock = threading.Lock()
+        self._flows: list[weakref.ref[Flows]] = []  # what is fed with every Batch
         self._down = False  # whether close() came to its end
+
+    def flows(self, max_flows: int = 1 << 16, *, group: Group = "flow", bidirectional: bool = False) -> Flows:
+        """Return counters by flow (or source, destination, port, protocol) that every receive() adds to from now on.
+
+        It ends when nobody holds them any more. See toolkit.flows.Flows.
+        """
+        from toolkit.flows import Flows
+
+        self._check_open()
+        flows = Flows(max_flows, group=group, bidirectional=bidirectional)
+        self._flows = [*self._flows, weakref.ref(flows)]
+        return flows
+
+    def _count(self, batch: Batch) -> None:
+        """Feed a Batch to those of `flows()` that somebody holds."""
+        for reference in self._flows:
+            flows = reference()
+            if flows is None:
+                self._flows = [one for one in self._flows if one is not reference]
+            else:
+                flows.add(batch)
 
     def detach(self) -> None:
         """Take the program off the interface: nothing new comes, what waits can be received. Repeatable.

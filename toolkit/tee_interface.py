@@ -143,6 +143,8 @@ class Tee(OneReceiver):
             self._guard.release()
         if not batch:
             self._check_open()
+        elif self._flows:
+            self._count(batch)
         return batch
 
     def _receive(self, timeout: float | None, limit: int | None) -> Batch:

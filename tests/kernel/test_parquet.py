@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import Wire, drain, eventually, run_child, udp_frame
@@ -103,9 +104,10 @@ def test_a_live_batch_becomes_tables_that_outlive_it(lab: Lab, wire: Wire) -> No
     assert frame["time"].notna().all()
 
 
+@pytest.mark.parametrize("make", [toolkit.open, toolkit.tee])
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_flows_count_what_receive_returns(lab: Lab, wire: Wire, bidirectional: bool) -> None:
-    with toolkit.open(lab.interface, netns=lab.netns, filter="udp port 9000") as near:
+def test_flows_count_what_receive_returns(lab: Lab, wire: Wire, make: Any, bidirectional: bool) -> None:
+    with make(lab.interface, netns=lab.netns, filter="udp port 9000") as near:
         flows = near.flows(bidirectional=bidirectional)
         ports = near.flows(group="port")
         wire.send(FRAMES)
