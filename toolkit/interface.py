@@ -32,6 +32,8 @@ __all__ = ["Interface"]
 B = TypeVar("B", bound="Batch | None")
 T = TypeVar("T")
 
+_EVERYTHING = 1 << 31  # entries: more than a ring has
+
 
 class Interface(OneReceiver):
     """A network interface whose packets come to this process: `receive()` returns them as Batches.
@@ -131,6 +133,14 @@ class Interface(OneReceiver):
         for sock in self.sockets:
             total += sock.statistics()
         return total
+
+    def waiting(self) -> int | None:
+        """Return how many packets are in the RX rings; None if none was ever taken from them."""
+        self._check_open()
+        rings = [sock.rx for sock in self.sockets]
+        if not any(ring.next_index for ring in rings):
+            return None
+        return sum(ring.available(_EVERYTHING) for ring in rings)
 
     # --- receiving --------------------------------------------------------------------------------------------------
 

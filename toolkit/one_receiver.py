@@ -58,6 +58,10 @@ class OneReceiver(Attachment):
             else:
                 flows.add(batch)
 
+    def waiting(self) -> int | None:
+        """Return how many packets came that nobody has taken yet; None where nobody has taken any at all."""
+        raise NotImplementedError
+
     def detach(self) -> None:
         """Take the program off the interface: nothing new comes, what waits can be received. Repeatable.
 

@@ -72,6 +72,7 @@ class Tee(OneReceiver):
         # What was taken from the ring, and what of it receive() has not returned yet. One assignment changes both, so
         # that an interrupt between two steps can neither lose a packet nor bring it twice.
         self._held: tuple[Rows | None, list[Columns]] = (None, [])
+        self._returned = 0  # packets, by receive(); written by that only
         self._lent: weakref.ref[Batch] | None = None  # the last Batch
         self._coalescer = Coalescer(coalesce, self._ring.records)
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # written by close(), from any thread
@@ -123,6 +124,13 @@ class Tee(OneReceiver):
         """
         return Statistics(0, 0, 0, self.counters()["lost"], 0, 0)
 
+    def waiting(self) -> int | None:
+        """Return how many copies receive() has not returned yet; None if it has returned none at all."""
+        if not self._returned:
+            return None
+        counters = self.counters()
+        return max(counters["redirected"] - counters["lost"] - self._returned, 0)
+
     # --- receiving ----------------------------------------------------------------------------------------------------
 
     def receive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
@@ -159,6 +167,7 @@ class Tee(OneReceiver):
                     self._take()
         batch = self._next(limit)
         self._coalescer.note(len(batch))
+        self._returned += len(batch)
         return batch
 
     def _end_loan(self) -> bool:

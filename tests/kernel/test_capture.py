@@ -134,11 +134,14 @@ def test_a_flood_is_conserved(lab: Lab, tmp_path: Path) -> None:
     assert statistics["dropped"] == figures.lost
 
 
-def test_a_second_capture_counts_its_own_packets(lab: Lab, wire: Wire, tmp_path: Path) -> None:
-    with toolkit.open(lab.interface, netns=lab.netns, filter=FILTER) as near:
+@pytest.mark.parametrize("make", [toolkit.open, toolkit.tee])
+def test_a_second_capture_counts_its_own_packets(lab: Lab, wire: Wire, tmp_path: Path, make: Any) -> None:
+    with make(lab.interface, netns=lab.netns, filter=FILTER) as near:
         for name, first, count in (("a", 0, 30), ("b", 30, 20)):
+            wire.send([frame(first)])  # what waits already is its own as well
+            assert eventually(lambda total=first + 1: near.counters()["redirected"] == total, 5)
             with Capture(near, tmp_path / name) as capture:
-                wire.send([frame(i) for i in range(first, first + count)])
+                wire.send([frame(i) for i in range(first + 1, first + count)])
                 capture.run(seconds=10, count=count)
             packets, _, statistics = recorded(tmp_path / name)
             assert len(packets) == count == statistics["accepted"] == statistics["delivered"]

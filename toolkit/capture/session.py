@@ -36,7 +36,6 @@ FileFormat = Literal["pcapng", "pcap", "parquet"]
 
 BATCH = 2048  # packets that run() takes at a time: some 3 MB of the longest, which is what stays in a cache
 _NOTE_SECONDS = 1.0  # between two looks at the kernel's counters
-_EVERYTHING = 1 << 31  # entries: more than a ring has
 _WAIT = 0.1  # seconds that run() waits for packets before it looks at the clock
 # What the XDP program counts, each packet once.
 _SEEN = ("redirected", "passed", "no_socket", "dropped", "counted", "sampled_out")
@@ -327,11 +326,10 @@ class Capture(lifecycle.NotCopied):
 
         Else what waits in the rings is this capture's already.
         """
-        rings = [sock.rx for sock in getattr(self._interface, "sockets", ())]
-        if not any(ring.next_index for ring in rings):
+        waiting = None if self._interface is None else self._interface.waiting()
+        if waiting is None:
             return Counts()
         counts = self._read_counts()
-        waiting = sum(ring.available(_EVERYTHING) for ring in rings)
         return counts._replace(received=counts.received - waiting, accepted=counts.accepted - waiting)
 
     def _read_counts(self) -> Counts:

@@ -33,6 +33,9 @@ class Source(Protocol):
     def counters(self) -> dict[str, int]:
         """Return the XDP program's counters."""
 
+    def waiting(self) -> int | None:
+        """Return how many packets came that nobody has taken yet; None where nobody has taken any at all."""
+
     def info(self) -> dict[str, Any]:
         """Return what came about."""
 
