@@ -50,6 +50,7 @@ def replay(
     *,
     speed: float | None = 1.0,
     rate: float | None = None,
+    max_gap: float | None = None,
     count: int | None = None,
     loop: int = 1,
     queue: int | None = None,
@@ -57,7 +58,8 @@ def replay(
     """Send recorded packets on `interface` (one queue of it: by default the first opened); returns when all are sent.
 
     recorded: what read() takes, or returned; a Batch, or several. speed: 1.0 keeps the times between packets as they
-    were, 2.0 halves them; None: as fast as it goes. rate: packets/s instead, evenly. count: send no more than these.
+    were, 2.0 halves them; None: as fast as it goes. rate: packets/s instead, evenly. max_gap: seconds that are waited
+    between two packets, at most: a night without traffic need not be waited for. count: send no more than these.
     loop: so many times; needs a path or Batches that are kept. Their bytes go out as they are: addresses and checksums
     too. Packets that the interface cannot send are left out, and counted.
 
@@ -69,7 +71,7 @@ def replay(
     if loop > 1 and (isinstance(recorded, Recorded) or hasattr(recorded, "read")):
         raise ArgumentError(f"{recorded!r} can be read once only. Next step: give its path, or leave loop out.")
     sock = interface if isinstance(interface, Socket) else _socket(interface, queue)
-    player = Replay(sock, speed=speed, rate=rate, limit=count)
+    player = Replay(sock, speed=speed, rate=rate, max_gap=max_gap, limit=count)
     for _ in range(loop):
         player.round(recorded)
     return player.result
@@ -98,6 +100,7 @@ class Replay:
         *,
         speed: float | None = 1.0,
         rate: float | None = None,
+        max_gap: float | None = None,
         limit: int | None = None,
         stop: Callable[[], object] = lambda: False,
         tick: Callable[[], object] = lambda: None,
@@ -107,8 +110,11 @@ class Replay:
             raise ArgumentError(f"speed is a number above 0 (1.0: as recorded), or None, not {speed!r}.")
         if rate is not None and not _above_zero(rate):
             raise ArgumentError(f"rate is a number of packets per second above 0, not {rate!r}.")
+        if max_gap is not None and not _above_zero(max_gap):
+            raise ArgumentError(f"max_gap is a number of seconds above 0, not {max_gap!r}.")
         self._sock = sock
         self._speed = speed
+        self._most = float("inf") if max_gap is None else max_gap * _SECOND  # ns
         self._rate = rate
         self._limit = limit
         self._stop = stop
@@ -183,7 +189,7 @@ class Replay:
         filled = np.where(known >= 0, times[known], first if self._last == NAT else self._last)
         gaps = np.diff(filled, prepend=filled[0] if self._last == NAT else self._last)
         self._last = int(filled[-1]) if known[-1] >= 0 else self._last
-        due = self._due + np.cumsum(np.maximum(gaps, 0) / self._speed)
+        due = self._due + np.cumsum(np.minimum(np.maximum(gaps, 0) / self._speed, self._most))
         self._due = float(due[-1])
         return due
 

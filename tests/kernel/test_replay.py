@@ -151,7 +151,15 @@ def test_cut_packets_are_sent_as_they_are(lab: Lab) -> None:
 
 def test_arguments(lab: Lab) -> None:
     with plain_socket(lab) as sock:
-        for wrong in ({"speed": 0}, {"speed": -1}, {"speed": float("nan")}, {"rate": 0}, {"loop": 0}, {"count": 0}):
+        for wrong in (
+            {"speed": 0},
+            {"speed": -1},
+            {"speed": float("nan")},
+            {"rate": 0},
+            {"max_gap": 0},
+            {"loop": 0},
+            {"count": 0},
+        ):
             with pytest.raises(ArgumentError):
                 toolkit.replay(sock, io.BytesIO(recording([])), **wrong)
         with pytest.raises(ArgumentError, match="once only"):
@@ -184,11 +192,25 @@ def test_times_that_jump_or_are_missing() -> None:
     times = [np.array(one) for one in ([None, 5, 7, None, 6, 16], [None], [100, 90, 95])]
     player = Replay.__new__(Replay)
     player._speed, player._rate, player._due, player._last = 2.0, None, 0.0, np.iinfo(np.int64).min
+    player._most = float("inf")
     due = []
     for some in times:
         ns = np.array([np.iinfo(np.int64).min if one is None else START + one for one in some], dtype=np.int64)
         due += player._schedule(ns).tolist()
     assert due == [0, 0, 1, 1, 1, 6, 6, 48, 48, 50.5]
+
+
+def test_a_long_gap_is_waited_for_as_long_as_asked(lab: Lab, tmp_path: Path) -> None:
+    times = [0, 10_000_000, 3600 * 10**9, 3600 * 10**9 + 10_000_000]
+    frames = sent_frames(4)
+    (tmp_path / "a.pcap").write_bytes(recording(frames, times))
+    with Stopwatch(lab) as tap:
+        done = xsk(lab, "-r", str(tmp_path / "a.pcap"), "--max-gap", "0.2", "--json")
+        found = tap.timed(4)
+    assert done.returncode == 0, done.stderr
+    gaps = np.diff([at for _, at in found]) / 1e9
+    assert gaps[1] == pytest.approx(0.2, abs=0.1)
+    assert max(gaps[0], gaps[2]) < 0.1
 
 
 def test_an_empty_batch_is_nothing(lab: Lab) -> None:
@@ -274,6 +296,8 @@ def test_the_command_ends_on_a_signal(lab: Lab, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
+        (("--max-gap", "2"), "name their file with -r"),
+        (("-r", "x", "--max-gap", "2", "--pace", "fast"), "--max-gap is for packets that leave in their recorded"),
         (("--pace", "2"), "name their file with -r"),
         (("-r", "x", "--ip-dst", "192.0.2.1"), "--ip-dst is for packets made here"),
         (("-r", "x", "--flows", "2"), "--flows is for packets made here"),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +25,9 @@ from toolkit.cli.options import (
     options_of,
     says_unseen,
 )
+
+if TYPE_CHECKING:
+    from toolkit.cli.replay import Pace
 
 __all__ = ["COMMANDS"]
 
@@ -78,6 +81,12 @@ def drop(interface: str, **options: Any) -> None:
     click.option(
         "--loop", type=click.IntRange(min=0), default=None, metavar="N", help="With -r: N times; 0: for ever. [1]"
     ),
+    click.option(
+        "--max-gap",
+        type=Number(min=0, min_open=True),
+        metavar="SECONDS",
+        help="With -r: wait no longer than this between two packets.",
+    ),
     click.option("-C", "--count", type=click.IntRange(min=1), help="Send this many packets, then end."),
     click.option("--rate", type=Number(min=0, min_open=True), help="Packets per second; as fast as it goes without."),
     click.option(
@@ -115,11 +124,11 @@ def send(interface: str, **options: Any) -> None:
     xsk send eth0 -r trace.pcap.gz --rate 100000 --loop 10
     """
     names = ("eth_dst", "eth_src", "ip_dst", "ip_src", "src_port", "dst_port", "flows", "size", "frame")
-    file, pace, loop = options.pop("file"), options.pop("pace"), options.pop("loop")
+    file, pace, loop, max_gap = (options.pop(name) for name in ("file", "pace", "loop", "max_gap"))
     if file is not None:
-        _replay(interface, file, pace, loop, options, names)
-    if pace is not None or loop is not None:
-        raise click.UsageError("--pace and --loop are for recorded packets: name their file with -r.")
+        sys.exit(_replay(interface, file, _pace(pace, options.pop("rate"), max_gap), loop, options, names))
+    if (pace, loop, max_gap) != (None, None, None):
+        raise click.UsageError("--pace, --loop and --max-gap are for recorded packets: name their file with -r.")
     if options["frame"] is not None and options["size"] is not None:
         raise click.UsageError("--frame has the size that it has: --size is for packets made here.")
     from toolkit.cli.flood import Flood
@@ -130,32 +139,39 @@ def send(interface: str, **options: Any) -> None:
 
 
 def _replay(
-    interface: str, file: str, pace: str | None, loop: int | None, options: dict[str, Any], made: tuple[str, ...]
-) -> None:
+    interface: str, file: str, pace: Pace, loop: int | None, options: dict[str, Any], made: tuple[str, ...]
+) -> int:
     """Go on with -r: recorded packets are not `made` of options."""
     unfit = [name for name in made if options.pop(name) != (1 if name == "flows" else None)]
-    rate = options.pop("rate")
     if unfit:
         raise click.UsageError(
             f"--{unfit[0].replace('_', '-')} is for packets made here; recorded ones (-r) have theirs."
         )
-    if rate is not None and pace is not None:
-        raise click.UsageError("--pace and --rate both say how fast: take one of them.")
     if file == "-" and loop not in (None, 1):
         raise click.UsageError("standard input can be read once only: no --loop.")
-    speed = None
-    if pace != "fast" and rate is None:
-        try:
-            speed = 1.0 if pace in (None, "original") else float(str(pace))
-        except ValueError:
-            speed = 0.0
-        if not 0 < speed < float("inf"):
-            raise click.UsageError(f"--pace is 'original', 'fast' or a number above 0, not {pace!r}.")
-    from toolkit.cli.replay import Pace, run
+    from toolkit.cli.replay import run
 
     options.pop("batch_size")
-    loops = 1 if loop is None else loop
-    sys.exit(run(interface, binding_from(options), file, Pace(speed, rate), loop=loops, **options))
+    return run(interface, binding_from(options), file, pace, loop=1 if loop is None else loop, **options)
+
+
+def _pace(pace: str | None, rate: float | None, max_gap: float | None) -> Pace:
+    """Return how fast, of what was asked for."""
+    from toolkit.cli.replay import Pace
+
+    if rate is not None and pace is not None:
+        raise click.UsageError("--pace and --rate both say how fast: take one of them.")
+    if max_gap is not None and (pace == "fast" or rate is not None):
+        raise click.UsageError("--max-gap is for packets that leave in their recorded times.")
+    if pace == "fast" or rate is not None:
+        return Pace(None, rate)
+    try:
+        speed = 1.0 if pace in (None, "original") else float(str(pace))
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < float("inf"):
+        raise click.UsageError(f"--pace is 'original', 'fast' or a number above 0, not {pace!r}.")
+    return Pace(speed, None, max_gap)
 
 
 @click.command(short_help="Forward packets from one interface to another, or back out of the same.")

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.capture.reading import read
+from toolkit.capture.reading import Recorded, read
 from toolkit.cli import output
 from toolkit.cli.binding import Binding
 from toolkit.cli.live import LiveLine, Reading
@@ -32,6 +32,7 @@ class Pace:
 
     speed: float | None = 1.0
     rate: float | None = None
+    max_gap: float | None = None  # seconds
 
     def __str__(self) -> str:
         """In words."""
@@ -39,7 +40,8 @@ class Pace:
             return f"{output.count(self.rate)} packets/s"
         if self.speed is None:
             return "as fast as it goes"
-        return "as recorded" if self.speed == 1 else f"{self.speed:g} times as fast as recorded"
+        text = "as recorded" if self.speed == 1 else f"{self.speed:g} times as fast as recorded"
+        return text if self.max_gap is None else f"{text}, no gap longer than {self.max_gap:g} s"
 
 
 def run(
@@ -58,7 +60,6 @@ def run(
 ) -> int:
     """Send the recording `loop` times (0: for ever), until `count`, `seconds` or a signal; the exit code."""
     device = binding.describe(interface)
-    failure = ""
     recorded = read(file, batch_size=_BATCH)  # first: what cannot be read needs no socket
     with (
         recorded,
@@ -70,7 +71,7 @@ def run(
             how = "zero-copy" if sock.zero_copy else "copy mode"
             print(f"{interface}: queue {queue}, {how}; {file}, {pace}", flush=True)
         began = time.monotonic()
-        player = Replay(sock, speed=pace.speed, rate=pace.rate, limit=count, stop=lambda: stop)
+        player = Replay(sock, speed=pace.speed, rate=pace.rate, max_gap=pace.max_gap, limit=count, stop=lambda: stop)
         line = LiveLine(
             lambda: Reading(player.result.packets, player.result.octets),
             interval=interval,
@@ -78,16 +79,7 @@ def run(
             quiet=as_json,
         )
         player.tick = line.tick
-        try:
-            player.round(recorded)
-            rounds = 1
-            while not player.done and rounds != loop and player.result.packets:
-                player.round(file)
-                rounds += 1
-        except SystemCallError as refused:
-            failure = explained(refused, sock).strerror or str(refused)
-        except RecordedError as damaged:
-            failure = str(damaged)
+        failure = _play(player, recorded, file, loop, sock)
         report = _report(sock, file, player.result, began)
         if as_json:
             output.print_json(report)
@@ -98,6 +90,21 @@ def run(
         print(f"xsk: {failure}", file=sys.stderr)
         return 1
     return 0
+
+
+def _play(player: Replay, recorded: Recorded, file: str, loop: int, sock: Socket) -> str:
+    """Send it as often as asked for; why that ended early, if it did."""
+    try:
+        player.round(recorded)
+        rounds = 1
+        while not player.done and rounds != loop and player.result.packets:
+            player.round(file)
+            rounds += 1
+    except SystemCallError as refused:
+        return explained(refused, sock).strerror or str(refused)
+    except RecordedError as damaged:
+        return str(damaged)
+    return ""
 
 
 def _report(sock: Socket, file: str, result: Replayed, began: float) -> dict[str, Any]:
