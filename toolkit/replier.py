@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from toolkit.receiver import Receiver
-from toolkit.rings import RXQueue
+from toolkit.rings import RXQueue, TXQueue
+from toolkit.rings.memory import U32
 from toolkit.sender import Sender
 from toolkit.umem import UMEM
 
@@ -21,32 +22,54 @@ class Replier:
     The thread that runs it is the receiving and the sending thread of the Socket.
     """
 
-    def __init__(self, umem: UMEM, rx: RXQueue, receiver: Receiver, sender: Sender) -> None:
+    def __init__(self, umem: UMEM, rx: RXQueue, tx: TXQueue, receiver: Receiver, sender: Sender) -> None:
         self._umem = umem
         self._rx = rx
+        self._tx = tx
         self._receiver = receiver
         self._sender = sender
+        self.taken = 0  # packets, by every reply(), also by one that raised
+        self.sent = 0  # of these, sent back
 
     def reply(self, answer: Callable[[memoryview], bool], limit: int, looks: int) -> tuple[int, int]:
         """Look at the RX ring up to `looks` times, and take up to `limit` packets; send back those that `answer`
         changed and approved: (taken, sent back). Ends early when packets queue up.
         """
-        receiver, sender = self._receiver, self._sender
-        take_one, get, waiting = self._rx.take_one, self._umem.get, self._rx.available
-        taken = sent = 0
-        with receiver.receiving(), sender.sending():
-            receiver.begin()
+        with self._receiver.receiving(), self._sender.sending():
+            self._receiver.begin()
+            return self._counted(answer, limit, looks)
+
+    def _counted(self, answer: Callable[[memoryview], bool], limit: int, looks: int) -> tuple[int, int]:
+        before = self.taken, self.sent, self._rx.next_index, self._tx.next_index
+        try:
+            pass_on_one, free_frame = self._sender.pass_on_one, self._umem.free_frame
+            take_one, get, waiting = self._rx.take_one, self._umem.get, self._rx.available
+            taken = sent = 0
             for _ in range(looks if limit > 0 else 0):
                 desc = take_one()
                 if desc is None:
                     continue
                 taken += 1
                 # Each answer leaves before anything else is done: somebody waits for it.
-                if answer(get(desc)) and sender.pass_on_one(desc):
+                if answer(get(desc)) and pass_on_one(desc):
                     sent += 1
                 else:
-                    self._umem.free_frame(desc.addr)
+                    free_frame(desc.addr)
                 if taken >= limit or waiting(QUEUE) >= QUEUE:
                     break
-            receiver.finish()
+            self._receiver.finish()
+            self.taken += taken
+            self.sent += sent
+        except BaseException:
+            self._recount(*before)
+            raise
         return taken, sent
+
+    def _recount(self, taken: int, sent: int, received_to: int, sent_to: int) -> None:
+        """Count by the rings, which know best: also an answer whose kick failed, and what an interrupt left unnoted."""
+        self._rx.resync()
+        self._tx.resync()
+        came = (self._rx.next_index - received_to) & U32
+        self.taken = taken + came
+        # Not more than came: an entry that an interrupted send() had left reserved may have been given back.
+        self.sent = sent + min((self._tx.next_index - sent_to) & U32, came)

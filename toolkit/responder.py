@@ -31,8 +31,9 @@ class Responder:
         self._many = Forwarder(interface, interface, answers.many)
         per_queue = interface.umem.frames // len(interface.sockets)
         self._reclaim_every = max(min(_RECLAIM_EVERY, per_queue // 8), 1)
-        self._few_received = 0
-        self._few_answered = 0
+        self._unreclaimed = 0  # answers of the short path since frames were collected
+        self._sockets = interface.sockets
+        self._before = self._replied()  # what others answered by these sockets is not ours
 
     def __repr__(self) -> str:
         """Show the counts."""
@@ -40,13 +41,18 @@ class Responder:
 
     @property
     def received(self) -> int:
-        """Packets that came."""
-        return self._few_received + self._many.received
+        """Packets that came, also those over which an answer raised."""
+        return self._replied()[0] - self._before[0] + self._many.received
 
     @property
     def answered(self) -> int:
         """Packets that were answered."""
-        return self._few_answered + self._many.forwarded
+        return self._replied()[1] - self._before[1] + self._many.forwarded
+
+    def _replied(self) -> tuple[int, int]:
+        """(taken, sent back) by the short path of every queue."""
+        counts = [sock.replied for sock in self._sockets]
+        return sum(taken for taken, _ in counts), sum(sent for _, sent in counts)
 
     def step(self, timeout: float | None = 0) -> int:
         """Answer what waits now; returns how many packets came. timeout: seconds to wait for one; None for ever."""
@@ -104,10 +110,9 @@ class Responder:
         taken, answered = sock.reply(self._answers.one, limit, looks)
         if not taken:
             return 0
-        self._few_received += taken
-        before = self._few_answered
-        self._few_answered = before + answered
+        self._unreclaimed += answered
         # Also after one that was not answered: there may have been no room, which is made by collecting.
-        if answered < taken or before // self._reclaim_every != self._few_answered // self._reclaim_every:
+        if answered < taken or self._unreclaimed >= self._reclaim_every:
+            self._unreclaimed = 0
             sock.reclaim()
         return taken

@@ -267,6 +267,11 @@ class Socket(lifecycle.NotCopied):
             )
         return self._replier.reply(answer, limit, limit if looks is None else looks)
 
+    @property
+    def replied(self) -> tuple[int, int]:
+        """(packets that reply() ever took, those that it sent back), also where it raised."""
+        return self._replier.taken, self._replier.sent
+
     def reclaim(self) -> int:
         """Put frames that were sent on the free stack again, as send() and flush() do by themselves; how many."""
         return self._sender.reclaim()
@@ -287,7 +292,7 @@ class Socket(lifecycle.NotCopied):
 
     @functools.cached_property
     def _replier(self) -> Replier:
-        return Replier(self.umem, self.rx, self._receiver, self._sender)
+        return Replier(self.umem, self.rx, self.tx, self._receiver, self._sender)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

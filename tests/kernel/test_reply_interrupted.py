@@ -45,7 +45,7 @@ class PingPong:
         self.sender = Sender(self.core, self.core.tx)
         self.receiver = Receiver(self.core, self.umem, self.rx, self.fill, 0)
         self.receiver.limit, self.receiver._next_gone_check = FRAMES // 2, 1 << 62
-        self.replier = Replier(self.umem, self.rx, self.receiver, self.sender)
+        self.replier = Replier(self.umem, self.rx, self.core.tx, self.receiver, self.sender)
         self.fill.fill_all(self.umem, FRAMES // 2)
         self._filled, self._delivered, self.asked = U32 - 5, U32 - 2, 0
         self._in_kernel: list[int] = []
@@ -104,6 +104,7 @@ class PingPong:
         assert numbers == sorted(set(numbers)), "an answer left twice, or out of order"
         assert set(numbers) <= set(wanted), "something left that is no answer"
         assert len(numbers) >= len(wanted) - (1 if interrupted else 0)
+        assert (self.replier.taken, self.replier.sent) == (self.asked, len(numbers)), "counted short, or twice"
 
 
 @pytest.mark.parametrize("afterwards", ["reply", "send", "receive"])
