@@ -51,17 +51,17 @@ def uninterrupted(
             done.set()
 
     interrupt: BaseException | None = None
-    try:
-        # Not threading.Thread, whose start() can be interrupted after the thread was started.
-        _thread.start_new_thread(run, ())
-    except RuntimeError:  # the interpreter is shutting down and starts no more threads
-        return work()
-    except BaseException as raised:
-        interrupt = raised
-    if interrupt is not None and not begun.wait(_START_PATIENCE):
-        raise interrupt
-    while True:
+    finished = True
+    while True:  # once more after an interrupt, which may come at any line from here on
         try:
+            if interrupt is None:
+                try:
+                    # Not threading.Thread, whose start() can be interrupted after the thread was started.
+                    _thread.start_new_thread(run, ())
+                except RuntimeError:  # the interpreter is shutting down and starts no more threads
+                    return work()
+            elif not begun.wait(_START_PATIENCE):
+                break  # it was not started
             finished = done.wait(patience)
             break
         except BaseException as raised:
