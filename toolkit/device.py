@@ -42,6 +42,7 @@ class Device(NamedTuple):
     mac: bytes  # 6 bytes
     queues: int  # receive queues in use
     driver: str  # "" where the driver does not say
+    paired: bool  # whether `ethtool -L` counts receive and transmit queues in pairs ("combined")
 
 
 def describe(interface: str) -> Device:
@@ -60,9 +61,10 @@ def describe(interface: str) -> Device:
         except OSError as refused:
             number = refused.errno if refused.errno in (errno.EMFILE, errno.ENFILE, errno.EPERM) else errno.ENODEV
             raise kernel_error("", number, f"cannot open the interface {interface}") from None
-        queues = _channels(asker, name)
+        queues, paired = _channels(asker, name)
         driver = _driver(asker, name)
-    return Device(interface, ifindex, bool(flags & _IFF_UP), bool(flags & _IFF_RUNNING), mtu, mac, queues, driver)
+    up, running = bool(flags & _IFF_UP), bool(flags & _IFF_RUNNING)
+    return Device(interface, ifindex, up, running, mtu, mac, queues, driver, paired)
 
 
 def _asker(interface: str) -> socket.socket:
@@ -94,12 +96,13 @@ def _ethtool(asker: socket.socket, name: bytes, words: array.array[int]) -> bool
     return True
 
 
-def _channels(asker: socket.socket, name: bytes) -> int:
+def _channels(asker: socket.socket, name: bytes) -> tuple[int, bool]:
+    """Receive queues in use, and whether they are counted in pairs."""
     # struct ethtool_channels: cmd, max_rx, max_tx, max_other, max_combined, rx, tx, other, combined
     words = array.array("I", [_ETHTOOL_GCHANNELS] + [0] * 8)
     if _ethtool(asker, name, words):
-        return max(words[5] + words[8], 1)
-    return 1
+        return max(words[5] + words[8], 1), words[8] > 0
+    return 1, False
 
 
 def _driver(asker: socket.socket, name: bytes) -> str:

@@ -88,7 +88,7 @@ def _queues(device: Device) -> Iterator[Finding]:
     remedy = f"open all of them, as is the default; or have the NIC use the first only: `ethtool -X {name} equal 1`"
     if device.queues > cpus:
         text += f"; that is more than the {cpus} CPUs here"
-        remedy = f"ethtool -L {name} combined {cpus}"
+        remedy = f"ethtool -L {name} {'combined' if device.paired else 'rx'} {cpus}"
     yield note(name, "queues", text, remedy)
 
 

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`xsk status`: programs, links and sockets as they are, with who holds them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from cli_support import XSK, xsk
+from support import Wire, child_environment, eventually, frame
+
+import toolkit
+from toolkit.lab import Lab
+from toolkit.program import Program
+from toolkit.status import collect
+
+HOLDER = """
+import sys
+from toolkit.program import Program
+with Program.build("xdp_pass.c") as program, program.attach("veth0"):
+    print("attached", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_socket_is_told_with_what_it_dropped(lab: Lab, wire: Wire) -> None:
+    with toolkit.open("veth0", filter="all", ring_size=16, netns=lab.netns) as near:
+        wire.send([frame(i) for i in range(100)])
+        assert eventually(lambda: near.statistics().dropped > 50)
+        near.detach()  # from here on nothing more comes
+        (sock,) = [one for one in collect().sockets if one.holder.pid == os.getpid()]
+        assert sock.statistics == near.sockets[0].statistics()._asdict()
+        out = xsk(lab, "status").stdout
+        (line,) = [line for line in out.splitlines() if f"AF_XDP socket of pid {os.getpid()} " in line]
+        assert "copy mode" in line
+        dropped = {
+            name: value for name, value in sock.statistics.items() if value and name in ("rx_dropped", "rx_ring_full")
+        }
+        assert dropped
+        for name, value in dropped.items():
+            assert f"{name} {value:,}" in line
+
+
+def test_all_shows_interfaces_without_a_program_too(lab: Lab) -> None:
+    assert "veth0" not in xsk(lab, "status").stdout
+    lines = xsk(lab, "status", "--all").stdout.splitlines()
+    assert [line.split()[:3] for line in lines if "veth0" in line] == [["veth0", "veth", "1"]]
+
+
+def test_a_link_of_another_namespace_is_told(lab: Lab) -> None:
+    with Program.build("xdp_pass.c") as program, program.attach("veth0", netns=lab.netns) as link:
+        assert f"link {link.id} " not in xsk(lab, "status").stdout  # it is this one's: in the table
+        told = lab.far.run([*XSK, "status"], env=child_environment(), capture_output=True, text=True, timeout=60)
+        (line,) = [line for line in told.stdout.splitlines() if line.startswith(f"link {link.id} ")]
+        assert f"(program {program.id}) in another network namespace, held by pid {os.getpid()} (" in line
+        found = lab.far.run([*XSK, "status", "--json"], env=child_environment(), stdout=subprocess.PIPE, timeout=60)
+        (elsewhere,) = [one for one in json.loads(found.stdout)["elsewhere"] if one["link_id"] == link.id]
+        assert [holder["pid"] for holder in elsewhere["holders"]] == [os.getpid()]
+    assert f"link {link.id} " not in xsk(lab, "status").stdout
+
+
+def test_a_name_does_not_command_the_terminal(lab: Lab) -> None:
+    child = lab.netns.popen(
+        [sys.executable, "-c", f"# \x1b[2Jpainted\n{HOLDER}"],
+        env=child_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "attached\n"
+        told = json.loads(xsk(lab, "status", "--json").stdout)
+    finally:
+        child.communicate("", timeout=20)
+    (interface,) = [one for one in told["interfaces"] if one["interface"] == "veth0"]
+    (holder,) = interface["holders"]
+    assert holder["pid"] == child.pid
+    assert "#  [2Jpainted " in holder["command"]
+    assert holder["command"].isprintable()
+
+
+@pytest.mark.needs("setpriv")
+def test_without_privilege_it_says_what_it_cannot_see(lab: Lab) -> None:
+    with Program.build("xdp_pass.c") as program, program.attach("veth0", netns=lab.netns):
+        done = lab.netns.run(
+            ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", *XSK, "status"],
+            env=child_environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "not root" in done.stdout
+    assert "not told without root" in " ".join(done.stdout.split())
+    assert "not root" not in xsk(lab, "status").stdout
