@@ -28,6 +28,21 @@ _PARQUET = 1 << 18  # packets of the file that is written
 Rates = dict[str, dict[str, float]]
 
 
+def _works(batch: Batch) -> dict[str, Callable[[], object]]:
+    flows = Flows()
+    works: dict[str, Callable[[], object]] = {
+        "decode, all columns": lambda: batch.decode().to_dict(),
+        "decode, ports and addresses": lambda: batch.decode(["ip_src", "ip_dst", "src_port", "dst_port"]).to_dict(),
+        "flow counters": lambda: flows.add(batch),
+    }
+    with contextlib.suppress(ImportError):
+        import pyarrow  # noqa: F401 (its absence leaves two out)
+
+        works["to_arrow()"] = lambda: batch.to_arrow()
+        works['to_arrow(addresses="binary")'] = lambda: batch.to_arrow(addresses="binary")
+    return works
+
+
 def rates(seconds: float) -> Rates:
     """Packets/s by what is done and packets in a batch: the best run within `seconds` each.
 
@@ -37,21 +52,7 @@ def rates(seconds: float) -> Rates:
     found: Rates = {}
     for size in SIZES:
         batch = _batch(size)
-        flows = Flows()
-        works: dict[str, Callable[[], object]] = {
-            "decode, all columns": lambda batch=batch: batch.decode().to_dict(),  # type: ignore[misc]
-            "decode, ports and addresses": lambda batch=batch: batch.decode(  # type: ignore[misc]
-                ["ip_src", "ip_dst", "src_port", "dst_port"]
-            ).to_dict(),
-            "flow counters": lambda batch=batch, flows=flows: flows.add(batch),  # type: ignore[misc]
-        }
-        with contextlib.suppress(ImportError):
-            import pyarrow  # type: ignore[import-untyped, unused-ignore]  # noqa: F401 (its absence leaves two out)
-
-            works["to_arrow()"] = lambda batch=batch: batch.to_arrow()  # type: ignore[misc]
-            works['to_arrow(addresses="binary")'] = lambda batch=batch: batch.to_arrow(  # type: ignore[misc]
-                addresses="binary"
-            )
+        works = _works(batch)
         for name, work in works.items():
             found.setdefault(name, {})[str(size)] = size / _best(work, seconds)
         if "to_arrow()" in works:

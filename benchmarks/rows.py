@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -216,7 +217,7 @@ def capture(plan: Plan, size: int = 64) -> dict[str, Any]:
             start, plan.where, plan.seconds, gro=name != "toolkit", size=size, settle=SETTLE, memory=PACKETS * size
         )
 
-    who: dict[str, Callable[[], Run]] = {name: lambda name=name: run(name) for name in names}  # type: ignore[misc]
+    who: dict[str, Callable[[], Run]] = {name: functools.partial(run, name) for name in names}
     if size > 1000:
         who["the disk alone"] = lambda: _disk(plan, size)
     runs = _alternate(plan, who, pairs=plan.slow_peers)

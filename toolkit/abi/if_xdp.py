@@ -131,7 +131,7 @@ class Statistics(NamedTuple):
         """Return what was counted since `earlier`."""
         return Statistics(*(now - then for now, then in zip(self, earlier, strict=True)))
 
-    def __add__(self, other: tuple[int, ...]) -> Statistics:  # type: ignore[override]
+    def __add__(self, other: tuple[int, ...]) -> Statistics:  # type: ignore[override]  # a tuple's joins
         """Return the sums, field by field: several sockets as one."""
         return Statistics(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 

@@ -75,7 +75,7 @@ class _Zstd:
 
 def _zstd_maker() -> Any:
     try:
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore]
+        from compression import zstd
     except ImportError:
         pass
     else:

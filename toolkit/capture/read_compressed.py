@@ -101,7 +101,7 @@ class _Inflater:
 def _zstd(raw: Any, name: str) -> Any:
     """Python's own from 3.14 on, else the package zstandard."""
     try:
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore]
+        from compression import zstd
 
         return _Stream(raw, zstd.ZstdDecompressor)
     except ImportError:

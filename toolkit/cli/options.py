@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -155,6 +155,9 @@ def says_unseen(command: Decorated) -> Decorated:
     return command
 
 
+_ZERO_COPY: dict[str | None, bool | Literal["auto"]] = {None: "auto", "yes": True, "no": False}
+
+
 def binding_from(options: dict[str, Any]) -> Binding:
     """Take out of `options` what says how to bind."""
     from toolkit.cli.binding import Binding
@@ -166,7 +169,7 @@ def binding_from(options: dict[str, Any]) -> Binding:
         tee=tee,
         queues=options.pop("queues", ()),
         mode=options.pop("mode", None) or "auto",
-        zero_copy={None: "auto", "yes": True, "no": False}[options.pop("zero_copy")],  # type: ignore[arg-type]
+        zero_copy=_ZERO_COPY[options.pop("zero_copy")],
         wait=options.pop("wait", None) or "poll",
         need_wakeup=not options.pop("no_need_wakeup"),
         ring_size=options.pop("ring_size"),

@@ -248,8 +248,9 @@ class Flows:
         from rich.table import Table as RichTable
 
         table = RichTable(title=repr(self).split("\n", 1)[0].strip("<>"), box=None)
-        for name, justify in ((self.group, "left"), ("packets", "right"), ("bytes", "right"), ("share", "right")):
-            table.add_column(name, justify=justify)  # type: ignore[arg-type]
+        table.add_column(self.group)
+        for name in ("packets", "bytes", "share"):
+            table.add_column(name, justify="right")
         for flow in self.top(_SHOWN):
             share = f"{100 * flow.bytes / max(self.bytes, 1):.1f} %"
             table.add_row(str(flow), f"{flow.packets:,}", f"{flow.bytes:,}", share)

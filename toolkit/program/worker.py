@@ -47,7 +47,7 @@ def take_stdout() -> int:
 def import_bcc() -> tuple[Any, dict[str, Any]]:
     """The real BCC, or None and a report that says why there is none."""
     try:
-        import bcc  # type: ignore[import-not-found]
+        import bcc
     except ImportError as missing:
         return None, {"status": "absent", "detail": str(missing)}
     except Exception as broken:  # OSError from a libbcc of another version, AttributeError from a half-installed one

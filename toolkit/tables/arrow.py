@@ -13,7 +13,7 @@ from toolkit.tables.cells import Cells
 from toolkit.tables.text import Text
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+    import pyarrow as pa
 
 __all__ = ["pyarrow", "record_batch"]
 

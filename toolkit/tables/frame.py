@@ -13,7 +13,7 @@ from toolkit.tables.cells import Cells
 from toolkit.tables.text import Text
 
 if TYPE_CHECKING:
-    import pandas as pd  # type: ignore[import-untyped, unused-ignore]
+    import pandas as pd
 
 __all__ = ["data_frame"]
 

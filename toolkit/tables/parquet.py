@@ -21,7 +21,7 @@ from toolkit.tables.layout import Addresses
 from toolkit.tables.parquet_file import ParquetFile
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+    import pyarrow as pa
 
     from toolkit.batch import Batch
 

@@ -14,7 +14,7 @@ from toolkit.errors import SystemCallError, write_error
 from toolkit.tables.arrow import pyarrow
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+    import pyarrow as pa
 
 __all__ = ["ParquetFile", "parquet_schema"]
 
@@ -61,7 +61,7 @@ class ParquetFile:
         SystemCallError when it cannot be made, EEXIST when it is there and not `force`.
         """
         pa = pyarrow("Parquet")
-        import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
+        import pyarrow.parquet as pq
 
         self.path = path
         self.rows = 0  # in whole row groups
