@@ -4,20 +4,27 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 from support import child_environment, eventually
 
 from toolkit.lab import Lab
+from toolkit.lab.namespace import Namespace
 
-__all__ = ["ENVIRONMENT", "XSK", "running", "xsk"]
+__all__ = ["ENVIRONMENT", "WAITS", "XSK", "ended", "index_of", "reconciles", "running", "transfer", "udp_socket", "xsk"]
 
 XSK = [sys.executable, "-m", "toolkit.cli"]
 ENVIRONMENT = child_environment(PYTHONUNBUFFERED="1")
+WAITS = ([], ["-B"], ["--spin"])  # every way to wait for packets
 
 
 def xsk(lab: Lab, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -49,3 +56,61 @@ def _events(process: subprocess.Popen[str]) -> int:
             with contextlib.suppress(OSError):
                 found += "eventfd" in os.readlink(f"/proc/{process.pid}/fd/{name}")
     return found
+
+
+def ended(process: subprocess.Popen[str], number: int | None = signal.SIGINT, status: int = 0) -> dict[str, Any]:
+    """End the command and return the JSON object that it printed."""
+    if number is not None:
+        process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == status, (out, err)
+    assert "Traceback" not in err
+    report: dict[str, Any] = json.loads(out)
+    return report
+
+
+def index_of(namespace: Namespace, name: str) -> int:
+    with namespace.entered():
+        return socket.if_nametoindex(name)
+
+
+def reconciles(report: dict[str, Any]) -> bool:
+    reasons = report["drop_reasons"]
+    assert len(reasons) == 6
+    assert report["dropped"] == reasons["rx_dropped"] + reasons["rx_ring_full"]
+    return bool(report["received"] + report["dropped"] == report["redirected"])
+
+
+def udp_socket(namespace: Namespace, port: int, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
+    """A socket of the kernel's, bound to a port."""
+    with namespace.entered():
+        made = socket.socket(family, socket.SOCK_DGRAM)
+    made.bind(("", port))
+    made.settimeout(2)
+    return made
+
+
+def transfer(server: Namespace, client: Namespace, address: str, size: int) -> bool:
+    """Send `size` bytes by TCP between two kernels; whether they arrived as they were."""
+    data = os.urandom(size)
+    with server.entered():
+        listener = socket.create_server((address, 5001))
+    with client.entered():
+        sender = socket.socket()
+    digest = hashlib.sha256()
+
+    def receive() -> None:
+        accepted, _ = listener.accept()
+        with accepted:
+            while chunk := accepted.recv(65536):
+                digest.update(chunk)
+
+    with listener, sender:
+        receiver = threading.Thread(target=receive)
+        receiver.start()
+        sender.settimeout(20)
+        sender.connect((address, 5001))
+        sender.sendall(data)
+        sender.shutdown(socket.SHUT_WR)
+        receiver.join(20)
+    return digest.digest() == hashlib.sha256(data).digest()

@@ -7,6 +7,7 @@ Every test here makes the anonymous namespaces that it works in; none touches an
 from __future__ import annotations
 
 import collections
+import functools
 import gc
 import os
 import threading
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 import toolkit
+from toolkit.abi.libbpf import libbpf
 from toolkit.lab import Lab
 from toolkit.ledger import Ledger
 from toolkit.program import Program, directory, import_bcc, source_text
@@ -150,7 +152,7 @@ class Accounts:
 
 
 def _link_gone(number: int) -> bool:
-    fd = toolkit.program.query.abi.libbpf().bpf_link_get_fd_by_id(number)  # type: ignore[attr-defined]
+    fd = libbpf().bpf_link_get_fd_by_id(number)
     if fd >= 0:
         os.close(fd)
     return bool(fd < 0)
@@ -176,6 +178,6 @@ def conservation(monkeypatch: pytest.MonkeyPatch) -> Iterator[Accounts]:
     gc.collect()
     accounts.check_frames()
     for number in accounts.links:
-        assert _settle(lambda number=number: _link_gone(number)), f"the XDP link {number} is still there"  # type: ignore[misc]
+        assert _settle(functools.partial(_link_gone, number)), f"the XDP link {number} is still there"
     assert _settle(lambda: not _descriptors() - descriptors), f"left open: {_descriptors() - descriptors}"
     assert _settle(lambda: _threads() <= threads), f"left running: {_threads() - threads}"

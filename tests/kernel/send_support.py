@@ -112,7 +112,7 @@ def assert_in_order(frames: list[bytes]) -> list[int]:
 
 @contextlib.contextmanager
 def plain_socket(
-    lab: Lab, *, frames: int = 256, frame_size: int = 2048, ring: int = 64, **options: object
+    lab: Lab, *, frames: int = 256, frame_size: int = 2048, ring: int = 64, **options: Any
 ) -> Iterator[toolkit.Socket]:
     """A Socket for sending on the lab's near end: no program is needed for that."""
     with (
@@ -123,7 +123,7 @@ def plain_socket(
             rx_size=ring,
             tx_size=ring,
             netns=lab.netns,
-            **options,  # type: ignore[arg-type]
+            **options,
         ) as sock,
     ):
         yield sock

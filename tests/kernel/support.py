@@ -19,6 +19,7 @@ import numpy as np
 
 import toolkit
 from toolkit.lab import Lab
+from toolkit.program import attached
 from toolkit.umem import UMEM
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,6 +132,13 @@ def drain(receive: Callable[..., toolkit.Batch], quiet: float = 0.2) -> int:
     while batch := receive(timeout=quiet):
         total += len(batch)
     return total
+
+
+def what_runs(lab: Lab) -> object:
+    """What is attached to the near end."""
+    with lab.netns.entered():
+        index = socket.if_nametoindex(lab.interface)
+    return attached(index, lab.netns)
 
 
 def assert_all_free(umem: UMEM) -> None:

@@ -3,67 +3,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
-from send_support import Tap, strike
-from support import Wire, eventually, frame, number_of
-from test_signals import Storm
+from echo_support import IP4, IP6, PORT, Host, run
+from support import eventually
 
-import toolkit
-from toolkit.answers import Answers
-from toolkit.errors import DeviceGoneError
 from toolkit.lab import Lab
-from toolkit.responder import Responder
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.needs("ping")]
-
-MAC = bytes.fromhex("020000000001")
-# Addresses that no kernel has: who answers for them is the Responder.
-IP4, IP6 = "10.11.0.77", "fd11::77"
-PORT = 7
-
-
-class Host:
-    """A Responder on the near end of a Lab, which runs in a thread."""
-
-    def __init__(self, lab: Lab, *, spin: bool = False, ring_size: int = 256, **options: Any) -> None:
-        self.interface = toolkit.open("veth0", filter="all", ring_size=ring_size, netns=lab.netns, **options)
-        self.responder = Responder(self.interface, Answers(MAC, [IP4, IP6], udp_port=PORT))
-        self.failure: BaseException | None = None
-        self._stop = threading.Event()
-        self._spin = spin
-        self.thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        try:
-            self.responder.run(stop=self._stop.is_set, spin=self._spin)
-        except BaseException as failure:
-            self.failure = failure
-
-    def stop(self) -> None:
-        self._stop.set()
-        self.thread.join(5)
-
-    def __enter__(self) -> Host:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *raised: Any) -> None:
-        self.stop()
-        if raised[0] is None and self.failure is None:
-            assert self.interface.flush(5.0)
-            audit = self.interface.umem.audit()
-            assert audit["rx"] + audit["free"] == audit["frames"], audit
-        self.interface.close()
-        if raised[0] is None and self.failure is not None:
-            raise self.failure
 
 
 @pytest.fixture
@@ -76,12 +26,6 @@ def asking(make_lab: Callable[..., Lab]) -> Lab:
 def host(asking: Lab, request: pytest.FixtureRequest) -> Iterator[Host]:
     with Host(asking, spin=request.param == "spinning") as running:
         yield running
-
-
-def run(lab: Lab, *command: str) -> str:
-    done = lab.far.run(list(command), capture_output=True, text=True, timeout=30)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-    return str(done.stdout)
 
 
 def neighbour(lab: Lab, address: str) -> str:
@@ -251,158 +195,3 @@ def test_two_echoes_do_not_talk_for_ever(asking: Lab) -> None:
         with pytest.raises(TimeoutError):
             sock.recv(100)
         assert host.responder.answered - before <= 1
-
-
-# --- bad days -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("ring_size", [1, 8])
-@pytest.mark.parametrize("spin", [False, True])
-def test_the_smallest_rings(asking: Lab, ring_size: int, spin: bool) -> None:
-    """Answers must not come to an end because nobody collects what was sent."""
-    with Host(asking, ring_size=ring_size, spin=spin) as host:
-        said = run(asking, "ping", "-n", "-q", "-W", "1", "-c", "200", "-i", "0.002", IP4)
-        lost = float(said.split("% packet loss")[0].split()[-1])
-        # With one frame to receive into, a packet that comes while another is answered is lost, and it may be a ping.
-        assert lost <= (0 if ring_size >= 8 else 10), (said, host.responder, host.interface.umem.audit())
-
-
-@pytest.mark.parametrize("spin", [False, True])
-def test_a_device_that_vanishes(asking: Lab, spin: bool) -> None:
-    host = Host(asking, spin=spin)
-    host.__enter__()
-    try:
-        run(asking, "ping", "-n", "-c", "1", IP4)
-        asking.delete_interface()
-        host.thread.join(5)
-        assert isinstance(host.failure, DeviceGoneError), host.failure
-    finally:
-        host.stop()
-        host.interface.close()
-
-
-def test_step_without_waiting_also_notices(asking: Lab) -> None:
-    with toolkit.open("veth0", filter="all", ring_size=64, netns=asking.netns) as near:
-        responder = Responder(near, Answers(MAC, [IP4]))
-        assert responder.step() == responder.step(0.01) == 0 or responder.received
-        asking.delete_interface()
-        deadline = time.monotonic() + 3
-
-        def step_on() -> None:
-            while time.monotonic() < deadline:
-                responder.step()
-
-        with pytest.raises(DeviceGoneError):
-            step_on()
-
-
-def test_a_busy_kernel_is_told_again(lab: Lab) -> None:
-    """An answer that the kernel had no time for leaves without another question, also while spinning."""
-    question = answerable()
-    for spin in (False, True):
-        with Tap.far(lab, 0x0800) as tap, Wire(lab) as wire, contextlib.ExitStack() as stack:
-            host = Host(lab, spin=spin)
-            (sock,) = host.interface.sockets
-            wake, calls = sock.tx._wake, []
-
-            def busy(wake: Any = wake, calls: list[int] = calls) -> bool:
-                calls.append(1)
-                return bool(wake()) if len(calls) > 3 else False
-
-            sock.tx._wake = busy
-            stack.enter_context(host)
-            wire.send([question])
-            assert eventually(lambda: any(one[:6] == question[6:12] for one in tap.take(0)), timeout=2.0), calls
-
-
-def answerable() -> bytes:
-    from scapy.layers.inet import ICMP, IP
-    from scapy.layers.l2 import Ether
-
-    packet = Ether(src="02:00:00:00:00:02", dst="02:00:00:00:00:01") / IP(src="10.11.0.2", dst=IP4) / ICMP()
-    return bytes(packet)
-
-
-def test_noise_does_no_harm(asking: Lab) -> None:
-    """Packets of every kind and length among the pings; those are answered, nothing raises, no frame is lost."""
-    stop = threading.Event()
-
-    def make_noise(wire: Wire) -> None:
-        seed = 0
-        while not stop.is_set():
-            packets = [answerable()[: 14 + seed % 40] + frame(seed + i, 14 + (seed + i) % 300)[14:] for i in range(20)]
-            wire.send(packets)
-            seed += 20
-            time.sleep(0.001)
-
-    with Host(asking) as host, Wire(asking) as wire:
-        thread = threading.Thread(target=make_noise, args=(wire,))
-        thread.start()
-        try:
-            said = run(asking, "ping", "-n", "-q", "-W", "2", "-c", "200", "-i", "0.005", IP4)
-        finally:
-            stop.set()
-            thread.join()
-        assert " 0% packet loss" in said
-        assert host.responder.received > 1000
-
-
-class BrokenError(Exception):
-    pass
-
-
-def test_an_answer_that_raises(lab: Lab) -> None:
-    """The packets before it are answered, once; its own frame and those behind it come back."""
-    with (
-        toolkit.open("veth0", filter="all", ring_size=64, frames=128, netns=lab.netns) as near,
-        Tap.far(lab) as tap,
-        Wire(lab) as wire,
-    ):
-        (sock,) = near.sockets
-        wire.send([frame(0), frame(1)])
-        assert eventually(lambda: sock.rx.available(2) == 2)
-        seen: list[int] = []
-
-        def answer(packet: memoryview) -> bool:
-            seen.append(number_of(packet))
-            if len(seen) == 2:
-                raise BrokenError
-            return True
-
-        with pytest.raises(BrokenError):
-            sock.reply(answer)
-        assert sock.reply(answer) == (0, 0)
-        assert near.flush(5.0)
-        assert [number_of(one) for one in tap.take(1)] == [0]
-        audit = near.umem.audit()
-        assert audit["free"] + audit["rx"] == audit["frames"]
-
-
-def test_sigint_in_an_answering_loop(lab: Lab) -> None:
-    """At moments spread over the loop: no answer is given twice, and every frame comes back."""
-    with (
-        toolkit.open("veth0", filter="all", ring_size=64, frames=128, netns=lab.netns) as near,
-        Tap.far(lab) as tap,
-        Wire(lab) as wire,
-        Storm(9) as storm,
-    ):
-        (sock,) = near.sockets
-        number = 0
-
-        def loop() -> None:
-            nonlocal number
-            while True:
-                number += 2
-                wire.send([frame(number - 2), frame(number - 1)])
-                sock.reply(lambda packet: True)
-
-        for _ in range(100):
-            strike(storm, loop)
-            near.umem.audit()
-        while sock.reply(lambda packet: True)[0]:
-            pass
-        assert near.flush(5.0)
-        got = [number_of(one) for one in tap.take(1)]
-        assert len(got) == len(set(got)) > 500
-        audit = near.umem.audit()
-        assert audit["free"] + audit["rx"] == audit["frames"], audit

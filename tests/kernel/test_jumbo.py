@@ -29,11 +29,11 @@ def jumbo(make_lab: Callable[..., Lab]) -> Lab:
 
 
 @contextlib.contextmanager
-def socket_of(lab: Lab, mode: str = "native", expression: str = "all") -> Iterator[toolkit.Socket]:
+def socket_of(lab: Lab, mode: Any = "native", expression: str = "all") -> Iterator[toolkit.Socket]:
     with (
         toolkit.Program.build("xsk_redirect.c", filter=expression, frags=True) as program,
         toolkit.Socket("veth0", umem=None, sg=True, prefill=1024, netns=lab.netns) as sock,
-        program.attach("veth0", mode=mode, netns=lab.netns),  # type: ignore[arg-type]
+        program.attach("veth0", mode=mode, netns=lab.netns),
     ):
         program.register(sock)
         yield sock

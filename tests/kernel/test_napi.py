@@ -1,28 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NAPI deferral is set while somebody busy-polls, and restored however that ends; also what a killed process left."""
+"""NAPI deferral: set, shared, restored; and refused without a trace."""
 
 from __future__ import annotations
 
 import gc
-import os
-import signal
 import socket
-import subprocess
-import sys
-import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Wire, child_environment, collect, frame, run_child
+from napi_support import BEFORE, busy, defer, own_records, settings
+from support import Wire, collect, frame
 
 import toolkit
 from toolkit import napi, records
 from toolkit.errors import PrivilegeError, SystemCallError, ToolkitError
 from toolkit.lab import Lab
-from toolkit.napi import DEFERRAL, Deferral
+from toolkit.napi import DEFERRAL
 from toolkit.sysfs import InterfaceDirectory
 
 pytestmark = [
@@ -30,45 +26,17 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning"),
 ]
 
-BEFORE = {"napi_defer_hard_irqs": 3, "gro_flush_timeout": 12345}
-RESTORED, CHANGED = "restored", "changed by somebody else meanwhile, and left as it is"
-
 
 @pytest.fixture(autouse=True)
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Records of this test alone; none may be left."""
-    made = tmp_path / "records"
-    monkeypatch.setattr(records, "DIRECTORY", made)
-    yield made
-    assert not list(made.glob("*.json")), "a record was left"
-    assert not list(made.glob("*.new")), "a draft was left"
+    """Records of this test alone."""
+    yield from own_records(tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def interface(lab: Lab) -> Any:
+def interface(lab: Lab) -> Callable[..., dict[str, int]]:
     """The near end's settings: call it to read them, with values to set them."""
-
-    def values(**wanted: int) -> dict[str, int]:
-        with lab.netns.entered():
-            found = InterfaceDirectory("veth0")
-        try:
-            for name, value in wanted.items():
-                found.write(name, value)
-            return {name: found.read(name) for name in DEFERRAL}
-        finally:
-            found.close()
-
-    values(**BEFORE)
-    return values
-
-
-def defer(lab: Lab, name: str = "veth0") -> Deferral:
-    with lab.netns.entered():
-        return Deferral(name)
-
-
-def busy(lab: Lab, **options: Any) -> toolkit.Interface:
-    return toolkit.open("veth0", filter="all", wait="busy-poll", ring_size=64, netns=lab.netns, **options)
+    return settings(lab)
 
 
 # --- set and restored -----------------------------------------------------------------------------------------------
@@ -87,7 +55,7 @@ def test_the_directory_is_that_of_the_threads_namespace(lab: Lab) -> None:
 
 def test_an_interface_defers_until_it_is_closed(lab: Lab, interface: Any, wire: Wire) -> None:
     for wait in ("poll", "spin"):
-        with toolkit.open("veth0", filter="all", wait=wait, ring_size=64, netns=lab.netns):  # type: ignore[arg-type]
+        with toolkit.open("veth0", filter="all", wait=wait, ring_size=64, netns=lab.netns):
             assert interface() == BEFORE
     with busy(lab) as near:
         assert len(records.Records().all()) == 1
@@ -227,217 +195,3 @@ def test_a_refused_write_leaves_nothing(lab: Lab, interface: Any, monkeypatch: p
     with pytest.raises(SystemCallError, match="read-only"):
         busy(lab)
     assert interface() == BEFORE
-
-
-# --- after a crash --------------------------------------------------------------------------------------------------
-
-OWNER = """
-    import os, sys
-    from pathlib import Path
-    import toolkit
-    from toolkit import records
-    records.DIRECTORY = Path(sys.argv[1])
-    class Given:
-        def fileno(self):
-            return int(sys.argv[2])
-    interface = toolkit.open("veth0", filter="all", wait="busy-poll", ring_size=64, netns=Given())
-    print("ready", flush=True)
-    how = sys.stdin.readline().strip()
-    if how == "fork":
-        child = os.fork()
-        if child == 0:
-            interface.close()
-            sys.exit(0)  # with finalizers
-        assert os.waitpid(child, 0)[1] == 0
-        print("forked", flush=True)
-        how = sys.stdin.readline().strip()
-    if how == "abort":
-        os.abort()
-    if how == "raise":
-        raise RuntimeError("never closed")
-    if how == "wait":
-        interface.receive()
-"""
-
-
-class Owner:
-    """A process that busy-polls on the near end."""
-
-    def __init__(self, lab: Lab, directory: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(OWNER), str(directory), str(lab.netns.fileno())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            pass_fds=[lab.netns.fileno()],
-            env=child_environment(),
-        )
-        assert self.hear() == "ready"
-
-    def hear(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def tell(self, how: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(how + "\n")
-        self.process.stdin.flush()
-
-    def end(self) -> None:
-        with self.process as process:
-            process.wait(10)
-
-    def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
-        self.process.send_signal(how)
-        self.end()
-
-
-@pytest.fixture
-def owner(lab: Lab, interface: Any, directory: Path) -> Iterator[Owner]:
-    made = Owner(lab, directory)
-    yield made
-    made.kill()
-
-
-def test_a_killed_owner_is_found_and_repaired(owner: Owner, interface: Any, lab: Lab) -> None:
-    assert interface() == DEFERRAL
-    assert napi.leftovers() == []
-    assert napi.repair() == []
-    assert interface() == DEFERRAL  # its owner lives
-    owner.kill()
-    assert interface() == DEFERRAL
-    (left,) = napi.leftovers()
-    assert (left.interface, left.netns, left.pid) == ("veth0", lab.netns.inode, owner.process.pid)
-    assert left.before == BEFORE
-    assert "veth0" in str(left)
-    assert "gro_flush_timeout 200000 instead of 12345" in str(left)
-    assert interface() == DEFERRAL  # looking changes nothing
-    assert napi.repair() == [(left, RESTORED)]
-    assert interface() == BEFORE
-    assert napi.leftovers() == napi.repair() == []
-
-
-@pytest.mark.parametrize("how", ["raise", "end"])
-def test_an_owner_that_ends_without_closing_restores(owner: Owner, interface: Any, how: str) -> None:
-    owner.tell(how)
-    owner.end()
-    assert interface() == BEFORE
-    assert napi.leftovers() == []
-
-
-def test_an_aborted_owner(owner: Owner, interface: Any) -> None:
-    owner.tell("abort")
-    owner.end()
-    assert interface() == DEFERRAL
-    assert [outcome for _, outcome in napi.repair()] == [RESTORED]
-    assert interface() == BEFORE
-
-
-def test_sigint_restores(owner: Owner, interface: Any) -> None:
-    owner.tell("wait")
-    owner.kill(signal.SIGINT)
-    assert interface() == BEFORE
-
-
-def test_a_forked_child_restores_nothing(owner: Owner, interface: Any) -> None:
-    owner.tell("fork")
-    assert owner.hear() == "forked"
-    assert interface() == DEFERRAL
-    owner.tell("end")
-    owner.end()
-    assert interface() == BEFORE
-
-
-def test_the_next_user_takes_over_what_a_killed_one_left(owner: Owner, interface: Any, lab: Lab) -> None:
-    owner.kill()
-    with busy(lab):
-        assert napi.leftovers() == []
-        assert [record.pid for record in records.Records().all()] == [os.getpid()]
-        assert interface() == DEFERRAL
-    assert interface() == BEFORE
-
-
-def test_a_killed_owner_beside_a_living_one(owner: Owner, interface: Any, lab: Lab, directory: Path) -> None:
-    with defer(lab):
-        owner.kill()
-        assert [outcome for _, outcome in napi.repair()] == ["held by another process"]
-        assert interface() == DEFERRAL
-    assert interface() == BEFORE
-
-
-def test_a_leftover_that_an_administrator_dealt_with(owner: Owner, interface: Any, lab: Lab) -> None:
-    owner.kill()
-    interface(napi_defer_hard_irqs=0, gro_flush_timeout=0)
-    assert [outcome for _, outcome in napi.repair()] == [CHANGED]
-    assert interface() == {"napi_defer_hard_irqs": 0, "gro_flush_timeout": 0}
-
-
-def test_a_stale_record_does_not_count_for_the_next_user(owner: Owner, interface: Any, lab: Lab) -> None:
-    owner.kill()
-    interface(napi_defer_hard_irqs=0, gro_flush_timeout=0)
-    with defer(lab):
-        assert interface() == DEFERRAL
-    assert interface() == {"napi_defer_hard_irqs": 0, "gro_flush_timeout": 0}
-
-
-def test_a_leftover_of_a_namespace_that_is_gone(make_lab: Callable[..., Lab], directory: Path) -> None:
-    lab = make_lab()
-    owner = Owner(lab, directory)
-    owner.kill()
-    assert len(napi.leftovers()) == 1
-    lab.close()
-    assert napi.leftovers() == []
-    assert len(records.Records().all()) == 1
-    assert napi.repair() == []
-    assert records.Records().all() == []
-
-
-def test_a_leftover_of_an_interface_that_is_gone(owner: Owner, lab: Lab) -> None:
-    owner.kill()
-    lab.delete_interface()
-    assert napi.leftovers() == []
-    assert napi.repair() == []
-
-
-def test_a_pid_that_came_back_is_no_owner(lab: Lab, interface: Any) -> None:
-    held = defer(lab)
-    mine = held._record
-    assert mine is not None
-    records.Records().write(mine._replace(started=mine.started - 1))
-    assert len(napi.leftovers()) == 1
-    held.restore()
-    assert interface() == BEFORE
-
-
-def test_a_record_that_cannot_be_read_is_passed_over(lab: Lab, interface: Any, directory: Path) -> None:
-    with defer(lab):
-        broken = directory / "napi-1-1-1-0.json"
-        broken.write_text('{"interface": ')
-        assert napi.leftovers() == napi.repair() == []
-    broken.unlink()
-    assert interface() == BEFORE
-
-
-def test_leftovers_without_privilege() -> None:
-    """`xsk status` as an ordinary user shows nothing, and fails at nothing."""
-    run_child(
-        "from toolkit import napi; assert napi.leftovers() == []", "setpriv", "--reuid=65534", "--clear-groups", cwd="/"
-    )
-
-
-def test_a_named_namespace_is_found(interface: Any, lab: Lab, directory: Path, tmp_path: Path) -> None:
-    """One that nothing but a mount holds, as `ip netns add` makes it; here on a file of the test's own."""
-    owner = Owner(lab, directory)
-    place = tmp_path / "named"
-    place.touch()
-    netns = f"/proc/{os.getpid()}/fd/{lab.netns.fileno()}"
-    try:
-        subprocess.run(["mount", "--bind", netns, place], check=True)
-        owner.kill()
-        found = [path for path in records._netns_paths(lab.netns.inode) if path.endswith(str(place))]
-        assert found
-        assert os.stat(found[0]).st_ino == lab.netns.inode
-    finally:
-        subprocess.run(["umount", place], check=True)
-    assert [outcome for _, outcome in napi.repair()] == [RESTORED]

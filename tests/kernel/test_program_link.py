@@ -9,15 +9,22 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import toolkit.uninterrupted
 from toolkit.abi import libbpf as abi
 from toolkit.errors import ArgumentError, NotSupportedError, SystemCallError
 from toolkit.lab import Lab
-from toolkit.program import Attached, Program, attached, xdp_links
+from toolkit.program import Attached, Link, Program, attached, xdp_links
+from toolkit.program import link as links
+
+sys.path.append(str(Path(__file__).parents[1] / "unit"))
+from test_rings_interrupted import Interrupt, every_line  # isort: skip
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,7 +102,7 @@ def test_a_foreign_link_is_named_and_kept(program: Program, other: Program, lab:
     theirs = other.attach(lab.interface, netns=lab.netns)
     for mode in ("auto", "native", "generic"):
         with pytest.raises(SystemCallError) as refused:
-            program.attach(lab.interface, mode=mode, netns=lab.netns)  # type: ignore[arg-type]
+            program.attach(lab.interface, mode=mode, netns=lab.netns)
         text = str(refused.value)
         assert f"program {other.id} (xdp_pass), native, held by link {theirs.id}" in text
         assert "replace=True" in text
@@ -172,6 +179,48 @@ def test_one_program_on_several_interfaces(program: Program, lab: Lab) -> None:
     program.close()
     assert present(lab) is None
     assert attached(1, netns=lab.netns) is None
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_sigint_while_attaching_leaves_nothing_attached(
+    program: Program, lab: Lab, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Just before the kernel makes the link, and just after, when its descriptor is a mere number."""
+
+    def interrupted(*arguments: Any) -> int:
+        if moment == "before":
+            os.kill(os.getpid(), signal.SIGINT)
+        fd = create(*arguments)
+        if moment == "after":
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)  # it reaches the main thread meanwhile
+        return fd
+
+    create = links._create
+    monkeypatch.setattr(links, "_create", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        program.attach(lab.interface, netns=lab.netns)
+    assert present(lab) is None
+    assert not [link for link in program.links if not link.closed]
+
+
+def test_an_interrupt_at_every_line_of_attach(program: Program, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is attached that the Program does not know of; and it knows of something only where all was done."""
+    monkeypatch.setattr(toolkit.uninterrupted, "_START_PATIENCE", 0.1)  # of an interrupt as the thread is to start
+
+    def one_line(k: int) -> bool:
+        interrupt = Interrupt(k)
+        attaching: list[Link] = []
+        struck = interrupt.run(lambda: attaching.append(program.attach(lab.interface, netns=lab.netns)))
+        known = [link.id for link in program.links if not link.closed]
+        found = present(lab)
+        assert known == list(found.link_ids or () if found else ()), f"line {k}, {interrupt.where}"
+        for link in program.links:
+            link.close()
+        assert present(lab) is None, f"line {k}, {interrupt.where}"
+        return struck
+
+    assert every_line(one_line) > 10
 
 
 def test_closing_after_the_interface_vanished(program: Program, lab: Lab) -> None:

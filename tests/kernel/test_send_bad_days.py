@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -348,7 +349,7 @@ def test_two_threads_that_do_not_listen_break_nothing(lab: Lab, sock: toolkit.So
                 refusals.append(str(said))
 
     with Tap.far(lab) as tap:
-        threads = [in_thread(lambda base=base: send(base)) for base in (0, 10_000)]  # type: ignore[misc]
+        threads = [in_thread(functools.partial(send, base)) for base in (0, 10_000)]
         for thread, _ in threads:
             thread.join(30)
         assert [result for _, result in threads] == [[None], [None]]

@@ -37,8 +37,8 @@ class Sending:
 
     def __init__(self) -> None:
         self.umem = UMEM(24, 2048)
-        self.core = PlainCore(self.umem, U32 - 10)
-        self.sender = Sender(self.core, self.core.tx)  # type: ignore[arg-type]
+        core: Any = PlainCore(self.umem, U32 - 10)
+        self.core, self.sender = core, Sender(core, core.tx)
         self.received = ReceiveCustody(self.umem.ledger, self.umem.new_holder())
         self.sender.send(stream(0, 7))  # completed
         self.sender.send(stream(7, 4), kick=False)  # in the TX ring

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,8 +30,8 @@ def umem() -> Iterator[UMEM]:
 @pytest.mark.parametrize("start", [0, U32 - 1, U32 - RING, U32 - 1000, 1 << 31])
 @pytest.mark.parametrize("seed", [None, 1, 2])
 def test_packets_cross_the_wrap_of_the_indices(umem: UMEM, start: int, seed: int | None) -> None:
-    core = PlainCore(umem, start % U32, seed=seed)
-    sender = Sender(core, core.tx)  # type: ignore[arg-type]
+    core: Any = PlainCore(umem, start % U32, seed=seed)
+    sender = Sender(core, core.tx)
     pick = random.Random(seed)
     packets = [frame(i, pick.randrange(18, 300)) for i in range(2500)]
     done = 0
@@ -48,8 +49,8 @@ def test_packets_cross_the_wrap_of_the_indices(umem: UMEM, start: int, seed: int
 @pytest.mark.parametrize("start", [0, U32 - 5])
 def test_received_frames_are_passed_on_across_the_wrap(umem: UMEM, start: int) -> None:
     """pass_on() and pass_on_one(), as a Forwarder and a Responder use them."""
-    core = PlainCore(umem, start, seed=3)
-    sender = Sender(core, core.tx)  # type: ignore[arg-type]
+    core: Any = PlainCore(umem, start, seed=3)
+    sender = Sender(core, core.tx)
     received = ReceiveCustody(umem.ledger, umem.new_holder())
     memory = umem.memory
     assert memory is not None
@@ -75,8 +76,8 @@ def test_received_frames_are_passed_on_across_the_wrap(umem: UMEM, start: int) -
 
 def test_a_busy_kernel_is_not_asked_without_end(umem: UMEM) -> None:
     """While it takes nothing, the pauses grow: no more than some thousand calls a second."""
-    core = PlainCore(umem, 0)
-    sender = Sender(core, core.tx)  # type: ignore[arg-type]
+    core: Any = PlainCore(umem, 0)
+    sender = Sender(core, core.tx)
     core.tx._wake = lambda: bool(setattr(core, "wakes", core.wakes + 1))  # always busy
     assert sender.send(stream(0, 100), timeout=0.3) == RING
     assert core.wakes < 1000
@@ -89,8 +90,8 @@ def test_a_busy_kernel_is_not_asked_without_end(umem: UMEM) -> None:
 
 def test_a_receiving_thread_that_is_quicker_to_the_free_frames(umem: UMEM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the look at the free stack and the hand on it another thread may take them: send() tries again."""
-    core = PlainCore(umem, 0)
-    sender = Sender(core, core.tx)  # type: ignore[arg-type]
+    core: Any = PlainCore(umem, 0)
+    sender = Sender(core, core.tx)
     count, taken = umem.ledger.count_free, []
 
     def count_and_lose() -> int:
@@ -109,8 +110,8 @@ def test_a_receiving_thread_that_is_quicker_to_the_free_frames(umem: UMEM, monke
 
 def test_a_umem_without_a_free_frame_is_an_error_not_a_hang(umem: UMEM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toolkit.sender._STARVED", 0.2)
-    core = PlainCore(umem, 0)
-    sender = Sender(core, core.tx)  # type: ignore[arg-type]
+    core: Any = PlainCore(umem, 0)
+    sender = Sender(core, core.tx)
     mine = umem.alloc_frames(umem.frames)
     with pytest.raises(FrameError, match=r"cannot send .* no frame of the UMEM was free.*'user': 24.*Next step"):
         sender.send(stream(0, 5))

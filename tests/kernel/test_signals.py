@@ -45,7 +45,7 @@ class Storm:
                 return
             time.sleep(self.random.random() * self.longest)
             self.sent += 1
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     def strike_during(self, work: Callable[[], None]) -> bool:
         """Run `work` until a SIGINT interrupts it. False: it had ended by itself, and the SIGINT came after."""

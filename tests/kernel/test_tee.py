@@ -197,7 +197,7 @@ def test_queues_do_not_mix_in_a_batch_and_keep_their_order(make_lab: Callable[..
     lab = make_lab(queues=2)
     with toolkit.tee("veth0", filter="udp", netns=lab.netns) as t:
         for cpu in (0, 1, 0, 1):
-            with lab.generator(count=500, size=100, cpu=cpu % os.cpu_count()) as generator:  # type: ignore[operator]
+            with lab.generator(count=500, size=100, cpu=cpu % (os.cpu_count() or 1)) as generator:
                 generator.wait(20)
         assert eventually(lambda: t.counters()["redirected"] == 2000)
         counts: collections.Counter[int] = collections.Counter()
@@ -217,7 +217,7 @@ def test_packets_of_other_queues_are_not_copied(make_lab: Callable[..., Lab]) ->
     lab = make_lab(queues=2)
     with toolkit.tee("veth0", filter="udp", queues=[0], netns=lab.netns) as t:
         for cpu in range(2):
-            with lab.generator(count=100, size=100, cpu=cpu % os.cpu_count()) as generator:  # type: ignore[operator]
+            with lab.generator(count=100, size=100, cpu=cpu % (os.cpu_count() or 1)) as generator:
                 generator.wait(20)
         assert eventually(lambda: t.counters()["matched"] == 200)
         counters = t.counters()

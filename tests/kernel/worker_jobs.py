@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the workers of test_workers.py do. In a module of its own: every worker imports it."""
+"""What the workers of the tests do. In a module of its own: every worker imports it."""
 
 from __future__ import annotations
 

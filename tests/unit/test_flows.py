@@ -21,6 +21,7 @@ from test_tables import NAT, T0, batch_of
 
 from toolkit.errors import ArgumentError
 from toolkit.flows import Flows
+from toolkit.flows.flows import Order
 from toolkit.lab.frames import udp_frame
 
 GROUPS = ("flow", "source", "destination", "port", "protocol")
@@ -226,10 +227,11 @@ def test_order_and_number_of_rows() -> None:
     frames = [udp_frame(bytes(number), source_port=1000 + number) for number in range(50)]
     flows = Flows()
     flows.add(batch_of([frame for number, frame in enumerate(frames) for _ in range(50 - number)]))
-    for by, field in (("bytes", "bytes"), ("packets", "packets"), ("last", "last")):
-        whole = [getattr(flow, field) for flow in flows.top(None, by)]  # type: ignore[arg-type]
+    orders: tuple[Order, ...] = ("bytes", "packets", "last")
+    for by in orders:
+        whole = [getattr(flow, by) for flow in flows.top(None, by)]
         assert whole == sorted(whole, reverse=True)
-        assert [getattr(flow, field) for flow in flows.top(7, by)] == whole[:7]  # type: ignore[arg-type]
+        assert [getattr(flow, by) for flow in flows.top(7, by)] == whole[:7]
     assert flows.top(0) == []
     flows.clear()
     assert (len(flows), flows.packets) == (0, 0)

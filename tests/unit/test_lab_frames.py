@@ -73,7 +73,7 @@ def test_options() -> None:
 @pytest.mark.parametrize("address", [frames.NEAR_IP, frames.NEAR_IP6])
 def test_size(address: str) -> None:
     for make in (frames.udp_frame, frames.tcp_frame, frames.echo_frame):
-        frame = make(b"abc", size=128, destination_ip=address)  # type: ignore[operator]
+        frame = make(b"abc", size=128, destination_ip=address)
         assert len(frame) == 128
         assert frame == rebuilt(frame)
 

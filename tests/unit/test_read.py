@@ -296,7 +296,7 @@ def test_scapy_s_files(tmp_path: Path) -> None:
     names = {"a.pcap": lambda path: PcapWriter(path, nano=True), "b.pcapng": PcapNgWriter}
     for name, writer in names.items():
         path = str(tmp_path / name)
-        with writer(path) as out:  # type: ignore[operator]
+        with writer(path) as out:
             for one in made:
                 out.write(one)
         found, _ = read_all(path)

@@ -219,7 +219,7 @@ def test_an_xz_file_that_wants_all_the_memory() -> None:
 
 
 def test_very_many_sections_cost_no_more_each() -> None:
-    class Interfaces(list):  # type: ignore[type-arg]
+    class Interfaces(list[Any]):
         def __iter__(self) -> Any:
             raise AssertionError("all interfaces are looked at for each section's packets")
 

@@ -178,7 +178,7 @@ def test_an_exception_from_inside_does_not_keep_a_ring_open(atomic: bool, monkey
         lambda memory: memory.write(0, np.ones(9, np.uint64)),
         lambda memory: memory.write(0, np.ones((2, 2), np.uint64)),
         lambda memory: memory.store(memory.producer, "1"),  # type: ignore[arg-type]
-        lambda memory: memory.producer.__setitem__(0, object()),  # type: ignore[call-overload]
+        lambda memory: memory.producer.__setitem__(0, object()),
         lambda memory: memory.producer[1],
     )
     for call in wrong:
@@ -262,6 +262,6 @@ def test_abandon_does_not_wait() -> None:
     inside = memory.entries
     assert memory.abandon() is False
     with pytest.raises(ClosedError):
-        FillQueue.get(type("Ring", (), {"_memory": memory, "mask": 7})(), 0)  # type: ignore[arg-type]
+        FillQueue.get(type("Ring", (), {"_memory": memory, "mask": 7})(), 0)
     del inside
     assert memory.abandon() is True

@@ -244,11 +244,12 @@ def test_the_producer_is_read_again_only_when_the_cache_is_empty(start: int) -> 
 def test_what_a_ring_hands_out_are_copies(atomic: bool) -> None:
     memory = RingMemory.plain(4, 16, start=U32, atomic=atomic)
     rx = RXQueue(memory)
-    memory.entries[:] = 7  # type: ignore[index]
+    assert memory.entries is not None
+    memory.entries[:] = 7
     memory.producer[0] = 3
     one, some = rx.get(U32), rx.get_batch(U32, 3)
     taken, addresses = rx.take(2), rx.addresses(U32, 3)
-    memory.entries[:] = 9  # type: ignore[index]
+    memory.entries[:] = 9
     assert one.addr == 7
     assert some["addr"].tolist() == addresses.tolist() == [7, 7, 7]
     assert (taken == 7).all()

@@ -11,7 +11,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,9 +35,9 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "cache" / "afxdp-toolkit"
 
 
-def compiled(text: str, **options: object) -> dict[str, Image]:
+def compiled(text: str, **options: Any) -> dict[str, Image]:
     source = sources.read(text)
-    return build.build_images(source, sources.assemble(source, "all", {}), **options)  # type: ignore[arg-type]
+    return build.build_images(source, sources.assemble(source, "all", {}), **options)
 
 
 def interpreter(tmp_path: Path, bcc_source: str) -> str:
@@ -252,11 +254,11 @@ def alive(pid: int) -> bool:
         return False
 
 
-def eventually(condition: object, seconds: float = 10.0) -> bool:
+def eventually(condition: Callable[[], object], seconds: float = 10.0) -> bool:
     """Wait for a condition."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if condition():  # type: ignore[operator]
+        if condition():
             return True
         time.sleep(0.02)
     return False
