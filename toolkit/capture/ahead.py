@@ -39,8 +39,9 @@ class Ahead:
             self._until = until
 
     def trim(self, size: int) -> None:
-        """Give back what lies behind `size`, the end of the file."""
+        """Give back what lies behind the end of the file, `size` bytes of which are ours."""
         if self._until > size:
             self._until = 0
             with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, size)
+                # Where it ends by now: somebody else may have emptied it, or written behind us.
+                os.ftruncate(self._fd, os.fstat(self._fd).st_size)
