@@ -181,6 +181,10 @@ _CAUSES: dict[tuple[str, int], tuple[str, str]] = {
     ("write", _errno.EROFS): ("the file system is read-only", "write elsewhere"),
     ("write", _errno.EACCES): ("no permission to write there", "write elsewhere, or ask the directory's owner"),
     ("write", _errno.EPERM): ("no permission to write there", "write elsewhere, or ask the directory's owner"),
+    ("write_memory", _errno.ENOMEM): (
+        "more than the machine has, or than this process may have (`ulimit -v`)",
+        "a smaller --buffer, Queueing(limit=...)",
+    ),
 }
 
 # ENOTSUP and EOPNOTSUPP are one number on Linux; kernel people write the second.

@@ -21,6 +21,7 @@ from capture_support import pcap_of
 from toolkit.batch import Batch
 from toolkit.capture import Capture, Queueing, direct
 from toolkit.capture.output import Output
+from toolkit.errors import SystemCallError
 
 
 def test_large_pieces_are_the_same_bytes_whichever_way_they_take(tmp_path: Path) -> None:
@@ -166,6 +167,25 @@ def test_a_forked_child_leaves_the_blocks_to_the_parent(tmp_path: Path) -> None:
     assert allocated(path) >= len(expected) + (2 << 20) or not output._direct or not output._direct._ahead._able
 
 
+@pytest.mark.parametrize("size", [0, 5 << 20])
+def test_what_somebody_else_made_of_the_file_stays(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "x"
+    output = Output(path)
+    expected = large_pieces(output, 4)
+    os.truncate(path, size)  # emptied, or longer than we left it
+    output.close()
+    assert path.read_bytes() == (expected + bytes(1 << 20))[:size]
+    assert allocated(path) <= size
+
+
+@pytest.mark.parametrize("limit", [1 << 60, 1 << 80])
+def test_memory_that_is_not_to_be_had_is_refused_before_there_is_a_file(tmp_path: Path, limit: int) -> None:
+    with pytest.raises(SystemCallError, match=rf"{limit} bytes of memory .* a smaller --buffer") as refused:
+        Capture(None, tmp_path / "a.pcapng", queueing=Queueing(limit=limit))
+    assert refused.value.errno == errno.ENOMEM
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_disk_without_room_ahead_is_filled_to_its_end(tmp_path: Path) -> None:
     """On a file system of 8 MB, in a mount namespace that nobody else sees."""
     code = f"""
@@ -219,7 +239,7 @@ def test_a_file_system_that_refuses_late_is_served_the_usual_way(tmp_path: Path)
 def test_what_waits_lies_in_memory_as_in_the_file_and_never_upon_other() -> None:
     from toolkit.capture.direct import BLOCK
     from toolkit.capture.output import address
-    from toolkit.capture.waiting import Waiting
+    from toolkit.capture.waiting import Waiting, memory_for
     from toolkit.capture.writer import Item, Writer
 
     free = threading.Event()
@@ -240,7 +260,7 @@ def test_what_waits_lies_in_memory_as_in_the_file_and_never_upon_other() -> None
             return 0
 
     writer = Writer(Slow(), limit=1 << 20, patience=0.0)
-    waiting = Waiting(writer, 1 << 20)
+    waiting = Waiting(writer, memory_for(1 << 20))
     random = np.random.default_rng(3)
     expected: list[bytes] = []
     position = refused = 0

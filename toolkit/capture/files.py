@@ -18,7 +18,7 @@ from toolkit.capture.naming import Names, Rotation
 from toolkit.capture.output import Output, check_target
 from toolkit.capture.packets import Counts, Packets
 from toolkit.capture.queueing import Queueing
-from toolkit.capture.waiting import Waiting
+from toolkit.capture.waiting import Waiting, memory_for
 from toolkit.capture.writer import Item, UnwrittenError, Writer
 from toolkit.errors import SystemCallError, ToolkitError, write_error
 
@@ -80,11 +80,12 @@ class PacketFiles:
             self._names.ours(first)
         self._force = force
         self._path = first  # of the current file
+        room = queueing.room
+        memory = memory_for(room)  # before there is a file, or a thread
         self._files = _Files(Output(first, force=force), make, compressor)
         self._files.begin()
-        room = queueing.room
         self._writer = Writer(self._files, limit=room, patience=queueing.patience)
-        self._waiting = Waiting(self._writer, room)
+        self._waiting = Waiting(self._writer, memory)
         self._stalled = queueing.stalled
         self._piece = min(_PIECE, room // 4)
         self._size = len(make.preamble())  # of the current file, before compression

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 
 import numpy as np
@@ -11,21 +12,32 @@ import numpy as np
 from toolkit.capture.direct import BLOCK
 from toolkit.capture.layout import Bytes
 from toolkit.capture.writer import Writer
+from toolkit.errors import kernel_error
 
-__all__ = ["Waiting"]
+__all__ = ["Waiting", "memory_for"]
+
+
+def memory_for(size: int) -> Bytes:
+    """Map memory, which is touched, and costs, only as far as it is used. SystemCallError when that is refused."""
+    try:
+        # Page by page, as a disk wants it that fetches by itself.
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError) as refused:
+        number = getattr(refused, "errno", None) or errno.ENOMEM
+        tried = f"cannot take {size} bytes of memory for what waits for the disk"
+        raise kernel_error("write_memory", number, tried) from None
+    with contextlib.suppress(OSError):  # a kernel without them; one by one, small pages cost seven times as much
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype=np.uint8)
 
 
 class Waiting:
     """Pieces of one mapping. Taken anew from the system for each batch, memory costs more than what is put into it."""
 
-    def __init__(self, writer: Writer, size: int) -> None:
-        """size: bytes, the limit of the Writer as well. They are touched, and cost, only as far as they are used."""
+    def __init__(self, writer: Writer, memory: Bytes) -> None:
+        """memory: from memory_for(); as much as the limit of the Writer."""
         self._writer = writer
-        # Page by page, as a disk wants it that fetches by itself.
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with contextlib.suppress(OSError):  # a kernel without them; one by one, small pages cost seven times as much
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        self._memory = np.frombuffer(memory, dtype=np.uint8)
+        self._memory = memory
         self._at = 0  # where the last piece ended
         self._before = (0, 0)  # what the Writer had been offered, and _at, before the last piece
         self.reserved = 0  # bytes of the last piece, with what was left out before it: what it occupies

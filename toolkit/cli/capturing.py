@@ -55,7 +55,8 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
         "--buffer",
         metavar="SIZE",
         callback=_size,
-        help="Memory for what waits for the disk, 1m or more.  [a 64th of this machine's, 64 to 256 million bytes]",
+        help="What may wait in memory for the disk: so many million bytes (or 512m, 1g).  "
+        "[a 64th of this machine's memory, 64m to 256m]",
     ),
     *taking(COPY_LONG),
 )
