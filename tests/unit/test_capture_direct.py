@@ -21,6 +21,7 @@ from capture_support import pcap_of
 from toolkit.batch import Batch
 from toolkit.capture import Capture, Queueing, direct
 from toolkit.capture.output import Output
+from toolkit.capture.writer import Item, Writer
 from toolkit.errors import SystemCallError
 
 
@@ -214,6 +215,56 @@ def test_a_disk_without_room_ahead_is_filled_to_its_end(tmp_path: Path) -> None:
     assert written == size == 8 << 20
 
 
+class Paced:
+    """A disk of so many bytes/s, which stands still when told to."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate, self.stall = rate, 0.0
+
+    def take(self, items: list[Item]) -> None:
+        stall, self.stall = self.stall, 0.0
+        time.sleep(sum(item.size for item in items) / self.rate + stall)
+
+    def patience(self) -> None:
+        return None
+
+    def idle(self) -> None:
+        pass
+
+    def progress(self) -> int:
+        return 0
+
+
+def test_no_more_waits_than_a_disk_writes_in_a_second() -> None:
+    """Which is what a capture that is killed loses."""
+    disk = Paced(40e6)
+    writer = Writer(disk, limit=256 << 20, patience=0.01)
+    ends, most = time.monotonic() + 3, 0
+    while time.monotonic() < ends:
+        if writer.room(1 << 20):
+            writer.put(None, 1 << 20, 1)
+        if time.monotonic() > ends - 1:
+            most = max(most, writer.waiting)
+    disk.rate = 1e12
+    assert writer.close(10)
+    assert 20e6 < most < 50e6
+
+
+def test_a_disk_that_stands_still_for_a_moment_is_given_room() -> None:
+    disk = Paced(2e9)
+    writer = Writer(disk, limit=64 << 20, patience=0.0)
+    for _ in range(500):
+        assert writer.room(1 << 20)
+        writer.put(None, 1 << 20, 1)
+        time.sleep(0.002)
+    disk.stall = 0.15
+    for turn in range(20):
+        writer.put(None, 1 << 20, 1)
+        time.sleep(0.02)
+        assert writer.room(40 << 20), turn
+    assert writer.close(10)
+
+
 def test_what_may_wait_is_a_part_of_the_memory_unless_somebody_says_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Queueing(limit=1 << 20).room == 1 << 20
     for memory, room in ((1 << 30, 64 << 20), (8 << 30, 128 << 20), (1 << 40, 256 << 20)):
@@ -240,7 +291,6 @@ def test_what_waits_lies_in_memory_as_in_the_file_and_never_upon_other() -> None
     from toolkit.capture.direct import BLOCK
     from toolkit.capture.output import address
     from toolkit.capture.waiting import Waiting, memory_for
-    from toolkit.capture.writer import Item, Writer
 
     free = threading.Event()
     seen: list[bytes] = []

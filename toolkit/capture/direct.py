@@ -20,6 +20,7 @@ __all__ = ["BLOCK", "LEAST", "Direct"]
 BLOCK = 4096  # bytes: what no disk finds too small; the page size, so that no page is written both ways
 LEAST = 1 << 20  # bytes below which the page cache is taken: they mean that there is no hurry
 _CACHED = 1 << 20  # bytes through the page cache at once: what lies in the processor's own cache still
+_PAST = 4 << 20  # bytes past it at once: more is no quicker, and who waits for a slow disk sees that something moves
 _WEIGHT = 0.3  # of the last piece in a way's average
 _OUTLIER = 3.0  # times the average, which is the most that one piece counts for: a stall says little of the next piece
 _SOON, _LATE = 0.02, 2.0  # seconds to the next try of the slower way: doubled each time that it is the slower one again
@@ -45,8 +46,7 @@ class Direct:
         OSError as the kernel gives it.
         """
         past = self._choose()
-        if not past:
-            data = data[:_CACHED]
+        data = data[: _PAST if past else _CACHED]
         began = time.perf_counter()
         self._ahead.reach(position, position + len(data))
         try:

@@ -274,7 +274,10 @@ class _Files:
     def switch(self, path: Path, counts: Counts, began: int, *, force: bool) -> None:
         """Begin the next file. counts, began: what its own figures are counted from."""
         self.idle()
-        self._output.close()
+        try:
+            self._output.close()
+        except OSError as refused:  # network file systems say so late
+            raise write_error(refused, self.name) from None
         following, size = Output(path, force=force), self._output.size
         self._output, self._earlier = following, self._earlier + size
         self.begin()

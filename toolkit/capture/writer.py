@@ -16,6 +16,9 @@ __all__ = ["Handler", "Item", "UnwrittenError", "Writer"]
 
 _TOGETHER = 8 << 20  # bytes that go to the handler at once, at most (or one piece)
 _PIECES = 512
+_AGE = 1.0  # seconds that the disk may need for what waits: so much of a capture is lost by `kill -9`
+_AT_FIRST = 64 << 20  # bytes that may wait until something is written
+_WINDOW = 1.0  # seconds of writing, over which its rate is known
 
 
 class Item(NamedTuple):
@@ -55,7 +58,7 @@ class Writer:
     """The thread and its queue. One thread puts; after the first failure all that comes is counted as lost."""
 
     def __init__(self, handler: Handler, *, limit: int, patience: float) -> None:
-        """limit: bytes that may wait. patience: seconds that room() waits, at most."""
+        """limit: bytes that may wait, and no more than are written in a second. patience: seconds that room() waits."""
         self._handler = handler
         self._limit = limit
         self._patience = patience
@@ -68,6 +71,9 @@ class Writer:
         self._wanted = False  # whether somebody waits for room
         self._end: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._lost = 0  # packets; written by the thread
+        # Bytes that may wait now: `limit`, or what is written in _AGE, as far as that is known. Written by the thread.
+        self._allowed = min(limit, _AT_FIRST)
+        self._recent = (0.0, 0)  # seconds spent on writing and bytes written, as far as they count still; the thread's
         self._left: int | None = None  # packets that were not written when the thread was left behind
         self.error: Exception | None = None  # the first failure
         threading.Thread(target=self._run, name="toolkit-capture", daemon=True).start()
@@ -75,13 +81,13 @@ class Writer:
     def room(self, size: int) -> bool:
         """Whether there is room for `size` bytes more, after `patience` at the latest. An empty queue has always."""
         deadline = 0.0
-        while self.waiting and self.waiting + size > self._limit:
+        while self.waiting and self.waiting + size > self._allowed:
             deadline = deadline or time.monotonic() + self._patience
             self._wanted = True  # before the next look: what is freed after that look tells
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            if self.waiting and self.waiting + size > self._limit:
+            if self.waiting and self.waiting + size > self._allowed:
                 with contextlib.suppress(queue.Empty):
                     self._freed.get(timeout=left)
         return True
@@ -176,13 +182,22 @@ class Writer:
         if self.error is not None:
             self._lost += packets
         else:
+            began = time.monotonic()
             self._guarded(lambda: self._handler.take(items))
+            self._allow(time.monotonic() - began, size)
         self._ended += packets
         self._done += size
         if self._wanted:
             self._wanted = False
             self._freed.put(None)
         return following
+
+    def _allow(self, seconds: float, size: int) -> None:
+        """Take in how long some bytes took. A disk that stands still for a moment loses no room by that."""
+        spent, written = self._recent[0] + seconds, self._recent[1] + size
+        if spent > 0:
+            self._allowed = min(self._limit, max(int(written / spent * _AGE), _TOGETHER))
+        self._recent = (spent / 2, written // 2) if spent > _WINDOW else (spent, written)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         if self.error is not None:
