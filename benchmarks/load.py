@@ -58,8 +58,7 @@ def receiving(
     """
     with Lab(gro=gro) as lab, contextlib.closing(start(lab)) as consumer:
         consumer.start()
-        _warm_up(lab, where, rate, size)
-        time.sleep(settle)
+        _warm_up(lab, where, rate, size, settle)
         warm(memory)
         before, lost = consumer.counts(), lab.counters()["rx_dropped"]
         with lab.generator(seconds=seconds, rate=rate, size=size, cpu=where.generator) as generator:
@@ -130,7 +129,7 @@ def _drain(lab: Lab) -> Iterator[Callable[[], int]]:
         yield lambda: int(program.counters["dropped"])
 
 
-def _warm_up(lab: Lab, where: Cores, rate: float | None, size: int = _SIZE) -> None:
+def _warm_up(lab: Lab, where: Cores, rate: float | None, size: int = _SIZE, settle: float = _SETTLE) -> None:
     with lab.generator(seconds=_WARM_UP, rate=rate, size=size, cpu=where.generator) as generator:
         generator.wait(10)
-    time.sleep(_SETTLE)
+    time.sleep(settle)
