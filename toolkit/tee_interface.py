@@ -232,7 +232,7 @@ class Tee(OneReceiver):
             return
         with contextlib.suppress(ClosedError):  # by another thread, just now
             link = link_info(self.link.fd)
-            if link is None or link.ifindex == 0:
+            if (link is None or link.ifindex == 0) and not self.link.ending:
                 refused = kernel_error(
                     "wait",
                     errno.ENETDOWN,

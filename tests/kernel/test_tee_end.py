@@ -17,9 +17,10 @@ import pytest
 from support import NEAR_MAC, Wire, child_environment, eventually, frame, numbers
 
 import toolkit
+from toolkit import tee_interface
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, SystemCallError, ToolkitError
 from toolkit.lab import Lab
-from toolkit.program import Rule, attached
+from toolkit.program import Rule, attached, query
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -39,6 +40,31 @@ def test_close_from_another_thread_and_again(lab: Lab) -> None:
         with pytest.raises(ClosedError):
             call()
     assert "closed" in repr(t)
+
+
+@pytest.mark.parametrize("end", ["detach", "close"])
+def test_its_end_just_now_is_no_vanished_interface(lab: Lab, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    t = toolkit.tee("veth0", filter="all", netns=lab.netns)
+    ending = threading.Thread(target=getattr(t, end))
+
+    def while_it_ends(fd: int) -> Any:
+        copy = os.dup(fd)
+        try:
+            ending.start()
+            assert eventually(lambda: query.link_info(copy).ifindex == 0)  # type: ignore[union-attr]
+            return query.link_info(copy)
+        finally:
+            os.close(copy)
+            monkeypatch.undo()
+
+    monkeypatch.setattr(tee_interface, "link_info", while_it_ends)
+    if end == "detach":
+        assert not t.receive(timeout=0.3)
+    else:
+        with pytest.raises(ClosedError):
+            t.receive(timeout=20)
+    ending.join()
+    t.close()
 
 
 def test_two_receivers_are_refused(lab: Lab) -> None:

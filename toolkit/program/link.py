@@ -40,6 +40,7 @@ class Link:
         self.mode = mode
         self.fallback_reason = fallback_reason
         self._descriptor = Descriptor(fd, f"the link of {interface}")
+        self._ending = False
         info = query.link_info(fd)
         self.id = info.id if info else 0
         """The kernel's number of the link."""
@@ -54,8 +55,14 @@ class Link:
         """Whether the program was taken off."""
         return self._descriptor.closed
 
+    @property
+    def ending(self) -> bool:
+        """Whether close() was called; it may be at work just now, in another thread."""
+        return self._ending
+
     def close(self) -> None:
         """Take the program off. Again is fine, and so is an interface that vanished meanwhile."""
+        self._ending = True  # first: another thread that finds the link without an interface then knows why
         with contextlib.suppress(ClosedError):
             # Not by closing alone: a forked child that has not run yet holds a descriptor of the link too.
             abi.libbpf().bpf_link_detach(self._descriptor.fd)
