@@ -21,6 +21,7 @@ from toolkit.program import sources
 from toolkit.program.bcc import PLACES, have_kernel_headers
 from toolkit.program.cache import Cache
 from toolkit.program.image import Image, images
+from toolkit.program.load import LESS
 
 __all__ = ["build_images", "choose"]
 
@@ -30,6 +31,7 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 
 _MISSING_HEADER = re.compile(r"fatal error: '([^']+)' file not found")
 _NO_PRIVILEGE = re.compile(r"could not open bpf map.*Operation not permitted|bpf.*Operation not permitted")
+_TOO_FAR = "Branch target out of insn range"  # newer LLVMs give up; older ones cut the jump, and the verifier sees it
 _LIBRARIES = ("/usr/lib*/libbcc.so.0", "/usr/lib/*-linux-gnu/libbcc.so.0", "/usr/local/lib*/libbcc.so.0")
 
 
@@ -151,6 +153,11 @@ def _refusal(source: sources.Source, report: dict[str, Any], chatter: str) -> Ex
                 f"them. Next step: `apt-get install linux-headers-{platform.release()}`, or do without it."
             )
         return CompileError(text)
+    if _TOO_FAR in chatter:
+        return CompileError(
+            f"{source.name} does not compile: LLVM says {_TOO_FAR!r}. Likely cause: the program, most often its filter "
+            f"or the number of its rules, is longer than a jump reaches (32,767 instructions). {LESS}"
+        )
     says = report.get("detail", report["status"])
     return CompileError(f"{source.name} does not compile: BCC says {says!r}.\n{chatter}".strip())
 

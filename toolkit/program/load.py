@@ -14,7 +14,7 @@ from toolkit.errors import ArgumentError, VerifierError, kernel_error
 from toolkit.program.image import Image
 from toolkit.program.maps import Map
 
-__all__ = ["create_maps", "load_program"]
+__all__ = ["LESS", "create_maps", "load_program"]
 
 _TRACE = re.compile(r"\d+: |;|from \d+ to \d+|func#")
 
@@ -22,11 +22,12 @@ _TRACE = re.compile(r"\d+: |;|from \d+ to \d+|func#")
 _BEYOND = re.compile(
     r"BPF program is too large.*|The sequence of .* jumps is too complex.*|jump out of range.*|combined stack size.*"
 )
-_LIMITS = (
-    ". Likely cause: the program, most often its filter, is more than the verifier follows. Next step: `net` and "
-    "`portrange` instead of lists of hosts and ports, fewer `protochain`, rules of the same action joined with `or` (a "
-    "program holds some 250 short ones), or a program for packets of one buffer (an MTU under 3,500)."
+LESS = (
+    "Next step: `net` and `portrange` instead of lists of hosts and ports, fewer `protochain`, rules of the same "
+    "action joined with `or` (a program holds some 250 short ones), or a program for packets of one buffer (an MTU "
+    "under 3,500)."
 )
+_LIMITS = f". Likely cause: the program, most often its filter, is more than the verifier follows. {LESS}"
 
 MOST = 1 << 16  # instructions; in a longer program a jump that clang cut to 16 bits may end somewhere in it, unnoticed
 LOG_STATS = 4  # BPF_LOG_STATS: the verdict and its numbers, without the steps that led to it
