@@ -17,7 +17,9 @@ import pytest
 from cli_support import ENVIRONMENT, XSK, running, xsk
 from support import eventually
 
+import toolkit
 from toolkit.abi import libbpf as abi
+from toolkit.cli import demo
 from toolkit.cli.options import UNSEEN
 from toolkit.lab import Lab
 from toolkit.program import Program, attached, xdp_links
@@ -259,6 +261,20 @@ def test_demo_adds_up_and_leaves_nothing() -> None:
     assert {"ICMP", "UDP"} <= set(report["protocols"])
     assert {"mode", "zero_copy", "seconds"} <= set(report)
     assert eventually(made.gone)
+
+
+def test_demo_begins_to_count_when_all_is_open(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        time.sleep(1.2)  # as a compilation on a slow machine
+        return toolkit.open(*arguments, **options)
+
+    monkeypatch.setattr(demo, "open_interface", slowly)
+    assert demo.run(None, None, 1.0, as_json=True) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["seconds"] > 0.9
+    assert report["received"] > 0
 
 
 def test_demo_on_a_terminal_shows_a_live_picture() -> None:

@@ -97,6 +97,16 @@ def test_help_teaches_with_examples(lab: Lab) -> None:
                 assert word in told, (command, word)
 
 
+def test_the_first_live_line_tells_of_what_came_before_it(capsys: pytest.CaptureFixture[str]) -> None:
+    line = LiveLine(lambda: Reading(30, 1920, {"dropped": 20}), interval=0.01)
+    time.sleep(0.02)
+    line.tick()
+    told = capsys.readouterr().out
+    assert "total       30" in told
+    assert "dropped 20" in told
+    assert " 0 packets/s" not in told
+
+
 def test_a_live_line_tells_rates_of_its_interval(capsys: pytest.CaptureFixture[str]) -> None:
     counted = [0, 0]
     line = LiveLine(lambda: Reading(counted[0], counted[1], {"dropped": counted[0] // 2}), interval=0.1, name="a → b")

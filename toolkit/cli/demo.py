@@ -47,6 +47,7 @@ def run(interface: str | None, expression: str | None, seconds: float, *, as_jso
         else:
             opened = parts.enter_context(open_interface(interface, filter=expression))
             view.introduce(opened)
+        stop.restart()  # on a slow machine compiling may take all of a short time, and nothing would be shown
         report = _watch(opened, traffic, stop, view)
         view.conclude(report)
         if as_json:

@@ -45,7 +45,7 @@ class LiveLine:
         self._name = f"{name}  " if name else ""
         self._statistics = None if quiet else statistics
         self._then = time.monotonic()
-        self._last = read()
+        self._last = Reading(0)  # not read(): what came since the start belongs into the first line
         self._last_statistics = statistics() if statistics is not None else None
         self.next: float = float("inf") if quiet else self._then + interval  # CLOCK_MONOTONIC s of the next line
 

@@ -23,11 +23,15 @@ class Stop:
 
     def __enter__(self) -> Stop:
         """Install the handlers and start the clock."""
-        if self._seconds is not None:
-            self._deadline = time.monotonic() + self._seconds
+        self.restart()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._before[number] = signal.signal(number, self._handle)
         return self
+
+    def restart(self) -> None:
+        """Start the clock anew, where what came before is not to count. A signal that came still does."""
+        if self._seconds is not None:
+            self._deadline = time.monotonic() + self._seconds
 
     def __exit__(self, *exception: object) -> None:
         """Put the former handlers back."""
