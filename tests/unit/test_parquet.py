@@ -169,7 +169,8 @@ def child(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here.parents[1]), str(here)])}
     text = textwrap.dedent(CHILD) + textwrap.dedent(code)
     return subprocess.run(
-        [sys.executable, "-c", text],
+        # From 3.12 on Python warns where a process with threads forks (PyArrow has some).
+        [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", text],
         capture_output=True,
         text=True,
         env=environment,
