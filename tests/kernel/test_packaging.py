@@ -136,6 +136,12 @@ def test_setup_fills_a_venv_once_and_again_when_something_changed(tmp_path: Path
     assert "installing the toolkit" in call(setup, cwd=tmp_path, env=offline)
     assert call(setup, cwd=tmp_path, env=offline) == ""
 
+    assert "[arrow,pandas,zstd]" in call(setup, "--tables", cwd=tmp_path, env=offline)
+    assert call(setup, "--tables", cwd=tmp_path, env=offline) == ""
+    assert call(setup, cwd=tmp_path, env=offline) == "", "less was asked for: nothing is taken away"
+    assert "[dev]" in call(setup, "--dev", cwd=tmp_path, env=offline)
+    assert call(setup, "--tables", cwd=tmp_path, env=offline) == "", "--dev has all of it"
+
 
 def test_setup_makes_anew_what_was_interrupted_and_says_why_pip_failed(tmp_path: Path) -> None:
     checkout = copy_checkout(tmp_path / "checkout")

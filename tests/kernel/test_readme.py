@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's programs run as they stand; those on eth0 run on the lab's interface."""
+"""The programs of the README and of docs/ run as they stand; those on eth0 run on the lab's interface."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ import pytest
 
 from toolkit.lab import Lab
 
-README = Path(__file__).resolve().parents[2] / "README.md"
-PROGRAMS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = [
+    program
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for program in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+]
 
 
 def test_there_are_programs() -> None:

@@ -85,6 +85,6 @@ def _zstd_maker() -> Any:
     except ImportError:
         raise LibraryError(
             "cannot compress with zstd: this Python has no zstd. Likely cause: it came into the standard library with "
-            "Python 3.14 only. Next step: pip install zstandard, or take gzip."
+            "Python 3.14. Next step: `pip install zstandard` (in a checkout: scripts/setup --tables), or take gzip."
         ) from None
     return lambda: zstandard.ZstdCompressor(level=1).compressobj()

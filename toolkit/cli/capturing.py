@@ -65,14 +65,18 @@ def capture(interface: str, expression: tuple[str, ...], **options: Any) -> None
     """Write the packets of INTERFACE that EXPRESSION takes to a file. EXPRESSION is tcpdump's, or 'all'.
 
     AF_XDP diverts what it captures: this host does NOT get these packets, unless --tee is given; all others go on to
-    the kernel untouched. An expression that would take the SSH session that you are typing in needs --yes or --tee.
+    the kernel untouched. Before an expression takes the SSH session that you are typing in, the command asks (without
+    a terminal: it wants --yes); with --tee it need not.
 
     UNSEEN
 
-    FILE is pcapng, or by its suffix .pcap or .parquet; .gz or .zst behind that compresses. Times are those of arrival,
-    in nanoseconds; a packet without one carries that of its receipt, and these are counted. A pcapng file tells
-    itself whether it is whole: each second, and at its end, what was received and dropped until then. When the disk is
-    too slow, packets are dropped here, and counted.
+    FILE is pcapng, or by its suffix .pcap or .parquet; .gz or .zst behind that compresses. x.parquet/ is a dataset, in
+    files by date and hour; a single x.parquet can be read only once it is closed. Parquet needs the package pyarrow,
+    and .zst before Python 3.14 the package zstandard.
+
+    Times are those of arrival, in nanoseconds; a packet without one carries that of its receipt, and these are counted.
+    A pcapng file tells itself whether it is whole: each second, and at its end, what was received and dropped until
+    then. When the disk is too slow, packets are dropped here, and counted.
 
     With -w -, stdout gets packets only: all else, the object of --json too, goes to stderr. If FILE is a FIFO, nothing
     is taken from INTERFACE until somebody reads it.

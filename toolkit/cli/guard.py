@@ -48,7 +48,8 @@ def ask(interface: str, expression: str, *, netns: NetNS = None, assent: bool = 
         raise ArgumentError("nothing was done.")
     raise ArgumentError(
         f"the filter {expression!r} on {interface} may cut you off, so nothing was done:\n{text}\n"
-        "Next step: say --yes if it is meant so, or leave these packets out of the filter."
+        "Next step: leave these packets out of the filter; or look at copies (--tee of receive, capture and top); or "
+        "say --yes if it is meant so."
     )
 
 

@@ -38,14 +38,15 @@ _HELP = """AF_XDP from the command line: packets from the network driver straigh
 
 An XDP program, compiled for your filter, runs in the driver. Packets that match are redirected to an AF_XDP socket,
 into memory that the kernel and this process share; all others go on to the kernel as if nothing were there. Redirected
-packets do NOT reach the kernel: whatever you take from an interface, its usual receiver does not get.
+packets do NOT reach the kernel: whatever you take from an interface, its usual receiver does not get. With --tee,
+`receive`, `capture` and `top` look at copies instead, and the kernel gets everything.
 
 \b
   xsk demo                                       see it work, on a private network made for the purpose
   xsk receive eth0 --filter 'udp port 53'        take DNS packets from eth0 and count them
   xsk receive eth0 --filter 'icmp' -x -c 3       take three pings and show their bytes
   xsk capture eth0 udp port 53 -w dns.pcapng     write them to a file
-  xsk top eth0 -f 'udp'                          watch who has that traffic: flows, hosts, ports
+  xsk top eth0 -f 'udp' --tee                    watch who has that traffic: flows, hosts, ports
   xsk drop eth0 -f 'udp'                         take packets and let them go: how fast is it?
   xsk send eth0 --ip-dst 192.0.2.7 --rate 1000   send UDP packets at a rate, or as fast as it goes
   xsk forward eth0 eth1 -f all --both            a bridge of two interfaces
@@ -91,7 +92,8 @@ def receive(interface: str, **options: Any) -> None:
     UNSEEN
 
     What is taken does not reach this host's kernel, unless --tee is given: then copies come here. 'all' takes
-    everything. A filter that would take the SSH session that you are typing in needs --yes, or --tee.
+    everything. Before a filter takes the SSH session that you are typing in, the command asks (without a terminal:
+    it wants --yes); with --tee it need not.
 
     \b
     xsk receive eth0 --filter 'tcp port 80 and host 192.0.2.7'
@@ -162,7 +164,7 @@ def detach(interface: str, force: bool, netns: str | None, as_json: bool) -> Non
 
 
 @cli.command(short_help="Show AF_XDP at work, on a private network or on a real interface.")
-@click.option("-i", "--interface", help="Show a real interface instead; needs --filter. Nothing is sent.")
+@click.option("-i", "--interface", help="Take packets from a real interface; needs --filter. Sends none.")
 @click.option("-f", "--filter", "expression", help="With --interface: a tcpdump expression, or 'all'.")
 @click.option("--yes", is_flag=True, help="Do it even if the filter takes the SSH session that this runs in.")
 @click.option("--seconds", type=Number(min=2), default=8.0, show_default=True, help="How long it runs.")
@@ -171,7 +173,8 @@ def demo(interface: str | None, expression: str | None, yes: bool, seconds: floa
     """Make two hosts out of nothing (network namespaces joined by a virtual cable), send real traffic from one, and
     receive it on the other through AF_XDP: pings and UDP from the kernel first, then a flood.
 
-    Nothing on this machine's own network is touched, and nothing is left behind.
+    Without --interface nothing on this machine's own network is touched. With it, packets that match --filter do NOT
+    reach this host while the demo runs. Nothing is left behind.
     """
     if (interface is None) != (expression is None):
         raise click.UsageError("--interface and --filter go together")

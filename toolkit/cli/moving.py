@@ -37,14 +37,16 @@ __all__ = ["COMMANDS"]
 @options_of(FILTER, *FILTERING, *RECEIVING, COPY, *COPYING, BATCH, SECONDS, INTERVAL, EXTRA, JSON)
 @says_unseen
 def drop(interface: str, **options: Any) -> None:
-    """Take packets from INTERFACE, count them, and let them go: neither the kernel nor anybody else gets them.
+    """Take packets from INTERFACE, count them, and let them go: neither the kernel nor anybody else gets
+    them (but with --on-match count, which leaves them to the kernel).
 
     Prints a line each second. At the end the program is detached, the rings are drained and the counters reconciled:
     received + dropped = redirected, to the packet.
 
     UNSEEN
 
-    'all' takes everything. A filter that would take the SSH session that you are typing in needs --yes.
+    'all' takes everything. Before a filter takes the SSH session that you are typing in, the command asks (without a
+    terminal: it wants --yes).
 
     \b
     xsk drop eth0 -f 'udp port 9'                  the rate at which Python receives
@@ -70,7 +72,12 @@ def drop(interface: str, **options: Any) -> None:
     click.option(
         "--flows", type=click.IntRange(1, 65536), default=1, show_default=True, help="Source ports that take turns."
     ),
-    click.option("-s", "--size", type=click.IntRange(42, 4096), help="Bytes of a packet, without the FCS. [64]"),
+    click.option(
+        "-s",
+        "--size",
+        type=click.IntRange(42, 4096),
+        help="Bytes of a packet, without the checksum that a NIC adds (FCS). [64]",
+    ),
     click.option("--frame", metavar="HEX", help="Send this frame instead; the options above change it."),
     click.option("-r", "--read", "file", metavar="FILE", help="Send what a pcap or pcapng file holds; - for stdin."),
     click.option(
@@ -194,11 +201,17 @@ def _pace(pace: str | None, rate: float | None, max_gap: float | None) -> Pace:
     EXTRA,
     JSON,
 )
+@says_unseen
 def forward(interface: str, other: str | None, **options: Any) -> None:
     """Forward packets that the filter takes from INTERFACE to OTHER, or back out of INTERFACE.
 
     Both share their packet memory: the packets are not copied on the way. Counts at the end, for each direction:
     received + dropped = redirected, and received = forwarded + edited out (by --ttl) + no room (in the TX ring).
+
+    UNSEEN
+
+    What is forwarded does not reach this host's kernel. Before a filter takes the SSH session that you are typing in,
+    the command asks (without a terminal: it wants --yes).
 
     \b
     xsk forward eth0 eth1 -f all --both            a bridge between two ports

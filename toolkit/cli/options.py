@@ -39,7 +39,7 @@ __all__ = [
 
 UNSEEN = (
     "The filter runs in the driver. It sees packets that arrive, not those that this host sends; VLAN tags that the "
-    "NIC strips are invisible to it, and later fragments carry no ports (docs/filters.md has all of it)."
+    "NIC strips are invisible to it, and later fragments of a datagram carry no ports (docs/filters.md has all of it)."
 )
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -91,12 +91,17 @@ SAMPLING = (
     click.option("-s", "--snaplen", type=click.IntRange(14), help="Deliver the first so many bytes of each packet."),
 )
 YES = click.option("--yes", is_flag=True, help="Do it even if the filter takes the SSH session that this runs in.")
-TEE = click.option("--tee", is_flag=True, help="Have the kernel get the packets as well.")
+TEE = click.option(
+    "--tee",
+    is_flag=True,
+    help="Look at copies: the kernel gets the packets as well, at some cost of speed. Copies that find no room are "
+    "lost and counted. Not with -z, -B, --spin or --workers.",
+)
 FILTERING = (ON_MATCH, *SAMPLING, YES)  # for commands whose filter may do more than take
 BATCH = click.option("-b", "--batch-size", type=click.IntRange(1, 1 << 16), help="Packets to take at a time, at most.")
 SECONDS = click.option("--seconds", type=Number(min=0, min_open=True), help="Stop after this many seconds.")
 INTERVAL = click.option(
-    "-n", "--interval", type=Number(min=0.05), default=1.0, show_default=True, help="Seconds a live line."
+    "-n", "--interval", type=Number(min=0.05), default=1.0, show_default=True, help="Seconds between live lines."
 )
 EXTRA = click.option("-x", "--extra", is_flag=True, help="With each live line: the kernel's six drop counters.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing else.")
@@ -119,8 +124,17 @@ RECEIVING = (
 )
 COPYING = (
     click.option("-z", "--zero-copy", "zero_copy", flag_value="yes", help="Insist on zero-copy."),
-    click.option("-m", "--no-need-wakeup", is_flag=True, help="Bind without need_wakeup: make every system call."),
-    click.option("--ring-size", type=click.IntRange(min=1), help="Entries of each ring, a power of two."),
+    click.option(
+        "-m",
+        "--no-need-wakeup",
+        is_flag=True,
+        help="Bind without need_wakeup: wake the kernel each time, asked for or not (slower).",
+    ),
+    click.option(
+        "--ring-size",
+        type=click.IntRange(min=1),
+        help="Entries of each ring, a power of two; with --tee, of slots for copies.",
+    ),
     click.option("--netns", help="Network namespace of the interface: a name of `ip netns`, a path, or a pid."),
 )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from toolkit.cli.options import FILTER, binding_from, options_of, taking
+from toolkit.cli.options import FILTER, binding_from, options_of, says_unseen, taking
 
 __all__ = ["COMMANDS"]
 
@@ -37,6 +37,7 @@ __all__ = ["COMMANDS"]
     ),
     *taking(),
 )
+@says_unseen
 def top(interface: str, **options: Any) -> None:
     """Show who has the traffic that arrives at INTERFACE: rate and share of the last interval, and totals.
 
@@ -44,16 +45,18 @@ def top(interface: str, **options: Any) -> None:
     whoever waits for it gets nothing, unless --tee is given: then it looks at copies. --sample 1/100 leaves most of it
     alone; figures and shares are then those of the sample.
 
+    UNSEEN
+
     On a terminal: a table, and keys: q quits; p and b sort by packets and by bytes; f, s, d, o and r group by flow,
     source, destination, port and protocol (counted from then on). Elsewhere: lines. At the end the counters are
     reconciled: received + dropped = redirected.
 
     \b
     xsk top eth0 -f all --tee
-    xsk top eth0 -f 'udp'
-    xsk top eth0 -f 'not port 22' --group source --by packets
+    xsk top eth0 -f 'not port 22' --tee --group source --by packets
+    xsk top eth0 -f 'udp port 4789'
     xsk top eth0 -f 'tcp' --sample 1/100 --group port
-    xsk top eth0 -f 'udp' --seconds 10 --json
+    xsk top eth0 -f 'udp' --tee --seconds 10 --json
     """
     from toolkit.cli.top import run
 

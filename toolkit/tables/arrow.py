@@ -23,7 +23,9 @@ def pyarrow(what: str) -> Any:
     try:
         import pyarrow as pa
     except ImportError as cause:
-        raise LibraryError(f"{what} needs pyarrow. Next step: pip install 'afxdp-toolkit[arrow]'.") from cause
+        raise LibraryError(
+            f"{what} needs pyarrow. Next step: `pip install pyarrow` (in a checkout: scripts/setup --tables)."
+        ) from cause
     return pa
 
 

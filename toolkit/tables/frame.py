@@ -27,7 +27,9 @@ def data_frame(columns: Sequence[Cells]) -> pd.DataFrame:
     try:
         import pandas as pd
     except ImportError as cause:
-        raise LibraryError("to_pandas() needs pandas. Next step: pip install 'afxdp-toolkit[pandas]'.") from cause
+        raise LibraryError(
+            "to_pandas() needs pandas. Next step: `pip install pandas` (in a checkout: scripts/setup --tables)."
+        ) from cause
     return pd.DataFrame({column.name: _series(pd, column) for column in columns})
 
 
