@@ -21,7 +21,7 @@ from toolkit.errors import FilterError, VerifierError
 from toolkit.program import Program, build, load, run, sources
 
 XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
-EXPRESSIONS = [*dict.fromkeys([*manual.EXAMPLES, *manual.PRIMITIVES, *corpus.EXPRESSIONS])]
+EXPRESSIONS = corpus.spoken(dict.fromkeys([*manual.EXAMPLES, *manual.PRIMITIVES, *corpus.EXPRESSIONS]))
 ONE_BUFFER = 3520  # bytes of a packet that the kernel's test run puts into the first buffer, on pages of 4096
 
 

@@ -4,12 +4,32 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
+from toolkit.abi import libpcap
 from toolkit.abi.libpcap import Instruction
 from toolkit.program.match import translate_instructions
 
-EXPRESSIONS = """
+# What libpcap took up to 1.10 and refuses since, without a live capture or for Ethernet.
+REFUSED_FROM_1_11 = frozenset(["ether proto 1500", "ifindex 1", "inbound", "outbound", "inbound or ip"])
+
+
+def libpcap_version() -> tuple[int, int]:
+    """Of the libpcap here, as (1, 10)."""
+    found = re.search(rb"libpcap version (\d+)\.(\d+)", libpcap.libpcap().pcap_lib_version())
+    assert found is not None
+    return int(found[1]), int(found[2])
+
+
+def spoken(expressions: Iterable[str]) -> list[str]:
+    """Those of the language that the libpcap here speaks: all but what its version is known to refuse."""
+    refused = REFUSED_FROM_1_11 if libpcap_version() >= (1, 11) else frozenset()
+    return [expression for expression in expressions if expression not in refused]
+
+
+EXPRESSIONS = spoken(
+    """
 ip
 ip6
 arp
@@ -148,6 +168,7 @@ ether proto 0x8863 or ether proto 0x8864
 ip and not tcp and not udp and not icmp
 (tcp or udp) and (port 53 or port 80 or port 443) and (net 10.0.0.0/8 or net 192.168.0.0/16)
 """.strip().splitlines()
+)
 
 # Code that libpcap rarely or never writes itself, and its meaning all the same: (name, instructions).
 YES, NO = (0x06, 0, 0, 1), (0x06, 0, 0, 0)  # ret #1, ret #0

@@ -35,13 +35,13 @@ _FRAMES = "an XDP program sees Ethernet frames"
 # libpcap's message -> (words of the expression that it is about, why it cannot be had, next step).
 _CANNOT: tuple[tuple[str, str, str, str], ...] = (
     (
-        "PF linktype",
+        "PF linktype|PFLOG",  # here and below: up to libpcap 1.10, and since
         "ifname on rnr rulenum srnr subrulenum reason rset ruleset action",
         f"this asks for what the packet filter of OpenBSD notes about a packet (DLT_PFLOG), and {_FRAMES} without it",
         "leave it out; the interface is the one that the filter is opened on",
     ),
     (
-        "802.11",
+        r"802\.11|'(type/subtype|dir)' not supported",
         "type subtype dir direction addr1 addr2 addr3 addr4 address1 address2 address3 address4 ra ta",
         f"this asks for headers of IEEE 802.11 (monitor mode, DLT_IEEE802_11), and {_FRAMES}, of Wi-Fi devices too",
         "leave it out, or capture in monitor mode with tcpdump",
@@ -53,7 +53,7 @@ _CANNOT: tuple[tuple[str, str, str, str], ...] = (
         "leave it out, or capture in monitor mode with tcpdump",
     ),
     (
-        "raw ATM",
+        "raw ATM|SUNATM",
         "lane metac bcc sc ilmic oam oamf4 oamf4sc oamf4ec oamf4s oamf4e connectmsg vpi vci callref",
         f"this asks for ATM cells (DLT_SUNATM), and {_FRAMES}",
         "leave it out",
@@ -63,6 +63,13 @@ _CANNOT: tuple[tuple[str, str, str, str], ...] = (
         "fisu lssu lsu msu hfisu hlssu hmsu sio opc dpc sls hsio hopc hdpc hsls",
         f"this asks for SS7 signalling (DLT_MTP2), and {_FRAMES}",
         "leave it out; of SIGTRAN `sctp` and its ports can be matched",
+    ),
+    (
+        "not a live capture",  # libpcap 1.11; before, such an expression compiled, and expression.py warns of it
+        "inbound outbound ifindex",
+        "this asks for what is not in a packet's bytes. All that an XDP program sees is inbound, on the interface that "
+        "it is attached to",
+        "leave the word out",
     ),
     (
         "netmask not known",
@@ -77,7 +84,7 @@ _CANNOT: tuple[tuple[str, str, str, str], ...] = (
         "say what it means: `ether host MAC and not host ADDRESS`",
     ),
     (
-        "wrong context",
+        "wrong context|used as an abbreviation",
         "ether fddi tr wlan ppp slip link radio",
         "the name of a link layer alone is no condition",
         'say what of it: `ether host`, `ether proto`, `ether[0]`; for everything, filter="all"',
@@ -136,11 +143,11 @@ def _place(expression: str, message: str, words: Sequence[re.Match[str]], ask: A
 
 def _named(message: str, words: Sequence[re.Match[str]]) -> tuple[int, int] | None:
     """The first word of the expression that the message names, and that says something."""
-    found = _QUOTED.search(message)
-    quoted = found[1] or found[2] if found else ""
-    for word in words if quoted else ():
-        if quoted == word[0] or (quoted.startswith(f"{word[0]}/") and word.string.startswith(quoted, word.start())):
-            return word.start(), word.start() + len(quoted)
+    for found in reversed(list(_QUOTED.finditer(message))):  # "unknown 'ip proto' value 'x'": the last is to blame
+        quoted = found[1] or found[2]
+        for word in words:
+            if quoted == word[0] or (quoted.startswith(f"{word[0]}/") and word.string.startswith(quoted, word.start())):
+                return word.start(), word.start() + len(quoted)
     if "must be" in message:  # it names what would be right
         return None
     named = {word.strip(".:-/") for word in _NAMED.findall(message)} - _EVERYWHERE

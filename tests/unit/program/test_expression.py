@@ -16,7 +16,7 @@ from toolkit.program import expression
 def test_libpcap_s_message_and_the_expression_are_in_the_error() -> None:
     with pytest.raises(FilterError, match=r"syntax error\n  udp prt 53\n"):
         expression.instructions("udp prt 53")
-    with pytest.raises(FilterError, match=r"illegal port number 99999.*\n  port 99999\n"):
+    with pytest.raises(FilterError, match=r"port number 99999.*\n  port 99999\n"):
         expression.instructions("port 99999")
 
 
@@ -126,5 +126,5 @@ def test_a_list_that_neither_libpcap_nor_clang_finishes_is_refused(
     monkeypatch.setattr(expression, "OPTIMISER_TIME", 0.2)
     monkeypatch.setattr(expression, "MOST_UNOPTIMISED", 10_000)
     hosts = " or ".join(f"host 10.0.{i // 250}.{i % 250}" for i in range(600))
-    with pytest.raises(FilterError, match=r"too long: .*17\d\d\d instructions.*`net` and `portrange`"):
+    with pytest.raises(FilterError, match=r"too long: .*1[47]\d\d\d instructions.*`net` and `portrange`"):
         expression.instructions(hosts)
