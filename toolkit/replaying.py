@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,8 @@ _SECOND = 1_000_000_000
 _LINK_HEADER, _TAG = 14, 4  # bytes: Ethernet's, and those of a VLAN tag, which the MTU does not count either
 _PATIENCE = 0.2  # seconds that a wait lasts at most before stop() and tick() are called again
 _BATCH = 1024  # packets read at a time: as a matrix they stay in the cache
+_SET_BACK = 10 * _SECOND  # ns: a step back by more is the clock's; by less, queues that took turns
+_FLUSH = 5.0  # seconds until the last packets have left
 
 Times = npt.NDArray[np.int64]
 Matrix = npt.NDArray[np.uint8]
@@ -55,7 +57,8 @@ def replay(
     loop: int = 1,
     queue: int | None = None,
 ) -> Replayed:
-    """Send recorded packets on `interface` (one queue of it: by default the first opened); returns when all are sent.
+    """Send recorded packets on `interface` (one queue of it: by default the first opened); returns when all have left
+    (or after 5 s more).
 
     recorded: what read() takes, or returned; a Batch, or several. speed: 1.0 keeps the times between packets as they
     were, 2.0 halves them; None: as fast as it goes. rate: packets/s instead, evenly. max_gap: seconds that are waited
@@ -68,12 +71,14 @@ def replay(
     loop, count = whole("loop", loop), count if count is None else whole("count", count)
     if loop < 1 or (count is not None and count < 1):
         raise ArgumentError(f"loop and count are 1 or more, not {loop} and {count}.")
-    if loop > 1 and (isinstance(recorded, Recorded) or hasattr(recorded, "read")):
+    once = isinstance(recorded, Recorded | Iterator) or hasattr(recorded, "read") or recorded == "-"
+    if loop > 1 and once:
         raise ArgumentError(f"{recorded!r} can be read once only. Next step: give its path, or leave loop out.")
     sock = interface if isinstance(interface, Socket) else _socket(interface, queue)
     player = Replay(sock, speed=speed, rate=rate, max_gap=max_gap, limit=count)
     for _ in range(loop):
         player.round(recorded)
+    sock.flush(_FLUSH)  # else who closes the Interface at once takes back what has not left
     return player.result
 
 
@@ -124,6 +129,8 @@ class Replay:
         self._began = 0  # CLOCK_MONOTONIC ns at which the first packet was due
         self._due = 0.0  # ns after that at which the last packet looked at is due
         self._last = NAT  # its time in the recording, ns since 1970
+        self._front = 0  # the latest time until then, ns: what is due is measured from it
+        self._ahead = 0  # ns by which the recording's clock was set back until then
         self._counts = {"packets": 0, "octets": 0, "too_long": 0, "too_short": 0, "cut": 0}
         self._behind = 0
 
@@ -175,7 +182,8 @@ class Replay:
     def _schedule(self, times: Times) -> npt.NDArray[np.float64]:
         """When each packet is due, ns after the beginning: shape (n,), never less than that of the one before.
 
-        A packet without a time goes with the one before it; so does one whose time is before that.
+        A packet without a time goes with the one before it; so does one whose time is before that, as where a capture
+        of several queues has them batch by batch.
         """
         n = len(times)
         if self._rate is not None:
@@ -185,10 +193,19 @@ class Replay:
         if self._speed is None:
             return np.zeros(n)
         known = np.maximum.accumulate(np.where(times != NAT, np.arange(n), -1))
-        first = known[-1] >= 0 and times[int((known >= 0).argmax())]
-        filled = np.where(known >= 0, times[known], first if self._last == NAT else self._last)
-        gaps = np.diff(filled, prepend=filled[0] if self._last == NAT else self._last)
-        self._last = int(filled[-1]) if known[-1] >= 0 else self._last
+        if known[-1] < 0:
+            return np.full(n, self._due)
+        if self._last == NAT:
+            self._last = self._front = int(times[int((known >= 0).argmax())])
+            self._ahead = 0
+        filled = np.where(known >= 0, times[known], self._last)
+        steps = np.diff(filled, prepend=self._last)
+        self._last = int(filled[-1])
+        # A clock that was set back does not stop the packets behind it; queues that take turns do not stretch time.
+        ahead = self._ahead + np.cumsum(np.where(steps < -_SET_BACK, -steps, 0))
+        front = np.maximum.accumulate(np.maximum(filled + ahead, self._front))
+        gaps = np.diff(front, prepend=self._front)
+        self._ahead, self._front = int(ahead[-1]), int(front[-1])
         due = self._due + np.cumsum(np.minimum(np.maximum(gaps, 0) / self._speed, self._most))
         self._due = float(due[-1])
         return due

@@ -162,9 +162,12 @@ class Tee(OneReceiver):
                 self._check_open()
             if not self._take() and timeout != 0:
                 self._coalescer.idle()
-                if self._wait(timeout):
+                deadline = None if timeout is None else time.monotonic() + timeout
+                # More than once: the kernel tells of a copy that another CPU is still at.
+                while self._wait(None if deadline is None else max(deadline - time.monotonic(), 0.0)):
                     self._check_open()
-                    self._take()
+                    if self._take() or (deadline is not None and time.monotonic() >= deadline):
+                        break
         batch = self._next(limit)
         self._coalescer.note(len(batch))
         self._returned += len(batch)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -274,6 +275,51 @@ def test_tee_leaves_the_kernel_its_packets(lab: Lab, tmp_path: Path) -> None:
     assert len(recorded(path)) == 5
     with capturing(lab, "icmp", "-w", path, "--force") as process:
         assert lab.ping(count=2, wait=0.1).received == 0  # without, it does not get them
+
+
+def test_what_the_kernel_got_is_counted_whatever_the_reason(lab: Lab, wire: Wire, tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    for options, passed in ((["--sample", "4000000000"], 40), (["--tee"], 40), ([], 0)):
+        with capturing(lab, *WHAT, "-w", path, "--force", *options) as process:
+            wire.send([frame(i) for i in range(40)])
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=20)
+        assert process.returncode == 0, err
+        told = re.search(r"passed on to the kernel: ([\d,]+)", err)
+        assert told is not None, err
+        # Beside ours, the kernels of both ends say hello to each other.
+        assert passed <= int(told[1].replace(",", "")) < passed + 30
+        assert ("not of the sample 40" in err) == bool(options[1:]), err
+
+
+def test_the_file_has_the_filter_that_libpcap_reads_and_tells_the_rest(lab: Lab, tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    for expression, filtering, words in (("udp", "udp", "1 of 100, first 64 B"), ("all", "", "1 of 100")):
+        capture(lab, expression, "-w", path, "--force", "--sample", "100", "-s", "64", "--seconds", "0.1")
+        with toolkit.read(path) as recorded:
+            assert recorded.filter == filtering
+        told = subprocess.run(["capinfos", path], capture_output=True, text=True, check=True).stdout
+        assert words in told
+    capture(lab, "udp", "-w", path, "--force", "-s", "0", "--seconds", "0.1")
+    with toolkit.read(path) as recorded:
+        assert recorded.filter == "udp"
+    assert "less than an Ethernet header, 14 bytes" in capture(lab, "udp", "-w", path, "-s", "13").stderr
+
+
+def test_the_time_begins_when_it_captures(lab: Lab, tmp_path: Path) -> None:
+    """A reader of the FIFO who comes late does not cost the capture its seconds."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    process = lab.netns.popen(
+        [*XSK, "udp", "-w", str(fifo), "--seconds", "2", "--json"], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    )
+    time.sleep(1.2)
+    with open(fifo, "rb") as reader:
+        reader.read()
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert json.loads(out)["seconds"] >= 1.9
 
 
 @pytest.mark.needs("pyarrow")

@@ -29,6 +29,16 @@ def test_a_signal_ends_it_with_a_summary(lab: Lab, command: list[str], how: list
     assert attached(index_of(lab.netns, "veth0"), lab.netns) is None
 
 
+@pytest.mark.parametrize("command", [["receive", "-f", "udp"], ["top", "-f", "udp"], ["drop", "-f", "udp"]])
+def test_a_vanished_interface_ends_it_with_what_was_counted(lab: Lab, command: list[str]) -> None:
+    with running(lab, command[0], "veth0", *command[1:], "--json") as process:
+        lab.udp(count=20)
+        time.sleep(0.5)
+        lab.delete_interface()
+        report = ended(process, None, status=1)
+    assert report["received"] == 20
+
+
 @pytest.mark.parametrize("command", ["drop", "forward"])
 def test_ended_in_the_middle_of_traffic_the_counters_add_up(lab: Lab, command: str) -> None:
     with (

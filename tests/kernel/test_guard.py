@@ -72,6 +72,16 @@ def test_what_takes_the_session_is_refused(lab: Lab, expression: str, ipv6: bool
     assert not report["out"], "nothing was opened"
 
 
+def test_copies_cut_nobody_off_but_what_is_dropped_does(lab: Lab) -> None:
+    report = receive(lab, "all", "--tee", "--on-match", "drop")
+    assert report["status"] == 1
+    assert report["works"]
+    assert "may cut you off" in report["err"]
+    report = receive(lab, "all", "--tee")
+    assert report["status"] == 0, report["err"]
+    assert report["works"]
+
+
 @pytest.mark.parametrize("expression", ["udp", "tcp[13] & 0x12 = 0x12"])
 def test_what_leaves_it_alone_is_not_asked_about(lab: Lab, expression: str) -> None:
     report = receive(lab, expression)

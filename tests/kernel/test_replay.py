@@ -121,6 +121,7 @@ def test_an_interface_a_batch_a_loop_a_count(lab: Lab, tmp_path: Path) -> None:
             batches = list(recorded)
         assert toolkit.replay(near, batches, loop=2).packets == 200
         assert toolkit.replay(near, batches[0]).packets == 30
+        assert near.umem.audit()["tx"] == 0, "all have left when it returns"
         assert tap.take(230) == frames * 2 + frames[:30]
         assert near.flush(5)
         with pytest.raises(ArgumentError, match="queue 9 of veth0 was not opened"):
@@ -164,6 +165,9 @@ def test_arguments(lab: Lab) -> None:
                 toolkit.replay(sock, io.BytesIO(recording([])), **wrong)
         with pytest.raises(ArgumentError, match="once only"):
             toolkit.replay(sock, io.BytesIO(recording([])), loop=2)
+        for once in ("-", iter([])):
+            with pytest.raises(ArgumentError, match="once only"):
+                toolkit.replay(sock, once, loop=2)
         assert toolkit.replay(sock, io.BytesIO(recording([]))).packets == 0
 
 
@@ -197,7 +201,22 @@ def test_times_that_jump_or_are_missing() -> None:
     for some in times:
         ns = np.array([np.iinfo(np.int64).min if one is None else START + one for one in some], dtype=np.int64)
         due += player._schedule(ns).tolist()
-    assert due == [0, 0, 1, 1, 1, 6, 6, 48, 48, 50.5]
+    assert due == [0, 0, 1, 1, 1, 5.5, 5.5, 47.5, 47.5, 47.5]
+
+
+def test_queues_that_take_turns_do_not_stretch_time_and_a_clock_set_back_does_not_stop_it() -> None:
+    player = Replay.__new__(Replay)
+    player._speed, player._rate, player._due, player._last = 1.0, None, 0.0, np.iinfo(np.int64).min
+    player._most = float("inf")
+    due: list[float] = []
+    for first in range(0, 10_000, 1000):  # the packets of two queues in the same microsecond, then of the next one
+        for queue in (0, 1):
+            due += player._schedule(START + first + queue + np.arange(0, 1000, 10)).tolist()
+    assert max(due) == 9991
+    assert due == sorted(due)
+    hour = 3600 * 1_000_000_000
+    due = player._schedule(START + 10_000 - hour + np.arange(0, 1000, 10)).tolist()
+    assert due == [9991 + step for step in range(0, 1000, 10)]
 
 
 def test_a_long_gap_is_waited_for_as_long_as_asked(lab: Lab, tmp_path: Path) -> None:

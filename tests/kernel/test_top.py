@@ -137,7 +137,21 @@ def test_a_table_obeys_keys_and_leaves_the_terminal_as_it_was(lab: Lab, wire: Wi
 
 def test_what_stands_in_the_way_is_said_before_anything_is_taken(lab: Lab) -> None:
     done = xsk(lab, "top", "veth0")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "filter" in done.stderr
     done = xsk(lab, "top", "--help")
     assert "does NOT reach" in done.stdout
+
+
+def test_names_are_shown_as_they_are() -> None:
+    """Brackets, and colons round letters, mean something to the library that draws the table."""
+    from rich.console import Console
+
+    from toolkit.cli.shares import share_table
+
+    names = ["[fe80::1]:546 → [ff02::1:2]:547 UDP", "02:00:00:cd:ab:01", "tcp[tcpflags] & tcp-syn != 0 [/]"]
+    console = Console(width=120, force_terminal=False)
+    with console.capture() as shown:
+        console.print(share_table("flow", ("packets",), [(name, "1") for name in names]))
+    for name in names:
+        assert name in shown.get()

@@ -13,7 +13,7 @@ from capture_support import batch_of, fill, frames, numbers, pcap_of
 
 from toolkit.capture import Capture
 from toolkit.capture.naming import Names, Rotation
-from toolkit.errors import SystemCallError
+from toolkit.errors import ArgumentError, SystemCallError
 
 RECORD = 28 + 60 + 16  # bytes of a packet of 60 bytes in pcapng
 
@@ -118,3 +118,10 @@ def test_files_after_the_one_that_failed_are_counted_as_lost(tmp_path: Path) -> 
     assert figures.received == 2000 == figures.written + figures.write_dropped
     assert figures.file_bytes == sum(one.stat().st_size for one in files)
     assert late.read_bytes() == b"somebody else's"
+
+
+@pytest.mark.parametrize("name", ["a-%D.pcapng", "a-%x.pcapng"])
+def test_a_time_that_makes_no_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArgumentError, match=r"which is none.*%Y%m%d"):
+        Capture(None, tmp_path / name, rotate_seconds=60)
+    assert not list(tmp_path.iterdir())

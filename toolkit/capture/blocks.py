@@ -14,12 +14,9 @@ __all__ = [
     "EPB_FLAGS_INBOUND",
     "EPB_HEADER",
     "EPB_HEADER_SIZE",
-    "EPB_OPTIONS",
     "EPB_QUEUE",
-    "EPB_TRAILER",
     "IF_DESCRIPTION",
     "IF_FILTER",
-    "IF_HARDWARE",
     "IF_MACADDR",
     "IF_NAME",
     "IF_OS",
@@ -70,7 +67,7 @@ BYTE_ORDER_MAGIC = 0x1A2B3C4D
 OPT_ENDOFOPT, OPT_COMMENT = 0, 1
 SHB_HARDWARE, SHB_OS, SHB_USERAPPL = 2, 3, 4
 IF_NAME, IF_DESCRIPTION, IF_MACADDR, IF_SPEED, IF_TSRESOL, IF_FILTER = 2, 3, 6, 8, 9, 11
-IF_OS, IF_TSOFFSET, IF_HARDWARE = 12, 14, 15
+IF_OS, IF_TSOFFSET = 12, 14
 EPB_FLAGS, EPB_QUEUE = 2, 6
 ISB_STARTTIME, ISB_ENDTIME, ISB_IFRECV, ISB_IFDROP, ISB_FILTERACCEPT, ISB_OSDROP, ISB_USRDELIV = 2, 3, 4, 5, 6, 7, 8
 
@@ -90,12 +87,6 @@ EPB_HEADER = np.dtype(
 """In front of the bytes of each packet, which are filled up with zeros to a multiple of four."""
 
 EPB_HEADER_SIZE = EPB_HEADER.itemsize
-
-EPB_OPTIONS = np.dtype([("flags", "=u4", 2), ("queue", "=u4", 2), ("end", "=u4")])
-"""The options that we write behind each packet: each is a word of code and length, and a word of value."""
-
-EPB_TRAILER = np.dtype([("options", EPB_OPTIONS), ("total_length", "=u4")])
-"""Behind the bytes of each packet that we write."""
 
 # --- classic pcap -----------------------------------------------------------------------------------------------------
 

@@ -159,7 +159,7 @@ class PacketFiles:
 
     @property
     def written(self) -> int:
-        """Bytes in all files, as they are on the disk."""
+        """Bytes written in all files, as they are on the disk; those of files that were written over since, too."""
         return self._files.written
 
     @property
@@ -291,12 +291,16 @@ class _Files:
         if self._compressor is None:
             self._write(items)
             return
-        for item in items:
+        for at, item in enumerate(items):
             self._compressed.append(self._compressor.feed(item.payload))
             self._held += len(item.payload)
             self._held_packets += item.packets
             if self._held >= _TOGETHER:
-                self.idle()
+                try:
+                    self.idle()
+                except UnwrittenError as failure:  # those behind are not written either
+                    behind = sum(one.packets for one in items[at + 1 :])
+                    raise UnwrittenError(failure.why, failure.lost + behind) from None
 
     def patience(self) -> float | None:
         return _LINGER if self._held else None

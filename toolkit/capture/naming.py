@@ -91,7 +91,14 @@ class Names:
 
     def _name(self) -> Path:
         if self._rotation.seconds:
-            self._dated = self._path.with_name(time.strftime(self._path.name))
+            name = time.strftime(self._path.name)
+            try:
+                self._dated = self._path.with_name(name)
+            except ValueError:  # a slash, of %D or %x; or nothing at all
+                raise ArgumentError(
+                    f"{self._path.name!r} makes the file's name {name!r}, which is none. "
+                    "Next step: take %Y%m%d for the date and %H%M%S for the time."
+                ) from None
         return self._numbered(self._dated, self._number)
 
     def _numbered(self, path: Path, number: int) -> Path:

@@ -98,6 +98,11 @@ class Capture(lifecycle.NotCopied):
         self.format: FileFormat = format or format_of(self.path)
         if self.format not in get_args(FileFormat):
             raise ArgumentError(f"format is one of {', '.join(get_args(FileFormat))}, not {format!r}")
+        if interface is not None and not hasattr(interface, "waiting"):
+            raise ArgumentError(
+                f"a capture receives from an Interface or a Tee, not from {interface!r}. Next step: Batches from "
+                "elsewhere (recorded ones, say) are written by `Capture(None, path)` and its write(batch)."
+            )
         self._interface = interface
         self._snaplen = LARGEST_SNAPLEN if snaplen is None else whole("snaplen", snaplen)
         if not 1 <= self._snaplen <= LARGEST_SNAPLEN:

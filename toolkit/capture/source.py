@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from toolkit.abi.if_xdp import Statistics
     from toolkit.batch import Batch
     from toolkit.device import Device
+    from toolkit.program import Program
 
 __all__ = ["Source", "about_of"]
 
@@ -23,6 +24,7 @@ class Source(Protocol):
 
     device: Device
     filter: str | None
+    program: Program
 
     def receive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
         """Return waiting packets."""
@@ -48,16 +50,31 @@ def about_of(interface: Source | None, snaplen: int) -> About:
     if interface is None:
         return About(snaplen=snaplen)
     device, info = interface.device, interface.info()
-    how = "zero-copy" if info.get("zero_copy") else "copy mode"
+    how = "copies (tee)" if info.get("tee") else "zero-copy" if info.get("zero_copy") else "copy mode"
+    expression, words = _expression(interface), interface.filter or "all"
+    parts = [
+        f"AF_XDP, {info.get('mode', '')} XDP, {how}",
+        *([device.driver] if device.driver else []),
+        *([f"filter: {words}"] if words not in (expression, "all") else []),
+    ]
     return About(
         name=device.name,
-        description=f"AF_XDP, {info.get('mode', '')} XDP, {how}" + (f", {device.driver}" if device.driver else ""),
-        filter=interface.filter or "",
+        description=", ".join(parts),
+        filter=expression,
         mac=device.mac,
         speed=_speed(interface),
         queues=len(info.get("queues", (0,))),
         snaplen=snaplen,
     )
+
+
+def _expression(interface: Source) -> str:
+    """Return the filter where it is one expression of libpcap's language, as others read it in the file; else ""."""
+    rules = interface.program.rules
+    if len(rules) > 1:
+        return ""
+    expression = rules[0].filter if rules else interface.filter or ""
+    return "" if expression == "all" else expression
 
 
 def _speed(interface: Source) -> int:

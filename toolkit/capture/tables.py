@@ -99,6 +99,8 @@ class Tables:
         gone = self._writer.close(self._stalled)
         failure = self._writer.error
         if gone:
+            if self._writer.error is not None:  # rows that were counted as written waited in the sink for a row group
+                self._written = self._sink.written
             try:
                 counts = self._counts()
                 self._sink.close(

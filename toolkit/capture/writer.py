@@ -19,6 +19,7 @@ _PIECES = 512
 _AGE = 1.0  # seconds that the disk may need for what waits: so much of a capture is lost by `kill -9`
 _AT_FIRST = 64 << 20  # bytes that may wait until something is written
 _WINDOW = 1.0  # seconds of writing, over which its rate is known
+_TELLING = 256 << 10  # bytes of a write that tells the disk's rate: a smaller one takes as long as a system call does
 
 
 class Item(NamedTuple):
@@ -194,6 +195,8 @@ class Writer:
 
     def _allow(self, seconds: float, size: int) -> None:
         """Take in how long some bytes took. A disk that stands still for a moment loses no room by that."""
+        if size < _TELLING:
+            return
         spent, written = self._recent[0] + seconds, self._recent[1] + size
         if spent > 0:
             self._allowed = min(self._limit, max(int(written / spent * _AGE), _TOGETHER))

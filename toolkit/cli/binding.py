@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import click
+
 from toolkit.netns import NetNS, entered
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class Binding:
         """
         from toolkit.opening import open as open_interface
 
+        self._said(expression)
         self.ask(interface, expression)
         wanted = self.open_options(expression) | {"frags": frags, "timestamps": timestamps}
         if umem is not None:
@@ -64,11 +67,17 @@ class Binding:
         return open_interface(interface, **wanted)
 
     def watch(self, interface: str, expression: str | None) -> Interface | Tee:
-        """Open `interface` to look at what `expression` takes; with `tee` at copies: nobody misses anything."""
+        """Open `interface` to look at what `expression` takes; with `tee` at copies: nobody misses anything.
+
+        But for what the driver is told to drop, with or without `tee`.
+        """
+        self._said(expression)
         if not self.tee:
             return self.open(interface, expression)
         from toolkit.teeing import tee as open_tee
 
+        if self.on_match == "drop":
+            self.ask(interface, expression)
         return open_tee(
             interface,
             filter=expression,
@@ -81,6 +90,13 @@ class Binding:
             slots=self.ring_size,
             netns=self.netns,
         )
+
+    def _said(self, expression: str | None) -> None:
+        if expression is None:
+            raise click.UsageError(
+                "say what to take: --filter (-f) with an expression such as 'udp port 53'; or 'all' for everything, an SSH "
+                "session through this interface too."
+            )
 
     def ask(self, interface: str, expression: str | None) -> None:
         """Make sure that nobody cuts off the session that this runs in. ArgumentError where the answer is no."""

@@ -20,14 +20,15 @@ from toolkit.capture.files import check_files
 from toolkit.capture.naming import Rotation
 from toolkit.capture.queueing import Queueing
 from toolkit.capture.session import CaptureStatistics, format_of
-from toolkit.capture.source import Source
 from toolkit.capture.tables import check_tables
 from toolkit.cli import output
 from toolkit.cli.binding import Binding
 from toolkit.cli.live import LiveLine, Reading
+from toolkit.cli.reconcile import Source, rest, told_fates
 from toolkit.cli.stop import Stop
 from toolkit.errors import SystemCallError, ToolkitError, write_error
 from toolkit.netns import entered
+from toolkit.tables.arrow import pyarrow
 
 if TYPE_CHECKING:
     from toolkit.capture.compression import Compression
@@ -76,6 +77,7 @@ class Target:
         rotation = Rotation(self.rotate_size, self.rotate_seconds, self.files)
         if self.format == "parquet":
             check_tables(self.file, rotation, self.compress, force=self.force)
+            pyarrow("Parquet")
         else:
             check_files(self.path, rotation, force=self.force)
             compressor(self.compress or (suffix_of(self.path) if self.path is not None else None))
@@ -136,7 +138,7 @@ def run(
             capture = target.open(source, binding)
         if not as_json:
             _introduce(source, tee=binding.tee)
-        began = time.monotonic()
+        began = stop.restart()  # compiling, and waiting for a reader, is not capturing
         line = LiveLine(lambda: _reading(capture), interval=interval, quiet=as_json, stream=sys.stderr)
         failure = _loop(capture, stop, line, count)
         elapsed = time.monotonic() - began
@@ -145,6 +147,8 @@ def run(
         except ToolkitError as refused:
             failure = failure or refused
         report = _report(source, capture, target, elapsed)
+        if failure is not None and capture.statistics.write_dropped:
+            report["written_bytes"] = None  # which packets are not in the file is known, their bytes are not
     if as_json:
         with contextlib.redirect_stdout(sys.stderr if target.path is None else sys.stdout):
             output.print_json({**report, "error": None if failure is None else _text(failure)})
@@ -200,11 +204,11 @@ def _report(source: Source, capture: Capture, target: Target, seconds: float) ->
         **source.info(),
         "file": target.file,
         "format": target.format,
-        "redirected": now.accepted,
         "received": now.received,
         "dropped": now.dropped,
         "drop_reasons": source.statistics()._asdict(),
-        "passed": source.counters().get("passed"),
+        **rest(source),
+        "redirected": now.accepted,
         "written": now.written,
         "written_bytes": now.bytes,
         "write_dropped": now.write_dropped,
@@ -221,10 +225,12 @@ def _conclude(report: dict[str, Any], now: CaptureStatistics) -> None:
     seconds = max(report["seconds"], 1e-9)
     place = "standard output" if report["file"] == "-" else report["file"]
     files = f" in {now.files} files" if now.files > 1 else ""
+    octets = "" if report["written_bytes"] is None else f", {now.bytes:,} bytes"
     lines = [
-        f"{now.written:,} packets, {now.bytes:,} bytes in {report['seconds']:.1f} s "
+        f"{now.written:,} packets{octets} in {report['seconds']:.1f} s "
         f"({output.count(now.written / seconds)} packets/s) to {place}: {output.octets(now.file_bytes)}{files}; "
-        f"passed on to the kernel: {report['passed']:,}",
+        f"passed on to the kernel: {report['to_kernel']:,}",
+        *told_fates(report),
         f"redirected {now.accepted:,} = received {now.received:,} + dropped {now.dropped:,}",
     ]
     others = {"not written": now.write_dropped, "not wanted any more": now.unwanted}

@@ -76,13 +76,15 @@ def capture(interface: str, expression: tuple[str, ...], **options: Any) -> None
 
     Times are those of arrival, in nanoseconds; a packet without one carries that of its receipt, and these are counted.
     A pcapng file tells itself whether it is whole: each second, and at its end, what was received and dropped until
-    then. When the disk is too slow, packets are dropped here, and counted.
+    then. When the disk is too slow, packets are dropped here, and counted. Packets of several queues are in order of
+    time within each queue only: `reordercap` sorts a file, `-q 0` takes one queue.
 
     With -w -, stdout gets packets only: all else, the object of --json too, goes to stderr. If FILE is a FIFO, nothing
     is taken from INTERFACE until somebody reads it.
 
     -C, -G and -W are tcpdump's: with -C, files after the first are FILE1, FILE2, ...; with -G, FILE holds a time as in
-    'eth0-%H%M%S.pcapng' (strftime). While that time reads the same, the capture goes on in the same file.
+    'eth0-%H%M%S.pcapng' (strftime, local time). While that time reads the same, the capture goes on in the same file; a
+    name that comes again later is written over: with %H%M each day, and an hour when summer time ends (%s never).
 
     \b
     xsk capture eth0 udp port 53 -w dns.pcapng

@@ -68,10 +68,13 @@ class View:
         self._say_mode(opened)
 
     def _say_mode(self, opened: Interface) -> None:
+        from rich.markup import escape
+
         where = "inside the driver" if opened.mode == "native" else "behind the driver (generic: slower)"
         how = "written by the driver" if opened.zero_copy else "copied once by the kernel"
         self._say(
-            f"The XDP program runs [bold]{where}[/bold]. It takes “{opened.filter}” and lets all else pass.\n"
+            f"The XDP program runs [bold]{where}[/bold]. "
+            f"It takes “{escape(str(opened.filter))}” and lets all else pass.\n"
             f"Packets are {how} into memory shared with this process, and appear here as NumPy arrays.\n"
         )
 

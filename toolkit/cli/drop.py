@@ -32,7 +32,7 @@ def run(
     with Stop(seconds) as stop, binding.open(interface, expression, timestamps=False) as opened:
         if not as_json:
             introduce(opened)
-        totals, began = Totals(), time.monotonic()
+        totals, began = Totals(), stop.restart()  # to compile and attach is not to receive
         line = LiveLine(
             lambda: reading(opened, totals),
             interval=interval,

@@ -53,7 +53,7 @@ def run(
     with Stop(seconds) as stop, binding.open(interface, questions, frags=False, timestamps=False) as opened:
         if not as_json:
             introduce(opened, f"answering for {', '.join(mine)}")
-        responder, began = Responder(opened, answers), time.monotonic()
+        responder, began = Responder(opened, answers), stop.restart()  # to compile and attach is not to answer
         line = LiveLine(
             lambda: Reading(
                 responder.answered,

@@ -80,6 +80,13 @@ def _sample(context: click.Context, option: click.Parameter, value: str) -> floa
     return number
 
 
+def _snaplen(context: click.Context, option: click.Parameter, value: int | None) -> int | None:
+    """How many bytes; None for all, which is 0 in tcpdump."""
+    if value is not None and 0 < value < 14:
+        raise click.BadParameter(f"{value} is less than an Ethernet header, 14 bytes.")
+    return value or None
+
+
 SAMPLING = (
     click.option(
         "--sample",
@@ -88,7 +95,13 @@ SAMPLING = (
         callback=_sample,
         help="Of what matches, act on one packet of N (100, or 1/100), at random; the rest goes on to the kernel.",
     ),
-    click.option("-s", "--snaplen", type=click.IntRange(14), help="Deliver the first so many bytes of each packet."),
+    click.option(
+        "-s",
+        "--snaplen",
+        type=click.IntRange(0),
+        callback=_snaplen,
+        help="Deliver the first so many bytes of each packet, 14 or more; 0: all of them.",
+    ),
 )
 YES = click.option("--yes", is_flag=True, help="Do it even if the filter takes the SSH session that this runs in.")
 TEE = click.option(

@@ -39,21 +39,21 @@ def run(
     with Stop(seconds) as stop, binding.watch(interface, expression) as opened:
         if not as_json:
             introduce(opened)
-        totals, began = Totals(), time.monotonic()
+        totals, began = Totals(), stop.restart()  # to compile and attach is not to receive
         line = LiveLine(
             lambda: reading(opened, totals),
             interval=interval,
             quiet=as_json or dump,
         )
         gone = _loop(opened, stop, totals, line, count, dump=dump and not as_json)
-        if gone is not None:
-            print(f"xsk: {gone.strerror}", file=sys.stderr)
-            return 1
         report = summary(opened, totals, time.monotonic() - began)
         if as_json:
             output.print_json(report)
         else:
             conclude(report)
+    if gone is not None:
+        print(f"xsk: {gone.strerror}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -66,7 +66,7 @@ def run(
     ):
         if not as_json:
             _introduce(pool)
-        began, rates = time.monotonic(), Rates(pool)
+        began, rates = stop.restart(), Rates(pool)  # to compile and attach is not to receive
         while not stop and pool.alive:
             time.sleep(min(0.05, stop.patience))
             if count is not None and int(pool.told[:, 0].sum()) >= count:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,19 @@ _FATES = {
 Source = Interface | Tee
 """What a command looks at: packets that came here, or copies."""
 
-__all__ = ["Source", "Totals", "conclude", "drain", "introduce", "reading", "summary"]
+__all__ = [
+    "Source",
+    "Totals",
+    "conclude",
+    "drain",
+    "introduce",
+    "reading",
+    "rest",
+    "summary",
+    "takes",
+    "told_fates",
+    "went_on",
+]
 
 
 @dataclass
@@ -50,17 +63,22 @@ def introduce(opened: Source, what: str | None = None) -> None:
     which = f"queue {queues[0]}" if len(queues) == 1 else f"{len(queues)} queues"
     print(
         f"{info['interface']}: {info['mode']} XDP, {copying}, {which}; {what or 'filter: ' + info['filter']}"
-        + ("; the kernel gets them as well" if isinstance(opened, Tee) else ""),
+        + ("; the kernel gets them as well" if isinstance(opened, Tee) and takes(opened) else ""),
         flush=True,
     )
     if info["fallback_reason"]:
         print(f"  generic, because: {info['fallback_reason']}", flush=True)
 
 
+def takes(opened: Source) -> bool:
+    """Whether packets come here at all, or the rules leave them in the driver."""
+    rules = opened.program.rules
+    return not rules or any(rule.action == "redirect" for rule in rules)
+
+
 def reading(opened: Source, totals: Totals) -> Reading:
     """Return what a live line shows: what came here, or what the driver did with it where the rules leave it there."""
-    rules = opened.program.rules
-    if not rules or any(rule.action == "redirect" for rule in rules):
+    if takes(opened):
         return Reading(totals.packets, totals.bytes, {"dropped": opened.statistics().dropped})
     counters = opened.counters()
     others = {name: counters[key] for key, name in _FATES.items() if counters[key]}
@@ -86,42 +104,64 @@ def summary(opened: Source, totals: Totals, seconds: float) -> dict[str, Any]:
     """
     taken, taken_bytes = totals.packets, totals.bytes
     drain(opened, totals)
-    counters, statistics = opened.counters(), opened.statistics()
+    statistics = opened.statistics()
     return {
         **opened.info(),
         "sent": None,
-        "redirected": counters["redirected"],
         "received": totals.packets,
         "received_bytes": totals.bytes,
         "taken": taken,
         "taken_bytes": taken_bytes,
         "dropped": statistics.dropped,
         "drop_reasons": statistics._asdict(),
+        **rest(opened),
+        "seconds": round(seconds, 3),
+    }
+
+
+def rest(opened: Source) -> dict[str, Any]:
+    """Put what the program counted beside what it redirected: what did not match, and what became of the others.
+
+    to_kernel is all that the kernel got, for whatever reason.
+    """
+    counters = opened.counters()
+    told = {
+        "redirected": counters["redirected"],
         "passed": counters.get("passed"),
         "matched": counters.get("matched"),
         "matched_bytes": counters.get("bytes"),
         "fates": {key: counters.get(key) for key in _FATES},
         "tee": isinstance(opened, Tee),
-        "seconds": round(seconds, 3),
     }
+    return told | {"to_kernel": went_on(told)}
+
+
+def went_on(report: Mapping[str, Any]) -> int:
+    """Count the packets that the kernel got, of a report with the keys of rest()."""
+    fates = sum(report["fates"].get(key) or 0 for key in ("counted", "sampled_out", "no_socket"))
+    return int((report["passed"] or 0) + fates + (report["redirected"] if report["tee"] else 0))
+
+
+def told_fates(report: Mapping[str, Any]) -> list[str]:
+    """Return a line of what became of the packets that matched, where not all were redirected; else nothing."""
+    fates = [f"{name} {report['fates'][key]:,}" for key, name in _FATES.items() if report["fates"].get(key)]
+    if not fates:
+        return []
+    return [
+        f"the filter matched {report['matched']:,} packets, {report['matched_bytes']:,} bytes = "
+        f"redirected {report['redirected']:,} + {' + '.join(fates)}"
+    ]
 
 
 def conclude(report: dict[str, Any]) -> None:
     """Print what summary() found, for people."""
     seconds = max(report["seconds"], 1e-9)
     statistics = Statistics(**report["drop_reasons"])
-    went_on = report["passed"] + sum(report["fates"].get(key) or 0 for key in ("counted", "sampled_out", "no_socket"))
-    if report["tee"]:
-        went_on += report["redirected"]
     print(
         f"{report['taken']:,} packets, {report['taken_bytes']:,} bytes in {report['seconds']:.1f} s "
-        f"({output.count(report['taken'] / seconds)} packets/s); passed on to the kernel: {went_on:,}"
+        f"({output.count(report['taken'] / seconds)} packets/s); passed on to the kernel: {report['to_kernel']:,}"
     )
-    fates = [f"{name} {report['fates'][key]:,}" for key, name in _FATES.items() if report["fates"].get(key)]
-    if fates:
-        print(
-            f"the filter matched {report['matched']:,} packets, {report['matched_bytes']:,} bytes = "
-            f"redirected {report['redirected']:,} + {' + '.join(fates)}"
-        )
+    for line in told_fates(report):
+        print(line)
     print(f"redirected {report['redirected']:,} = received {report['received']:,} + dropped {report['dropped']:,}")
     print(output.kernel_counters(statistics), flush=True)

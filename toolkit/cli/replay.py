@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +69,7 @@ def run(
         if not as_json:
             how = "zero-copy" if sock.zero_copy else "copy mode"
             print(f"{interface}: queue {queue}, {how}; {file}, {pace}", flush=True)
-        began = time.monotonic()
+        began = stop.restart()  # to bind is not to send
         player = Replay(sock, speed=pace.speed, rate=pace.rate, max_gap=pace.max_gap, limit=count, stop=lambda: stop)
         line = LiveLine(
             lambda: Reading(player.result.packets, player.result.octets),

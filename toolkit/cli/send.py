@@ -63,7 +63,7 @@ def run(
     ):
         if not as_json:
             _introduce(sock, packets, rate)
-        sent, began = Sent(), time.monotonic()
+        sent, began = Sent(), stop.restart()  # to bind is not to send
         line = LiveLine(
             lambda: Reading(sent.packets, sent.packets * length),
             interval=interval,

@@ -25,11 +25,12 @@ def share_table(
     width: of the names, at most; what is longer is cut.
     """
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(title, min_width=12, max_width=width, no_wrap=True, overflow="ellipsis")
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # not str: to rich, an IPv6 address in brackets is markup, and :ab: a picture
     return table

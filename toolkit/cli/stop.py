@@ -28,10 +28,12 @@ class Stop:
             self._before[number] = signal.signal(number, self._handle)
         return self
 
-    def restart(self) -> None:
-        """Start the clock anew, where what came before is not to count. A signal that came still does."""
+    def restart(self) -> float:
+        """Start the clock anew, where what came before is not to count; its time. A signal that came still counts."""
+        now = time.monotonic()
         if self._seconds is not None:
-            self._deadline = time.monotonic() + self._seconds
+            self._deadline = now + self._seconds
+        return now
 
     def __exit__(self, *exception: object) -> None:
         """Put the former handlers back."""

@@ -44,13 +44,10 @@ def run(
     with Stop(seconds) as stop, binding.watch(interface, expression) as opened:
         if not as_json:
             introduce(opened)
-        totals, began = Totals(), time.monotonic()
+        totals, began = Totals(), stop.restart()  # to compile and attach is not to watch
         with View(quiet=as_json, interval=interval, rows=rows) as view:
             watch = _Watch(opened, stop, view, totals, group, by, max_flows)
             gone = watch.loop()
-        if gone is not None:
-            print(f"xsk: {gone.strerror}", file=sys.stderr)
-            return 1
         report = summary(opened, totals, time.monotonic() - began)
         if as_json:
             largest = watch.flows.top(rows or _TOLD, watch.by)
@@ -59,6 +56,9 @@ def run(
             output.print_json(report)
         else:
             conclude(report)
+    if gone is not None:
+        print(f"xsk: {gone.strerror}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -11,6 +11,7 @@ from toolkit.cli import output
 from toolkit.cli.reconcile import Source, Totals
 from toolkit.cli.shares import percent, share_table
 from toolkit.flows.flows import Flow, Flows, Order
+from toolkit.tee_interface import Tee
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -62,10 +63,14 @@ class View:
         at = time.monotonic()
         if at < self.next and not now:
             return
-        self.next = max(self.next + self._interval, at + self._interval / 2)
-        seconds = max(at - self._then, 1e-3)
+        due = at >= self.next
+        if due:
+            self.next = max(self.next + self._interval, at + self._interval / 2)
         if flows is not self._flows:
+            if self._flows is not None:
+                self._then = at  # they were counted from this moment on
             self._flows, self._counted = flows, (0, 0)
+        seconds = max(at - self._then, 1e-3)
         packets, octets = flows.packets - self._counted[0], flows.bytes - self._counted[1]
         if self._console is not None:
             rows = flows.top(self._fitting(), by, recent=True)
@@ -78,8 +83,9 @@ class View:
                 self._draw(head, self._table(rows, flows.group, by, seconds, packets, octets), opened, by)
             else:
                 self._print(head, rows, by, seconds, packets, octets)
-        self._then, self._counted = at, (flows.packets, flows.bytes)
-        flows.mark()
+        if due:  # a picture between two shows the part of the interval that is over
+            self._then, self._counted = at, (flows.packets, flows.bytes)
+            flows.mark()
 
     def _fitting(self) -> int:
         if self._rows is not None:
@@ -115,14 +121,15 @@ class View:
         from rich.text import Text
 
         keys = "q quit   p packets   b bytes   f flow   s source   d destination   o port   r protocol"
+        gets = "gets as well" if isinstance(opened, Tee) else "does not get"
         picture = Panel(
             Group(
                 Text(head, style="bold green", no_wrap=True, overflow="ellipsis"),
-                Text(f"by {by} in the last {self._interval:g} s; share of all that was taken", style="dim"),
+                Text(f"by {by} in the last interval ({self._interval:g} s); share of all that was taken", style="dim"),
                 Text(),
                 table,
             ),
-            title=f"{opened.name}: what “{opened.filter}” takes, and the kernel does not get",
+            title=Text(f"{opened.name}: what “{opened.filter}” takes, and the kernel {gets}"),
             subtitle=keys,
             border_style="cyan",
         )

@@ -246,6 +246,7 @@ class Flows:
     def __rich__(self) -> Any:
         """Show the largest as a table of rich."""
         from rich.table import Table as RichTable
+        from rich.text import Text
 
         table = RichTable(title=repr(self).split("\n", 1)[0].strip("<>"), box=None)
         table.add_column(self.group)
@@ -253,7 +254,8 @@ class Flows:
             table.add_column(name, justify="right")
         for flow in self.top(_SHOWN):
             share = f"{100 * flow.bytes / max(self.bytes, 1):.1f} %"
-            table.add_row(str(flow), f"{flow.packets:,}", f"{flow.bytes:,}", share)
+            # Not str: to rich, an IPv6 address in brackets is markup, and :ab: a picture.
+            table.add_row(Text(str(flow)), f"{flow.packets:,}", f"{flow.bytes:,}", share)
         return table
 
 

@@ -32,6 +32,10 @@ class Lab:
     `gro` the near end takes live frames (of the generator, or redirected) without an XDP program too; it may then join
     TCP segments.
 
+    Attributes: `interface`, `mac`, `ip`, `ip6` and `netns` of the near end; `peer`, `peer_mac`, `peer_ip`, `peer_ip6`
+    and `far` of the other. `netns` and `far` are Namespaces: `with lab.far.entered():` is inside one (a socket made
+    there sends from there), `lab.far.popen()` and `run()` start programs in it. `with lab.far:` is not: that closes it.
+
     Nothing is named, nothing is left behind: it all goes with `close`, with the object, or with the process.
     Raises `PrivilegeError` without CAP_SYS_ADMIN and CAP_NET_ADMIN, `ArgumentError` for sizes no veth has.
     """

@@ -310,13 +310,17 @@ class _Dataset:
         """Close every open file."""
         metadata = {name: _plain(value) for name, value in statistics.items()}
         self._until = time.monotonic() + self._seconds
+        failure: Exception | None = None
         while self._open:
             _, file = self._open.popitem()
             try:
                 file.close(metadata)
-            finally:
-                self._rows += file.rows
-                self._bytes += file.bytes
+            except Exception as refused:  # the others are closed all the same
+                failure = failure or refused
+            self._rows += file.rows
+            self._bytes += file.bytes
+        if failure is not None:
+            raise failure
 
     def end(self, statistics: Mapping[str, Any]) -> None:
         try:

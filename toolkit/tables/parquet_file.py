@@ -66,6 +66,7 @@ class ParquetFile:
         self.path = path
         self.rows = 0  # in whole row groups
         self._groups = 0
+        self._size = 0  # bytes, once it is closed
         self._at = path.with_name(f".{path.name}.tmp") if hidden else path
         if hidden and not force and path.exists():
             raise _refused(path, OSError(errno.EEXIST, ""))
@@ -84,7 +85,7 @@ class ParquetFile:
     @property
     def bytes(self) -> int:
         """Bytes written so far."""
-        return self._file.tell() if self._fd >= 0 else self.path.stat().st_size
+        return self._file.tell() if self._fd >= 0 else self._size
 
     def append(self, table: pa.Table) -> None:
         """Write a row group. SystemCallError (ENOSPC) when it does not fit: then the file stays as it was."""
@@ -114,6 +115,7 @@ class ParquetFile:
             self._fd = -1
             if end is not None:
                 os.ftruncate(fd, end)  # what was reserved and not used
+                self._size = end
             os.close(fd)
         if self._at != self.path:
             os.replace(self._at, self.path)
