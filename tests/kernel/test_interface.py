@@ -314,7 +314,7 @@ def test_the_mode_that_came_about_is_told(lab: Lab, mode: Any) -> None:
 def test_replace_takes_the_place_of_another_program(lab: Lab, wire: Wire) -> None:
     first = Program.build("xsk_redirect.c")
     with first, first.attach("veth0", netns=lab.netns) as link:
-        with pytest.raises(OSError, match="another one is attached"):
+        with pytest.raises(OSError, match=r"another one is attached.*this process holds.*close\(\) the Interface"):
             toolkit.open("veth0", filter="all", netns=lab.netns)
         assert not link.closed
         with toolkit.open("veth0", filter="all", replace=True, netns=lab.netns) as interface:

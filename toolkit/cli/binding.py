@@ -94,8 +94,8 @@ class Binding:
     def _said(self, expression: str | None) -> None:
         if expression is None:
             raise click.UsageError(
-                "say what to take: --filter (-f) with an expression such as 'udp port 53'; or 'all' for everything, an SSH "
-                "session through this interface too."
+                "say what to take: --filter (-f) with an expression such as 'udp port 53'; or 'all' for everything, an "
+                "SSH session through this interface too."
             )
 
     def ask(self, interface: str, expression: str | None) -> None:

@@ -8,6 +8,7 @@ import ctypes as ct
 import errno
 import os
 import socket
+from collections.abc import Collection
 from typing import Literal
 
 from toolkit.abi import libbpf as abi
@@ -109,7 +110,23 @@ def _refusal(number: int, name: str, interface: str, ifindex: int, mode: str) ->
         present = query.attached(ifindex)
     if present is None:
         return kernel_error("attach", number, tried)
-    return kernel_error("attach", number, tried, cause=f"another one is attached there: {present}")
+    cause = f"another one is attached there: {present}"
+    if _held_here(present.link_ids or ()):
+        # In a notebook, a cell that was run before.
+        remedy = "close() the Interface, Tee or link that this process opened before, or pass replace=True"
+        return kernel_error("attach", number, tried, cause=f"{cause}, which this process holds", remedy=remedy)
+    return kernel_error("attach", number, tried, cause=cause)
+
+
+def _held_here(links: Collection[int]) -> bool:
+    """Whether a descriptor of this process is one of these links."""
+    with contextlib.suppress(OSError):
+        for fd in os.listdir("/proc/self/fdinfo"):
+            with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{fd}") as file:
+                told = dict(line.rstrip().split(":\t", 1) for line in file if ":\t" in line)
+                if told.get("link_id", "").isdigit() and int(told["link_id"]) in links:
+                    return True
+    return False
 
 
 class _Replacement:
