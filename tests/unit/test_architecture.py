@@ -77,7 +77,6 @@ FLOORS = {
     "capture": 3,
     "replaying": 3,
     "lab": 3,
-    "demo": 3,
     "cli": 4,
     "": 5,  # toolkit/__init__.py: the public names, on top of everything
 }

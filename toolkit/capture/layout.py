@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.decode.gather import check_packets
+from toolkit.decode.gather import check_packets, windows
 
 __all__ = ["Bytes", "Reserve", "Word", "pack"]
 
@@ -65,7 +65,7 @@ def _pack_equal(
     """Fetch what surrounds each packet with it, then write the words over that."""
     padding = -length % align
     whole = 4 * (len(front) + len(back)) + length + padding
-    source, target = _window(memory, whole), out.view(np.dtype(f"V{whole}"))
+    source, target = windows(memory, whole), out.view(np.dtype(f"V{whole}"))
     step = max(_FETCH // whole, 1)
     for at in range(0, starts.size, step):
         target[at : at + step] = source[starts[at : at + step]]
@@ -124,7 +124,7 @@ def _matrix(words: Sequence[Word], n: int) -> Bytes:
 def _scatter(out: Bytes, places: Positions, rows: Bytes) -> None:
     """Write each row at its place."""
     width = rows.shape[1]
-    _window(out, width)[places] = rows.view(np.dtype(f"V{width}")).reshape(-1)
+    windows(out, width)[places] = rows.view(np.dtype(f"V{width}")).reshape(-1)
 
 
 def _copy(memory: Bytes, starts: Positions, out: Bytes, places: Positions, sizes: Positions) -> None:
@@ -135,7 +135,7 @@ def _copy(memory: Bytes, starts: Positions, out: Bytes, places: Positions, sizes
     for kind in np.flatnonzero(np.bincount(np.maximum(classes, 0))):
         at = np.flatnonzero((classes == kind) & (sizes > 0))
         width = 1 << max(int(kind) - 1, 0)
-        source, target = _window(memory, width), _window(out, width)
+        source, target = windows(memory, width), windows(out, width)
         step = max(_FETCH // width, 1)
         for begin in range(0, at.size, step):
             some = at[begin : begin + step]
@@ -143,8 +143,3 @@ def _copy(memory: Bytes, starts: Positions, out: Bytes, places: Positions, sizes
             if kind:
                 rest = sizes[some] - width
                 target[places[some] + rest] = source[starts[some] + rest]
-
-
-def _window(memory: Bytes, width: int) -> npt.NDArray[np.void]:
-    """Every run of `width` bytes as one item: NumPy copies items of any size with one memmove each. Overlaps itself."""
-    return np.ndarray((memory.size - width + 1,), dtype=np.dtype(f"V{width}"), buffer=memory, strides=(1,))

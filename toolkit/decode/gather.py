@@ -12,7 +12,7 @@ import numpy.typing as npt
 from toolkit.arguments import whole
 from toolkit.errors import ArgumentError
 
-__all__ = ["check_packets", "gather", "head"]
+__all__ = ["check_packets", "gather", "head", "windows"]
 
 Bytes = npt.NDArray[np.uint8]
 Positions = npt.NDArray[np.int64]
@@ -74,7 +74,7 @@ def gather(memory: Bytes, starts: Positions, available: Positions, width: int) -
     # One item a packet: NumPy copies items of any size with one memmove each, several times faster than rows of a
     # matrix, and a window that begins at every byte needs neither aligned packets nor frames of equal size.
     if np.maximum.reduce(starts) <= room:
-        rows = _window(memory, width)[starts]
+        rows = windows(memory, width)[starts]
     else:
         rows = _gather_at_end(memory, starts, width)
     picked: Bytes = rows.view(np.uint8).reshape(starts.size, width)
@@ -83,8 +83,11 @@ def gather(memory: Bytes, starts: Positions, available: Positions, width: int) -
     return picked
 
 
-def _window(memory: Bytes, width: int) -> npt.NDArray[np.void]:
-    """Every run of `width` bytes of the memory as one item each; a view that overlaps itself: for indexing only."""
+def windows(memory: Bytes, width: int) -> npt.NDArray[np.void]:
+    """Every run of `width` bytes of the memory as one item each; a view that overlaps itself: for indexing only.
+
+    NumPy copies items of any size with one memmove each.
+    """
     return np.ndarray((memory.size - width + 1,), dtype=np.dtype(f"V{width}"), buffer=memory, strides=(1,))
 
 
@@ -95,10 +98,10 @@ def _gather_at_end(memory: Bytes, starts: Positions, width: int) -> npt.NDArray[
     keep = min(width, memory.size)
     tail[width - keep : width] = memory[memory.size - keep :]
     near = starts > room
-    ends = _window(tail, width)[np.minimum(starts[near] - room, width)]
+    ends = windows(tail, width)[np.minimum(starts[near] - room, width)]
     if room < 0:
         return ends
-    rows = _window(memory, width)[np.where(near, 0, starts)]
+    rows = windows(memory, width)[np.where(near, 0, starts)]
     rows[near] = ends
     return rows
 
