@@ -179,7 +179,7 @@ def test_forward_says_which_interface_vanished(bridged: Bridged) -> None:
     [
         (["veth0", "nope0", "-f", "udp"], 1, ["nope0", "ENODEV"]),
         (["veth0", "-f", "udp prot"], 1, ["udp prot"]),
-        (["veth0"], 1, ["filter", "'all'", "SSH"]),
+        (["veth0"], 2, ["filter", "'all'", "SSH"]),
         (["veth0", "-f", "udp", "--both"], 2, ["--both", "two interfaces"]),
         (["veth0", "veth0", "-f", "udp", "--both"], 2, ["--both", "two interfaces"]),
         (["veth0", "lo", "-f", "udp", "--ring-size", "1000"], 1, ["1000", "power-of-two"]),
