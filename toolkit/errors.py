@@ -27,6 +27,7 @@ __all__ = [
     "ToolkitError",
     "VerifierError",
     "kernel_error",
+    "removed_error",
     "write_error",
 ]
 
@@ -221,3 +222,14 @@ def write_error(refused: OSError, name: str, tried: str = "write to") -> SystemC
     if isinstance(refused, SystemCallError):
         return refused
     return kernel_error("write", refused.errno or _errno.EIO, f"cannot {tried} {name}")
+
+
+def removed_error(name: str) -> SystemCallError:
+    """Build the exception for a file that somebody removed while it was written: nobody can read what it holds."""
+    return kernel_error(
+        "write",
+        _errno.ENOENT,
+        f"{name} was lost",
+        cause="somebody removed it, or put another file in its place, while it was written",
+        remedy="leave a file alone until it is complete; to keep the newest only, rotate with a number of files",
+    )

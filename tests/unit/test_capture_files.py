@@ -43,6 +43,14 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, options: dict[str, Any],
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["x.csv", "x.JSON.gz"])
+def test_a_name_that_asks_for_another_kind_of_table_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArgumentError, match=r"not as \.(csv|json).*x\.parquet"):
+        Capture(None, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    Capture(None, tmp_path / name, format="pcapng").close()  # who insists
+
+
 # --- what exists already ----------------------------------------------------------------------------------------------
 
 

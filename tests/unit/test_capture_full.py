@@ -100,3 +100,27 @@ def test_of_compressed_pieces_those_behind_the_one_that_failed_are_lost_too(tmp_
         files.take(items)
     assert failed.value.lost == 2000
     output.close()
+
+
+@pytest.mark.parametrize("name", ["a.pcapng", "a.pcap.gz", "a.parquet"])
+def test_a_file_that_was_removed_while_it_was_written_is_told(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    capture = Capture(None, path)
+    fill(capture, 10)
+    path.unlink()
+    with pytest.raises(SystemCallError, match=f"{name} was lost: .*ENOENT.*removed it") as refused:
+        capture.close()
+    assert refused.value.errno == errno.ENOENT
+    assert not path.exists()
+
+
+def test_a_file_that_was_removed_does_not_end_a_rotation(tmp_path: Path) -> None:
+    capture = Capture(None, tmp_path / "a.pcapng", rotate_bytes=1000)
+    fill(capture, 2)
+    (tmp_path / "a.pcapng").unlink()
+    fill(capture, 200, first=2)
+    with pytest.raises(SystemCallError, match=r"a\.pcapng\S* was lost"):
+        capture.close()
+    files = sorted(tmp_path.iterdir())
+    assert len(files) > 2
+    assert all(packets_of(file.read_bytes()) for file in files)

@@ -20,7 +20,7 @@ from toolkit.capture.packets import Counts, Packets
 from toolkit.capture.queueing import Queueing
 from toolkit.capture.waiting import Waiting, memory_for
 from toolkit.capture.writer import Item, UnwrittenError, Writer
-from toolkit.errors import SystemCallError, ToolkitError, write_error
+from toolkit.errors import SystemCallError, ToolkitError, removed_error, write_error
 
 __all__ = ["Format", "PacketFiles", "check_files"]
 
@@ -253,6 +253,7 @@ class _Files:
         self._earlier = 0  # bytes of the files before
         # When the open file began, and what was counted until then: the receiving thread may be some files ahead.
         self._before, self._began = Counts(), time.time_ns()
+        self._removed: str | None = None  # the first file that somebody removed while it was written
         self.made = 1
 
     @property
@@ -275,7 +276,7 @@ class _Files:
         """Begin the next file. counts, began: what its own figures are counted from."""
         self.idle()
         try:
-            self._output.close()
+            self._close()
         except OSError as refused:  # network file systems say so late
             raise write_error(refused, self.name) from None
         following, size = Output(path, force=force), self._output.size
@@ -348,7 +349,14 @@ class _Files:
         full = isinstance(failed, SystemCallError) and failed.errno in _FULL
         if (failed is None or full) and not self._output.closed:
             self._finish(counts, writer)
+        self._close()
+        if self._removed is not None and failed is None:
+            raise removed_error(self._removed)
+
+    def _close(self) -> None:
         self._output.close()
+        if self._output.removed:  # told at the end: the files after it are worth having
+            self._removed = self._removed or self.name
 
     def _finish(self, counts: Callable[[], Counts], writer: Writer) -> None:
         for _ in range(64):  # a file system may give room in pages only

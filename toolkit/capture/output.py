@@ -53,6 +53,7 @@ class Output:
         """
         self.name = "standard output" if path is None else str(path)
         self.size = 0  # bytes written
+        self.removed = False  # whether the file had no name any more when it was closed; written by close()
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
         try:
             if path is None:
@@ -155,6 +156,7 @@ class Output:
     def close(self) -> None:
         """Close it; repeatable. OSError when the kernel could not keep what it was given (network file systems)."""
         if self._direct is not None and not self.closed:
+            self.removed = os.fstat(self._fd).st_nlink == 0
             self._direct.close(self.size)
         self._close()
 

@@ -34,6 +34,7 @@ __all__ = ["BATCH", "Capture", "CaptureStatistics", "FileFormat", "format_of"]
 
 FileFormat = Literal["pcapng", "pcap", "parquet"]
 
+_OTHERS = (".arrow", ".csv", ".feather", ".ipc", ".json", ".jsonl", ".ndjson", ".orc", ".tsv", ".xlsx")
 BATCH = 2048  # packets that run() takes at a time: some 3 MB of the longest, which is what stays in a cache
 _NOTE_SECONDS = 1.0  # between two looks at the kernel's counters
 _WAIT = 0.1  # seconds that run() waits for packets before it looks at the clock
@@ -370,9 +371,17 @@ def _checked(path: str | os.PathLike[str]) -> str:
 
 
 def format_of(path: Path | None) -> FileFormat:
-    """Return the format that a file's name asks for: pcapng where it asks for none."""
+    """Return the format that a file's name asks for: pcapng where it asks for none.
+
+    ArgumentError for a name that asks for tables of another kind: whoever opened that file would not find them.
+    """
     if path is None:
         return "pcapng"
     name = path.stem if suffix_of(path) else path.name
+    if (asked := Path(name).suffix.lower()) in _OTHERS:
+        raise ArgumentError(
+            f"a capture is written as pcapng, pcap or Parquet, not as {asked}. "
+            "Next step: name it x.parquet for tables; toolkit.read(...) and Batch.decode().to_pandas() make any other."
+        )
     by_suffix: dict[str, FileFormat] = {".pcap": "pcap", ".cap": "pcap", ".parquet": "parquet"}
     return by_suffix.get(Path(name).suffix.lower(), "pcapng")

@@ -146,7 +146,7 @@ def run(
             capture.finish(None if count is None else max(count - capture.statistics.received, 0))
         except ToolkitError as refused:
             failure = failure or refused
-        report = _report(source, capture, target, elapsed)
+        report = _report(source, capture, target, elapsed, failure)
         if failure is not None and capture.statistics.write_dropped:
             report["written_bytes"] = None  # which packets are not in the file is known, their bytes are not
     if as_json:
@@ -198,7 +198,9 @@ def _reading(capture: Capture) -> Reading:
     return Reading(now.written, now.bytes, drops, f"file {size}" if now.files == 1 else f"{now.files} files {size}")
 
 
-def _report(source: Source, capture: Capture, target: Target, seconds: float) -> dict[str, Any]:
+def _report(
+    source: Source, capture: Capture, target: Target, seconds: float, failure: ToolkitError | None
+) -> dict[str, Any]:
     now = capture.statistics
     return {
         **source.info(),
@@ -214,7 +216,7 @@ def _report(source: Source, capture: Capture, target: Target, seconds: float) ->
         "write_dropped": now.write_dropped,
         "unwanted": now.unwanted,
         "untimed": now.untimed,
-        "whole": now.lost == 0,
+        "whole": now.lost == 0 and failure is None,
         "files": now.files,
         "file_bytes": now.file_bytes,
         "seconds": round(seconds, 3),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import SystemCallError, write_error
+from toolkit.errors import SystemCallError, removed_error, write_error
 from toolkit.tables.arrow import pyarrow
 
 if TYPE_CHECKING:
@@ -116,7 +116,11 @@ class ParquetFile:
             if end is not None:
                 os.ftruncate(fd, end)  # what was reserved and not used
                 self._size = end
+            removed = os.fstat(fd).st_nlink == 0
             os.close(fd)
+        if removed:
+            self.rows = 0
+            raise removed_error(str(self._at))
         if self._at != self.path:
             os.replace(self._at, self.path)
 
