@@ -4,19 +4,16 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy.typing as npt
 
-from toolkit import lifecycle
 from toolkit.abi.if_xdp import Statistics
 from toolkit.batch import Batch
 from toolkit.coalesce import LONGEST_REST, Coalescer
 from toolkit.device import Device
-from toolkit.errors import ArgumentError, ClosedError, ToolkitError
+from toolkit.errors import ArgumentError
 from toolkit.napi import Deferral
 from toolkit.one_receiver import OneReceiver
 from toolkit.program import Link, Program
@@ -24,13 +21,7 @@ from toolkit.umem import UMEM
 from toolkit.wait import Waiter, WaitMode
 from toolkit.xsk import Socket
 
-if TYPE_CHECKING:
-    from toolkit.aio import AsyncWaiter
-
 __all__ = ["Interface"]
-
-B = TypeVar("B", bound="Batch | None")
-T = TypeVar("T")
 
 _EVERYTHING = 1 << 31  # entries: more than a ring has
 
@@ -62,30 +53,25 @@ class Interface(OneReceiver):
 
         `deferral` is undone with it. The sockets must be made with the same `wait`.
         """
-        super().__init__(device, program, link)
+        waiter = Waiter([sock._core.sock for sock in sockets], device.name)
+        ring_size = min(sock.rx_limit for sock in sockets)
+        coalescer = Coalescer(coalesce if wait == "poll" else 0.0, ring_size, len(sockets))
+        super().__init__(device, program, link, waiter, coalescer)
         self.umem = umem
         self.sockets = tuple(sockets)  # in order of their queues
         self.filter = filter
         self._own_program = own_program
         self._own_umem = own_umem
-        self._waiter = Waiter([sock._core.sock for sock in sockets], device.name)
-        self._wait_finalizer = weakref.finalize(self, self._waiter.close)
-        self._waiter.configure(wait, [sock.rx for sock in sockets])
-        self._coalescer = Coalescer(
-            coalesce if wait == "poll" else 0.0, min(sock.rx_limit for sock in sockets), len(sockets)
-        )
+        waiter.configure(wait, [sock.rx for sock in sockets])
         self._deferral = deferral
         if deferral is not None:
-            self._waiter.on_undriven = deferral.restore
+            waiter.on_undriven = deferral.restore
             weakref.finalize(self, deferral.finalize)
-        self._async_waiter: AsyncWaiter | None = None  # made by the first areceive() that waits
-        self._awaited = False  # whether a coroutine is inside areceive()
         # The program knows its links as well: without this, a forgotten Interface on a program of the user's own would
         # stay attached for as long as that program.
         weakref.finalize(self, link.close)
         self._next = 0  # position of the socket to look at first: each gets its turn
         self._lender: Socket | None = None  # whose frames the last Batch holds; written by receive() only
-        lifecycle.track(self)
 
     def __repr__(self) -> str:
         """Show what came about: mode, copy or zero-copy, queues, filter."""
@@ -144,101 +130,6 @@ class Interface(OneReceiver):
 
     # --- receiving --------------------------------------------------------------------------------------------------
 
-    def receive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
-        """Return waiting packets of one queue, at most `limit`, as a Batch; the queues get their turns.
-
-        timeout: seconds to wait for the first packet; None waits for ever, 0 not at all. On time-out the Batch is empty
-        (and falsy). The next receive() ends the loan of this Batch.
-        DeviceGoneError when the interface vanished, ClosedError after (or during) close().
-        """
-        self._check_open()
-        if self._guard.locked() or self._awaited:
-            raise self._two_receivers()
-        with self._guard:
-            batch = self._begin(limit, timeout)
-            if not batch:
-                if rest := self._coalescer.rest(timeout):
-                    time.sleep(rest)
-                    self._check_open()
-                batch = self._look(limit, len(self.sockets))
-            if not batch and timeout != 0:
-                self._coalescer.idle()
-                if self._waiter.wait(timeout):
-                    self._check_open()
-                    batch = self._look(limit, len(self.sockets))
-            self._coalescer.note(len(batch))
-        if not batch:
-            self._check_open()
-        elif self._flows:
-            self._count(batch)
-        return batch
-
-    async def areceive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
-        """Do what receive() does in an asyncio event loop, without a thread: other tasks run while this one waits.
-
-        One task receives. It can be cancelled at any time; no packet is lost by that, unless asyncio.wait_for() drops a
-        Batch that had come already: use `timeout`.
-        """
-        import asyncio
-
-        self._check_open()
-        if self._guard.locked() or self._awaited:
-            raise self._two_receivers()
-        self._awaited = True
-        try:
-            await asyncio.sleep(0)  # also while packets come without end, other tasks get their turn
-            batch = self._locked(self._begin, limit, timeout)
-            if not batch:
-                if rest := self._coalescer.rest(timeout):
-                    await asyncio.sleep(rest)
-                batch = self._locked(self._look, limit, len(self.sockets))
-            if not batch and timeout != 0:
-                self._coalescer.idle()
-                if await self._async().wait(timeout):
-                    batch = self._locked(self._look, limit, len(self.sockets))
-            self._coalescer.note(len(batch))
-        finally:
-            self._awaited = False
-        if not batch:
-            self._check_open()
-        elif self._flows:
-            self._count(batch)
-        return batch
-
-    def __aiter__(self) -> Interface:
-        """`async for batch in interface`: Batches until it is closed."""
-        return self
-
-    async def __anext__(self) -> Batch:
-        """Return the next Batch that is not empty."""
-        if self._why_dead == "closed":
-            raise StopAsyncIteration
-        try:
-            while not (batch := await self.areceive()):
-                pass
-            return batch
-        except ClosedError:
-            if self._why_dead == "closed":
-                raise StopAsyncIteration from None
-            raise
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Block until packets wait on a queue (True) or `timeout` seconds passed (False); raises as receive() does."""
-        self._check_open()
-        if self._guard.locked() or self._awaited:
-            raise self._two_receivers()
-        with self._guard:
-            readable = self._waiter.wait(timeout)
-        self._check_open()
-        return readable
-
-    def wake(self) -> None:
-        """Have a receive() or wait() that waits, in any thread, return at once, and every one that would from now on.
-
-        For good: to end a loop from outside of it. What waits in the rings can still be received.
-        """
-        self._waiter.wake()
-
     def _begin(self, limit: int | None, timeout: float | None) -> Batch | None:
         """While resting between looks, look at the queues that had no turn since the last rest."""
         pace = self._coalescer
@@ -246,25 +137,10 @@ class Interface(OneReceiver):
             return self._look(limit, pace.turns)
         return None
 
-    def _locked(self, look: Callable[[int | None, T], B], limit: int | None, how: T) -> B:
-        self._check_open()
-        with self._guard:
-            return look(limit, how)
-
-    def _async(self) -> AsyncWaiter:
-        if self._async_waiter is None:
-            from toolkit.aio import AsyncWaiter
-
-            # The Waiter outlives a forgotten Interface, whose finalizer closes it: it must not hold the Interface.
-            reference = weakref.ref(self)
-            self._async_waiter = AsyncWaiter(
-                self._waiter, self._guard, lambda: (me := reference()) is None or me.closed
-            )
-        return self._async_waiter
-
-    def _look(self, limit: int | None, turns: int) -> Batch:
+    def _look(self, limit: int | None, turns: int | None = None) -> Batch:
         """Look at `turns` queues (one or more), beginning after the last that had packets."""
         lender, sockets = self._lender, self.sockets
+        turns = len(sockets) if turns is None else turns
         for turn in range(turns):
             at = (self._next + turn) % len(sockets)
             sock = sockets[at]
@@ -278,12 +154,6 @@ class Interface(OneReceiver):
                 return batch
         self._lender = None
         return batch
-
-    def _two_receivers(self) -> ToolkitError:
-        return ToolkitError(
-            f"two threads or tasks receive on {self.name} at once (or a signal handler interrupted receive()). "
-            "Next step: receive from one of them."
-        )
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
@@ -313,9 +183,6 @@ class Interface(OneReceiver):
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
-    def _wake_receiver(self) -> None:
-        self._waiter.wake()
-
     def _take_down(self) -> None:
         with contextlib.ExitStack() as parts:  # all of them, whatever one of them raises; last in, first out
             if self._own_umem:
@@ -327,13 +194,3 @@ class Interface(OneReceiver):
             parts.callback(self.link.close)
             if self._deferral is not None:
                 parts.callback(self._deferral.restore)
-            parts.callback(self._wait_finalizer)
-            if self._async_waiter is not None:
-                parts.callback(self._async_waiter.close)
-
-    def _after_fork_in_child(self) -> None:
-        if not self._why_dead:
-            self._why_dead = "dead: it belongs to the parent of a fork"
-            self._waiter.close()
-            if self._async_waiter is not None:
-                self._async_waiter.close()

@@ -8,17 +8,11 @@ lost, and counted. docs/tee.md has the figures, and what else was tried.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-import select
-import time
 import weakref
 from typing import Any
 
 import numpy as np
 
-from toolkit import lifecycle
 from toolkit.abi.if_xdp import Statistics
 from toolkit.abi.xsk_tee import slot_size
 from toolkit.batch import Batch
@@ -26,20 +20,12 @@ from toolkit.clock import clock
 from toolkit.coalesce import LONGEST_REST, Coalescer
 from toolkit.copies import Columns, by_queue
 from toolkit.device import Device
-from toolkit.errors import (
-    ClosedError,
-    DeviceGoneError,
-    ToolkitError,
-    kernel_error,
-)
 from toolkit.one_receiver import OneReceiver
 from toolkit.program import Link, Program
-from toolkit.program.query import link_info
 from toolkit.ringbuf import RingBuffer, Rows
+from toolkit.tee_waiter import TeeWaiter
 
 __all__ = ["Tee"]
-
-_SLICE = 0.2  # seconds: nothing wakes a reader whose interface is gone, so it looks that often
 
 
 class Tee(OneReceiver):
@@ -62,25 +48,19 @@ class Tee(OneReceiver):
         coalesce: float = LONGEST_REST,
     ) -> None:
         """Take over a `xsk_tee.c` program, attached by `link`, which copies `snaplen` bytes of a packet."""
-        super().__init__(device, program, link)
+        self._table = program.maps["copies"]
+        self._ring = RingBuffer(self._table, slot_size(snaplen))
+        waiter = TeeWaiter(self._table.fd, link, device.name)
+        super().__init__(device, program, link, waiter, Coalescer(coalesce, self._ring.records))
         self.filter: str | None = filter
         self.snaplen = snaplen
         """Bytes of a packet that are copied, at most; Batch.wire_lengths tells how long it was."""
         self._queues = queues
-        self._table = program.maps["copies"]
-        self._ring = RingBuffer(self._table, slot_size(snaplen))
         # What was taken from the ring, and what of it receive() has not returned yet. One assignment changes both, so
         # that an interrupt between two steps can neither lose a packet nor bring it twice.
         self._held: tuple[Rows | None, list[Columns]] = (None, [])
         self._returned = 0  # packets, by receive(); written by that only
         self._lent: weakref.ref[Batch] | None = None  # the last Batch
-        self._coalescer = Coalescer(coalesce, self._ring.records)
-        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # written by close(), from any thread
-        self._event_finalizer = weakref.finalize(self, os.close, self._event)
-        self._poll = select.poll()
-        self._poll.register(self._table.fd, select.POLLIN)
-        self._poll.register(self._event, select.POLLIN)
-        lifecycle.track(self)
 
     def __repr__(self) -> str:
         """Show what came about."""
@@ -133,45 +113,17 @@ class Tee(OneReceiver):
 
     # --- receiving ----------------------------------------------------------------------------------------------------
 
-    def receive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
-        """Return waiting copies of one queue, at most `limit`, as a Batch; see Interface.receive().
+    def _begin(self, limit: int | None, timeout: float | None) -> Batch | None:
+        return self._next(limit) if self._end_loan() else None
 
-        The next receive() ends the loan of this Batch. DeviceGoneError when the interface vanished, ClosedError after
-        (or during) close().
-        """
-        self._check_open()
-        if not self._guard.acquire(blocking=False):
-            raise ToolkitError(
-                f"two threads receive from the tee of {self.name} at once (or a signal handler interrupted receive()). "
-                "Next step: receive from one of them."
-            )
-        try:
-            batch = self._receive(timeout, limit)
-        finally:
-            self._guard.release()
-        if not batch:
-            self._check_open()
-        elif self._flows:
-            self._count(batch)
-        return batch
+    def _look(self, limit: int | None, turns: int | None = None) -> Batch:
+        # Nothing may have come though the Waiter said so: the kernel tells of a copy that another CPU is still at.
+        self._take()
+        return self._next(limit)
 
-    def _receive(self, timeout: float | None, limit: int | None) -> Batch:
-        if not self._end_loan():
-            if rest := self._coalescer.rest(timeout):
-                time.sleep(rest)
-                self._check_open()
-            if not self._take() and timeout != 0:
-                self._coalescer.idle()
-                deadline = None if timeout is None else time.monotonic() + timeout
-                # More than once: the kernel tells of a copy that another CPU is still at.
-                while self._wait(None if deadline is None else max(deadline - time.monotonic(), 0.0)):
-                    self._check_open()
-                    if self._take() or (deadline is not None and time.monotonic() >= deadline):
-                        break
-        batch = self._next(limit)
-        self._coalescer.note(len(batch))
-        self._returned += len(batch)
-        return batch
+    def _holds(self) -> bool:
+        """Whether copies were taken with the last Batch. Ends its loan: meanwhile the kernel tells of nothing new."""
+        return self._end_loan()
 
     def _end_loan(self) -> bool:
         """Make the last Batch stale. Whether packets taken with it are still to be returned; else the slots go back."""
@@ -205,50 +157,13 @@ class Tee(OneReceiver):
         batch = columns.batch()
         self._lent = weakref.ref(batch)
         self._held = (rows, others)
+        self._returned += len(batch)
         return batch
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Block until copies wait (True) or `timeout` seconds passed (False); raises as receive() does.
-
-        Ends the loan of the last Batch, as receive() does: while its slots are lent, the kernel tells of nothing new.
-        """
-        self._check_open()
-        with self._guard:
-            ready = self._end_loan() or self._wait(timeout)
-        self._check_open()
-        return ready
-
-    def _wait(self, timeout: float | None) -> bool:
-        """Sleep until copies wait (True), `timeout` seconds passed or close() was called (False)."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            left = _SLICE if deadline is None else min(_SLICE, deadline - time.monotonic())
-            for fd, _ in self._poll.poll(max(left, 0.0) * 1000):
-                return fd != self._event
-            self._check_device()
-            if deadline is not None and time.monotonic() >= deadline:
-                return False
-
-    def _check_device(self) -> None:
-        """Raise when the interface is gone: its link tells, and nothing else does."""
-        if self.link.closed:  # by detach()
-            return
-        with contextlib.suppress(ClosedError):  # by another thread, just now
-            link = link_info(self.link.fd)
-            if (link is None or link.ifindex == 0) and not self.link.ending:
-                refused = kernel_error(
-                    "wait",
-                    errno.ENETDOWN,
-                    f"cannot receive on {self.name} any more",
-                    cause="the interface was deleted",
-                    remedy="check `ip link`, then open it again",
-                )
-                raise DeviceGoneError(errno.ENETDOWN, refused.strerror)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _wake_receiver(self) -> None:
-        os.eventfd_write(self._event, 1)
+        super()._wake_receiver()
         self.link.close()  # whatever comes next: nothing of ours stays in the packets' way
 
     def _take_down(self) -> None:
@@ -258,9 +173,3 @@ class Tee(OneReceiver):
         self._held = (None, [])
         self._ring.close()
         self.program.close()
-        self._event_finalizer()
-
-    def _after_fork_in_child(self) -> None:
-        if not self._why_dead:
-            self._why_dead = "dead: it belongs to the parent of a fork"
-            self._event_finalizer()

@@ -25,15 +25,18 @@ pytestmark = [
 ]
 
 
-MODES: tuple[Any, ...] = get_args(WaitMode)
+MODES: tuple[Any, ...] = (*get_args(WaitMode), "tee")
 
 
-def near(lab: Lab, wait: WaitMode = "poll", **options: Any) -> toolkit.Interface:
-    return toolkit.open("veth0", filter="all", wait=wait, netns=lab.netns, **options)
+def near(lab: Lab, mode: str = "poll", **options: Any) -> Any:
+    """An Interface that waits in one of its ways, or a Tee."""
+    if mode == "tee":
+        return toolkit.tee("veth0", filter="all", netns=lab.netns)
+    return toolkit.open("veth0", filter="all", wait=mode, netns=lab.netns, **options)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_payloads_arrive_as_sent(lab: Lab, wire: Wire, mode: WaitMode) -> None:
+def test_payloads_arrive_as_sent(lab: Lab, wire: Wire, mode: str) -> None:
     sent = [frame(i, 60 + i) for i in range(300)]
 
     async def main() -> list[bytes]:
@@ -63,7 +66,7 @@ def test_payloads_arrive_as_sent(lab: Lab, wire: Wire, mode: WaitMode) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("queues", [1, 2])
-def test_nothing_is_lost_at_100_000_a_second(make_lab: Callable[..., Lab], mode: WaitMode, queues: int) -> None:
+def test_nothing_is_lost_at_100_000_a_second(make_lab: Callable[..., Lab], mode: str, queues: int) -> None:
     lab = make_lab(queues=queues)
 
     async def main() -> None:
@@ -89,7 +92,7 @@ def test_nothing_is_lost_at_100_000_a_second(make_lab: Callable[..., Lab], mode:
 def test_two_interfaces_in_one_loop(make_lab: Callable[..., Lab]) -> None:
     labs = [make_lab(queues=2), make_lab(queues=2)]
 
-    async def count(interface: toolkit.Interface) -> list[int]:
+    async def count(interface: Any) -> list[int]:
         got: list[int] = []
         while batch := await interface.areceive(timeout=1.0):
             got += numbers(batch)
@@ -128,7 +131,7 @@ def test_the_next_batch_ends_the_loan_of_the_last(lab: Lab, wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_timeout_is_kept_and_the_loop_goes_on(lab: Lab, mode: WaitMode) -> None:
+def test_the_timeout_is_kept_and_the_loop_goes_on(lab: Lab, mode: str) -> None:
     async def main() -> None:
         ticks = 0
 
@@ -173,7 +176,7 @@ def test_other_tasks_run_while_packets_come_without_end(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_call_lets_the_other_tasks_run(lab: Lab, wire: Wire, mode: WaitMode) -> None:
+def test_every_call_lets_the_other_tasks_run(lab: Lab, wire: Wire, mode: str) -> None:
     async def main() -> None:
         turns = 0
 

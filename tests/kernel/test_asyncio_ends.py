@@ -31,15 +31,18 @@ pytestmark = [
 ]
 
 
-MODES: tuple[Any, ...] = get_args(WaitMode)
+MODES: tuple[Any, ...] = (*get_args(WaitMode), "tee")
 
 
-def near(lab: Lab, wait: WaitMode = "poll", **options: Any) -> toolkit.Interface:
-    return toolkit.open("veth0", filter="all", wait=wait, netns=lab.netns, **options)
+def near(lab: Lab, mode: str = "poll", **options: Any) -> Any:
+    """An Interface that waits in one of its ways, or a Tee."""
+    if mode == "tee":
+        return toolkit.tee("veth0", filter="all", netns=lab.netns)
+    return toolkit.open("veth0", filter="all", wait=mode, netns=lab.netns, **options)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_cancelling_leaves_the_interface_whole(lab: Lab, wire: Wire, mode: WaitMode) -> None:
+def test_cancelling_leaves_the_interface_whole(lab: Lab, wire: Wire, mode: str) -> None:
     async def main() -> None:
         with near(lab, mode) as interface:
             for turn in range(30):
@@ -87,12 +90,10 @@ def test_no_packet_is_lost_by_cancelling(lab: Lab, wire: Wire) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("style", ["areceive", "async for"])
 @pytest.mark.parametrize("where", ["task", "thread", "executor"])
-def test_closing_while_awaiting(
-    lab: Lab, mode: WaitMode, style: str, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closing_while_awaiting(lab: Lab, mode: str, style: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toolkit.aio._SLICE", 10)  # so that only the wake-up can end it in time
 
-    async def consume(interface: toolkit.Interface) -> str:
+    async def consume(interface: Any) -> str:
         if style == "async for":
             async for _ in interface:
                 pass
@@ -117,7 +118,7 @@ def test_closing_while_awaiting(
         assert await task == ("ended" if style == "async for" else "refused")
         assert time.monotonic() - begin < 1.5
         await asyncio.get_running_loop().run_in_executor(None, interface.close)  # until the other one is done
-        assert interface.umem.closed
+        assert interface.program.closed
         with pytest.raises(ClosedError):
             await interface.areceive()
         assert [batch async for batch in interface] == []
@@ -126,7 +127,7 @@ def test_closing_while_awaiting(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_device_vanishes(lab: Lab, mode: WaitMode) -> None:
+def test_the_device_vanishes(lab: Lab, mode: str) -> None:
     async def main() -> None:
         with near(lab, mode) as interface:
             asyncio.get_running_loop().call_later(0.1, lab.delete_interface)
@@ -157,12 +158,12 @@ def test_two_tasks_and_a_thread_are_refused(lab: Lab, wire: Wire) -> None:
 def test_many_loops_after_one_another(lab: Lab, wire: Wire) -> None:
     """A loop that ended in the middle of a wait leaves nothing that the next one stumbles over."""
 
-    async def begin(interface: toolkit.Interface) -> None:
+    async def begin(interface: Any) -> None:
         task = asyncio.create_task(interface.areceive())
         await asyncio.sleep(0.01)
         assert not task.done()
 
-    async def one(interface: toolkit.Interface, i: int) -> None:
+    async def one(interface: Any, i: int) -> None:
         wire.send([frame(i)])
         assert numbers(await interface.areceive(timeout=5.0)) == [i]
 

@@ -17,7 +17,7 @@ import pytest
 from support import NEAR_MAC, Wire, child_environment, eventually, frame, numbers
 
 import toolkit
-from toolkit import tee_interface
+from toolkit import tee_waiter
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, SystemCallError, ToolkitError
 from toolkit.lab import Lab
 from toolkit.program import Rule, attached, query
@@ -57,7 +57,7 @@ def test_its_end_just_now_is_no_vanished_interface(lab: Lab, monkeypatch: pytest
             os.close(copy)
             monkeypatch.undo()
 
-    monkeypatch.setattr(tee_interface, "link_info", while_it_ends)
+    monkeypatch.setattr(tee_waiter, "link_info", while_it_ends)
     if end == "detach":
         assert not t.receive(timeout=0.3)
     else:

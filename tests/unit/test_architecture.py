@@ -73,6 +73,7 @@ FLOORS = {
     "workers": 3,
     "opening": 3,
     "tee_interface": 3,
+    "tee_waiter": 3,
     "teeing": 3,
     "capture": 3,
     "replaying": 3,
