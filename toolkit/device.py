@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from toolkit.errors import ArgumentError, kernel_error
 
-__all__ = ["Device", "await_carrier", "check_queue", "describe", "queue_numbers"]
+__all__ = ["LINK_HEADERS", "Device", "await_carrier", "check_queue", "describe", "queue_numbers"]
 
 # linux/sockios.h, linux/ethtool.h, linux/if.h
 _SIOCGIFFLAGS = 0x8913
@@ -28,6 +28,7 @@ _IFF_UP = 0x1
 _IFF_RUNNING = 0x40
 _IFNAMSIZ = 16
 
+LINK_HEADERS = 14 + 2 * 4  # bytes of Ethernet and two VLAN tags, which an MTU does not count
 _CARRIER_PATIENCE = 4.0  # seconds: some drivers restart the link when a program is attached
 
 
@@ -43,6 +44,11 @@ class Device(NamedTuple):
     queues: int  # receive queues in use
     driver: str  # "" where the driver does not say
     paired: bool  # whether `ethtool -L` counts receive and transmit queues in pairs ("combined")
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest packet that the MTU lets arrive."""
+        return self.mtu + LINK_HEADERS
 
 
 def describe(interface: str) -> Device:

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from mmap import PAGESIZE
 from typing import Literal, NamedTuple
 
-from toolkit.abi.if_xdp import XDP_PACKET_HEADROOM
 from toolkit.arguments import seconds as as_seconds
 from toolkit.coalesce import LONGEST_REST
 from toolkit.device import Device, await_carrier, describe, queue_numbers
@@ -21,15 +20,13 @@ from toolkit.netns import NetNS, entered
 from toolkit.program import Action, Program, Rule, attached
 from toolkit.program.rules import chosen
 from toolkit.program.rules import describe as in_words
-from toolkit.umem import UMEM, check_ring_size
+from toolkit.umem import LONGEST_PACKET, UMEM, check_ring_size, frame_size_for
 from toolkit.uninterrupted import uninterrupted
 from toolkit.wait import WaitMode, check_wait_mode
 from toolkit.xsk import Socket
 
 __all__ = ["check_rules", "open", "rules_of"]
 
-_LINK_HEADERS = 14 + 2 * 4  # Ethernet and two VLAN tags, on top of the MTU
-_LONGEST = 4096 - XDP_PACKET_HEADROOM  # bytes of a packet that the largest frame holds
 _SURELY_LINEAR = 3072  # bytes: up to here drivers have room in one page; veth's limit is some hundred bytes above
 _ENTRIES = 32768  # of all RX rings together, at most, unless the rings would be smaller than _SMALLEST
 _LARGEST, _SMALLEST = 8192, 64  # entries of one ring
@@ -179,10 +176,10 @@ def _open_fitting(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -
             if refused.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.E2BIG):
                 raise
             reason = f" Packets of several frames cannot be had: {refused}"
-    if device.mtu + _LINK_HEADERS > _LONGEST:
+    if device.longest > LONGEST_PACKET:
         warnings.warn(
-            f"{device.name} has an MTU of {device.mtu}: packets longer than {_LONGEST} bytes do not fit a frame and "
-            f"will be dropped (rx_dropped counts them).{reason}",
+            f"{device.name} has an MTU of {device.mtu}: packets longer than {LONGEST_PACKET} bytes do not fit a frame "
+            f"and will be dropped (rx_dropped counts them).{reason}",
             stacklevel=3,
         )
     return _open(device, wanted._replace(frags=False), undo)
@@ -190,7 +187,7 @@ def _open_fitting(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -
 
 def wants_frags(device: Device) -> bool:
     """Whether packets of an MTU like this one's may come in several frames, or drivers want a program that can."""
-    return device.mtu + _LINK_HEADERS > _SURELY_LINEAR
+    return device.longest > _SURELY_LINEAR
 
 
 def _open(device: Device, wanted: _Wanted, undo: contextlib.ExitStack) -> Interface:
@@ -320,7 +317,7 @@ def _umem(device: Device, queues: int, wanted: _Wanted) -> UMEM:
     """Make the memory that the Sockets of an Interface share."""
     size = check_ring_size("ring_size", _ring_size(queues) if wanted.ring_size is None else wanted.ring_size)
     per_queue = wanted.frames if wanted.frames is not None else max(size + size // 4, 2)
-    frame_size = wanted.frame_size or _frame_size(device)
+    frame_size = wanted.frame_size or frame_size_for(device.longest)
     total = per_queue * queues
     if wanted.frames is None:
         total += -total % (PAGESIZE // frame_size)  # whole pages
@@ -333,7 +330,3 @@ def _ring_size(queues: int) -> int:
     """
     share = max(_ENTRIES // queues, _SMALLEST)
     return min(1 << (share.bit_length() - 1), _LARGEST)
-
-
-def _frame_size(device: Device) -> int:
-    return 2048 if device.mtu + _LINK_HEADERS <= 2048 - XDP_PACKET_HEADROOM else 4096

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from toolkit.abi.xsk_tee import slot_size
 from toolkit.arguments import whole
 from toolkit.coalesce import LONGEST_REST
-from toolkit.device import Device, await_carrier, describe, queue_numbers
+from toolkit.device import LINK_HEADERS, Device, await_carrier, describe, queue_numbers
 from toolkit.errors import ArgumentError, SystemCallError, VerifierError, kernel_error
 from toolkit.netns import NetNS, entered
 from toolkit.opening import check_rules
@@ -24,8 +24,7 @@ from toolkit.uninterrupted import uninterrupted
 
 __all__ = ["Tee", "tee"]
 
-_LINK_HEADERS = 14 + 2 * 4  # Ethernet and two VLAN tags, on top of the MTU
-_LONGEST = 65535 + _LINK_HEADERS
+_LONGEST = 65535 + LINK_HEADERS
 _SLOTS = 16384  # for each queue, up to _QUEUES of them: the kernel's work for each packet delays whoever reads
 _QUEUES = 4
 _RING = 64 << 20  # bytes of the ring at most, unless the caller asks for more
@@ -80,7 +79,7 @@ def tee(
                 remedy = f"bring it up: `ip link set dev {interface} up`"
                 raise kernel_error("bind", errno.ENETDOWN, f"cannot receive on {interface}", remedy=remedy)
             numbers = queue_numbers(device, queues)
-            longest = min(device.mtu + _LINK_HEADERS, _LONGEST) if snaplen is None else snaplen
+            longest = min(device.longest, _LONGEST) if snaplen is None else snaplen
             check_rules(device, wanted, numbers)
             size = _size(len(numbers), slots, slot_size(longest))
             chosen_queues = None if queues == "all" else numbers
@@ -120,7 +119,7 @@ def _build(device: Device, rules: tuple[Rule, ...], longest: int, size: int, que
         macros = {**defines, **how.pop("defines", {})}
         return Program.build("xsk_tee.c", rules=rules, defines=macros, map_entries={"copies": size}, **how)
 
-    if device.mtu + _LINK_HEADERS > _ONE_BUFFER:
+    if device.longest > _ONE_BUFFER:
         with contextlib.suppress(VerifierError):  # Linux before 5.18: such interfaces take generic mode only
             return build(frags=True)
     try:

@@ -20,7 +20,9 @@ from toolkit.errors import ArgumentError, ClosedError, FrameError, ToolkitError
 from toolkit.ledger import USER, Addresses, FrameNumbers, Ledger
 from toolkit.mapping import Mapping
 
-__all__ = ["UMEM", "check_ring_size"]
+__all__ = ["LONGEST_PACKET", "UMEM", "check_ring_size", "frame_size_for"]
+
+LONGEST_PACKET = 4096 - XDP_PACKET_HEADROOM  # bytes that the largest frame holds, without a headroom of ours
 
 _POISON = 0xDE
 
@@ -264,3 +266,8 @@ def _check_shape(frames: int, frame_size: int, headroom: int, tx_metadata_len: i
         )
     if not 0 <= tx_metadata_len < 256 or tx_metadata_len % 8:
         raise ArgumentError(f"tx_metadata_len is a multiple of 8 below 256, not {tx_metadata_len}.")
+
+
+def frame_size_for(packet: int) -> int:
+    """Return the size of a frame for packets of so many bytes; longer ones than LONGEST_PACKET need several."""
+    return 2048 if packet <= 2048 - XDP_PACKET_HEADROOM else 4096

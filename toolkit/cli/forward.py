@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.abi.if_xdp import XDP_PACKET_HEADROOM, Statistics
+from toolkit.abi.if_xdp import Statistics
 from toolkit.cli import output
 from toolkit.cli.binding import Binding
 from toolkit.cli.edit import Edits
@@ -22,13 +22,12 @@ from toolkit.device import queue_numbers
 from toolkit.errors import ClosedError, DeviceGoneError
 from toolkit.forward import Forwarder
 from toolkit.interface import Interface
-from toolkit.umem import UMEM
+from toolkit.umem import UMEM, frame_size_for
 from toolkit.xsk import Socket
 
 __all__ = ["run"]
 
 _RING = 4096  # entries of each ring, when nothing else is asked for
-_LINK_HEADERS = 14 + 2 * 4  # Ethernet and two VLAN tags
 _KICK_AGAIN = 0.001  # seconds after which a kernel that was busy is told again what waits in a TX ring
 _FLUSH = 1.0  # seconds that the last packets have to leave
 
@@ -131,11 +130,9 @@ def _umem(binding: Binding, interface: str, other: str) -> UMEM:
     devices = [binding.describe(name) for name in (interface, other)]
     queues = max(len(queue_numbers(device, binding.queues or "all")) for device in devices)
     ring = binding.ring_size or _RING
-    longest = max(device.mtu for device in devices) + _LINK_HEADERS
+    longest = max(device.longest for device in devices)
     # Each Interface lends a quarter of a shared UMEM's frames to the kernel.
-    return UMEM(
-        4 * ring * queues, 2048 if longest <= 2048 - XDP_PACKET_HEADROOM else 4096, fill_size=ring, comp_size=ring
-    )
+    return UMEM(4 * ring * queues, frame_size_for(longest), fill_size=ring, comp_size=ring)
 
 
 # --- work -------------------------------------------------------------------------------------------------------------

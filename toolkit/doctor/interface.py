@@ -6,8 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from toolkit.abi.if_xdp import XDP_PACKET_HEADROOM
-from toolkit.device import Device, describe
+from toolkit.device import LINK_HEADERS, Device, describe
 from toolkit.doctor import netdev
 from toolkit.doctor.finding import Finding, note, ok, problem
 from toolkit.doctor.offloads import active_offloads
@@ -15,11 +14,10 @@ from toolkit.doctor.system import older_than
 from toolkit.errors import ToolkitError
 from toolkit.program import Attached, attached
 from toolkit.status import Holder, SocketStatus, Status, collect
+from toolkit.umem import LONGEST_PACKET, frame_size_for
 
 __all__ = ["examine_interface"]
 
-_LINK_HEADERS = 14 + 2 * 4  # Ethernet and two VLAN tags, on top of the MTU
-_LONGEST = 4096 - XDP_PACKET_HEADROOM
 _SEVERAL_BUFFERS = (6, 6)  # the first Linux with XDP_USE_SG
 
 # What these drivers receive has arrived on another interface before; by the names that they give themselves.
@@ -93,13 +91,13 @@ def _queues(device: Device) -> Iterator[Finding]:
 
 
 def _mtu(device: Device) -> Iterator[Finding]:
-    name, longest = device.name, device.mtu + _LINK_HEADERS
-    if longest <= _LONGEST:
-        size = 2048 if longest <= 2048 - XDP_PACKET_HEADROOM else 4096
+    name, longest = device.name, device.longest
+    if longest <= LONGEST_PACKET:
+        size = frame_size_for(longest)
         yield ok(name, "mtu", f"MTU {device.mtu}: packets fit frames of {size} bytes")
         return
-    text = f"MTU {device.mtu}: packets longer than {_LONGEST} bytes do not fit a frame"
-    remedy = f"ip link set dev {name} mtu {_LONGEST - _LINK_HEADERS}"
+    text = f"MTU {device.mtu}: packets longer than {LONGEST_PACKET} bytes do not fit a frame"
+    remedy = f"ip link set dev {name} mtu {LONGEST_PACKET - LINK_HEADERS}"
     if older_than(*_SEVERAL_BUFFERS):
         yield problem(name, "mtu", f"{text} and are dropped, and some drivers refuse native XDP", remedy)
     else:
