@@ -22,6 +22,7 @@ from toolkit.abi.libpcap import Instruction
 from toolkit.errors import FilterError, LibraryError
 from toolkit.program import refusal
 from toolkit.program.cache import Cache
+from toolkit.program.classic import reads_unwritten
 
 __all__ = ["FilterWarning", "instructions"]
 
@@ -120,6 +121,16 @@ def instructions(expression: str) -> list[Instruction]:
     that ask for what no program sees.
     """
     found = _instructions(expression)
+    if reads_unwritten(found):  # also by an error of the optimiser, in long arithmetic
+        found, _ = _with_time_limits(expression, (False,))
+        if reads_unwritten(found):
+            raise FilterError(
+                f"the filter {_short(expression)} cannot be had: for some packets libpcap's program reads memory that "
+                "nothing has written, so that its verdict is left to chance. Likely cause: what stands behind `geneve` "
+                "or `vxlan` is asked of the packet inside the tunnel, also to the right of an `or`, and not every "
+                "packet has one. Next step: put the tunnel last (`ip or geneve`), or make it a rule of its own "
+                "(rules=[Rule(...), Rule(...)])."
+            )
     beside = _BESIDE.search(expression)
     if beside and any(code & 0xE7 == 0x20 and k >= abi.SKF_AD_OFF for code, _, _, k in found):
         warnings.warn(
@@ -172,10 +183,10 @@ def _checked(stored: Any) -> list[Instruction] | None:
         return None
 
 
-def _with_time_limits(expression: str) -> tuple[list[Instruction], bool]:
-    """Compiled in a child, and whether the optimiser finished. Raises FilterError, LibraryError."""
-    for optimise, limit in ((True, OPTIMISER_TIME), (False, NAMES_TIME)):
-        answer = _in_child(limit, expression=expression, optimise=optimise)
+def _with_time_limits(expression: str, ways: Sequence[bool] = (True, False)) -> tuple[list[Instruction], bool]:
+    """Compiled in a child, and whether optimised: the first of the ways that ends. Raises FilterError, LibraryError."""
+    for optimise in ways:
+        answer = _in_child(OPTIMISER_TIME if optimise else NAMES_TIME, expression=expression, optimise=optimise)
         if answer is None:
             continue
         if "refused" in answer:
@@ -185,8 +196,8 @@ def _with_time_limits(expression: str) -> tuple[list[Instruction], bool]:
         found = [(int(code), int(jt), int(jf), int(k)) for code, jt, jf, k in answer["instructions"]]
         if not optimise and len(found) > MOST_UNOPTIMISED:
             raise FilterError(
-                f"the filter {_short(expression)} is too long: libpcap did not optimise it in {OPTIMISER_TIME:.0f} s, "
-                f"and as they are, its {len(found)} instructions would take clang minutes. "
+                f"the filter {_short(expression)} is too long: libpcap does not optimise it (not rightly, or not in "
+                f"{OPTIMISER_TIME:.0f} s), and as they are, its {len(found)} instructions would take clang minutes. "
                 "Next step: `net` and `portrange` instead of lists of hosts and ports; or a broader filter here, and "
                 "the rest in Python (`Batch.decode()`)."
             )

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from toolkit.abi.libpcap import Instruction
 from toolkit.errors import FilterError
+from toolkit.program.classic import targets
 from toolkit.program.expression import instructions
 
 __all__ = ["translate", "translate_instructions"]
@@ -45,30 +46,17 @@ def translate_instructions(program: Sequence[Instruction], name: str = "match", 
 
     With `frags` it reads packets of several buffers to their end (Linux 5.18), else the first buffer only.
     """
-    targets = {target for at, insn in enumerate(program) for target in _targets(at, insn)}
-    if any(not 0 <= target < len(program) for target in targets):
+    labels = {target for at, insn in enumerate(program) for target in targets(at, insn)}
+    if any(not 0 <= target < len(program) for target in labels):
         raise FilterError("libpcap's program jumps out of itself. Next step: report the expression.")
     body: list[str] = []
     for at, insn in enumerate(program):
-        if at in targets:
+        if at in labels:
             body.append(f"L{at}:;")
         body += [f"\t{line}" for line in _statement(at, insn, frags)]
     return "\n".join(
         [f"static __always_inline u32 {name}(struct xdp_md *ctx)", "{", *_declarations(program, frags), *body, "}", ""]
     )
-
-
-def _signed(k: int) -> int:
-    return k - (1 << 32) if k & 0x80000000 else k
-
-
-def _targets(at: int, insn: Instruction) -> tuple[int, ...]:
-    code, jt, jf, k = insn
-    if code & 7 != 5:
-        return ()
-    if code & 0xF0 == 0:  # BPF_JA; backwards only in protochain
-        return (at + 1 + _signed(k),)
-    return (at + 1 + jt, at + 1 + jf)
 
 
 def _declarations(program: Sequence[Instruction], frags: bool) -> Iterator[str]:
@@ -84,7 +72,7 @@ def _declarations(program: Sequence[Instruction], frags: bool) -> Iterator[str]:
         yield "\tu32 len = buff_len(ctx);" if frags else "\tu32 len = data_end - data;"
         # Without this clang compares packet pointers where the program compares lengths; the verifier refuses that.
         yield '\tasm volatile("" : "+r"(len));'
-    if any(target <= at for at, insn in enumerate(program) for target in _targets(at, insn)):
+    if any(target <= at for at, insn in enumerate(program) for target in targets(at, insn)):
         yield "\tu32 rounds = 0;"
 
 
@@ -202,12 +190,12 @@ def _jump(at: int, insn: Instruction) -> list[str]:
     code, _, _, k = insn
     operation = code & 0xF0
     if operation == 0:
-        (target,) = _targets(at, insn)
+        (target,) = targets(at, insn)
         bound = [f"if (++rounds > {ROUNDS})", "\treturn 0;"] if target <= at else []
         return [*bound, f"goto L{target};"]
     if operation not in _JUMP:
         raise FilterError(f"libpcap's program has an unknown jump (code {code:#x}). Next step: report the expression.")
-    yes, no = _targets(at, insn)
+    yes, no = targets(at, insn)
     condition = _JUMP[operation].format("X" if code & 0x08 else f"{k}u")
     if yes == no:
         return [f"goto L{yes};"] if yes != at + 1 else []

@@ -3,14 +3,23 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import socket
+import struct
 import time
 from pathlib import Path
 
 import pytest
+from filter_corpus import EXPRESSIONS, libpcap_version
 
 from toolkit.abi import libpcap
+from toolkit.abi.libpcap import Instruction
 from toolkit.errors import FilterError, LibraryError
 from toolkit.program import expression
+from toolkit.program.classic import reads_unwritten, targets
+
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 
 
 def test_libpcap_s_message_and_the_expression_are_in_the_error() -> None:
@@ -128,3 +137,93 @@ def test_a_list_that_neither_libpcap_nor_clang_finishes_is_refused(
     hosts = " or ".join(f"host 10.0.{i // 250}.{i % 250}" for i in range(600))
     with pytest.raises(FilterError, match=r"too long: .*1[47]\d\d\d instructions.*`net` and `portrange`"):
         expression.instructions(hosts)
+
+
+# --- verdicts that libpcap leaves to chance ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chance", ["geneve or ip", "not (geneve or vlan)", "geneve 5 or geneve 6", "geneve or mpls"])
+def test_a_verdict_that_is_chance_is_refused(chance: str) -> None:
+    with pytest.raises(FilterError, match=r"left to chance.*tunnel last"):
+        expression.instructions(chance)
+
+
+@pytest.mark.parametrize(
+    "certain", ["ip or geneve", "vlan or geneve", "geneve and vlan", "not geneve", "geneve and tcp"]
+)
+def test_a_tunnel_that_comes_last_is_not(certain: str) -> None:
+    assert expression.instructions(certain)
+
+
+def test_where_the_optimiser_forgets_to_write_the_program_before_it_is_taken() -> None:
+    """libpcap 1.10 takes a store away that one of the branches needs."""
+    text = (
+        "((((len - 0) & udp[ip[0] & 15:1]) < (65535 - len)) and (((ip6[ip[0] & 15:4] * 4294967295) - "
+        "(ether[ip[2:2]:4] + len)) <= 65535)) or (len > (len / len))"
+    )
+    plain, optimised = libpcap.compile_expression(text, False), libpcap.compile_expression(text, True)
+    assert not reads_unwritten(plain)
+    assert expression.instructions(text) == (plain if reads_unwritten(optimised) else optimised)
+    if libpcap_version() < (1, 11):
+        assert reads_unwritten(optimised)
+
+
+def _kernel_takes(program: list[Instruction]) -> bool:
+    """Whether Linux takes the program as a socket's filter."""
+    packed = b"".join(struct.pack("=HBBI", *insn) for insn in program)
+    code = ctypes.create_string_buffer(packed, len(packed))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.setsockopt(
+                socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(code))
+            )
+        except OSError as refused:
+            if refused.errno != errno.EINVAL:
+                raise
+            return False
+    return True
+
+
+def _backwards(program: list[Instruction]) -> bool:
+    return any(target <= at for at, insn in enumerate(program) for target in targets(at, insn))
+
+
+def test_the_kernel_s_own_check_finds_the_same() -> None:
+    """Linux refuses what reads unwritten memory; of libpcap's programs, nothing else but what jumps backwards."""
+    chance = [
+        "geneve or ip",
+        "not (geneve or vlan)",
+        "geneve or mpls",
+        "geneve or ether[0] = 1",
+        "geneve 1 or geneve 2",
+    ]
+    seen = {True: 0, False: 0}
+    for text in [*chance, *EXPRESSIONS]:
+        for optimise in (True, False):
+            program = libpcap.compile_expression(text, optimise)
+            if len(program) <= 4096 and not _backwards(program):
+                assert _kernel_takes(program) is not reads_unwritten(program), text
+                seen[reads_unwritten(program)] += 1
+    assert seen[True] == 2 * len(chance)
+    assert seen[False] > 250
+
+
+LD_M0, ST_M0, RET, JEQ = (0x60, 0, 0, 0), (0x02, 0, 0, 0), (0x06, 0, 0, 1), 0x15
+
+
+@pytest.mark.parametrize(
+    ("program", "unwritten"),
+    [
+        ([LD_M0, RET], True),
+        ([ST_M0, LD_M0, RET], False),
+        ([ST_M0, (0x61, 0, 0, 1), RET], True),  # X from another cell
+        ([(0x03, 0, 0, 2), (0x60, 0, 0, 2), RET], False),  # stored from X
+        ([(JEQ, 0, 1, 7), ST_M0, LD_M0, RET], True),  # one of two ways goes around the store
+        ([(JEQ, 1, 0, 7), ST_M0, ST_M0, LD_M0, RET], False),
+        ([RET, LD_M0], False),  # never reached
+        ([(0x05, 0, 0, 1), LD_M0, RET], False),  # jumped over
+        ([(0x05, 0, 0, 1), RET, ST_M0, LD_M0, (0x05, 0, 0, 0xFFFFFFFC)], False),  # a loop
+    ],
+)
+def test_paths_are_followed(program: list[Instruction], unwritten: bool) -> None:
+    assert reads_unwritten(program) is unwritten
