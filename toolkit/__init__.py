@@ -11,6 +11,7 @@ with toolkit.open("eth0", filter="udp port 53") as eth0:
 from toolkit.abi.if_xdp import XDPDesc
 from toolkit.batch import Batch
 from toolkit.capture.reading import read
+from toolkit.errors import ToolkitError
 from toolkit.interface import Interface
 from toolkit.matching import matches
 from toolkit.opening import open
@@ -30,6 +31,7 @@ __all__ = [
     "Rule",
     "Socket",
     "Tee",
+    "ToolkitError",
     "XDPDesc",
     "matches",
     "open",

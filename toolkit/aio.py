@@ -39,7 +39,7 @@ class AsyncWaiter:
         waiter.on_wake = self.wake
 
     async def wait(self, timeout: float | None) -> bool:
-        """Return True when packets wait, False when `timeout` seconds passed or the owner was closed.
+        """Return True when packets wait, False when `timeout` seconds passed, or the owner was woken or closed.
 
         DeviceGoneError when a device vanished. Cancelling it leaves nothing behind. In the modes that never sleep, the
         loop never sleeps either: everything else in it gets its turn between two looks.
@@ -47,7 +47,7 @@ class AsyncWaiter:
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         check = loop.time() + _SLICE
-        while not self._closed():
+        while not (self._closed() or self._waiter.woken):
             now = loop.time()
             if now >= check:
                 check = now + _SLICE
@@ -72,7 +72,7 @@ class AsyncWaiter:
         self._waiting = (loop, future)
         timer: asyncio.TimerHandle | None = None
         try:
-            if self._closed():  # before the line above; after it, wake() finds the future
+            if self._closed() or self._waiter.woken:  # before the line above; after it, wake() finds the future
                 return False
             timer = loop.call_at(until, _settle, future, False)
             loop.add_reader(self._epoll.fileno(), _settle, future, True)
@@ -87,7 +87,7 @@ class AsyncWaiter:
                 self._epoll.close()
 
     def wake(self) -> None:
-        """Make wait() look at `closed` at once. From any thread."""
+        """Make wait() look at once whether its owner was woken or closed. From any thread."""
         waiting = self._waiting
         if waiting is not None:
             loop, future = waiting

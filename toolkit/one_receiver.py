@@ -121,7 +121,7 @@ class OneReceiver(Attachment):
         return batch
 
     def __aiter__(self) -> AsyncIterator[Batch]:
-        """`async for batch in interface`: Batches until it is closed."""
+        """`async for batch in interface`: Batches until it is closed, or nothing waits after wake()."""
         return self
 
     async def __anext__(self) -> Batch:
@@ -130,7 +130,8 @@ class OneReceiver(Attachment):
             raise StopAsyncIteration
         try:
             while not (batch := await self.areceive()):
-                pass
+                if self._waiter.woken:
+                    raise StopAsyncIteration
             return batch
         except ClosedError:
             if self._why_dead == "closed":
@@ -146,9 +147,9 @@ class OneReceiver(Attachment):
         return readable
 
     def wake(self) -> None:
-        """Have a receive() or wait() that waits, in any thread, return at once, and every one that would from now on.
+        """Have what waits in receive(), areceive() or wait() return at once, and all that would from now on.
 
-        For good: to end a loop from outside of it. What waits in the rings can still be received.
+        For good: to end a loop from outside of it, from any thread. What waits in the rings can still be received.
         """
         self._waiter.wake()
 

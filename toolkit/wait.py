@@ -92,6 +92,7 @@ class Waiter:
         self.on_undriven: Callable[[], None] | None = None
         # Called by wake(), from any thread: by whoever waits elsewhere than in wait().
         self.on_wake: Callable[[], None] | None = None
+        self.woken = False  # for good; written by wake() only
         # Written by wake(), from any thread; never reset: a waiter that was woken is about to be closed.
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.poll()
@@ -220,6 +221,7 @@ class Waiter:
 
     def wake(self) -> None:
         """Make wait() return at once, now and ever after. Without effect on a closed Waiter."""
+        self.woken = True
         if self._event >= 0:
             os.eventfd_write(self._event, 1)
         on_wake = self.on_wake

@@ -253,3 +253,22 @@ def test_a_forked_child_does_not_disturb(lab: Lab, wire: Wire) -> None:
             assert numbers(await interface.areceive(timeout=5.0)) == [3]
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_wake_ends_what_waits_for_good(lab: Lab, wire: Wire, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.aio._SLICE", 10)  # so that only the wake-up can end it in time
+
+    async def main() -> None:
+        with near(lab, mode) as interface:
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            loop.call_later(0.1, threading.Thread(target=interface.wake).start)
+            assert not await interface.areceive()
+            assert not await interface.areceive()
+            assert loop.time() - began < 1.5
+            wire.send([frame(1)])
+            await asyncio.sleep(0.05)
+            assert [numbers(batch) async for batch in interface] == [[1]]
+
+    asyncio.run(asyncio.wait_for(main(), 20))

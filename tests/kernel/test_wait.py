@@ -18,7 +18,6 @@ import pytest
 from support import Wire, child_environment, collect, frame, piece_by_piece, run_child
 
 import toolkit
-from toolkit import interface as interface_module
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, PrivilegeError
 from toolkit.lab import Lab
 from toolkit.wait import DeviceSocket, WaitMode
@@ -293,13 +292,13 @@ def test_two_queues_are_both_served_between_rests(make_lab: Callable[..., Lab]) 
 def test_a_conversation_is_not_delayed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packets that each wait for our answer to the one before: no rest in more than a few of them."""
     rests: list[float] = []
-    real = interface_module.time.sleep
+    real = time.sleep
 
     def sleep(seconds: float) -> None:
         rests.append(seconds)
         real(seconds)
 
-    monkeypatch.setattr(interface_module.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     with near(lab, "poll") as interface, Wire(lab) as wire:
         wire.sock.settimeout(5)
         answered = 0
