@@ -25,7 +25,9 @@ def seconds(name: str, value: Any) -> float:
     """Return `value` as a float, whatever kind of number it is; ArgumentError when it is none."""
     try:
         if not isinstance(value, str | bytes | bytearray):  # float() would read them
-            return float(value)
+            number = float(value)
+            if number == number:  # no NaN, which is neither before a deadline nor after it
+                return number
     except (TypeError, ValueError, OverflowError):
         pass
     raise ArgumentError(f"{name} is a number of seconds, not {value!r}")

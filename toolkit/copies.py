@@ -79,4 +79,6 @@ def by_queue(rows: Rows) -> list[Columns]:
     )
     if (queues == queues[0]).all():
         return [columns]
-    return [columns.part(np.flatnonzero(queues == one))._replace(queue=int(one)) for one in np.unique(queues)]
+    # Not np.unique(): at its first call it imports, and an interrupt there would leave Python's import lock taken.
+    present = np.flatnonzero(np.bincount(queues))
+    return [columns.part(np.flatnonzero(queues == one))._replace(queue=int(one)) for one in present]

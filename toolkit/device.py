@@ -15,10 +15,11 @@ from typing import Literal, NamedTuple
 
 from toolkit.errors import ArgumentError, kernel_error
 
-__all__ = ["LINK_HEADERS", "Device", "await_carrier", "check_queue", "describe", "queue_numbers"]
+__all__ = ["LINK_HEADERS", "Device", "await_carrier", "check_queue", "describe", "index_of", "queue_numbers"]
 
 # linux/sockios.h, linux/ethtool.h, linux/if.h
 _SIOCGIFFLAGS = 0x8913
+_SIOCGIFINDEX = 0x8933
 _SIOCGIFMTU = 0x8921
 _SIOCGIFHWADDR = 0x8927
 _SIOCETHTOOL = 0x8946
@@ -60,7 +61,8 @@ def describe(interface: str) -> Device:
             return fcntl.ioctl(asker, request, struct.pack("16s24s", name, payload))
 
         try:
-            ifindex = socket.if_nametoindex(interface)
+            # Not socket.if_nametoindex(), which tells no errno.
+            ifindex = struct.unpack_from("=i", ioctl(_SIOCGIFINDEX), 16)[0]
             flags = struct.unpack_from("=H", ioctl(_SIOCGIFFLAGS), 16)[0]
             mtu = struct.unpack_from("=i", ioctl(_SIOCGIFMTU), 16)[0]
             mac = ioctl(_SIOCGIFHWADDR)[18:24]
@@ -71,6 +73,15 @@ def describe(interface: str) -> Device:
         driver = _driver(asker, name)
     up, running = bool(flags & _IFF_UP), bool(flags & _IFF_RUNNING)
     return Device(interface, ifindex, up, running, mtu, mac, queues, driver, paired)
+
+
+def index_of(interface: str) -> int:
+    """Return the number of `interface`. OSError with the kernel's errno, which socket.if_nametoindex() keeps back."""
+    name = _checked_name(interface)
+    with _asker(interface) as asker:
+        answer = fcntl.ioctl(asker, _SIOCGIFINDEX, struct.pack("16s24s", name, b""))
+    index: int = struct.unpack_from("=i", answer, 16)[0]
+    return index
 
 
 def _asker(interface: str) -> socket.socket:

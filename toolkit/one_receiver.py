@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from toolkit import lifecycle
-from toolkit.arguments import seconds
+from toolkit.arguments import seconds, whole
 from toolkit.attachment import Attachment
 from toolkit.batch import Batch
 from toolkit.coalesce import Coalescer
 from toolkit.device import Device
-from toolkit.errors import ClosedError, ToolkitError
+from toolkit.errors import ArgumentError, ClosedError, ToolkitError
 from toolkit.program import Link, Program
 from toolkit.rcu import wait_for_readers
 from toolkit.uninterrupted import uninterrupted
@@ -63,6 +63,7 @@ class OneReceiver(Attachment):
         DeviceGoneError when the interface vanished, ClosedError after (or during) close().
         """
         self._check_alone()
+        _check_limit(limit)
         with self._guard:
             batch = self._begin(limit, timeout)
             if not batch:
@@ -95,6 +96,7 @@ class OneReceiver(Attachment):
         import asyncio
 
         self._check_alone()
+        _check_limit(limit)
         self._awaited = True
         try:
             await asyncio.sleep(0)  # also while packets come without end, other tasks get their turn
@@ -276,3 +278,8 @@ class OneReceiver(Attachment):
             f"{_CLOSE_PATIENCE:.0f} s. Likely cause: close() was called from a signal handler that interrupted it. "
             "Next step: set a flag in the handler, close outside of it."
         )
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and whole("limit", limit) < 1:
+        raise ArgumentError(f"limit is a number of packets from 1 on, not {limit!r}")

@@ -127,9 +127,7 @@ class Tee(OneReceiver):
 
     def _end_loan(self) -> bool:
         """Make the last Batch stale. Whether packets taken with it are still to be returned; else the slots go back."""
-        last = self._lent() if self._lent is not None else None
-        if last is not None:
-            last.expire()
+        self._expire_last()
         self._lent = None
         rows, waiting = self._held
         if waiting:
@@ -166,10 +164,17 @@ class Tee(OneReceiver):
         super()._wake_receiver()
         self.link.close()  # whatever comes next: nothing of ours stays in the packets' way
 
-    def _take_down(self) -> None:
+    def _after_fork_in_child(self) -> None:
+        super()._after_fork_in_child()
+        self._expire_last()  # its memory stayed with the parent
+
+    def _expire_last(self) -> None:
         last = self._lent() if self._lent is not None else None
         if last is not None:
             last.expire()
+
+    def _take_down(self) -> None:
+        self._expire_last()
         self._held = (None, [])
         self._ring.close()
         self.program.close()

@@ -94,7 +94,11 @@ class Waiter:
         self.on_wake: Callable[[], None] | None = None
         self.woken = False  # for good; written by wake() only
         # Written by wake(), from any thread; never reset: a waiter that was woken is about to be closed.
-        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except OSError as refused:
+            self._event = -1
+            raise kernel_error("wait", refused.errno or errno.EIO, f"cannot wait for packets on {where}") from None
         self._poll = select.poll()
         for fd in self._sockets:
             self._poll.register(fd, select.POLLIN)

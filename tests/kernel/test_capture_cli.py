@@ -378,3 +378,71 @@ def test_the_help_says_what_it_takes_away(lab: Lab) -> None:
     text = " ".join(capture(lab, "--help").stdout.split())
     for words in ("this host does NOT get these packets, unless --tee", "not those that this host sends", "VLAN tags"):
         assert words in text
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_without_stderr_the_packets_stay_packets(lab: Lab, wire: Wire, tmp_path: Path, options: list[str]) -> None:
+    path = tmp_path / "out.pcapng"
+    line = " ".join([*XSK, *WHAT, "-w", "-", "-c", "5", *options, f"2>&- >{path}"])
+    process = lab.netns.popen(["bash", "-c", line], env=ENVIRONMENT)
+    with process:
+        assert eventually(lambda: is_attached(lab), 20)
+        assert eventually(lambda: path.stat().st_size > 0, 20)
+        wire.send([frame(i) for i in range(5)])
+        assert process.wait(20) == 0
+    assert recorded(path) == [frame(i) for i in range(5)]
+
+
+@pytest.mark.parametrize("command", ["status", "doctor", "drop veth0 -f udp --seconds 0.1"])
+def test_without_stdout_json_goes_nowhere(lab: Lab, command: str) -> None:
+    line = f"{sys.executable} -m toolkit.cli {command} --json >&-"
+    done = lab.netns.run(["bash", "-c", line], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0 or command == "doctor"
+
+
+def test_a_full_stderr_that_nobody_reads_stops_nothing(lab: Lab, wire: Wire, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    path = tmp_path / "a.pcapng"
+    process = lab.netns.popen([*XSK, *WHAT, "-w", str(path), "-n", "0.1"], env=ENVIRONMENT, stderr=writer)
+    try:
+        with process:
+            assert eventually(lambda: is_attached(lab) and path.exists(), 20)
+            time.sleep(0.5)
+            wire.send([frame(i) for i in range(5)])
+            assert eventually(lambda: len(recorded(path)) == 5, 10)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 0
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert recorded(path) == [frame(i) for i in range(5)]
+
+
+def test_a_second_signal_of_another_kind_ends_it_at_once(lab: Lab, wire: Wire) -> None:
+    reader, writer = os.pipe()  # which nobody reads
+    try:
+        with capturing(lab, *WHAT, "-w", "-", stdout=writer) as process:
+            wire.send([frame(i, 1500) for i in range(200)])
+            time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(3) == -signal.SIGINT
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize("limit", range(5, 14))
+def test_without_descriptors_it_says_so(lab: Lab, tmp_path: Path, limit: int) -> None:
+    line = f"ulimit -n {limit}; {' '.join(XSK)} {' '.join(WHAT)} -w {tmp_path}/a.pcap -c 1 --seconds 0.1"
+    done = lab.netns.run(["bash", "-c", line], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+    assert "ENODEV" not in done.stderr
+    assert done.returncode == 0 or "EMFILE" in done.stderr or "Too many open files" in done.stderr, done.stderr

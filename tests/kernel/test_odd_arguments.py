@@ -59,6 +59,9 @@ def test_receive_and_send_refuse_and_go_on(near: toolkit.Interface, lab: Lab) ->
     calls: list[tuple[Callable[[], object], str]] = [
         (lambda: near.receive(0, 2.5), "limit"),  # type: ignore[arg-type]
         (lambda: near.receive(0, -1), "-1"),
+        (lambda: near.receive(0, 0), "from 1 on"),
+        (lambda: near.receive(float("nan")), "timeout is a number of seconds"),
+        (lambda: near.wait(float("nan")), "timeout is a number of seconds"),
         (lambda: near.receive("x"), "timeout is a number of seconds"),  # type: ignore[arg-type]
         (lambda: near.send([frame(0)], timeout="1"), "timeout is a number of seconds"),  # type: ignore[arg-type]
         (lambda: near.flush("x"), "timeout is a number of seconds"),  # type: ignore[arg-type]

@@ -368,3 +368,26 @@ def test_nothing_is_lost_on_the_way(lab: Lab) -> None:
         assert sock.flush(5)
     assert sent.packets == 2000
     assert got == frames
+
+
+@pytest.mark.parametrize("end", ["signal", "seconds"])
+def test_the_command_ends_though_its_input_stays_open(lab: Lab, end: str) -> None:
+    options = ["--seconds", "1"] if end == "seconds" else []
+    process = lab.netns.popen(
+        [*XSK, "send", lab.interface, "-r", "-", "-n", "0.1", *options],
+        env={**child_environment(), "PYTHONUNBUFFERED": "1"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(recording(sent_frames(3)))
+        process.stdin.flush()
+        assert b"queue 0" in process.stdout.readline()
+        time.sleep(0.5)
+        if end == "signal":
+            process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        rest = process.stdout.read()
+        assert process.wait(10) == 0
+    assert time.monotonic() - began < 5
+    assert b"sent 3 = completed 3" in rest

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,7 +19,14 @@ from support import NEAR_MAC, Wire, child_environment, eventually, frame, number
 
 import toolkit
 from toolkit import tee_waiter
-from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, SystemCallError, ToolkitError
+from toolkit.errors import (
+    ArgumentError,
+    ClosedError,
+    DeviceGoneError,
+    StaleBatchError,
+    SystemCallError,
+    ToolkitError,
+)
 from toolkit.lab import Lab
 from toolkit.program import Rule, attached, query
 
@@ -93,14 +101,17 @@ def test_in_a_forked_child_it_is_dead_and_the_parent_goes_on(lab: Lab, wire: Wir
     with toolkit.tee("veth0", filter="all", netns=lab.netns) as t:
         wire.send([frame(1)])
         batch = t.receive(timeout=5)
+        view = batch.packet(0)
 
         def work() -> None:
             try:
                 t.receive(timeout=0)
             except ClosedError:
                 t.close()
+                with pytest.raises(StaleBatchError):
+                    batch.packet(0)
                 # Its memory stayed with the parent; to look at it must not end the process.
-                os._exit(8 if any(bytes(batch.packet(0))) else 7)
+                os._exit(8 if any(bytes(view)) else 7)
 
         child = multiprocessing.get_context("fork").Process(target=work)
         child.start()
@@ -201,3 +212,47 @@ def test_what_it_says_of_itself(lab: Lab) -> None:
         assert not t.zero_copy
         assert "udp" in repr(t)
         assert t.device.mac == NEAR_MAC
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, "3", True])
+def test_a_limit_is_a_number_of_packets(lab: Lab, wire: Wire, limit: Any) -> None:
+    with toolkit.tee("veth0", filter="all", netns=lab.netns) as t:
+        wire.send([frame(i) for i in range(5)])
+        assert t.wait(5)
+        with pytest.raises(ArgumentError, match="limit"):
+            t.receive(timeout=0, limit=limit)
+        assert eventually(lambda: t.counters()["redirected"] == 5)
+        assert numbers(t.receive(timeout=5)) == [0, 1, 2, 3, 4]
+
+
+def test_packets_of_several_queues_import_nothing(make_lab: Callable[..., Lab]) -> None:
+    """An interrupt in an import inside receive() would leave Python's import lock taken."""
+    lab = make_lab(queues=4)
+    code = """
+        import sys, time
+        import toolkit
+        class Given:
+            def fileno(self):
+                return int(sys.argv[1])
+        with toolkit.tee("veth0", filter="all", netns=Given()) as t:
+            t.receive(timeout=0)
+            before = set(sys.modules)
+            print("ready", flush=True)
+            sys.stdin.readline()
+            queues = set()
+            while batch := t.receive(timeout=0.5):
+                queues.add(batch.queue)
+            print(len(queues), *(set(sys.modules) - before), flush=True)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), str(lab.netns.fileno())], pass_fds=[lab.netns.fileno()],
+        env=child_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as child:  # fmt: skip
+        assert child.stdout is not None
+        assert child.stdin is not None
+        assert child.stdout.readline() == "ready\n"
+        with lab.generator(rate=1000, count=50, cpu=0) as one, lab.generator(rate=1000, count=50, cpu=1) as two:
+            one.wait(10)
+            two.wait(10)
+        print(file=child.stdin, flush=True)
+        assert child.stdout.readline().split() == ["2"]

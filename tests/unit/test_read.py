@@ -224,7 +224,10 @@ def test_files_plain_and_compressed(tmp_path: Path, kind: str, parts: int) -> No
 
 
 def test_gzip_filled_up_with_zeros() -> None:
-    assert read_all(gzip.compress(pcap(PACKETS)) + bytes(5000))[0] == PACKETS
+    whole = gzip.compress(pcap(PACKETS))
+    for padding in (1, 5000, 65536 - len(whole), 70_000, 200_000):
+        assert read_all(whole + bytes(padding))[0] == PACKETS
+    assert read_all(whole + bytes(70_000) + gzip.compress(pcap(PACKETS)[24:]))[0] == PACKETS * 2
 
 
 class Trickle:

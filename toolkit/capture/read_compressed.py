@@ -69,6 +69,10 @@ class _Stream:
                         raise EOFError
                     return 0
                 pending = bytes(piece[:count])
+            if not self._begun:
+                pending = pending.lstrip(b"\0")  # tapes and disks fill the last block with zeros, xz does at will
+                if not pending:
+                    continue
             self._begun = True
             data = self._one.decompress(pending, len(target))
             pending = b""
@@ -90,7 +94,7 @@ class _Inflater:
 
     @property
     def unused_data(self) -> bytes:
-        return self._one.unused_data.lstrip(b"\0")  # tapes and disks fill the last block with zeros
+        return self._one.unused_data
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
         out = self._one.decompress(self._one.unconsumed_tail + data, max_length)

@@ -173,7 +173,8 @@ def _introduce(source: Source, *, tee: bool) -> None:
 def _say(text: str) -> None:
     """Print to stderr, if anybody reads it: the capture goes on without."""
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        if output.takes(sys.stderr, _PATIENCE):
+            print(text, file=sys.stderr, flush=True)
 
 
 def _loop(capture: Capture, stop: Stop, line: LiveLine, count: int | None) -> ToolkitError | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from toolkit.cli.options import COPY_LONG, binding_from, options_of, says_unseen, taking
+from toolkit.cli.options import COPY_LONG, Number, binding_from, options_of, says_unseen, taking
 
 __all__ = ["COMMANDS"]
 
@@ -42,9 +42,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
         callback=_size,
         help="Next file after so many million bytes (or 64k, 10m, 1g).",
     ),
-    click.option(
-        "-G", "--rotate-seconds", type=click.FloatRange(min=0, min_open=True), help="Next file after so many seconds."
-    ),
+    click.option("-G", "--rotate-seconds", type=Number(min=0, min_open=True), help="Next file after so many seconds."),
     click.option(
         "-W", "--files", type=click.IntRange(min=1), help="With -C: so many files in turn; with -G: stop after so many."
     ),

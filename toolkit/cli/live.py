@@ -58,6 +58,8 @@ class LiveLine:
             self.next = max(self.next + self._interval, now + self._interval / 2)
 
     def _print(self, now: float) -> None:
+        if self._stream is not None and not output.takes(self._stream):
+            return
         reading, before, seconds = self._read(), self._last, max(now - self._then, 1e-9)
         self._last, self._then = reading, now
         text = f"{time.strftime('%H:%M:%S')}  {self._name}"

@@ -196,6 +196,7 @@ def main() -> None:
     """Run `xsk`; errors are one message on stderr and exit code 1."""
     warnings.formatwarning = _note
     try:
+        _fill_holes()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 shows ? rather than an error
                 stream.reconfigure(errors="replace")
@@ -213,6 +214,13 @@ def main() -> None:
         _give_up_stdout()
         click.echo(f"xsk: cannot write {error.filename or 'to standard output'}: {error.strerror}", err=True)
         sys.exit(1)
+
+
+def _fill_holes() -> None:
+    """Put /dev/null where stdout or stderr was closed: print() to no stream at all prints to the other one."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
 
 
 def _give_up_stdout() -> None:

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import json
+import select
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 from toolkit.abi.if_xdp import Statistics
 
-__all__ = ["DROP_REASONS", "bits", "count", "kernel_counters", "octets", "print_json", "reasons"]
+__all__ = ["DROP_REASONS", "bits", "count", "kernel_counters", "octets", "print_json", "reasons", "takes"]
 
 # The kernel's counters in plain words, in the order in which they are worth reading.
 DROP_REASONS = {
@@ -56,6 +57,16 @@ def kernel_counters(statistics: Statistics) -> str:
     """All six counters of the kernel, a line each: the figure, what it means, what the kernel calls it."""
     lines = [f"  {getattr(statistics, name):>14,}  {plain:<36}{name}" for name, plain in DROP_REASONS.items()]
     return "\n".join(["counted by the kernel:", *lines])
+
+
+def takes(stream: TextIO, patience: float = 0.0) -> bool:
+    """Whether a line can be printed within `patience` seconds: a pipe that nobody reads is full after a while."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), select.POLLOUT)
+        return bool(poll.poll(patience * 1000))
+    except (OSError, ValueError):  # no descriptor behind it, or a closed one: to print tells
+        return True
 
 
 def print_json(value: dict[str, Any]) -> None:

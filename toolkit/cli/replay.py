@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import io
+import select
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -59,10 +61,9 @@ def run(
 ) -> int:
     """Send the recording `loop` times (0: for ever), until `count`, `seconds` or a signal; the exit code."""
     device = binding.describe(interface)
-    recorded = read(file, batch_size=_BATCH)  # first: what cannot be read needs no socket
     with (
-        recorded,
         Stop(seconds) as stop,
+        read(_source(file, stop), batch_size=_BATCH) as recorded,  # first: what cannot be read needs no socket
         UMEM(FRAMES, 2048 if device.mtu + _ROOM <= 2048 else 4096, comp_size=FRAMES) as umem,
         binding.sender(interface, queue, umem) as sock,
     ):
@@ -79,6 +80,8 @@ def run(
         )
         player.tick = line.tick
         failure = _play(player, recorded, file, loop, sock)
+        if stop and file == "-":
+            failure = ""  # the recording seems cut off, because we stopped to read it
         report = _report(sock, file, player.result, began)
         if as_json:
             output.print_json(report)
@@ -89,6 +92,31 @@ def run(
         print(f"xsk: {failure}", file=sys.stderr)
         return 1
     return 0
+
+
+def _source(file: str, stop: Stop) -> Any:
+    """Return what to read: for standard input something that ends when `stop` does, though nothing comes."""
+    return _Input(stop) if file == "-" and sys.stdin is not None else file
+
+
+class _Input:
+    """Standard input, at its end when it ends or when the command is to stop."""
+
+    name = "standard input"
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+        self._raw = io.FileIO(sys.stdin.fileno(), closefd=False)
+        self._poll = select.poll()
+        self._poll.register(self._raw, select.POLLIN)
+
+    def readinto(self, target: memoryview) -> int:
+        while not self._stop:
+            if self._poll.poll(self._stop.patience * 1000):
+                count = self._raw.readinto(target)
+                if count is not None:  # else somebody who shares it was faster
+                    return count
+        return 0
 
 
 def _play(player: Replay, recorded: Recorded, file: str, loop: int, sock: Socket) -> str:

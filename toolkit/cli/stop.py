@@ -42,7 +42,8 @@ class Stop:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        signal.signal(number, signal.SIG_DFL)
+        for each in self._before:
+            signal.signal(each, signal.SIG_DFL)
 
     def __bool__(self) -> bool:
         """Whether to stop."""

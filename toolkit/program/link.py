@@ -7,11 +7,11 @@ import contextlib
 import ctypes as ct
 import errno
 import os
-import socket
 from collections.abc import Collection
 from typing import Literal
 
 from toolkit.abi import libbpf as abi
+from toolkit.device import index_of
 from toolkit.errors import ArgumentError, ClosedError, SystemCallError, kernel_error
 from toolkit.netns import NetNS, entered
 from toolkit.program import query
@@ -188,7 +188,7 @@ def attach(program_fd: int, name: str, interface: str, mode: Mode, replace: bool
         raise ArgumentError(f'mode={mode!r} is none of "auto", "native", "generic".')
     with entered(netns):
         try:
-            ifindex = socket.if_nametoindex(interface)
+            ifindex = index_of(interface)
         except OSError as refused:
             number = refused.errno if refused.errno in (errno.EMFILE, errno.ENFILE) else errno.ENODEV
             raise kernel_error("attach", number, f"cannot attach the XDP program {name} to {interface!r}") from None
