@@ -29,7 +29,7 @@ from toolkit.errors import ArgumentError, ClosedError, PrivilegeError, SystemCal
         ({"rotate_bytes": 0}, "more than 0"),
         ({"compress": "lz4"}, "'gzip' or 'zstd'"),
         ({"rotate_bytes": "many"}, "whole number"),
-        ({"rotate_seconds": float("nan")}, "more than 0"),
+        ({"rotate_seconds": float("nan")}, "number of seconds"),
         ({"snaplen": 1.5}, "whole number"),
         ({"snaplen": 1 << 40}, "from 1 to"),
         ({"format": "text"}, "one of pcapng"),
