@@ -82,6 +82,7 @@ FEATURES: dict[str, Callable[[], str]] = {
     "tcpdump": lambda: _no_command("tcpdump"),
     "tshark": lambda: _no_command("tshark"),
     "capinfos": lambda: _no_command("capinfos"),
+    "editcap": lambda: _no_command("editcap"),
     "zstd": lambda: _no_command("zstd"),
     "zstandard": lambda: "" if sys.version_info >= (3, 14) else _no_module("zstandard"),
     "pyarrow": lambda: _no_module("pyarrow"),

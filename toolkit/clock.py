@@ -16,7 +16,8 @@ import numpy.typing as npt
 __all__ = ["NAT", "UTCClock", "clock"]
 
 NAT = -(1 << 63)
-"""datetime64's "not a time", as int64."""
+"""datetime64's "not a time", as int64: what stands for no time wherever ns since 1970 do, of which 0 is one as good
+as any. Of CLOCK_MONOTONIC 0 is the moment before the kernel had a clock: there, and nowhere else, 0 is no time."""
 
 _FRESH_NS = 1_000_000  # a pairing so young is good for packets as they come
 _CONVERT_NS = 100_000  # and this young for those about to be converted

@@ -27,6 +27,7 @@ _LINK_HEADER, _TAG = 14, 4  # bytes: Ethernet's, and those of a VLAN tag, which 
 _PATIENCE = 0.2  # seconds that a wait lasts at most before stop() and tick() are called again
 _BATCH = 1024  # packets read at a time: as a matrix they stay in the cache
 _SET_BACK = 10 * _SECOND  # ns: a step back by more is the clock's; by less, queues that took turns
+_SET_FORWARD = 366 * 86_400 * _SECOND  # ns: so is one on by more: a machine without a battery begins in 1970
 _FLUSH = 5.0  # seconds until the last packets have left
 
 Times = npt.NDArray[np.int64]
@@ -62,7 +63,8 @@ def replay(
 
     recorded: what read() takes, or returned; a Batch, or several. speed: 1.0 keeps the times between packets as they
     were, 2.0 halves them; None: as fast as it goes. rate: packets/s instead, evenly. max_gap: seconds that are waited
-    between two packets, at most: a night without traffic need not be waited for. count: send no more than these.
+    between two packets, at most: a night without traffic need not be waited for. A step by more than a year, or back
+    by more than 10 s, is a clock that was set, and not waited for either. count: send no more than these.
     loop: so many times; needs a path or Batches that are kept. Their bytes go out as they are: addresses and checksums
     too. Packets that the interface cannot send are left out, and counted.
 
@@ -130,7 +132,7 @@ class Replay:
         self._due = 0.0  # ns after that at which the last packet looked at is due
         self._last = NAT  # its time in the recording, ns since 1970
         self._front = 0  # the latest time until then, ns: what is due is measured from it
-        self._ahead = 0  # ns by which the recording's clock was set back until then
+        self._ahead = 0  # ns by which the recording's clock was set back until then, all in all
         self._counts = {"packets": 0, "octets": 0, "too_long": 0, "too_short": 0, "cut": 0}
         self._behind = 0
 
@@ -201,8 +203,9 @@ class Replay:
         filled = np.where(known >= 0, times[known], self._last)
         steps = np.diff(filled, prepend=self._last)
         self._last = int(filled[-1])
-        # A clock that was set back does not stop the packets behind it; queues that take turns do not stretch time.
-        ahead = self._ahead + np.cumsum(np.where(steps < -_SET_BACK, -steps, 0))
+        # A clock that was set does not stop the packets behind it; queues that take turns do not stretch time.
+        was_set = (steps < -_SET_BACK) | (steps > _SET_FORWARD)
+        ahead = self._ahead - np.cumsum(np.where(was_set, steps, 0))
         front = np.maximum.accumulate(np.maximum(filled + ahead, self._front))
         gaps = np.diff(front, prepend=self._front)
         self._ahead, self._front = int(ahead[-1]), int(front[-1])

@@ -99,6 +99,18 @@ def test_the_times_between_packets_are_kept(lab: Lab, speed: float, factor: floa
     assert np.median(tries[-1]) <= 0.002e9, tries
 
 
+def test_times_from_1970_on_are_times(lab: Lab) -> None:
+    """0 means 0, and not that there is no time: the second of the packets is not sent with the first."""
+    times = [0, 50_000_000, 100_000_000]
+    frames = sent_frames(len(times))
+    with Stopwatch(lab) as tap, plain_socket(lab) as sock:
+        began = time.time_ns()
+        toolkit.replay(sock, io.BytesIO(recording(frames, [one - START for one in times])))
+        late = np.array([at for _, at in tap.timed(len(times))]) - began - np.array(times)
+        assert sock.flush(5)
+    assert late.min() >= -10_000, late
+
+
 def test_at_a_rate(lab: Lab) -> None:
     frames = sent_frames(500)
     with Tap.far(lab) as tap, plain_socket(lab) as sock:

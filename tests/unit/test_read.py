@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from read_support import Pcapng, packet, pcap, read_all
+from read_support import Pcapng, hear, packet, pcap, read_all
 
 import toolkit
 from toolkit.capture import read_source
@@ -114,13 +114,15 @@ def test_resolutions(resolution: int) -> None:
 
 
 def test_times_that_are_none() -> None:
-    """No count at all, or one that no datetime64[ns] holds: NaT, never a wrong time."""
+    """A count that no datetime64[ns] holds: NaT, never a wrong time, and a warning. 0 is a time as any other."""
     file = Pcapng().interface(resolution=b"\0").interface(resolution=b"\x09", offset=1 << 40).interface(offset=10)
     file.interface(resolution=b"\x80").interface(resolution=b"\x09", offset=9_000_000_000)
     for interface, ticks in ((0, 0), (0, 1 << 40), (0, (1 << 64) - 1), (1, 5), (2, 1), (3, 1 << 60), (4, 10**18)):
         file.packet(PACKETS[0], interface, ticks=ticks)
-    assert [one[0] for one in read_all(file.data)[0]] == [-1, -1, -1, -1, 10_000_001_000, -1, -1]
-    assert [one[0] for one in read_all(pcap([(0, b"x" * 60, 60)]))[0]] == [-1]
+    found, said, error = hear(file.data)
+    assert [one[0] for one in found] == [0, -1, -1, -1, 10_000_001_000, -1, -1]
+    assert ("5 packets have a time before 1677 or after 2262" in said, error) == (True, "")
+    assert [one[0] for one in read_all(pcap([(0, b"x" * 60, 60)]))[0]] == [0]
 
 
 def test_snaplen_and_simple_packets() -> None:

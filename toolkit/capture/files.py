@@ -34,6 +34,8 @@ class Format(Protocol):
     """A file format: pcapng or pcap."""
 
     name: str
+    last: int  # the latest time that it can hold, ns since 1970, which is the earliest
+    remedy: str  # for packets of another time
 
     def preamble(self) -> bytes:
         """Return what a file begins with."""
@@ -70,7 +72,7 @@ class PacketFiles:
         SystemCallError when the first file cannot be made; ArgumentError for a rotation that makes no sense.
         """
         check_files(path, rotation, force=force)
-        self._format = make
+        self.format = make
         self._rotation = rotation
         self._counts = counts
         self._names = None if path is None else Names(path, rotation)
@@ -116,7 +118,7 @@ class PacketFiles:
             self._rotate_by_size()
             piece = packets.slice(begin, begin + max(self._fitting(packets, begin), 1))
             begin += len(piece)
-            data = self._format.encode(piece, self._reserve)
+            data = self.format.encode(piece, self._reserve)
             if data is not None:
                 self._writer.put(data, self._waiting.reserved, len(piece))
                 self._size += data.size
@@ -193,7 +195,7 @@ class PacketFiles:
         """Return how many packets from `begin` on go into one piece, of the current file."""
         if not self._rotation.size and len(packets) * 256 <= self._piece and int(packets.captured.max()) <= 128:
             return len(packets)  # no need to look closer
-        sizes = self._format.sizes(packets)[begin:]
+        sizes = self.format.sizes(packets)[begin:]
         ends = np.cumsum(sizes)
         fitting = int(np.searchsorted(ends, self._piece, side="right"))
         if self._rotation.size:
@@ -217,10 +219,10 @@ class PacketFiles:
         began = time.time_ns()
         self._writer.do(lambda: self._files.switch(path, counts, began, force=force))
         self._path, self._before, self._began, self._empty = path, counts, began, True
-        self._size = len(self._format.preamble())
+        self._size = len(self.format.preamble())
 
     def _statistics(self, counts: Counts) -> bytes:
-        return self._format.statistics(counts.since(self._before), self._began, time.time_ns())
+        return self.format.statistics(counts.since(self._before), self._began, time.time_ns())
 
     def _offer(self, data: bytes) -> None:
         if data:

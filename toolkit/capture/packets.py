@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.capture.layout import Bytes
+from toolkit.clock import NAT
+from toolkit.errors import ArgumentError
 
 if TYPE_CHECKING:
     from toolkit.batch import Batch
 
 __all__ = ["LARGEST_SNAPLEN", "About", "Counts", "Packets", "packets_of"]
 
-_NAT = np.iinfo(np.int64).min  # datetime64's "not a time"
 LARGEST_SNAPLEN = 262144  # what libpcap takes for "all of it"
 
 
@@ -71,6 +72,17 @@ class Packets(NamedTuple):
     queue: int
     untimed: int  # how many had no time of arrival: theirs is that of their receipt
 
+    def check_times(self, last: int, what: str, remedy: str) -> None:
+        """ArgumentError where a time is before 1970 or after `last` ns, for `what` would hold another time then."""
+        # Taken as unsigned, what is before 1970 is far behind every `last`.
+        if len(self) and int(self.times.view(np.uint64).max()) > last:
+            at = int(np.argmax(self.times.view(np.uint64) > last))
+            time, end = (np.datetime64(int(ns), "ns") for ns in (self.times[at], last))
+            raise ArgumentError(
+                f"packet {at} of {len(self)} is of {time}, and {what} has no times but from 1970 to {end} (UTC): none "
+                f"of this Batch was written. Next step: {remedy}."
+            )
+
     def __len__(self) -> int:
         """Return the number of packets, not of fields."""
         return len(self.captured)
@@ -85,7 +97,7 @@ class Packets(NamedTuple):
 def packets_of(batch: Batch, snaplen: int) -> Packets:
     """Return the packets of a Batch, cut to `snaplen` bytes. Those without a time of arrival get that of now."""
     times = batch.timestamps.view(np.int64)
-    missing = times == _NAT
+    missing = times == NAT
     untimed = int(np.count_nonzero(missing))
     if untimed:
         times = np.where(missing, time.time_ns(), times)

@@ -18,6 +18,8 @@ class Pcap:
     """The format of one capture; its records as bytes."""
 
     name = "pcap"
+    last = (1 << 32) * 1_000_000_000 - 1  # ns since 1970: its seconds are u32
+    remedy = "write pcapng (a name that ends in .pcapng) or Parquet"
 
     def __init__(self, about: About) -> None:
         self._about = about

@@ -23,6 +23,8 @@ class Pcapng:
     """The format of one capture; its blocks as bytes."""
 
     name = "pcapng"
+    last = (1 << 63) - 1  # ns since 1970: u64, so there is nothing before, but the end of datetime64 comes first
+    remedy = "write Parquet (a name that ends in .parquet), whose times have a sign"
 
     def __init__(self, about: About) -> None:
         self._about = about

@@ -88,6 +88,7 @@ class Format(Protocol):
     interfaces: list[RecordedInterface]
     comment: str
     skipped: int  # packets left out: of another link type
+    undated: int  # packets whose time datetime64[ns] does not have: they come without one
     need: int  # bytes that must be in the window before take() gets any further; 0: it may go on
 
     @property

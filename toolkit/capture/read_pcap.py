@@ -18,7 +18,6 @@ from toolkit.capture.blocks import (
 )
 from toolkit.capture.read_found import ByteOrder, Corrupt, Found, RecordedInterface, link_type_error
 from toolkit.capture.read_source import Window
-from toolkit.clock import NAT
 from toolkit.errors import RecordedError
 
 __all__ = ["LONGEST", "Pcap"]
@@ -51,6 +50,7 @@ class Pcap:
         self.statistics: dict[str, int] = {}
         self.comment = ""
         self.skipped = 0
+        self.undated = 0  # 136 years from 1970 on fit always
         self.need = 0
         self._limit = max(LONGEST, min(snaplen, _MOST))
         self._record = PCAP_RECORD.newbyteorder(self.order)
@@ -89,8 +89,7 @@ class Pcap:
         whole = np.broadcast_to(np.int64(PCAP_RECORD_SIZE), starts.shape)
         records = gather(window.memory, starts, whole, PCAP_RECORD_SIZE).view(self._record).reshape(-1)
         seconds, fraction = records["seconds"].astype(np.int64), records["fraction"].astype(np.int64)
-        times = seconds * 1_000_000_000 + fraction * self._fraction_ns
-        times[times == 0] = NAT
+        times = seconds * 1_000_000_000 + fraction * self._fraction_ns  # 0 is a time as any other
         return Found(
             starts + PCAP_RECORD_SIZE,
             records["captured"].astype(np.uint32),

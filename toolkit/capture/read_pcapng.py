@@ -66,6 +66,7 @@ class Pcapng:
         self.interfaces: list[RecordedInterface] = []  # of all sections
         self.comment = ""
         self.skipped = 0
+        self.undated = 0
         self.need = 0
         self._order: ByteOrder = "<"
         self._text_left = _MOST_TEXT
@@ -257,12 +258,12 @@ class Pcapng:
             window.at = int(starts[n])
             if not n:
                 raise Corrupt(self._fault(int(interfaces[0]), bool(captured[0] > totals[0] - size - 4)))
-        found = Found(
-            starts[:n] + size,
-            captured[:n].astype(np.uint32),
-            wire[:n].astype(np.uint32),
-            np.full(n, NAT, dtype=np.int64) if times is None else utc_of(times[:n], interfaces[:n], self.interfaces),
-        )
+        if times is None:
+            utc = np.full(n, NAT, dtype=np.int64)
+        else:
+            utc = utc_of(times[:n], interfaces[:n], self.interfaces)
+            self.undated += int(np.count_nonzero(utc == NAT))
+        found = Found(starts[:n] + size, captured[:n].astype(np.uint32), wire[:n].astype(np.uint32), utc)
         return self._ethernet(window, found, interfaces[:n])
 
     def _cut(self, wire: Positions) -> Positions:

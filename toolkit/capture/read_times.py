@@ -15,13 +15,14 @@ __all__ = ["utc_of"]
 
 _SECOND = 1_000_000_000
 _LAST = (1 << 63) - 1
+_MASK = (1 << 64) - 1
 
 Counts = npt.NDArray[np.uint64]
 Times = npt.NDArray[np.int64]
 
 
 def utc_of(counts: Counts, interfaces: npt.NDArray[np.int64], descriptions: Sequence[RecordedInterface]) -> Times:
-    """Return ns since 1970, shape (n,) int64; NaT's int64 where there is no time (0) or none that fits, before 2262.
+    """Return ns since 1970, shape (n,) int64; NaT's int64 where a time is none that datetime64[ns] has (1677 to 2262).
 
     counts: shape (n,) uint64, as recorded. interfaces: shape (n,), their places in `descriptions`.
     """
@@ -42,26 +43,25 @@ def _utc(counts: Counts, resolution: int, offset: int) -> Times:
     shift = offset * _SECOND
     if abs(shift) > _LAST:
         return np.full(len(counts), NAT, dtype=np.int64)
-    if shift > 0:
-        fits = fits & (nanoseconds <= np.uint64(_LAST - shift))
-    result: Times = nanoseconds.astype(np.int64) + shift
-    result[~fits | (counts == 0)] = NAT
+    # The sum is taken modulo 2**64: whatever fits 63 bits and a sign comes out right.
+    fits &= nanoseconds <= np.uint64(_LAST - shift)
+    result: Times = (nanoseconds + np.uint64(shift & _MASK)).view(np.int64)
+    result[~fits] = NAT
     return result
 
 
 def _decimal(counts: Counts, digits: int) -> tuple[Counts, npt.NDArray[np.bool_]]:
-    """Units of 10**-digits s; (ns, whether they fit 63 bits)."""
+    """Units of 10**-digits s; (ns, whether they fit 64 bits)."""
     if digits > 9:
-        divisor = min(10 ** (digits - 9), (1 << 64) - 1)
-        nanoseconds = counts // np.uint64(divisor)
-        return nanoseconds, nanoseconds <= np.uint64(_LAST)
+        divisor = min(10 ** (digits - 9), _MASK)
+        return counts // np.uint64(divisor), np.ones(len(counts), dtype=np.bool_)
     factor = 10 ** (9 - digits)
-    fits = counts <= np.uint64(_LAST // factor)
+    fits = counts <= np.uint64(_MASK // factor)
     return np.where(fits, counts, np.uint64(0)) * np.uint64(factor), fits
 
 
 def _binary(counts: Counts, digits: int) -> tuple[Counts, npt.NDArray[np.bool_]]:
-    """Units of 2**-digits s; (ns, whether they fit 63 bits)."""
+    """Units of 2**-digits s; (ns, whether they fit 64 bits)."""
     bits = np.uint64(min(digits, 63))
     counts = counts >> np.uint64(min(max(digits - 63, 0), 63))  # finer than that is nothing
     seconds = counts >> bits
@@ -69,6 +69,6 @@ def _binary(counts: Counts, digits: int) -> tuple[Counts, npt.NDArray[np.bool_]]
     if digits > 34:  # a fraction of 34 bits, times 10**9, is just below 64 bits
         fraction >>= bits - np.uint64(34)
         bits = np.uint64(34)
-    fits = seconds < np.uint64(_LAST // _SECOND)
+    fits = seconds < np.uint64(_MASK // _SECOND)
     nanoseconds = np.where(fits, seconds, np.uint64(0)) * np.uint64(_SECOND)
     return nanoseconds + (fraction * np.uint64(_SECOND) >> bits), fits

@@ -204,6 +204,8 @@ class Recorded:
             self._warn(f"its end is missing: at offset {window.offset}, {why}. Likely cause: the capture was killed")
         if self.skipped:
             self._warn(f"{self.skipped} packets are of another link type than Ethernet, and were left out")
+        if undated := self._format.undated:
+            self._warn(f"{undated} packets have a time before 1677 or after 2262, which is none here: theirs is NaT")
 
     def _damaged(self, fault: Corrupt) -> None:
         offset = self._window.offset

@@ -21,7 +21,7 @@ from toolkit.batch import Batch
 from toolkit.capture.compression import Compression, compressor, suffix_of
 from toolkit.capture.files import Format, PacketFiles
 from toolkit.capture.naming import Rotation
-from toolkit.capture.packets import LARGEST_SNAPLEN, Counts, packets_of
+from toolkit.capture.packets import LARGEST_SNAPLEN, Counts, Packets, packets_of
 from toolkit.capture.pcap import Pcap
 from toolkit.capture.pcapng import Pcapng
 from toolkit.capture.queueing import Queueing
@@ -162,22 +162,34 @@ class Capture(lifecycle.NotCopied):
     def write(self, batch: Batch) -> int:
         """Have the packets of a Batch written; how many found room. The Batch can be released when this returns.
 
+        A packet without a time gets that of now; such packets are counted as `untimed`.
         Raises SystemCallError when the file cannot be written to: what it holds then is readable, close() tells more.
+        ArgumentError for a time that the format cannot hold: pcapng none before 1970, pcap none after 2106 either.
         """
         self._check_open()
         if not isinstance(batch, Batch):
             raise ArgumentError(f"write() takes a Batch, not {type(batch).__name__}")
+        wanted = batch and not self.finished
+        packets = self._packets(batch) if wanted else None
         self._received += len(batch)
         refused, taken = self._sink.refused, 0
-        if batch and not self.finished:
-            taken = self._keep(batch)
+        if wanted:
+            taken = self._keep(batch, packets)
         self._unwanted += len(batch) - taken - (self._sink.refused - refused)
         self.tick()
         return taken
 
-    def _keep(self, batch: Batch) -> int:
+    def _packets(self, batch: Batch) -> Packets | None:
+        """Return the packets as files have them, None where tables do; ArgumentError for a time that does not fit."""
+        if not isinstance(self._sink, PacketFiles):
+            return None
+        packets, format = packets_of(batch, self._snaplen), self._sink.format
+        packets.check_times(format.last, f"a file of the format {format.name}", format.remedy)
+        return packets
+
+    def _keep(self, batch: Batch, packets: Packets | None) -> int:
         if isinstance(self._sink, PacketFiles):
-            packets = packets_of(batch, self._snaplen)
+            assert packets is not None
             taken = self._sink.write(packets)
             # Where some found no room: which ones, nobody noted, and it is a matter of bytes only.
             self._octets += int(packets.captured[:taken].sum(dtype=np.uint64))

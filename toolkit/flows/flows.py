@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.arguments import whole
+from toolkit.clock import NAT
 from toolkit.errors import ArgumentError
 from toolkit.flows.keys import COLUMNS, GROUPS, Group, keys_of
 from toolkit.flows.rows import Flow, flow_cells, flow_list
@@ -86,7 +87,7 @@ class Flows:
         columns = batch.decode(columns=names)
         keys = keys_of(columns, self.group, both_ways=self.bidirectional)
         times = batch.timestamps.view(np.int64)
-        missing = times == np.iinfo(np.int64).min
+        missing = times == NAT
         if missing.any():
             times = np.where(missing, time.time_ns(), times)
         flags = np.maximum(columns["tcp_flags"], 0).astype(np.uint16) if "tcp_flags" in names else None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.clock import NAT
 from toolkit.decode import decode
 from toolkit.errors import ClosedError, kernel_error
 from toolkit.tables.arrow import pyarrow, record_batch
@@ -333,11 +334,11 @@ class _Dataset:
 def _partitions(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     """Split packets by the hour in which they came, each with its directory."""
     times = table["time"].to_numpy()
-    hours = times.astype(np.int64) // _HOUR
+    hours = np.where(np.isnat(times), NAT, times.astype(np.int64) // _HOUR)  # no hour is as far away as NaT
     present = np.unique(hours)
     for hour in present.tolist():
         part = table if len(present) == 1 else table.take(np.flatnonzero(hours == hour))
-        if hour < 0:  # NaT is far before 1970
+        if hour == NAT:
             yield f"date={_UNDATED}/hour={_UNDATED}", part
         else:
             text = time.strftime("date=%Y-%m-%d", time.gmtime(hour * 3600)) + f"/hour={hour % 24}"
