@@ -4,7 +4,7 @@
 napi_defer_hard_irqs and gro_flush_timeout belong to the interface, not to a socket: the kernel does not restore them
 when a process ends. So whoever sets them first leaves a record in /run/afxdp-toolkit, with what was there before. The
 last one to leave restores it. What a killed process left behind, the next Deferral on that interface takes over, and
-leftovers() and repair() find.
+leftovers() and repair() find, each in its own network namespace.
 
 What was set for single NAPI instances (netdev netlink, Linux 6.13) is overwritten by the interface's values, and does
 not come back.
@@ -14,24 +14,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
-import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 from toolkit import lifecycle
 from toolkit.errors import SystemCallError, kernel_error
-from toolkit.netns import entered
-from toolkit.records import Record, Records, find_netns, netns_here
+from toolkit.records import Record, Records, netns_here
 from toolkit.sysfs import InterfaceDirectory
 from toolkit.uninterrupted import uninterrupted
 
-__all__ = ["DEFERRAL", "Deferral", "leftovers", "repair"]
+__all__ = ["DEFERRAL", "Deferral", "as_text", "leftovers", "repair"]
 
-T = TypeVar("T")
+_KIND = "napi"  # of its records
 
 # What the kernel's documentation of AF_XDP busy polling uses: after two polls that found nothing, or 200 us without
 # anybody polling, the interrupts come back.
@@ -159,7 +155,7 @@ def _write_back(directory: InterfaceDirectory, record: Record) -> str:
 @contextlib.contextmanager
 def _locked() -> Iterator[Records]:
     """Hold the records, against threads and processes; do on the way out what finalizers left."""
-    with _lock, Records().locked() as records:
+    with _lock, Records(_KIND).locked() as records:
         try:
             yield records
         finally:
@@ -181,38 +177,54 @@ def _refused(refused: OSError, interface: str) -> SystemCallError:
 
 
 def leftovers() -> list[Record]:
-    """Return what processes that are gone have left set, on interfaces that are there still. Changes nothing.
+    """Return what processes that are gone have left set on interfaces of the calling thread's network namespace.
 
-    Needs root to see it all; without, the list is empty.
+    Changes nothing. Needs root to see it all; without, the list is empty.
     """
-    orphans = [record for record in Records().all() if not record.alive]
-    return uninterrupted(lambda: [record for record in orphans if _visit(record, lambda name: True)])
+    return [record for record in _orphans(Records(_KIND)) if _name_of(record)]
 
 
 def repair() -> list[tuple[Record, str]]:
-    """Restore what processes that are gone have left set: (record, what came of it) for each.
+    """Restore what processes that are gone have left set in the calling thread's network namespace.
 
-    What came of it: "restored", "held by another process" or "changed by somebody else meanwhile, and left as it is".
-    PrivilegeError without root. Records of interfaces that are gone are removed without a word.
+    (record, what came of it) for each: "restored", "held by another process" or "changed by somebody else meanwhile,
+    and left as it is". PrivilegeError without root. Records of interfaces and of namespaces that are gone are removed
+    without a word; other namespaces are left alone.
     """
-    return uninterrupted(_repair) if Records().all() else []
+    return uninterrupted(_repair) if Records(_KIND).all() else []
+
+
+def as_text(record: Record) -> str:
+    """Say what was left behind."""
+    values = ", ".join(f"{name} {record.wanted[name]} instead of {was}" for name, was in record.before.items())
+    return f"{record.interface}: {values}, set by process {record.pid}"
+
+
+def _orphans(records: Records) -> list[Record]:
+    _, here = netns_here()
+    return [record for record in records.all() if record.cookie == here and not record.alive]
 
 
 def _repair() -> list[tuple[Record, str]]:
     done: list[tuple[Record, str]] = []
     with _locked() as records:
-        for record in records.all():
-            if not record.alive:
-                outcome = _visit(record, functools.partial(_repair_one, record, records))
-                if outcome is None:
-                    records.remove(record)
-                elif outcome != "gone":
-                    done.append((record, outcome))
+        records.forget_namespaces()
+        for record in _orphans(records):
+            name = _name_of(record)
+            outcome = _repair_one(record, records, name) if name else "gone"
+            records.remove(record)
+            if outcome != "gone":
+                done.append((record, outcome))
     return done
 
 
 def _repair_one(record: Record, records: Records, interface: str) -> str:
-    directory = InterfaceDirectory(interface)
+    try:
+        directory = InterfaceDirectory(interface)
+    except OSError as refused:
+        if refused.errno in (errno.ENODEV, errno.ENOENT):
+            return "gone"  # just now
+        raise
     try:
         return _put_back(directory, record, records)
     except OSError as refused:
@@ -221,27 +233,9 @@ def _repair_one(record: Record, records: Records, interface: str) -> str:
         directory.close()
 
 
-def _visit(record: Record, act: Callable[[str], T]) -> T | None:
-    """Call `act` with the interface's name of today, in its network namespace; None where it is gone."""
-    fd = find_netns(record.netns, record.cookie)
-    if fd is None:
-        return None
+def _name_of(record: Record) -> str:
+    """The interface's name of today, "" where it is gone. In the record's network namespace."""
     try:
-        with entered(_Given(fd)):
-            try:
-                name = socket.if_indextoname(record.ifindex)
-            except OSError:
-                return None
-            return act(name)
-    finally:
-        os.close(fd)
-
-
-class _Given:
-    """A descriptor of a namespace, as entered() takes it."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def fileno(self) -> int:
-        return self._fd
+        return socket.if_indextoname(record.ifindex)
+    except OSError:
+        return ""

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from toolkit.errors import PrivilegeError, ToolkitError
-from toolkit.netns import entered
 
-__all__ = ["DIRECTORY", "Record", "Records", "find_netns", "netns_here"]
+__all__ = ["DIRECTORY", "Record", "Records", "netns_gone", "netns_here"]
 
 DIRECTORY = Path("/run/afxdp-toolkit")
 
@@ -41,8 +40,9 @@ class Record(NamedTuple):
     cookie: int  # of the network namespace; never comes back
     pid: int
     started: int  # when the process began, clock ticks since boot: a pid may come back too
-    before: dict[str, int]  # what was set before the first of us came
-    wanted: dict[str, int]  # what this process set
+    before: dict[str, Any]  # what was there before the first of us came
+    wanted: dict[str, Any]  # what this process put in its place
+    pid_space: int = 0  # inode of the process's pid namespace: a pid means another process in another one
 
     def same_interface(self, other: Record) -> bool:
         """Whether both are about one interface."""
@@ -50,19 +50,15 @@ class Record(NamedTuple):
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there still."""
-        return _started(self.pid) == self.started
-
-    def __str__(self) -> str:
-        """Say what was left behind."""
-        values = ", ".join(f"{name} {self.wanted[name]} instead of {was}" for name, was in self.before.items())
-        return f"{self.interface} (network namespace {self.netns}): {values}, set by process {self.pid}"
+        """Whether the process is there still, or may be: who runs in another pid namespace cannot be seen from here."""
+        return self.pid_space != _pid_space() or _started(self.pid) == self.started
 
 
 class Records:
-    """The records of this machine, in `directory`."""
+    """The records of this machine of one kind ("napi", "program"), in `directory`."""
 
-    def __init__(self, directory: Path | None = None) -> None:
+    def __init__(self, kind: str, directory: Path | None = None) -> None:
+        self._kind = kind
         self._directory = DIRECTORY if directory is None else directory
 
     @contextlib.contextmanager
@@ -106,12 +102,13 @@ class Records:
             ) from None
 
     def new(
-        self, interface: str, ifindex: int, netns: int, cookie: int, before: dict[str, int], wanted: dict[str, int]
+        self, interface: str, ifindex: int, netns: int, cookie: int, before: dict[str, Any], wanted: dict[str, Any]
     ) -> Record:
         """Make a record of this process; not written yet."""
         pid = os.getpid()
-        name = f"napi-{netns}-{ifindex}-{pid}-{next(_serial)}.json"
-        return Record(name, interface, ifindex, netns, cookie, pid, _started(pid) or 0, before, wanted)
+        name = f"{self._kind}-{netns}-{ifindex}-{pid}-{next(_serial)}.json"
+        started = _started(pid) or 0
+        return Record(name, interface, ifindex, netns, cookie, pid, started, before, wanted, _pid_space())
 
     def write(self, record: Record) -> None:
         """Write it in one piece: it is there whole, or not."""
@@ -125,11 +122,21 @@ class Records:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._directory / record.name)
 
+    def forget_namespaces(self) -> None:
+        """Remove the records of processes that are gone in network namespaces that are gone as well. Hold the lock."""
+        gone: dict[int, bool] = {}
+        for record in self.all():
+            if not record.alive:
+                if record.netns not in gone:
+                    gone[record.netns] = netns_gone(record.netns)
+                if gone[record.netns]:
+                    self.remove(record)
+
     def all(self) -> list[Record]:
         """Return every record that can be read, oldest first."""
         found: list[tuple[float, Record]] = []
         with contextlib.suppress(OSError):
-            for path in self._directory.glob("napi-*.json"):
+            for path in self._directory.glob(f"{self._kind}-*.json"):
                 with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
                     fields: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
                     found.append((path.stat().st_mtime, Record(**{**fields, "name": path.name})))
@@ -143,29 +150,18 @@ def netns_here() -> tuple[int, int]:
     return os.stat("/proc/thread-self/ns/net").st_ino, cookie
 
 
-def find_netns(inode: int, cookie: int) -> int | None:
-    """Return a descriptor of a network namespace that anybody holds: a process, a descriptor of one, or a mount.
+def netns_gone(inode: int) -> bool:
+    """Whether nobody has this network namespace any more, as far as we may see: process, descriptor or mount.
 
-    None when nobody does, as far as we may see: then it is gone, and its virtual interfaces with it.
+    It looks at names only: to open a namespace would keep it alive. False as well where another has got its number.
     """
-    tried: set[tuple[int, int]] = set()  # a namespace has many paths, and entering it is not free
-    for path in _netns_paths(inode):
-        with contextlib.suppress(OSError, ToolkitError):
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            found = os.fstat(fd)
-            if found.st_ino == inode and (found.st_dev, found.st_ino) not in tried:
-                tried.add((found.st_dev, found.st_ino))
-                with entered(path):
-                    matches = netns_here()[1] == cookie
-                if matches:
-                    return fd
-            os.close(fd)
-    return None
+    return next(_netns_paths(inode), None) is None
 
 
 def _netns_paths(inode: int) -> Iterator[str]:
     link = f"net:[{inode}]"
-    yield "/proc/thread-self/ns/net"
+    if os.readlink("/proc/thread-self/ns/net") == link:
+        yield "/proc/thread-self/ns/net"
     mounts: set[str] = set()
     for pid in sorted((name for name in os.listdir("/proc") if name.isdigit()), key=int):
         with contextlib.suppress(OSError):
@@ -189,6 +185,10 @@ def _netns_mounts(pid: str, link: str) -> Iterator[str]:
             fields = line.split(" ")
             if fields[3] == link:  # ID, parent, device, root, mount point
                 yield f"/proc/{pid}/root" + fields[4].replace("\\040", " ")
+
+
+def _pid_space() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino
 
 
 def _started(pid: int) -> int | None:

@@ -1,25 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What XDP programs, links and AF_XDP sockets there are on this machine, ours and foreign, and who holds them."""
+"""What XDP programs, links and AF_XDP sockets there are on this machine, ours and foreign, and who holds them.
+
+It looks, and holds nothing: a borrowed descriptor would keep a port taken, or a queue, after its owner has closed it.
+What a process has open is read from /proc; only a link that no process we may see has open is asked by its id, with a
+descriptor that is closed at once.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
-import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from toolkit.abi.if_xdp import AF_XDP, SOL_XDP, XDP_OPTIONS, XDP_OPTIONS_ZEROCOPY, XDP_STATISTICS, parse_statistics
-from toolkit.abi.libc import syscall
 from toolkit.device import describe
 from toolkit.errors import ToolkitError
-from toolkit.program import attached, xdp_links
+from toolkit.program import XdpLink, attached, xdp_links
+from toolkit.sock_diag import Found, af_xdp_sockets
 
 __all__ = ["Holder", "InterfaceStatus", "SocketStatus", "Status", "collect"]
-
-_SYS_PIDFD_GETFD = 438  # the same number on every architecture
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,18 @@ class Holder:
 
 @dataclass(frozen=True)
 class SocketStatus:
-    """An AF_XDP socket. `interface` and `queue` are None where the kernel has no sock_diag for AF_XDP."""
+    """An AF_XDP socket. `holder` is None where its process cannot be seen.
+
+    The rest is None where the kernel does not say it: without CONFIG_XDP_SOCKETS_DIAG, for a socket of another network
+    namespace, and before the socket is bound.
+    """
 
     inode: int
-    holder: Holder
+    holder: Holder | None
     interface: str | None
     queue: int | None
-    zero_copy: bool
-    statistics: dict[str, int]
+    zero_copy: bool | None
+    statistics: dict[str, int] | None
 
 
 @dataclass(frozen=True)
@@ -73,32 +78,35 @@ class Status:
 
 def collect() -> Status:
     """Look around: this namespace's interfaces, and the whole machine's links and sockets as far as we may see."""
-    links, programs, sockets = _held_by_processes()
+    held = _Held()
+    for pid in _pids():
+        held.look_at(pid)
+    links: list[XdpLink] | None = None
+    with contextlib.suppress(ToolkitError):
+        links = xdp_links(known=held.xdp_links)
     interfaces: list[InterfaceStatus] = []
     here: set[int] = set()
     for _, name in socket.if_nameindex():
         with contextlib.suppress(ToolkitError):
-            found = _interface(name, links, programs)
+            found = _interface(name, held, links)
             here.update(found.link_ids or ())
             interfaces.append(found)
-    elsewhere: list[dict[str, Any]] = []
-    with contextlib.suppress(ToolkitError):
-        elsewhere = [
-            {"link_id": link.id, "program_id": link.program_id, "holders": [h.__dict__ for h in links.get(link.id, ())]}
-            for link in xdp_links()
-            if link.id not in here
-        ]
-    return Status(interfaces, sockets, elsewhere)
+    elsewhere = [
+        {"link_id": one.id, "program_id": one.program_id, "holders": [h.__dict__ for h in held.links.get(one.id, ())]}
+        for one in links or ()
+        if one.id not in here
+    ]
+    return Status(interfaces, _sockets(held.sockets), elsewhere)
 
 
-def _interface(name: str, links: dict[int, list[Holder]], programs: dict[int, list[Holder]]) -> InterfaceStatus:
+def _interface(name: str, held: _Held, links: Collection[XdpLink] | None) -> InterfaceStatus:
     device = describe(name)
-    found = attached(device.ifindex)
+    found = attached(device.ifindex, links=links)
     if found is None:
         return InterfaceStatus(name, device.driver, device.up, device.queues)
     link_ids = found.link_ids
-    holders = {holder for link in link_ids or () for holder in links.get(link, ())}
-    holders = holders or set(programs.get(found.program.id, ()))
+    holders = {holder for link in link_ids or () for holder in held.links.get(link, ())}
+    holders = holders or set(held.programs.get(found.program.id, ()))
     return InterfaceStatus(
         name,
         device.driver,
@@ -112,27 +120,47 @@ def _interface(name: str, links: dict[int, list[Holder]], programs: dict[int, li
     )
 
 
-Held = dict[int, list[Holder]]
+def _sockets(holders: dict[int, Holder]) -> list[SocketStatus]:
+    """Put together what /proc says (whose) and what sock_diag says (where)."""
+    bound = af_xdp_sockets() or {}
+    found = [_socket(inode, holder, bound.get(inode)) for inode, holder in holders.items()]
+    return found + [_socket(inode, None, one) for inode, one in bound.items() if inode not in holders]
 
 
-def _held_by_processes() -> tuple[Held, Held, list[SocketStatus]]:
-    """Walk every process's descriptors: link id -> holders, program id -> holders, AF_XDP sockets."""
-    links: Held = {}
-    programs: Held = {}
-    found: dict[int, SocketStatus] = {}
-    places = _diag()
-    for pid in _pids():
+def _socket(inode: int, holder: Holder | None, bound: Found | None) -> SocketStatus:
+    if bound is None:
+        return SocketStatus(inode, holder, None, None, None, None)
+    name = None
+    with contextlib.suppress(OSError):
+        name = socket.if_indextoname(bound.ifindex) if bound.ifindex else None
+    statistics = bound.statistics._asdict() if bound.statistics else None
+    return SocketStatus(inode, holder, name, bound.queue, bound.zero_copy, statistics)
+
+
+class _Held:
+    """What processes have open, by the kernel's numbers. Of a socket's holders, the first that was found."""
+
+    def __init__(self) -> None:
+        self.links: dict[int, list[Holder]] = {}
+        self.programs: dict[int, list[Holder]] = {}
+        self.sockets: dict[int, Holder] = {}
+        self.xdp_links: dict[int, XdpLink | None] = {}  # None: a link of another type
+
+    def look_at(self, pid: int) -> None:
+        """Add what one process has open."""
         holder = Holder(pid, _command(pid))
         for fd, target in _descriptors(pid):
             if target == "anon_inode:bpf_link":
-                links.setdefault(_fdinfo(pid, fd, "link_id"), []).append(holder)
+                info = _fdinfo(pid, fd)
+                number = _number(info, "link_id")
+                self.links.setdefault(number, []).append(holder)
+                if "link_type" in info:
+                    link = XdpLink(number, _number(info, "prog_id"), _number(info, "ifindex"))
+                    self.xdp_links[number] = link if info["link_type"] == "xdp" else None
             elif target == "anon_inode:bpf-prog":
-                programs.setdefault(_fdinfo(pid, fd, "prog_id"), []).append(holder)
-            elif target.startswith("socket:["):
-                inode = int(target[8:-1])
-                if inode not in found and (seen := _af_xdp(inode, holder, fd, places)) is not None:
-                    found[inode] = seen
-    return links, programs, list(found.values())
+                self.programs.setdefault(_number(_fdinfo(pid, fd), "prog_id"), []).append(holder)
+            elif target.startswith("socket:[") and _is_af_xdp(pid, fd):
+                self.sockets.setdefault(int(target[8:-1]), holder)
 
 
 def _pids() -> Iterator[int]:
@@ -160,62 +188,23 @@ def _descriptors(pid: int) -> Iterator[tuple[int, str]]:
             yield int(name), os.readlink(f"/proc/{pid}/fd/{name}")
 
 
-def _fdinfo(pid: int, fd: int, key: str) -> int:
+def _fdinfo(pid: int, fd: int) -> dict[str, str]:
+    found: dict[str, str] = {}
     with contextlib.suppress(OSError), open(f"/proc/{pid}/fdinfo/{fd}") as file:
         for line in file:
             name, _, value = line.partition(":")
-            if name == key:
-                return int(value)
-    return 0
+            found[name] = value.strip()
+    return found
 
 
-def _af_xdp(inode: int, holder: Holder, fd: int, places: dict[int, tuple[int, int]]) -> SocketStatus | None:
-    """Borrow the descriptor from its process and ask the socket what it is; None unless it is AF_XDP."""
+def _number(info: dict[str, str], key: str) -> int:
+    text = info.get(key, "")
+    return int(text) if text.isdigit() else 0
+
+
+def _is_af_xdp(pid: int, fd: int) -> bool:
+    """Ask for the socket's name in sockfs, which opens and holds nothing."""
     try:
-        pidfd = os.pidfd_open(holder.pid)
+        return os.getxattr(f"/proc/{pid}/fd/{fd}", "system.sockprotoname").rstrip(b"\0") == b"XDP"
     except OSError:
-        return None
-    try:
-        borrowed = syscall(_SYS_PIDFD_GETFD, pidfd, fd, 0)
-    except OSError:
-        return None
-    finally:
-        os.close(pidfd)
-    with socket.socket(AF_XDP, socket.SOCK_RAW, 0, fileno=borrowed) as sock, contextlib.suppress(OSError):
-        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == AF_XDP:
-            options = int.from_bytes(sock.getsockopt(SOL_XDP, XDP_OPTIONS, 4), "little")
-            statistics = parse_statistics(sock.getsockopt(SOL_XDP, XDP_STATISTICS, 48))
-            ifindex, queue = places.get(inode, (0, None))
-            name = None
-            with contextlib.suppress(OSError):
-                name = socket.if_indextoname(ifindex) if ifindex else None
-            zero_copy = bool(options & XDP_OPTIONS_ZEROCOPY)
-            return SocketStatus(inode, holder, name, queue, zero_copy, statistics._asdict())
-    return None
-
-
-def _diag() -> dict[int, tuple[int, int]]:
-    """Ask sock_diag where AF_XDP sockets are bound: inode -> (ifindex, queue). Empty where the kernel cannot say.
-
-    linux/xdp_diag.h: struct xdp_diag_req, xdp_diag_msg, attribute XDP_DIAG_INFO (ifindex, queue_id).
-    """
-    family, request, dump, show_info, attribute_info = 4, 20, 0x301, 1, 0  # NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY
-    places: dict[int, tuple[int, int]] = {}
-    with contextlib.suppress(OSError), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family) as asker:
-        body = struct.pack("=BBHIIII", AF_XDP, 0, 0, 0, show_info, 0, 0)
-        asker.send(struct.pack("=IHHII", 16 + len(body), request, dump, 1, 0) + body)
-        while True:
-            answer, at = asker.recv(65536), 0
-            while at + 16 <= len(answer):
-                length, kind = struct.unpack_from("=IH", answer, at)
-                if kind != request:  # NLMSG_DONE, or NLMSG_ERROR: no such module
-                    return places
-                (inode,) = struct.unpack_from("=I", answer, at + 20)
-                attribute = at + 32
-                while attribute + 4 <= at + length:
-                    size, name = struct.unpack_from("=HH", answer, attribute)
-                    if name == attribute_info and size >= 12:
-                        places[inode] = struct.unpack_from("=II", answer, attribute + 4)
-                    attribute += max((size + 3) & ~3, 4)
-                at += max((length + 3) & ~3, 16)
-    return places
+        return False

@@ -18,8 +18,11 @@ from typing import Any
 import numpy as np
 
 import toolkit
+from toolkit.errors import ToolkitError
 from toolkit.lab import Lab
+from toolkit.netns import entered
 from toolkit.program import attached
+from toolkit.records import netns_here
 from toolkit.umem import UMEM
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,6 +147,24 @@ def what_runs(lab: Lab) -> object:
 def assert_all_free(umem: UMEM) -> None:
     audit = umem.audit()
     assert audit["free"] == audit["frames"], audit
+
+
+def netns_cookie(path: str) -> int:
+    """The number of a network namespace that never comes back; its inode does, as soon as it is gone."""
+    with entered(path):
+        return netns_here()[1]
+
+
+def netns_in_use(inode: int, cookie: int) -> bool:
+    """Whether any process lives in this network namespace or holds it. Others on this machine may get its inode."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            paths = [f"/proc/{pid}/ns/net", *(f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd"))]
+            for path in paths:
+                with contextlib.suppress(OSError, ToolkitError):
+                    if os.readlink(path) == f"net:[{inode}]" and netns_cookie(path) == cookie:
+                        return True
+    return False
 
 
 def eventually(condition: Callable[[], Any], timeout: float = 5.0, step: float = 0.01) -> Any:

@@ -28,7 +28,6 @@ from toolkit.doctor.netdev import NETDEV_XDP_ACT_BASIC, abilities
 from toolkit.errors import LibraryError, SystemCallError, ToolkitError
 from toolkit.lab import Lab
 from toolkit.program import Program, attached
-from toolkit.status import collect
 
 from support import child_environment, eventually, run_child  # isort: skip
 
@@ -161,12 +160,12 @@ def test_offloads_in_the_way_and_their_remedy(make_lab: Callable[..., Lab]) -> N
 def test_a_program_at_work_and_taken_queues_are_named(lab: Lab) -> None:
     with toolkit.open("veth0", filter="udp", netns=lab.netns, ring_size=1024):
         found = findings(lab)
-        with lab.netns.entered():
-            told = any(one.interface == "veth0" for one in collect().sockets)
     assert found["program"].level == found["sockets"].level == "note"
     assert f"pid {os.getpid()}" in found["program"].text
-    assert ("queue 0" in found["sockets"].text) == told  # CONFIG_XDP_SOCKETS_DIAG
     assert f"pid {os.getpid()}" in found["sockets"].text
+    if not system.older_than(6, 15):
+        assert found["sockets"].text.startswith("queue 0")
+        assert found["sockets"].text.count("pid ") == 1  # nobody else on this machine is named
 
 
 def test_a_program_that_stays_is_a_problem_that_detach_cures(lab: Lab) -> None:

@@ -58,7 +58,7 @@ def test_an_interface_defers_until_it_is_closed(lab: Lab, interface: Any, wire: 
         with toolkit.open("veth0", filter="all", wait=wait, ring_size=64, netns=lab.netns):
             assert interface() == BEFORE
     with busy(lab) as near:
-        assert len(records.Records().all()) == 1
+        assert len(records.Records("napi").all()) == 1
         wire.send([frame(i) for i in range(40)])
         assert collect(near.receive, 40) == [frame(i) for i in range(40)]
         # Deferred interrupts without anybody who polls would only be late: see test_busy_polling_says_if_it_works.
@@ -147,7 +147,7 @@ def test_two_interfaces_of_one_number_in_two_namespaces(lab: Lab, make_lab: Call
         index = socket.if_nametoindex("veth0")
     with defer(lab), defer(other), other.netns.entered():
         assert socket.if_nametoindex("veth0") == index
-        assert len(records.Records().all()) == 2
+        assert len(records.Records("napi").all()) == 2
         found = InterfaceDirectory("veth0")
     assert found.read("gro_flush_timeout") == 0
     found.close()
@@ -178,7 +178,7 @@ def test_a_directory_that_others_may_write_is_not_used(lab: Lab, interface: Any,
 
 def test_a_lock_that_is_held_too_long(lab: Lab, interface: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "_LOCK_PATIENCE", 0.05)
-    with records.Records().locked(), pytest.raises(ToolkitError, match="fuser"):
+    with records.Records("napi").locked(), pytest.raises(ToolkitError, match="fuser"):
         defer(lab)
     assert interface() == BEFORE
 

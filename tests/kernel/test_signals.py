@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support import Wire, assert_all_free, child_environment, eventually, frame, numbers, piece_by_piece
+from support import Wire, assert_all_free, child_environment, eventually, frame, netns_in_use, numbers, piece_by_piece
 
 import toolkit
 from toolkit.errors import ClosedError, ToolkitError
@@ -274,7 +274,12 @@ LAB_OWNER = """
     lab = Lab(queues=2)
     interface = toolkit.open("veth0", filter="all", ring_size=64, netns=lab.netns)
     sleeper = lab.far.popen(["sleep", "1000"])
-    print("ready", lab.netns.inode, lab.far.inode, sleeper.pid, flush=True)
+    from toolkit.records import netns_here
+    ends = []
+    for end in (lab.netns, lab.far):
+        with end.entered():
+            ends += netns_here()
+    print("ready", *ends, sleeper.pid, flush=True)
     while True:
         interface.receive(timeout=0.1)
 """
@@ -320,25 +325,11 @@ def test_a_killed_receiver_leaves_its_queue_and_interface_free(lab: Lab, traffic
             assert interface.receive(timeout=5.0)
 
 
-def _namespaces_in_use() -> set[int]:
-    """Inodes of the network namespaces of all processes, and of the descriptors that anybody holds on one."""
-    found = set()
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            found.add(os.stat(f"/proc/{pid}/ns/net").st_ino)
-            for fd in os.listdir(f"/proc/{pid}/fd"):
-                target = os.readlink(f"/proc/{pid}/fd/{fd}")
-                if target.startswith("net:["):
-                    found.add(int(target[5:-1]))
-        except OSError:
-            continue
-    return found
-
-
 def test_sigkill_takes_the_namespaces_and_their_programs_along() -> None:
-    child, (near, far, sleeper) = start(LAB_OWNER)
-    assert {near, far} <= _namespaces_in_use()
+    child, (near, near_cookie, far, far_cookie, sleeper) = start(LAB_OWNER)
+    ends = ((near, near_cookie), (far, far_cookie))
+    assert all(netns_in_use(*end) for end in ends)
     assert os.path.exists(f"/proc/{sleeper}")
     kill(child)
-    assert eventually(lambda: not {near, far} & _namespaces_in_use())
+    assert eventually(lambda: not any(netns_in_use(*end) for end in ends))
     assert eventually(lambda: not os.path.exists(f"/proc/{sleeper}"))

@@ -7,12 +7,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from cli_support import XSK, xsk
 from support import Wire, child_environment, eventually, frame
 
 import toolkit
+from toolkit.doctor.system import older_than
 from toolkit.lab import Lab
 from toolkit.program import Program
 from toolkit.status import collect
@@ -31,17 +33,35 @@ def test_a_socket_is_told_with_what_it_dropped(lab: Lab, wire: Wire) -> None:
         wire.send([frame(i) for i in range(100)])
         assert eventually(lambda: near.statistics().dropped > 50)
         near.detach()  # from here on nothing more comes
-        (sock,) = [one for one in collect().sockets if one.holder.pid == os.getpid()]
-        assert sock.statistics == near.sockets[0].statistics()._asdict()
+        with lab.netns.entered():
+            (sock,) = [one for one in collect().sockets if one.holder and one.holder.pid == os.getpid()]
         out = xsk(lab, "status").stdout
         (line,) = [line for line in out.splitlines() if f"AF_XDP socket of pid {os.getpid()} " in line]
-        assert "copy mode" in line
+        if sock.statistics is None:  # no CONFIG_XDP_SOCKETS_DIAG: unknown, rather than asked of a borrowed socket
+            assert (sock.interface, sock.queue, sock.zero_copy) == (None, None, None)
+            assert line.endswith("not said by this kernel on which queue")
+            return
+        assert (sock.interface, sock.queue, sock.zero_copy) == ("veth0", 0, False)
+        assert sock.statistics == near.sockets[0].statistics()._asdict()
+        assert "queue 0 of veth0, copy mode" in line
         dropped = {
             name: value for name, value in sock.statistics.items() if value and name in ("rx_dropped", "rx_ring_full")
         }
         assert dropped
         for name, value in dropped.items():
             assert f"{name} {value:,}" in line
+
+
+@pytest.mark.skipif(older_than(6, 15), reason="Linux 6.15 and later say which queues are taken")
+def test_taken_queues_are_shown_without_sock_diag(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab(queues=3)
+    with toolkit.open("veth0", filter="all", queues=[0, 2], ring_size=64, netns=lab.netns):
+        told = json.loads(xsk(lab, "status", "--json").stdout)
+        (interface,) = [one for one in told["interfaces"] if one["interface"] == "veth0"]
+        assert interface["taken_queues"] == [0, 2]
+        if not any(one["interface"] == "veth0" for one in told["sockets"]):
+            assert "queues 0, 2 of veth0: taken by an AF_XDP socket\n" in xsk(lab, "status").stdout
+    assert "taken by" not in xsk(lab, "status").stdout
 
 
 def test_all_shows_interfaces_without_a_program_too(lab: Lab) -> None:

@@ -43,6 +43,8 @@ FLOORS = {
     "sysfs": 1,
     "sessions": 1,
     "records": 1,
+    "netlink": 1,
+    "sock_diag": 1,
     "napi": 1,
     "wait": 2,
     "aio": 2,

@@ -122,9 +122,9 @@ def _detach_netlink(interface: str, found: Attached) -> None:
 
 def _repair() -> list[str]:
     """Give back the interrupts that a busy-polling process deferred and, killed, did not restore."""
-    from toolkit.napi import repair
+    from toolkit.napi import as_text, repair
 
-    return [f"{record}: {outcome}" for record, outcome in repair()]
+    return [f"{as_text(record)}: {outcome}" for record, outcome in repair()]
 
 
 def _tell(interface: str, report: dict[str, object]) -> None:

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import socket
 
 from toolkit.cli import output
+from toolkit.doctor.netdev import taken_queues
 from toolkit.status import Holder, InterfaceStatus, SocketStatus, Status, collect
 
 __all__ = ["run"]
@@ -15,10 +18,18 @@ __all__ = ["run"]
 def run(*, as_json: bool, everything: bool) -> int:
     """Print the status; the exit code."""
     found = collect()
+    taken = {one.interface: _taken(one) for one in found.interfaces}
     if as_json:
-        output.print_json(dataclasses.asdict(found))
+        told = dataclasses.asdict(found)
+        for one in told["interfaces"]:
+            one["taken_queues"] = taken[one["interface"]]
+        output.print_json(told)
         return 0
     _print_interfaces(found, everything=everything)
+    for name, queues in taken.items():
+        if queues and not any(one.interface == name for one in found.sockets):  # sock_diag says more
+            several = "queues" if len(queues) > 1 else "queue"
+            print(f"{several} {', '.join(map(str, queues))} of {name}: taken by an AF_XDP socket")
     _print_sockets(found.sockets)
     for link in found.elsewhere:
         holders = ", ".join(f"pid {holder['pid']} ({holder['command']})" for holder in link["holders"]) or "unknown"
@@ -26,6 +37,13 @@ def run(*, as_json: bool, everything: bool) -> int:
     if os.geteuid() != 0:
         print("(not root: links, sockets and processes of others cannot be seen)")
     return 0
+
+
+def _taken(one: InterfaceStatus) -> list[int]:
+    """The queues that AF_XDP sockets hold, whoever's they are; newer kernels tell it without sock_diag."""
+    with contextlib.suppress(OSError):
+        return taken_queues(socket.if_nametoindex(one.interface), one.queues)
+    return []
 
 
 def _who(holders: tuple[Holder, ...]) -> str:
@@ -61,8 +79,19 @@ def _program_cells(one: InterfaceStatus) -> tuple[str, str, str]:
 
 def _print_sockets(sockets: list[SocketStatus]) -> None:
     for one in sockets:
-        where = f"queue {one.queue} of {one.interface}" if one.interface else "interface not told by this kernel"
-        copying = "zero-copy" if one.zero_copy else "copy mode"
-        told = {name: value for name, value in one.statistics.items() if value and name in output.DROP_REASONS}
-        drops = ", ".join(f"{name} {value:,}" for name, value in told.items()) or "no drops"
-        print(f"AF_XDP socket of pid {one.holder.pid} ({one.holder.command[:40]}): {where}, {copying}, {drops}")
+        who = "a process that we cannot see"
+        if one.holder is not None:
+            who = f"pid {one.holder.pid} ({one.holder.command[:40]})"
+        print(f"AF_XDP socket of {who}: {_about(one)}")
+
+
+def _about(one: SocketStatus) -> str:
+    """Where it is bound and what it dropped, as far as this kernel says so."""
+    where = f"queue {one.queue} of {one.interface}" if one.interface else "not said by this kernel on which queue"
+    parts = [where]
+    if one.zero_copy is not None:
+        parts.append("zero-copy" if one.zero_copy else "copy mode")
+    if one.statistics is not None:
+        drops = {name: value for name, value in one.statistics.items() if value and name in output.DROP_REASONS}
+        parts.append(", ".join(f"{name} {value:,}" for name, value in drops.items()) or "no drops")
+    return ", ".join(parts)

@@ -13,12 +13,13 @@ from toolkit.doctor.offloads import active_offloads
 from toolkit.doctor.system import older_than
 from toolkit.errors import ToolkitError
 from toolkit.program import Attached, attached
-from toolkit.status import Holder, SocketStatus, Status, collect
+from toolkit.status import Holder, Status, collect
 from toolkit.umem import LONGEST_PACKET, frame_size_for
 
 __all__ = ["examine_interface"]
 
 _SEVERAL_BUFFERS = (6, 6)  # the first Linux with XDP_USE_SG
+_SAYS_TAKEN = (6, 15)  # the first that says which queues AF_XDP sockets hold
 
 # What these drivers receive has arrived on another interface before; by the names that they give themselves.
 _STACKED = {
@@ -133,12 +134,7 @@ def _occupied(device: Device, wanted: bool) -> Iterator[Finding]:
         yield ok(name, "program", "no XDP program is attached")
     else:
         yield _program(name, present, seen)
-    yield from (_taken(name, one) for one in seen.sockets if one.interface == name and one.queue is not None)
-    somewhere = {one.holder for one in seen.sockets if one.interface is None}
-    if wanted and somewhere:
-        held = "; ".join(_who(holder) for holder in sorted(somewhere, key=lambda holder: holder.pid))
-        text = f"AF_XDP sockets are open, and this kernel does not say on which queues: {held}"
-        yield note(name, "sockets", text, "end those processes if a queue of this interface is busy (EBUSY)")
+    yield from _sockets(device, seen, wanted)
 
 
 def _program(name: str, present: Attached, seen: Status) -> Finding:
@@ -153,25 +149,43 @@ def _program(name: str, present: Attached, seen: Status) -> Finding:
     return note(name, "program", text, f"end that process; or take it off: `xsk detach {name} --force`")
 
 
-def _taken(name: str, one: SocketStatus) -> Finding:
-    text = f"queue {one.queue} is taken by an AF_XDP socket of {_who(one.holder)}"
-    return note(name, "sockets", text, "end that process, or open other queues")
+def _sockets(device: Device, seen: Status, wanted: bool) -> Iterator[Finding]:
+    """Which queues are taken, and by whom, as far as this kernel says so."""
+    name, remedy = device.name, "end that process, or open other queues"
+    here = [one for one in seen.sockets if one.interface == name and one.queue is not None]
+    for one in here:
+        text = f"queue {one.queue} is taken by an AF_XDP socket of {_who(one.holder)}"
+        yield note(name, "sockets", text, remedy)
+    if here:
+        return
+    taken = netdev.taken_queues(device.ifindex, device.queues)
+    somewhere = {one.holder for one in seen.sockets if one.interface is None and one.holder is not None}
+    attached_here = {holder for one in seen.interfaces if one.interface == name for holder in one.holders}
+    likely = somewhere & attached_here
+    held = "; ".join(_who(holder) for holder in sorted(likely or somewhere, key=lambda holder: holder.pid))
+    if taken:
+        which = f"queue{'s' if len(taken) > 1 else ''} {', '.join(map(str, taken))}: taken by an AF_XDP socket"
+        whose = "whose program is attached here" if likely else "by one of these, the kernel does not say which"
+        yield note(name, "sockets", f"{which}, {whose}: {held or 'none that we can see'}", remedy)
+    elif wanted and held and (older_than(*_SAYS_TAKEN) or not device.up):
+        text = f"AF_XDP sockets are open, and this kernel does not say on which queues: {held}"
+        yield note(name, "sockets", text, "end those processes if a queue of this interface is busy (EBUSY)")
 
 
-def _who(holder: Holder) -> str:
+def _who(holder: Holder | None) -> str:
+    if holder is None:
+        return "a process that we cannot see"
     return f"pid {holder.pid}, {holder.command[:60]}"
 
 
 def _deferral(device: Device) -> Iterator[Finding]:
     """What a busy-polling process left behind when it was killed."""
-    from toolkit.napi import leftovers
-    from toolkit.records import netns_here
+    from toolkit.napi import as_text, leftovers
 
     try:
-        here = (device.ifindex, netns_here()[1])
-        left = [one for one in leftovers() if (one.ifindex, one.cookie) == here]
+        left = [one for one in leftovers() if one.ifindex == device.ifindex]
     except (ToolkitError, OSError):
         return  # only root can have left any, and only root may look
     for one in left:
-        text = f"interrupts are still deferred by a process that is gone: {one}"
+        text = f"interrupts are still deferred by a process that is gone: {as_text(one)}"
         yield problem(device.name, "napi", text, f"xsk detach {device.name}")

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 import struct
-from collections.abc import Iterator
 from typing import NamedTuple
+
+from toolkit.netlink import ask, attributes, number, opened, pack
 
 __all__ = [
     "NETDEV_XDP_ACT_BASIC",
@@ -17,6 +17,7 @@ __all__ = [
     "NETDEV_XDP_ACT_XSK_ZEROCOPY",
     "Abilities",
     "abilities",
+    "taken_queues",
 ]
 
 # enum netdev_xdp_act of linux/netdev.h
@@ -32,11 +33,11 @@ _CTRL_CMD_GETFAMILY = 3
 _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME = 1, 2
 _NETDEV_CMD_DEV_GET = 1
 _NETDEV_A_DEV_IFINDEX, _NETDEV_A_DEV_XDP_FEATURES, _NETDEV_A_DEV_XDP_ZC_MAX_SEGS = 1, 3, 4
-_NLMSG_ERROR = 2
-_NLM_F_REQUEST = 1
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: len, type, flags, seq, pid
-_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: len, type
-_TIMEOUT = 2.0  # seconds
+_NETDEV_CMD_QUEUE_GET = 10  # Linux 6.8
+_NETDEV_A_QUEUE_ID, _NETDEV_A_QUEUE_IFINDEX, _NETDEV_A_QUEUE_TYPE = 1, 2, 3
+_NETDEV_A_QUEUE_XSK = 7  # Linux 6.15
+_NETDEV_QUEUE_TYPE_RX = 0
+_U32 = struct.Struct("=I")
 
 
 class Abilities(NamedTuple):
@@ -49,45 +50,45 @@ class Abilities(NamedTuple):
 def abilities(ifindex: int) -> Abilities | None:
     """Ask about an interface of the calling thread's network namespace; None where the kernel does not say."""
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_GENERIC) as asker:
-            asker.settimeout(_TIMEOUT)
-            name = _pack(_CTRL_ATTR_FAMILY_NAME, b"netdev\0")
-            family = _ask(asker, _GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, name)[_CTRL_ATTR_FAMILY_ID]
-            wanted = _pack(_NETDEV_A_DEV_IFINDEX, struct.pack("=I", ifindex))
-            answer = _ask(asker, _number(family), _NETDEV_CMD_DEV_GET, wanted)
+        answer = _netdev(_NETDEV_CMD_DEV_GET, pack(_NETDEV_A_DEV_IFINDEX, _U32.pack(ifindex)))
     except (OSError, KeyError):
         return None
     if _NETDEV_A_DEV_XDP_FEATURES not in answer:
         return None
     segments = answer.get(_NETDEV_A_DEV_XDP_ZC_MAX_SEGS, b"\1")
-    return Abilities(_number(answer[_NETDEV_A_DEV_XDP_FEATURES]), _number(segments))
+    return Abilities(number(answer[_NETDEV_A_DEV_XDP_FEATURES]), number(segments))
 
 
-def _number(raw: bytes) -> int:
-    return int.from_bytes(raw, "little" if struct.pack("=H", 1)[0] else "big")
+def taken_queues(ifindex: int, queues: int) -> list[int]:
+    """Return which of the first `queues` receive queues an AF_XDP socket holds, whoever's it is.
+
+    Empty where the kernel does not say: before Linux 6.15, or while the interface is down.
+    """
+    taken = []
+    for queue in range(queues):
+        wanted = (
+            (_NETDEV_A_QUEUE_ID, queue),
+            (_NETDEV_A_QUEUE_IFINDEX, ifindex),
+            (_NETDEV_A_QUEUE_TYPE, _NETDEV_QUEUE_TYPE_RX),
+        )
+        try:
+            answer = _netdev(_NETDEV_CMD_QUEUE_GET, b"".join(pack(kind, _U32.pack(value)) for kind, value in wanted))
+        except (OSError, KeyError):
+            break
+        if _NETDEV_A_QUEUE_XSK in answer:
+            taken.append(queue)
+    return taken
 
 
-def _pack(kind: int, payload: bytes) -> bytes:
-    return _ATTRIBUTE.pack(4 + len(payload), kind) + payload + bytes(-len(payload) % 4)
+def _netdev(command: int, wanted: bytes) -> dict[int, bytes]:
+    """One request to the family "netdev", one answer. OSError, KeyError where the kernel refuses, or has it not."""
+    with opened(_NETLINK_GENERIC) as asker:
+        name = pack(_CTRL_ATTR_FAMILY_NAME, b"netdev\0")
+        family = _ask(asker, _GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, name)[_CTRL_ATTR_FAMILY_ID]
+        return _ask(asker, number(family), command, wanted)
 
 
-def _ask(asker: socket.socket, family: int, command: int, attributes: bytes) -> dict[int, bytes]:
-    """One request, one answer: its attributes. OSError when the kernel refuses."""
-    body = struct.pack("=BBH", command, 1, 0) + attributes  # struct genlmsghdr
-    asker.send(_HEADER.pack(_HEADER.size + len(body), family, _NLM_F_REQUEST, 1, 0) + body)
-    answer = asker.recv(65536)
-    length, kind, *_ = _HEADER.unpack_from(answer)
-    if kind == _NLMSG_ERROR:
-        (number,) = struct.unpack_from("=i", answer, _HEADER.size)
-        raise OSError(-number or errno.EPROTO, "netlink")
-    return dict(_attributes(answer[_HEADER.size + 4 : length]))
-
-
-def _attributes(raw: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at + _ATTRIBUTE.size <= len(raw):
-        size, kind = _ATTRIBUTE.unpack_from(raw, at)
-        if size < _ATTRIBUTE.size:
-            return
-        yield kind & 0x3FFF, raw[at + 4 : at + size]  # without NLA_F_NESTED and its like
-        at += size + 3 & ~3
+def _ask(asker: socket.socket, family: int, command: int, wanted: bytes) -> dict[int, bytes]:
+    header = struct.pack("=BBH", command, 1, 0)  # struct genlmsghdr
+    (answer,) = ask(asker, family, header + wanted)
+    return attributes(answer[len(header) :])

@@ -7,7 +7,7 @@ import ctypes as ct
 import dataclasses
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from toolkit.abi import libbpf as abi
@@ -94,24 +94,29 @@ def _link_ids() -> Iterator[int]:
         yield last.value
 
 
-def xdp_links() -> list[XdpLink]:
-    """Every XDP link of the machine, in all network namespaces. Needs CAP_SYS_ADMIN (PrivilegeError without)."""
-    found = []
-    for number in _link_ids():
-        fd = abi.libbpf().bpf_link_get_fd_by_id(number)
-        if fd < 0:
-            continue  # gone since it was listed
-        try:
-            link = link_info(fd)
-        finally:
-            os.close(fd)
-        if link is not None:
-            found.append(link)
-    return found
+def xdp_links(known: Mapping[int, XdpLink | None] | None = None) -> list[XdpLink]:
+    """Every XDP link of the machine, in all network namespaces. Needs CAP_SYS_ADMIN (PrivilegeError without).
+
+    `known`: what was learned without a descriptor (None: a link of another type); only others are opened to be asked.
+    """
+    known = known or {}
+    found = [known[number] if number in known else _link_by_id(number) for number in _link_ids()]
+    return [link for link in found if link is not None]
 
 
-def attached(ifindex: int, netns: NetNS = None) -> Attached | None:
-    """The XDP program on an interface, ours or foreign; None if there is none."""
+def _link_by_id(number: int) -> XdpLink | None:
+    """Ask a link, and let go of it at once: while we hold it, it outlives its owner."""
+    fd = abi.libbpf().bpf_link_get_fd_by_id(number)
+    if fd < 0:
+        return None  # gone since it was listed
+    try:
+        return link_info(fd)
+    finally:
+        os.close(fd)
+
+
+def attached(ifindex: int, netns: NetNS = None, *, links: Collection[XdpLink] | None = None) -> Attached | None:
+    """The XDP program on an interface, ours or foreign; None if there is none. `links`: xdp_links(), if it is known."""
     options = abi.XdpQueryOpts(sz=ct.sizeof(abi.XdpQueryOpts))
     with entered(netns):
         result = abi.libbpf().bpf_xdp_query(ifindex, 0, ct.byref(options))
@@ -121,7 +126,7 @@ def attached(ifindex: int, netns: NetNS = None) -> Attached | None:
         return None
     number = options.prog_id or options.drv_prog_id or options.skb_prog_id or options.hw_prog_id
     return Attached(
-        ifindex, _program_by_id(number), _MODES.get(options.attach_mode, "unknown"), _holders(ifindex, number)
+        ifindex, _program_by_id(number), _MODES.get(options.attach_mode, "unknown"), _holders(ifindex, number, links)
     )
 
 
@@ -135,8 +140,9 @@ def _program_by_id(number: int) -> ProgramInfo:
         os.close(fd)
 
 
-def _holders(ifindex: int, program: int) -> tuple[int, ...] | None:
+def _holders(ifindex: int, program: int, links: Collection[XdpLink] | None) -> tuple[int, ...] | None:
     try:
-        return tuple(link.id for link in xdp_links() if (link.ifindex, link.program_id) == (ifindex, program))
+        links = xdp_links() if links is None else links
+        return tuple(link.id for link in links if (link.ifindex, link.program_id) == (ifindex, program))
     except OSError:
         return None
