@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support import eventually, what_runs
 
 from toolkit.lab import Lab
 
@@ -34,7 +35,9 @@ def test_program_of_the_readme_runs(program: str, tmp_path: Path) -> None:
         stop = threading.Event()
 
         def traffic() -> None:
-            # DNS-like packets for the first program; it ends when they do. The others make their own traffic.
+            # DNS-like packets for the first program, from when it takes them; it ends when they do. The others make
+            # their own traffic.
+            eventually(lambda: stop.is_set() or what_runs(lab), timeout=50)
             until = time.monotonic() + 1.5
             while not stop.is_set() and time.monotonic() < until:
                 lab.udp(count=5, destination_port=53)
