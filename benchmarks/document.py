@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks import table
+from toolkit.careful import Access, replace_text
 
 __all__ = ["write"]
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+_READABLE = Access(0o644)
 
 _HEAD = """# Benchmarks
 
@@ -86,7 +89,7 @@ def write(figures: dict[str, Any]) -> None:
         text.append(f"## {one.title}\n\n{table.markdown(one)}\n")
         if one.title.startswith("Cost of a packet"):
             text.append(_BATCHES)
-    (DOCS / "benchmarks.md").write_text("\n".join(part.strip("\n") + "\n" for part in text))
+    replace_text(DOCS / "benchmarks.md", "\n".join(part.strip("\n") + "\n" for part in text), _READABLE)
     _plot_rates(figures)
     if "batch_ns_per_packet" in figures:
         _plot_batches(figures["batch_ns_per_packet"])
@@ -143,8 +146,14 @@ def _plot_rates(figures: dict[str, Any]) -> None:
             axis.spines[side].set_visible(False)
     axes[-1, 0].set_xlabel("Mpps; dashed: an XDP program that drops in the driver under the same load", fontsize=8)
     figure.tight_layout()
-    figure.savefig(DOCS / "benchmarks.svg", metadata={"Date": None})
+    _save(figure, "benchmarks.svg")
     pyplot.close(figure)
+
+
+def _save(figure: Any, name: str) -> None:
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    replace_text(DOCS / name, drawn.getvalue(), _READABLE)
 
 
 def _plot_batches(costs: dict[str, dict[Any, float]]) -> None:
@@ -163,5 +172,5 @@ def _plot_batches(costs: dict[str, dict[Any, float]]) -> None:
     axis.grid(which="both", alpha=0.25)
     axis.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(DOCS / "benchmarks-batches.svg", metadata={"Date": None})
+    _save(figure, "benchmarks-batches.svg")
     pyplot.close(figure)

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from toolkit.careful import Access, replace_text
 from toolkit.errors import PrivilegeError, ToolkitError
 
 __all__ = ["DIRECTORY", "Record", "Records", "netns_gone", "netns_here"]
@@ -112,10 +113,7 @@ class Records:
 
     def write(self, record: Record) -> None:
         """Write it in one piece: it is there whole, or not."""
-        target = self._directory / record.name
-        draft = target.with_suffix(".new")
-        draft.write_text(json.dumps(record._asdict()), encoding="ascii")
-        os.replace(draft, target)
+        replace_text(self._directory / record.name, json.dumps(record._asdict()), Access())
 
     def remove(self, record: Record) -> None:
         """Remove it. Repeatable."""

@@ -219,6 +219,17 @@ def test_a_file_that_exists_is_refused_before_anything_is_taken(lab: Lab, tmp_pa
     assert recorded(path) == []
 
 
+@pytest.mark.parametrize(("options", "mode"), [((), 0o600), (("--group", "0"), 0o640), (("--mode", "644"), 0o644)])
+def test_only_who_was_named_reads_it(lab: Lab, tmp_path: Path, options: tuple[str, ...], mode: int) -> None:
+    before = os.umask(0)
+    try:
+        done = capture(lab, *WHAT, "-w", tmp_path / "a.pcapng", "--seconds", "0.1", *options)
+    finally:
+        os.umask(before)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.pcapng").stat().st_mode & 0o777 == mode
+
+
 def test_rotation_by_size(lab: Lab, wire: Wire, tmp_path: Path) -> None:
     with capturing(lab, *WHAT, "-w", tmp_path / "a.pcapng", "-C", "4k", "-c", "200", "--json") as process:
         wire.send([frame(i, 64) for i in range(200)])
@@ -361,6 +372,10 @@ def test_compression_by_suffix_and_by_option(lab: Lab, wire: Wire, tmp_path: Pat
         (["udp", "-w", "x.parquet", "-C", "3"], "does not rotate"),
         (["udp", "-w", "x.parquet.gz"], "compresses by itself"),
         (["udp", "-w", "no/such/x"], "directory does not exist"),
+        (["udp", "-w", "ds/", "--pcap"], "names a directory"),
+        (["udp", "-w", "x", "--mode", "rw"], "not a mode"),
+        (["udp", "-w", "x", "--mode", "755"], "mode is the permissions"),
+        (["udp", "-w", "x", "--group", "no-such"], "no group"),
         (["udp", "-w", "x", "--tee", "--spin"], "--tee copies packets"),
         (["udp", "and", "and", "-w", "x"], "syntax error"),
     ],

@@ -24,6 +24,7 @@ FLOORS = {
     "netns": 0,
     "lifecycle": 0,
     "mapping": 0,
+    "careful": 0,
     "uninterrupted": 0,
     "arguments": 0,
     "clock": 0,

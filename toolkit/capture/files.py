@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import struct
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from toolkit.capture.packets import Counts, Packets
 from toolkit.capture.queueing import Queueing
 from toolkit.capture.waiting import Waiting, memory_for
 from toolkit.capture.writer import Item, UnwrittenError, Writer
+from toolkit.careful import Access, Folder, own_descriptor
 from toolkit.errors import SystemCallError, ToolkitError, removed_error, write_error
 
 __all__ = ["Format", "PacketFiles", "check_files"]
@@ -64,10 +66,13 @@ class PacketFiles:
         rotation: Rotation,
         compressor: Compressor | None,
         force: bool,
+        access: Access,
         queueing: Queueing,
         counts: Callable[[], Counts],
     ) -> None:
-        """path: None for standard output. make: the format. counts: asked for the figures when a file ends.
+        """path: None for standard output. make: the format. force: replace files that are there already.
+
+        access: who may read the files. counts: asked for the figures when a file ends.
 
         SystemCallError when the first file cannot be made; ArgumentError for a rotation that makes no sense.
         """
@@ -76,17 +81,16 @@ class PacketFiles:
         self._rotation = rotation
         self._counts = counts
         self._names = None if path is None else Names(path, rotation)
-        first = None
-        if self._names is not None:
-            first = self._names.first()
-            self._names.ours(first)
-        self._force = force
-        self._path = first  # of the current file
+        self._path = None if self._names is None else self._names.first()  # of the current file
         room = queueing.room
         memory = memory_for(room)  # before there is a file, or a thread
-        self._files = _Files(Output(first, force=force), make, compressor)
-        self._files.begin()
-        self._writer = Writer(self._files, limit=room, patience=queueing.patience)
+        self._files = _Files(self._path, make, compressor, access, force=force)
+        try:
+            self._files.begin()
+            self._writer = Writer(self._files, limit=room, patience=queueing.patience)
+        except BaseException:
+            self._files.discard()
+            raise
         self._waiting = Waiting(self._writer, memory)
         self._stalled = queueing.stalled
         self._piece = min(_PIECE, room // 4)
@@ -215,9 +219,8 @@ class PacketFiles:
         assert self._names is not None
         counts = self._counts()
         self._offer(self._statistics(counts))
-        force = self._names.ours(path) or self._force
         began = time.time_ns()
-        self._writer.do(lambda: self._files.switch(path, counts, began, force=force))
+        self._writer.do(lambda: self._files.switch(path, counts, began))
         self._path, self._before, self._began, self._empty = path, counts, began, True
         self._size = len(self.format.preamble())
 
@@ -246,8 +249,20 @@ def check_files(path: Path | None, rotation: Rotation, *, force: bool) -> None:
 class _Files:
     """The Writer's handler: one open file after the other."""
 
-    def __init__(self, output: Output, make: Format, compressor: Compressor | None) -> None:
-        self._output = output
+    def __init__(
+        self, path: Path | None, make: Format, compressor: Compressor | None, access: Access, *, force: bool = False
+    ) -> None:
+        self._access = access
+        self._force = force
+        self._left: dict[str, os.stat_result] = {}  # files that this capture made, as it left them
+        # One directory for all of them, whatever is put in its place meanwhile.
+        is_file = path is not None and own_descriptor(str(path)) is None
+        self._folder = Folder.of(path) if path is not None and is_file else None
+        try:
+            self._output = self._open(path)
+        except BaseException:
+            self._release()
+            raise
         self._format = make
         self._compressor = compressor
         self._compressed: list[bytes] = []  # of what was not yet written: a whole number of members, at last
@@ -274,14 +289,23 @@ class _Files:
             self._output.discard()
             raise write_error(refused, self.name) from None
 
-    def switch(self, path: Path, counts: Counts, began: int, *, force: bool) -> None:
+    def _open(self, path: Path | None) -> Output:
+        left = None if path is None else self._left.get(path.name)
+        return Output(
+            path,
+            folder=self._folder,
+            access=self._access,
+            allowed=lambda found: self._force or (left is not None and _same(left, found)),
+        )
+
+    def switch(self, path: Path, counts: Counts, began: int) -> None:
         """Begin the next file. counts, began: what its own figures are counted from."""
         self.idle()
         try:
             self._close()
         except OSError as refused:  # network file systems say so late
             raise write_error(refused, self.name) from None
-        following, size = Output(path, force=force), self._output.size
+        following, size = self._open(path), self._output.size
         self._output, self._earlier = following, self._earlier + size
         self.begin()
         self._before, self._began = counts, began
@@ -351,12 +375,17 @@ class _Files:
         full = isinstance(failed, SystemCallError) and failed.errno in _FULL
         if (failed is None or full) and not self._output.closed:
             self._finish(counts, writer)
-        self._close()
+        try:
+            self._close()
+        finally:
+            self._release()
         if self._removed is not None and failed is None:
             raise removed_error(self._removed)
 
     def _close(self) -> None:
         self._output.close()
+        if self._output.path is not None and self._output.left is not None:
+            self._left[self._output.path.name] = self._output.left
         if self._output.removed:  # told at the end: the files after it are worth having
             self._removed = self._removed or self.name
 
@@ -386,5 +415,24 @@ class _Files:
         self._output.cut(size)
         return packets
 
+    def discard(self) -> None:
+        """Let go of everything, and of a file without packets by removing it."""
+        self._output.discard()
+        self._release()
+
     def abandon(self) -> None:
         self._output.abandon()
+        self._release()
+
+    def _release(self) -> None:
+        if self._folder is not None:
+            self._folder.close()
+
+
+def _same(left: os.stat_result, found: os.stat_result) -> bool:
+    """Whether the file that is found is the one that was left. Some file systems number their files anew (exFAT)."""
+    if found.st_dev != left.st_dev:
+        return False
+    return found.st_ino == left.st_ino or (
+        (found.st_uid, found.st_size, found.st_mtime_ns) == (left.st_uid, left.st_size, left.st_mtime_ns)
+    )

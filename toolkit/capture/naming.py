@@ -48,7 +48,6 @@ class Names:
         self._number = 0  # of the file since the last rotation by time
         self._rotations = 0  # by time
         self._dated = path  # the name given, with the time put in
-        self._made: set[Path] = set()
         most = rotation.files if rotation.files and rotation.size else 0
         self._digits = len(str(most - 1)) if most else 0
 
@@ -75,12 +74,6 @@ class Names:
         # The same time again, as far as the name tells it: tcpdump writes over what it captured. We go on behind it.
         self._number = number
         return self.by_size() if self._rotation.size else before
-
-    def ours(self, path: Path) -> bool:
-        """Whether an earlier file of this capture had the name; it has from now on."""
-        known = path in self._made
-        self._made.add(path)
-        return known
 
     def expected(self) -> list[Path]:
         """Return the names that are known beforehand."""

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
-import stat
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 
 from toolkit.capture.direct import BLOCK, LEAST, Direct
 from toolkit.capture.layout import Bytes
+from toolkit.careful import Access, Allowed, Folder, own_descriptor
 from toolkit.errors import write_error
 
 __all__ = ["Output", "address", "check_target", "joined"]
@@ -26,50 +25,55 @@ _AT_ONCE = 1 << 20  # bytes to a pipe at once: who waits for a slow reader sees 
 
 def check_target(path: Path, *, force: bool) -> None:
     """Raise what Output() would for a file that exists, or a directory that cannot be written to. Makes nothing."""
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        folder = path.parent
-        if not folder.is_dir():
-            raise write_error(OSError(errno.ENOENT, ""), str(path), "create") from None
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise write_error(OSError(errno.EACCES, ""), str(path), "create") from None
-        return
-    except OSError as refused:
-        raise write_error(refused, str(path), "create") from None
-    if stat.S_ISDIR(mode):
-        raise write_error(OSError(errno.EISDIR, ""), str(path), "create")
-    if stat.S_ISREG(mode) and not force:
-        raise write_error(OSError(errno.EEXIST, ""), str(path), "create")
+    if own_descriptor(str(path)) is None:
+        with Folder.of(path) as folder:
+            folder.check(path.name, force=force)
 
 
 class Output:
     """One open file, or pipe. Not buffered: what write() was given is with the kernel when it returns."""
 
-    def __init__(self, path: Path | None, *, force: bool = False) -> None:
-        """Create the file at `path` (None: standard output); one that exists is emptied with `force` only.
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        folder: Folder | None = None,
+        access: Access | None = None,
+        allowed: Allowed | None = None,
+    ) -> None:
+        """Create the file at `path`; None, /dev/stdout and the like are a descriptor that is open already.
 
-        SystemCallError when that is refused.
+        folder: where a file is made, by the last part of `path`; None: where that leads now. access: who may read it.
+        allowed: whether a file that has the name is replaced by the new one; None: never.
+        SystemCallError when it is refused.
         """
         self.name = "standard output" if path is None else str(path)
         self.size = 0  # bytes written
         self.removed = False  # whether the file had no name any more when it was closed; written by close()
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+        self.left: os.stat_result | None = None  # the file as it was when it was closed
+        self._folder: Folder | None = None  # of a file of our own: only that can be cut back, and removed
+        self.path = path
+        given = 1 if path is None else own_descriptor(str(path))
+        if path is None or given is not None:
+            try:
+                self._fd = os.dup(1 if given is None else given)
+            except OSError as refused:
+                raise write_error(refused, self.name) from None
+        else:
+            self._make(path, Folder.of(path) if folder is None else folder.copy(), access or Access(), allowed)
+        self._direct = Direct(self._fd) if self._folder is not None else None
+
+    def _make(self, path: Path, folder: Folder, access: Access, allowed: Allowed | None) -> None:
         try:
-            if path is None:
-                self._fd = os.dup(1)
-            elif path.exists() and not path.is_file():  # a FIFO, a device
-                # A FIFO without a reader would hold us for ever, with the interface's packets in our hands.
-                self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
-                os.set_blocking(self._fd, True)
-            else:
-                self._fd = os.open(path, flags | (os.O_TRUNC if force else os.O_EXCL), 0o666)
-        except OSError as refused:
-            raise write_error(refused, self.name, "create") from None
-        # Only what is a file of our own can be cut back to its last whole block.
-        self._file = path is not None and stat.S_ISREG(os.fstat(self._fd).st_mode)
-        self._path = path
-        self._direct = Direct(self._fd) if self._file else None
+            stream = folder.stream(path.name)
+            self._fd = folder.create(path.name, access, allowed=allowed) if stream is None else stream
+        except BaseException:
+            folder.close()
+            raise
+        if stream is None:
+            self._folder = folder
+        else:
+            folder.close()
 
     def write(self, data: Sequence[bytes | Bytes]) -> None:
         """Write all of it. OSError as the kernel gives it; `size` then says how far it came."""
@@ -105,7 +109,7 @@ class Output:
     def _write(self, views: list[memoryview]) -> None:
         views = [view for view in views if len(view)]
         while views:
-            written = os.pwritev(self._fd, views, self.size) if self._file else self._write_some(views)
+            written = os.pwritev(self._fd, views, self.size) if self._folder else self._write_some(views)
             self.size += written
             while views and written >= len(views[0]):
                 written -= len(views.pop(0))
@@ -132,15 +136,15 @@ class Output:
 
     def discard(self) -> None:
         """Close it and, if it is a file, remove it: one whose beginning is missing is no capture for any reader."""
-        if self._file and self._path is not None and not self._path.is_symlink():
+        if self._folder is not None and self.path is not None and not self.closed:
             with contextlib.suppress(OSError):
-                self._path.unlink()
+                self._folder.remove(self.path.name, self._fd)
         self.size = 0
         self.abandon()
 
     def cut(self, size: int) -> bool:
         """Take back what was written after `size` bytes. False where that cannot be done."""
-        if not self._file:
+        if self._folder is None:
             return False
         try:
             os.ftruncate(self._fd, size)
@@ -156,12 +160,15 @@ class Output:
     def close(self) -> None:
         """Close it; repeatable. OSError when the kernel could not keep what it was given (network file systems)."""
         if self._direct is not None and not self.closed:
-            self.removed = os.fstat(self._fd).st_nlink == 0
             self._direct.close(self.size)
+            self.left = os.fstat(self._fd)
+            self.removed = self.left.st_nlink == 0
         self._close()
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1
+        if self._folder is not None:
+            self._folder.close()
         if fd >= 0:
             os.close(fd)
 

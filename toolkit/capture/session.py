@@ -26,7 +26,8 @@ from toolkit.capture.pcap import Pcap
 from toolkit.capture.pcapng import Pcapng
 from toolkit.capture.queueing import Queueing
 from toolkit.capture.source import Source, about_of
-from toolkit.capture.tables import Tables, check_tables
+from toolkit.capture.tables import Tables, check_one_file, check_tables, is_directory
+from toolkit.careful import Access, access_of
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, ToolkitError
 from toolkit.uninterrupted import uninterrupted
 
@@ -78,6 +79,8 @@ class Capture(lifecycle.NotCopied):
         format: FileFormat | None = None,
         compress: Compression | None = None,
         force: bool = False,
+        mode: int | None = None,
+        group: str | int | None = None,
         snaplen: int | None = None,
         rotate_bytes: int | None = None,
         rotate_seconds: float | None = None,
@@ -88,15 +91,23 @@ class Capture(lifecycle.NotCopied):
 
         interface: whose packets they are; None for Batches from elsewhere (its description and figures are missing
         then). path: "-" for standard output. format: by default what the suffix says, else pcapng. compress: by default
-        what the suffix says (.gz, .zst). force: write over a file that exists.
+        what the suffix says (.gz, .zst). A path that ends in a slash is a directory: a Parquet dataset is made there.
+        force: replace a file that exists. mode, group: who may read the files, whatever the umask: 0o600 by default,
+        0o640 if a group is named; the directories of a dataset as well.
         snaplen: bytes kept of each packet. rotate_bytes, rotate_seconds, rotate_files: tcpdump's -C, -G and -W; with
         rotate_seconds the name holds a time (strftime). queueing: how much may wait for the disk.
         Raises SystemCallError when the file cannot be made, ArgumentError, LibraryError when a package is missing.
+
+        In a directory that others may write to: no file of anybody's is written to, and none is replaced but those that
+        this capture made (with `force`, the regular files at the names that it uses). A symbolic link, a block device
+        and another user's FIFO are refused, wherever they are, and so is a path through another user's link. Who may
+        write in the directory can rename or remove the files, or take the next name and so end a rotation; they
+        cannot read them.
         """
         self._down = True
         self._given = _checked(path)  # a slash at its end means something to Parquet
         self.path = None if self._given == "-" else Path(self._given)
-        self.format: FileFormat = format or format_of(self.path)
+        self.format: FileFormat = format or format_of(self._given)
         if self.format not in get_args(FileFormat):
             raise ArgumentError(f"format is one of {', '.join(get_args(FileFormat))}, not {format!r}")
         if interface is not None and not hasattr(interface, "waiting"):
@@ -109,12 +120,13 @@ class Capture(lifecycle.NotCopied):
         if not 1 <= self._snaplen <= LARGEST_SNAPLEN:
             raise ArgumentError(f"snaplen is a number of bytes from 1 to {LARGEST_SNAPLEN}, not {snaplen!r}")
         self._received = self._octets = self._untimed = self._unwanted = 0
+        access = access_of(mode, group)
         queueing = queueing or Queueing()
         queueing.check()
         self._known = Counts()  # as last read
         self._start = self._first_counts()
         self._sink: PacketFiles | Tables = self._make_sink(
-            Rotation(rotate_bytes, rotate_seconds, rotate_files), compress, force, queueing
+            Rotation(rotate_bytes, rotate_seconds, rotate_files), compress, force, access, queueing
         )
         self._next_note = time.monotonic() + _NOTE_SECONDS
         # One that is forgotten, or left open when the interpreter ends, is completed all the same.
@@ -124,10 +136,11 @@ class Capture(lifecycle.NotCopied):
         lifecycle.track(self)
 
     def _make_sink(
-        self, rotation: Rotation, compress: str | None, force: bool, queueing: Queueing
+        self, rotation: Rotation, compress: str | None, force: bool, access: Access, queueing: Queueing
     ) -> PacketFiles | Tables:
         if self.format == "parquet":
-            return self._make_tables(rotation, compress, force, queueing)
+            return self._make_tables(rotation, compress, force, access, queueing)
+        check_one_file(self._given, self.format)
         about = about_of(self._interface, self._snaplen)
         make: Format = Pcap(about) if self.format == "pcap" else Pcapng(about)
         if compress is None and self.path is not None:
@@ -138,11 +151,14 @@ class Capture(lifecycle.NotCopied):
             rotation=rotation,
             compressor=compressor(compress),
             force=force,
+            access=access,
             queueing=queueing,
             counts=self._reader(),
         )
 
-    def _make_tables(self, rotation: Rotation, compress: str | None, force: bool, queueing: Queueing) -> Tables:
+    def _make_tables(
+        self, rotation: Rotation, compress: str | None, force: bool, access: Access, queueing: Queueing
+    ) -> Tables:
         check_tables(self._given, rotation, compress, force=force)
         if self._snaplen != LARGEST_SNAPLEN:
             raise ArgumentError("parquet holds headers as columns, not packets: there is nothing to cut at snaplen.")
@@ -154,6 +170,7 @@ class Capture(lifecycle.NotCopied):
             filter=(source.filter or "") if source is not None else "",
             interface=source.device.name if source is not None else "",
             force=force,
+            access=access,
         )
         return Tables(sink, str(self.path), queueing, self._reader())
 
@@ -382,13 +399,12 @@ def _checked(path: str | os.PathLike[str]) -> str:
     return given
 
 
-def format_of(path: Path | None) -> FileFormat:
-    """Return the format that a file's name asks for: pcapng where it asks for none.
+def format_of(given: str) -> FileFormat:
+    """Return the format that a path asks for: pcapng where it asks for none, Parquet where it is a directory's.
 
     ArgumentError for a name that asks for tables of another kind: whoever opened that file would not find them.
     """
-    if path is None:
-        return "pcapng"
+    path = Path(given)
     name = path.stem if suffix_of(path) else path.name
     if (asked := Path(name).suffix.lower()) in _OTHERS:
         raise ArgumentError(
@@ -396,4 +412,4 @@ def format_of(path: Path | None) -> FileFormat:
             "Next step: name it x.parquet for tables; toolkit.read(...) and Batch.decode().to_pandas() make any other."
         )
     by_suffix: dict[str, FileFormat] = {".pcap": "pcap", ".cap": "pcap", ".parquet": "parquet"}
-    return by_suffix.get(Path(name).suffix.lower(), "pcapng")
+    return by_suffix.get(Path(name).suffix.lower(), "parquet" if is_directory(given) else "pcapng")

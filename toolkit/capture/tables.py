@@ -19,7 +19,7 @@ from toolkit.errors import ArgumentError, SystemCallError, ToolkitError, write_e
 if TYPE_CHECKING:
     from toolkit.batch import Batch
 
-__all__ = ["Sink", "Tables"]
+__all__ = ["Sink", "Tables", "check_one_file", "check_tables", "is_directory"]
 
 _OVERHEAD = 256  # bytes of a waiting packet beside its own
 _TICK = 1.0  # seconds between two calls of tick() while nothing comes
@@ -133,8 +133,22 @@ def check_tables(given: str, rotation: Rotation, compress: str | None, *, force:
             "parquet goes to a file, compresses by itself and does not rotate. "
             "Next step: name a file x.parquet, or a directory x.parquet/ for files by date and hour."
         )
-    if not (path.is_dir() or given.endswith(os.sep)):
+    if not (path.is_dir() or is_directory(given)):
         check_target(path, force=force)
+
+
+def is_directory(given: str) -> bool:
+    """Whether a path can be a directory's only: it ends in a slash."""
+    return given.endswith((os.sep, "/.", "/.."))
+
+
+def check_one_file(given: str, format: str) -> None:
+    """Raise ArgumentError for a directory as the place of what is one file."""
+    if is_directory(given):
+        raise ArgumentError(
+            f"{format} is written to a file, and {given} names a directory. "
+            f"Next step: name a file in it; Parquet alone is written to a directory, as files by date and hour."
+        )
 
 
 class _Feeder:

@@ -20,13 +20,14 @@ from toolkit.capture.files import check_files
 from toolkit.capture.naming import Rotation
 from toolkit.capture.queueing import Queueing
 from toolkit.capture.session import CaptureStatistics, format_of
-from toolkit.capture.tables import check_tables
+from toolkit.capture.tables import check_one_file, check_tables
+from toolkit.careful import Folder, access_of, own_descriptor
 from toolkit.cli import output
 from toolkit.cli.binding import Binding
 from toolkit.cli.live import LiveLine, Reading
 from toolkit.cli.reconcile import Source, rest, told_fates
 from toolkit.cli.stop import Stop
-from toolkit.errors import SystemCallError, ToolkitError, write_error
+from toolkit.errors import SystemCallError, ToolkitError
 from toolkit.netns import entered
 from toolkit.tables.arrow import pyarrow
 
@@ -50,6 +51,8 @@ class Target:
     pcap: bool = False
     compress: Compression | None = None
     force: bool = False
+    mode: int | None = None
+    group: str | None = None
     buffer: int | None = None  # bytes
 
     @property
@@ -60,7 +63,7 @@ class Target:
     @property
     def format(self) -> FileFormat:
         """The format that the file gets."""
-        return "pcap" if self.pcap else format_of(self.path)
+        return "pcap" if self.pcap else format_of(self.file)
 
     @property
     def queueing(self) -> Queueing:
@@ -74,32 +77,36 @@ class Target:
         if self.path is None and os.isatty(1):
             raise ToolkitError("standard output is a terminal: packets are no text. Next step: `| tcpdump -r -`.")
         self.queueing.check()
+        access_of(self.mode, self.group)
         rotation = Rotation(self.rotate_size, self.rotate_seconds, self.files)
         if self.format == "parquet":
             check_tables(self.file, rotation, self.compress, force=self.force)
             pyarrow("Parquet")
         else:
+            check_one_file(self.file, self.format)
             check_files(self.path, rotation, force=self.force)
             compressor(self.compress or (suffix_of(self.path) if self.path is not None else None))
 
     @contextlib.contextmanager
     def reader(self, stop: Stop) -> Iterator[None]:
         """Wait until somebody reads the FIFO, if it is one: without a reader it cannot be opened."""
-        if self.path is None or not self.path.is_fifo():
+        if self.path is None or own_descriptor(self.file) is not None or not self.path.is_fifo():
             yield
             return
-        while True:
-            try:
-                fd = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-                break
-            except OSError as refused:
-                if refused.errno != errno.ENXIO or stop:
-                    raise write_error(refused, self.file) from None
-                time.sleep(min(stop.patience, _PATIENCE))
+        with Folder.of(self.path) as folder:
+            while True:
+                try:
+                    fd = folder.stream(self.path.name)
+                    break
+                except SystemCallError as refused:
+                    if refused.errno != errno.ENXIO or stop:
+                        raise
+                    time.sleep(min(stop.patience, _PATIENCE))
         try:
             yield  # open, for else the reader would see an end
         finally:
-            os.close(fd)
+            if fd is not None:
+                os.close(fd)
 
     def open(self, source: Source, binding: Binding) -> Capture:
         """Begin the capture."""
@@ -110,6 +117,8 @@ class Target:
                 format=self.format,
                 compress=self.compress,
                 force=self.force,
+                mode=self.mode,
+                group=self.group,
                 snaplen=None if self.format == "parquet" else binding.snaplen,
                 rotate_bytes=self.rotate_size,
                 rotate_seconds=self.rotate_seconds,

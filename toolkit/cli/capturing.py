@@ -29,6 +29,16 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     return size
 
 
+def _mode(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Read permission bits in octal; which of them make sense, Capture knows."""
+    if value is None:
+        return None
+    try:
+        return int(value, 8)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a mode: 600, 640, 644", ctx, param) from None
+
+
 @click.command(short_help="Write packets to a file: pcapng, pcap or Parquet.")
 @click.argument("interface")
 @click.argument("expression", nargs=-1)
@@ -48,7 +58,15 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     ),
     click.option("--pcap", is_flag=True, help="Write classic pcap (with nanoseconds), which cannot tell losses."),
     click.option("--compress", type=click.Choice(["gzip", "zstd"]), help="[what the suffix says: .gz, .zst]"),
-    click.option("--force", is_flag=True, help="Write over files that exist."),
+    click.option("--force", is_flag=True, help="Replace files that exist."),
+    click.option(
+        "--mode",
+        "file_mode",
+        metavar="BITS",
+        callback=_mode,
+        help="Who may read the files, as chmod has it.  [600; 640 with --group]",
+    ),
+    click.option("--group", metavar="NAME", help="The files' group, which may read them unless --mode says otherwise."),
     click.option(
         "--buffer",
         metavar="SIZE",
@@ -68,14 +86,19 @@ def capture(interface: str, expression: tuple[str, ...], **options: Any) -> None
 
     UNSEEN
 
-    FILE is pcapng, or by its suffix .pcap or .parquet; .gz or .zst behind that compresses. x.parquet/ is a dataset, in
-    files by date and hour; a single x.parquet can be read only once it is closed. Parquet needs the package pyarrow,
-    and .zst before Python 3.14 the package zstandard.
+    FILE is pcapng, or by its suffix .pcap or .parquet; .gz or .zst behind that compresses. With a slash behind it, as
+    packets/, it is a directory: a Parquet dataset, in files by date and hour. A single x.parquet can be read only once
+    it is closed. Parquet needs the package pyarrow, and .zst before Python 3.14 the package zstandard.
 
     Times are those of arrival, in nanoseconds; a packet without one carries that of its receipt, and these are counted.
     A pcapng file tells itself whether it is whole: each second, and at its end, what was received and dropped until
     then. When the disk is too slow, packets are dropped here, and counted. Packets of several queues are in order of
     time within each queue only: `reordercap` sorts a file, `-q 0` takes one queue.
+
+    Only their owner can read the files (0600, whatever the umask), unless --mode or --group says more. A file is never
+    written through a symbolic link, nor into a block device or another user's FIFO; what has the name already is
+    replaced with --force only. So a directory that others may write to, such as /tmp, is safe for what is elsewhere;
+    there, others can still remove or rename what you capture.
 
     With -w -, stdout gets packets only: all else, the object of --json too, goes to stderr. If FILE is a FIFO, nothing
     is taken from INTERFACE until somebody reads it.
@@ -98,7 +121,9 @@ def capture(interface: str, expression: tuple[str, ...], **options: Any) -> None
     from toolkit.cli.capture import Target, run
 
     names = ("file", "rotate_size", "rotate_seconds", "files", "pcap", "compress", "force", "buffer")
-    target = Target(**{name: options.pop(name) for name in names})
+    target = Target(
+        **{name: options.pop(name) for name in names}, mode=options.pop("file_mode"), group=options.pop("group")
+    )
     sys.exit(run(interface, " ".join(expression), binding_from(options), target, **options))
 
 

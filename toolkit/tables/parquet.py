@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.careful import Access, Folder
 from toolkit.clock import NAT
 from toolkit.decode import decode
-from toolkit.errors import ClosedError, kernel_error
+from toolkit.errors import ClosedError
 from toolkit.tables.arrow import pyarrow, record_batch
 from toolkit.tables.cells import Packets, of_batch, packet_cells
 from toolkit.tables.layout import Addresses
@@ -50,6 +51,7 @@ class ParquetSink:
         filter: str | None = None,
         interface: str | None = None,
         force: bool = False,
+        access: Access | None = None,
         rows_per_group: int = 1 << 17,
         seconds_per_file: float = 60.0,
         addresses: Addresses = "text",
@@ -61,6 +63,7 @@ class ParquetSink:
         A dataset has files in directories `date=2026-11-22/hour=18/`, in UTC; each takes its name when it is whole,
         after `seconds_per_file`, so that one can read while it is written, and a crash costs no more than that. It is
         added to: nothing in it is overwritten, and `force` is for single files.
+        access: who may read the files, and list the directories that are made for them; by default the owner only.
         filter, interface: go into the files' metadata. rows_per_group: packets of a row group, all in memory until it
         is written (some 300 bytes each). addresses, head: see Batch.to_arrow(). compression: "zstd", "snappy", "none".
         """
@@ -75,10 +78,16 @@ class ParquetSink:
             "use_dictionary": [name for name in schema.names if name.startswith(_REPEATING)],
         }
 
-        def create(at: Path) -> ParquetFile:
-            return ParquetFile(at, schema, metadata, force=force, hidden=dataset, **options)
+        access = access or Access()
 
-        files = _Dataset(root, create, seconds_per_file) if dataset else _Single(create(root))
+        def create(folder: Folder, name: str) -> ParquetFile:
+            return ParquetFile(folder, name, schema, metadata, access=access, force=force, hidden=dataset, **options)
+
+        if dataset:
+            files: _Single | _Dataset = _Dataset(Folder(root, make=access), create, seconds_per_file, access)
+        else:
+            with Folder.of(root) as folder:
+                files = _Single(create(folder, root.name))
         self._writing = _Writing(files, schema, rows_per_group, addresses, head)
         # A sink that is forgotten, or left open when the interpreter ends, is closed; in a fork of the owner it is not.
         self._finalizer = weakref.finalize(self, _forgotten, self._writing, os.getpid())
@@ -274,16 +283,18 @@ class _Single:
 class _Dataset:
     """Files in directories by date and hour."""
 
-    def __init__(self, root: Path, create: Callable[[Path], ParquetFile], seconds: float) -> None:
+    def __init__(
+        self, root: Folder, create: Callable[[Folder, str], ParquetFile], seconds: float, access: Access
+    ) -> None:
         self._root = root
         self._create = create
+        self._access = access
         self._seconds = seconds
         self._open: dict[str, ParquetFile] = {}  # by partition
         self._until = time.monotonic() + seconds
         self._rows = self._bytes = 0  # of files that are closed
         self._number = 0
         self._name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}-{os.urandom(3).hex()}"
-        _make(root)
 
     @property
     def rows(self) -> int:
@@ -300,9 +311,9 @@ class _Dataset:
         for partition, part in _partitions(table):
             file = self._open.get(partition)
             if file is None:
-                directory = self._root / partition
-                _make(directory)
-                file = self._create(directory / f"part-{self._name}-{self._number:05}.parquet")
+                date, hour = partition.split("/")
+                with self._root.below(date, self._access) as day, day.below(hour, self._access) as folder:
+                    file = self._create(folder, f"part-{self._name}-{self._number:05}.parquet")
                 self._number += 1
                 self._open[partition] = file
             file.append(part)
@@ -327,8 +338,9 @@ class _Dataset:
         try:
             self.finish(statistics)
         finally:
-            told = json.dumps(dict(statistics), default=str)
-            (self._root / f"_capture-{self._name}.json").write_text(told + "\n", encoding="utf-8")
+            text = json.dumps(dict(statistics), default=str) + "\n"
+            with self._root as root, open(root.create(f"_capture-{self._name}.json", self._access), "w") as file:
+                file.write(text)
 
 
 def _partitions(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
@@ -343,13 +355,6 @@ def _partitions(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         else:
             text = time.strftime("date=%Y-%m-%d", time.gmtime(hour * 3600)) + f"/hour={hour % 24}"
             yield text, part
-
-
-def _make(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as refused:
-        raise kernel_error("mkdir", refused.errno or 5, f"cannot make the directory {directory}") from None
 
 
 def _plain(value: Any) -> str:

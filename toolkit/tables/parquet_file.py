@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit.careful import Access, Folder
 from toolkit.errors import SystemCallError, removed_error, write_error
 from toolkit.tables.arrow import pyarrow
 
@@ -51,26 +53,38 @@ def _for_file(pa: Any, table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 class ParquetFile:
-    """A file at `path`; with `hidden` it gets that name only when it is whole (.NAME.tmp until then)."""
+    """A file in a directory; with `hidden` it gets its name only when it is whole (.NAME.tmp until then)."""
 
     def __init__(
-        self, path: Path, schema: pa.Schema, metadata: Mapping[str, str], *, force: bool, hidden: bool, **options: Any
+        self,
+        folder: Folder,
+        name: str,
+        schema: pa.Schema,
+        metadata: Mapping[str, str],
+        *,
+        access: Access,
+        force: bool,
+        hidden: bool,
+        **options: Any,
     ) -> None:
-        """Create it. schema: of the tables that append() gets. force: overwrite. options: of pyarrow's ParquetWriter.
+        """Create it. schema: of the tables that append() gets. force: replace a file that is there. options: of
+        pyarrow's ParquetWriter.
 
         SystemCallError when it cannot be made, EEXIST when it is there and not `force`.
         """
         pa = pyarrow("Parquet")
         import pyarrow.parquet as pq
 
-        self.path = path
+        self.path = folder.path / name
         self.rows = 0  # in whole row groups
         self._groups = 0
         self._size = 0  # bytes, once it is closed
-        self._at = path.with_name(f".{path.name}.tmp") if hidden else path
-        if hidden and not force and path.exists():
-            raise _refused(path, OSError(errno.EEXIST, ""))
-        self._fd = _create(self._at, force=force or hidden)
+        self._name, self._draft = name, f".{name}.tmp" if hidden else name
+        self._at = folder.path / self._draft
+        if hidden:
+            folder.check(name, force=force)
+        self._fd = folder.create(self._draft, access, allowed=lambda found: force and not hidden)
+        self._folder = folder.copy()
         self._schema = parquet_schema(schema).with_metadata(dict(metadata))
         self._file = _Output(self._fd)
         self._sink = pa.PythonFile(self._file, mode="w")
@@ -78,8 +92,10 @@ class ParquetFile:
             self._reserve(0, 0)
             self._writer: Any = pq.ParquetWriter(self._sink, self._schema, **options)
         except BaseException:
+            with contextlib.suppress(OSError):
+                self._folder.remove(self._draft, self._fd)
+            self._folder.close()
             os.close(self._fd)
-            self._at.unlink()
             raise
 
     @property
@@ -117,12 +133,15 @@ class ParquetFile:
                 os.ftruncate(fd, end)  # what was reserved and not used
                 self._size = end
             removed = os.fstat(fd).st_nlink == 0
-            os.close(fd)
+            try:
+                if end is not None and not removed and self._draft != self._name:
+                    removed = not self._folder.rename(self._draft, self._name, fd)
+            finally:
+                os.close(fd)
+                self._folder.close()
         if removed:
             self.rows = 0
             raise removed_error(str(self._at))
-        if self._at != self.path:
-            os.replace(self._at, self.path)
 
     def _reserve(self, size: int, groups: int) -> None:
         """Have the file system set aside `size` more bytes, and the footer's."""
@@ -157,14 +176,6 @@ class _Output(io.RawIOBase):
             self._at += done
             left = left[done:]
         return size
-
-
-def _create(path: Path, *, force: bool) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if force else os.O_EXCL)
-    try:
-        return os.open(path, flags, 0o644)
-    except OSError as refused:
-        raise _refused(path, refused) from None
 
 
 def _refused(path: Path, refused: OSError) -> SystemCallError:
