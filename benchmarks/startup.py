@@ -51,9 +51,9 @@ def _python(*arguments: str, lab: Lab | None = None) -> str:
     command = [sys.executable, *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     if lab is None:
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
         return done.stdout
-    return str(lab.netns.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout)
+    return str(lab.netns.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT).stdout)
 
 
 def import_ms(runs: int) -> list[float]:

@@ -47,6 +47,20 @@ def on_lasting_thread(function: Callable[[], T]) -> T:
     return _lasting_thread(os.getpid()).submit(function).result()
 
 
+def _absolute(path: str) -> str:
+    """A PATH without the entries that mean the current directory: who starts a program here does it as root."""
+    return os.pathsep.join(entry for entry in path.split(os.pathsep) if os.path.isabs(entry))
+
+
+def _found(program: str, path: str) -> str:
+    import shutil
+
+    found = shutil.which(program, path=path)
+    if found is None:
+        raise FileNotFoundError(2, "No such program", program)
+    return found
+
+
 def start(
     arguments: Sequence[str | os.PathLike[str]],
     netns: NetNS,
@@ -58,13 +72,9 @@ def start(
     The child is put into `started` before this returns, so that an interrupt between cannot lose it.
     Raises FileNotFoundError when there is no such program, as `subprocess.Popen` does.
     """
-    import shutil
-
-    program = os.fspath(arguments[0])
-    found = shutil.which(program, path=(popen.get("env") or os.environ).get("PATH"))
-    if found is None:
-        raise FileNotFoundError(2, "No such program", program)
-    command = [*_GUARD, str(os.getpid()), found, *(os.fspath(argument) for argument in arguments[1:])]
+    path = _absolute((popen.get("env") or os.environ).get("PATH", os.defpath))
+    guard, program = _found(_GUARD[0], path), _found(os.fspath(arguments[0]), path)
+    command = [guard, *_GUARD[1:], str(os.getpid()), program, *(os.fspath(argument) for argument in arguments[1:])]
 
     def begin() -> subprocess.Popen[Any]:
         with entered(netns):

@@ -75,6 +75,7 @@ def _in_child(limit: float, **job: Any) -> Any:
             input=request.encode(),
             capture_output=True,
             timeout=limit,
+            cwd="/",
             check=False,
         )
     except subprocess.TimeoutExpired:

@@ -197,7 +197,22 @@ def _spawn(connection: Connection) -> subprocess.Popen[bytes]:
     """
     fd = connection.fileno()
     code = f"import sys; sys.path[:] = {sys.path!r}; from toolkit.workers.child import main; main({fd}, {os.getpid()})"
-    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, pass_fds=(fd,))
+    # Before that line, only what Python itself starts with is imported: from where this interpreter had it.
+    options = "".join(
+        letter
+        for letter, chosen in (
+            ("I", sys.flags.isolated),
+            ("E", sys.flags.ignore_environment),
+            ("s", sys.flags.no_user_site),
+        )
+        if chosen
+    )
+    environment = dict(os.environ)
+    entries = environment.pop("PYTHONPATH", "").split(os.pathsep)
+    if absolute := [entry for entry in entries if os.path.isabs(entry)]:
+        environment["PYTHONPATH"] = os.pathsep.join(absolute)  # not the current directory's sitecustomize.py
+    command = [sys.executable, f"-{options}c", code]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(fd,), env=environment)
 
 
 def own_cpus(count: int) -> list[int]:
