@@ -186,7 +186,7 @@ class Answers:
         return answered
 
     def _ip4_many(
-        self, batch: EditableBatch, heads: Heads, lengths: npt.NDArray[np.uint32], candidates: npt.NDArray[np.bool_]
+        self, batch: EditableBatch, heads: Heads, lengths: npt.NDArray[np.int64], candidates: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.bool_]:
         total = _u16(heads, 16)
         fit = candidates & (heads[:, 14] == 0x45) & (total >= 28) & (total + 14 <= lengths)
@@ -208,7 +208,7 @@ class Answers:
         return answered
 
     def _ip6_many(
-        self, batch: EditableBatch, heads: Heads, lengths: npt.NDArray[np.uint32], candidates: npt.NDArray[np.bool_]
+        self, batch: EditableBatch, heads: Heads, lengths: npt.NDArray[np.int64], candidates: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.bool_]:
         payload = _u16(heads, 18)
         fit = candidates & (payload >= 8) & (payload + 54 <= lengths) & (heads[:, 14] >> 4 == 6)

@@ -56,7 +56,7 @@ class Batch:
         loaned: bool = False,
         memory: npt.NDArray[np.uint8] | None = None,
         arrival_ns: npt.NDArray[np.int64] | None = None,
-        wire_lengths: npt.NDArray[np.uint32] | None = None,
+        wire_lengths: npt.NDArray[np.integer[Any]] | None = None,
         rules: npt.NDArray[np.uint32] | None = None,
         utc_ns: npt.NDArray[np.int64] | None = None,
     ) -> None:
@@ -124,9 +124,9 @@ class Batch:
     # --- arrays -----------------------------------------------------------------------------------------------------
 
     @property
-    def lengths(self) -> npt.NDArray[np.uint32]:
-        """Bytes of each packet: shape (n,) u32, a copy."""
-        return self._words()[:, 2].copy()
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Bytes of each packet: shape (n,) i64, a copy. With a sign, so that differences are right as sums are."""
+        return self._words()[:, 2].astype(np.int64)
 
     @property
     def addresses(self) -> npt.NDArray[np.uint64]:
@@ -148,13 +148,9 @@ class Batch:
         return self._arrival.copy()
 
     @property
-    def wire_lengths(self) -> npt.NDArray[np.uint32]:
-        """Bytes of each packet as it arrived, before snaplen cut it: shape (n,) u32; `lengths` where not known."""
-        self._checked()
-        if self._wire is None:
-            self._read_meta()
-        assert self._wire is not None
-        return self._wire.copy()
+    def wire_lengths(self) -> npt.NDArray[np.int64]:
+        """Bytes of each packet as it arrived, before snaplen cut it: shape (n,) i64; `lengths` where not known."""
+        return self._on_wire().astype(np.int64)
 
     @property
     def rules(self) -> npt.NDArray[np.uint32]:
@@ -191,11 +187,13 @@ class Batch:
     def to_arrow(self, columns: Iterable[str] | None = None, *, addresses: Addresses = "text", head: int = 0) -> Any:
         """Return the packets as a pyarrow.RecordBatch, a row for each (extra `arrow`).
 
-        Its columns: time (timestamp[ns, UTC]), length, wire_length, queue, rule, then those of decode(), in unsigned
-        types, with null where a packet has none; `columns`: only these, in this order.
+        Its columns: time (timestamp[ns, UTC]), length, wire_length, queue, rule, then those of decode(), with
+        null where a packet has none; `columns`: only these, in this order. Numbers have a sign: differences are right.
+        Bytes and whatever has 32 bits are int64, and so are right sums in every engine; ports, types and the like are
+        int32 and int16.
         addresses: "text" writes them as people do, IPv4 and IPv6 in one column (ip_src, ip_dst), which every engine
-        can join, sort and show; "binary" is faster: IPv4 as uint32, Ethernet as uint64, IPv6 as 16 bytes in ip6_src
-        and ip6_dst.
+        can join, sort and show; "binary" is faster: IPv4 and Ethernet as int64, IPv6 as 16 bytes in ip6_src and
+        ip6_dst.
         head: with so many first bytes of each packet, in a column `head`.
         """
         from toolkit.tables.arrow import record_batch
@@ -247,7 +245,7 @@ class Batch:
             queue=self.queue,
             memory=memory,
             arrival_ns=self.arrival_ns,
-            wire_lengths=self.wire_lengths,
+            wire_lengths=self._on_wire(),
             rules=self.rules,
             utc_ns=self.timestamps.view(np.int64),
         )
@@ -272,7 +270,7 @@ class Batch:
             memory=kept._memory,
             arrival_ns=kept.arrival_ns[first],
             # Where the program wrote none, it is the length of the first buffer.
-            wire_lengths=np.maximum(kept.wire_lengths[first], lengths),
+            wire_lengths=np.maximum(kept.wire_lengths[first], lengths).astype(np.uint32),
             rules=kept.rules[first],
             utc_ns=kept.timestamps.view(np.int64)[first],
         )
@@ -304,7 +302,7 @@ class Batch:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle a copy."""
         # A copy has nothing in its memory but its packets; a Batch from a file shares a larger piece with others.
-        compact = self._memory is not None and self._memory.size <= int(self.lengths.sum(dtype=np.int64))
+        compact = self._memory is not None and self._memory.size <= int(self.lengths.sum())
         kept = self if compact else self.copy()
         return _unpickle, (kept._descs, kept.queue, kept._memory, kept._arrival, kept._wire, kept._rules, kept._utc)
 
@@ -317,6 +315,14 @@ class Batch:
                 "at the next receive(), or at close()). Next step: use it before that, or keep batch.copy()."
             )
         return self._descs
+
+    def _on_wire(self) -> npt.NDArray[np.integer[Any]]:
+        """wire_lengths as they are kept (u32, where we made them): not to be written to."""
+        self._checked()
+        if self._wire is None:
+            self._read_meta()
+        assert self._wire is not None
+        return self._wire
 
     def _words(self) -> npt.NDArray[np.uint32]:
         return self._checked().view(np.uint32).reshape(-1, 4)
@@ -337,7 +343,8 @@ class Batch:
         from toolkit.decode import head
 
         n = len(self)
-        arrival, wire, rules = np.zeros(n, dtype=np.int64), self.lengths, np.full(n, NO_RULE, dtype=np.uint32)
+        arrival, wire = np.zeros(n, dtype=np.int64), self._words()[:, 2].copy()
+        rules = np.full(n, NO_RULE, dtype=np.uint32)
         if self._umem is not None:
             offsets = self._offsets() - XSK_META_SIZE
             raw = head(self._bytes(), offsets, np.full(n, XSK_META_SIZE, dtype=np.uint32), XSK_META_SIZE)
@@ -359,7 +366,7 @@ def _unpickle(
     queue: int,
     memory: npt.NDArray[np.uint8],
     arrival_ns: npt.NDArray[np.int64] | None,
-    wire_lengths: npt.NDArray[np.uint32] | None = None,
+    wire_lengths: npt.NDArray[np.integer[Any]] | None = None,
     rules: npt.NDArray[np.uint32] | None = None,
     utc_ns: npt.NDArray[np.int64] | None = None,
 ) -> Batch:

@@ -54,7 +54,7 @@ class EditableBatch(Batch):
             raise ArgumentError(
                 f"one count for all, or one a packet: there are {len(descs)} packets, {counts.shape} counts"
             )
-        lengths = self.lengths.astype(np.int64) + counts
+        lengths = self.lengths + counts
         if len(descs) and (int(np.abs(counts).max()) > _ROOM or int(lengths.min()) < 14):
             raise ArgumentError(
                 f"cannot move the start of packets by {count} bytes: at most {_ROOM}, and 14 must be left"

@@ -32,7 +32,7 @@ _FLUSH = 5.0  # seconds until the last packets have left
 
 Times = npt.NDArray[np.int64]
 Matrix = npt.NDArray[np.uint8]
-Lengths = npt.NDArray[np.uint32]
+Lengths = npt.NDArray[np.int64]
 
 
 class Replayed(NamedTuple):

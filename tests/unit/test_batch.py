@@ -49,7 +49,7 @@ def test_arrays() -> None:
     umem, batch = loan()
     assert (len(batch), bool(batch), batch.queue) == (5, True, 3)
     assert batch.lengths.tolist() == list(LENGTHS)
-    assert batch.lengths.dtype == batch.options.dtype == np.uint32
+    assert (batch.lengths.dtype, batch.options.dtype) == (np.int64, np.uint32)
     assert batch.options.tolist() == [1] * 5
     assert batch.addresses.dtype == np.uint64
     assert (batch.addresses % FRAME == 256).all()
@@ -264,7 +264,7 @@ def test_lengths_on_the_wire_and_rules_count_where_the_time_does() -> None:
     stamp(umem, batch, [now - 500, now - 500, now - 1001], [XSK_META_MAGIC, 1, XSK_META_MAGIC], length=1500, rule=7)
     assert batch.wire_lengths.tolist() == [1500, 60, 60]
     assert batch.rules.tolist() == [7, NO_RULE, NO_RULE]
-    assert batch.wire_lengths.dtype == batch.rules.dtype == np.uint32
+    assert (batch.wire_lengths.dtype, batch.rules.dtype) == (np.int64, np.uint32)
     for kept in (batch.copy(), pickle.loads(pickle.dumps(batch)), pickle.loads(pickle.dumps(batch.copy()))):
         assert kept.wire_lengths.tolist() == [1500, 60, 60]
         assert kept.rules.tolist() == [7, NO_RULE, NO_RULE]

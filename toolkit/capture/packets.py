@@ -6,7 +6,7 @@ from __future__ import annotations
 import platform
 import time
 from importlib import metadata
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +67,7 @@ class Packets(NamedTuple):
     memory: Bytes
     offsets: npt.NDArray[np.int64]  # (n,) where each begins
     captured: npt.NDArray[np.uint32]  # (n,) bytes of each that are kept
-    original: npt.NDArray[np.uint32]  # (n,) bytes of each on the wire
+    original: npt.NDArray[np.integer[Any]]  # (n,) bytes of each on the wire
     times: npt.NDArray[np.int64]  # (n,) ns since 1970 UTC
     queue: int
     untimed: int  # how many had no time of arrival: theirs is that of their receipt
@@ -101,5 +101,5 @@ def packets_of(batch: Batch, snaplen: int) -> Packets:
     untimed = int(np.count_nonzero(missing))
     if untimed:
         times = np.where(missing, time.time_ns(), times)
-    captured = np.minimum(batch.lengths, np.uint32(snaplen))
-    return Packets(batch._bytes(), batch._offsets(), captured, batch.wire_lengths, times, batch.queue, untimed)
+    captured = np.minimum(batch._words()[:, 2], np.uint32(snaplen))
+    return Packets(batch._bytes(), batch._offsets(), captured, batch._on_wire(), times, batch.queue, untimed)

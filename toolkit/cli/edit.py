@@ -68,7 +68,7 @@ class Edits:
         return keep
 
 
-def _pop_vlan(heads: Heads, lengths: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+def _pop_vlan(heads: Heads, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Take tags out of heads; bytes to cut from the front of each packet. Packets that end with the tag stay as is."""
     whole = lengths >= _TAGGED
     if whole.all():

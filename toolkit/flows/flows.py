@@ -91,7 +91,7 @@ class Flows:
         if missing.any():
             times = np.where(missing, time.time_ns(), times)
         flags = np.maximum(columns["tcp_flags"], 0).astype(np.uint16) if "tcp_flags" in names else None
-        sizes = batch.wire_lengths.astype(np.int64)
+        sizes = batch.wire_lengths
         counted = self._counted(keys, times, sizes, flags)
         with self._lock:
             self._mend()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from toolkit.decode.text import ethertype_name, format_mac, protocol_name
 from toolkit.flows.keys import Ends, Group, ends_of, swapped_ends
 from toolkit.tables.cells import Cells
+from toolkit.tables.layout import NUMBERS
 from toolkit.tables.text import Text, ip_text
 
 if TYPE_CHECKING:
@@ -94,28 +95,28 @@ def flow_cells(counted: Counted, marked: dict[str, Array], group: Group, bidirec
     ends = _ends(counted, group)
     cells = []
     if group == "flow":
-        cells.append(_number("ip_version", np.where(ends.version > 0, ends.version, -1), np.uint8))
+        cells.append(_number("ip_version", np.where(ends.version > 0, ends.version, -1)))
     if group in ("flow", "port", "protocol"):
-        cells.append(_number("ip_proto", ends.protocol, np.uint8))
-        cells.append(_number("ethertype", ends.ethertype, np.uint16))
+        cells.append(_number("ip_proto", ends.protocol))
+        cells.append(_number("ethertype", ends.ethertype))
     if group in ("flow", "source"):
         cells.append(_text("source", _addresses(ends, ends.source, group)))
     if group == "flow":
-        cells.append(_number("source_port", ends.source_port, np.uint16))
+        cells.append(_number("source_port", ends.source_port, "src_port"))
     if group in ("flow", "destination"):
         cells.append(_text("destination", _addresses(ends, ends.destination, group)))
     if group in ("flow", "port"):
-        cells.append(_number("destination_port" if group == "flow" else "port", ends.destination_port, np.uint16))
+        cells.append(_number("destination_port" if group == "flow" else "port", ends.destination_port, "dst_port"))
     if group not in ("source", "destination"):
         cells.append(_text("protocol", _protocols(ends)))
     names = {"packets": "packets", "bytes": "octets"}
     if bidirectional:
         names |= {"back_packets": "back_packets", "back_bytes": "back_octets"}
-    cells += [Cells(name, counted.counters[key].astype(np.uint64), None, False) for name, key in names.items()]
+    cells += [Cells(name, counted.counters[key], None, False) for name, key in names.items()]
     cells.append(Cells("first", counted.first.view("datetime64[ns]"), None, False, "time"))
     cells.append(Cells("last", counted.last.view("datetime64[ns]"), None, False, "time"))
     if group == "flow":
-        cells.append(_number("tcp_flags", np.where(ends.protocol == 6, counted.flags.astype(np.int64), -1), np.uint16))
+        cells.append(_number("tcp_flags", np.where(ends.protocol == 6, counted.flags.astype(np.int64), -1)))
     return cells
 
 
@@ -151,9 +152,10 @@ def _known(value: Any) -> int | None:
     return None if value < 0 else int(value)
 
 
-def _number(name: str, values: Array, dtype: Any) -> Cells:
+def _number(name: str, values: Array, kind: str = "") -> Cells:
+    """A column of the type that `kind` (by default the same name) has in a table of packets."""
     present = values >= 0
-    return Cells(name, values.astype(dtype), None if present.all() else present, True)
+    return Cells(name, values.astype(NUMBERS[kind or name]), None if present.all() else present, True)
 
 
 def _text(name: str, strings: list[Any]) -> Cells:

@@ -108,11 +108,11 @@ def _packet_cell(packets: Packets, name: str, addresses: Addresses) -> Cells:
     if name == "length":
         return _length(packets.columns)
     if name == "wire_length":
-        return Cells(name, packets.wire_lengths.astype(np.uint32, copy=False), None, False)
+        return Cells(name, packets.wire_lengths.astype(PACKET[name], copy=False), None, False)
     if name == "queue":
-        return Cells(name, packets.queues, None, False)
+        return Cells(name, packets.queues.astype(PACKET[name]), None, False)
     if name == "rule":
-        return _nullable(name, packets.rules, packets.rules != _UNKNOWN_RULE)
+        return _nullable(name, packets.rules.astype(PACKET[name]), packets.rules != _UNKNOWN_RULE)
     if name == "head":
         assert packets.head is not None
         kept = np.minimum(packets.columns["length"], packets.head.shape[1])
@@ -121,7 +121,7 @@ def _packet_cell(packets: Packets, name: str, addresses: Addresses) -> Cells:
 
 
 def _length(columns: Columns) -> Cells:
-    return Cells("length", columns["length"].astype(np.uint32), None, False)
+    return Cells("length", columns["length"].astype(PACKET["length"]), None, False)
 
 
 def _column_cell(columns: Columns, name: str, addresses: Addresses) -> Cells:
@@ -136,7 +136,7 @@ def _column_cell(columns: Columns, name: str, addresses: Addresses) -> Cells:
         return _nullable(name, column, present, "address")
     if addresses == "text":
         return _text(columns, name)
-    return _nullable(name, column.astype(np.uint64 if name in MACS else np.uint32), column >= 0)
+    return _nullable(name, column.astype(np.int64), column >= 0)
 
 
 def _text(columns: Columns, name: str) -> Cells:

@@ -21,7 +21,7 @@ __all__ = ["data_frame"]
 def data_frame(columns: Sequence[Cells]) -> pd.DataFrame:
     """Return the columns as a pandas.DataFrame.
 
-    Numbers that may be missing are of pandas' nullable types (UInt16, ...), text is of dtype "string": missing is
+    Numbers that may be missing are of pandas' nullable types (Int32, ...), text is of dtype "string": missing is
     pandas.NA in both, so that columns of several Batches have one dtype. Times are datetime64[ns, UTC].
     """
     try:

@@ -34,7 +34,10 @@ _GATHER_BYTES = 1 << 24
 _HOUR = 3_600_000_000_000  # ns
 _UNDATED = "__HIVE_DEFAULT_PARTITION__"  # Hive's name for a missing value: packets without a time
 # Columns whose values repeat: a dictionary makes them small. In the others it costs time and nothing comes of it.
-_REPEATING = ("eth_", "arp_", "ip_src", "ip_dst", "ip_proto", "ip_ttl", "ip6_", "src_port", "dst_port", "vlan", "queue")
+_REPEATING = (
+    *("eth_", "arp_", "ip_src", "ip_dst", "ip_proto", "ip_ttl", "ip6_", "src_port", "dst_port", "vlan", "queue"),
+    *("length", "wire_length", "ip_len", "udp_len", "payload_"),
+)
 
 
 class ParquetSink:
@@ -218,7 +221,7 @@ class _Held:
     """What a table needs of the packets of a Batch, in memory of its own."""
 
     def __init__(self, batch: Batch) -> None:
-        self.lengths = batch.lengths.astype(np.int64)
+        self.lengths = batch.lengths
         self.width = int(self.lengths.max())
         self.memory = batch.head(self.width)
         self.times, self.wire_lengths, self.rules = batch.timestamps, batch.wire_lengths, batch.rules
