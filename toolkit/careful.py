@@ -21,7 +21,7 @@ from typing import NamedTuple, NoReturn
 from toolkit.arguments import whole
 from toolkit.errors import ArgumentError, kernel_error, write_error
 
-__all__ = ["Access", "Folder", "access_of", "own_descriptor", "replace_text"]
+__all__ = ["Access", "Folder", "access_of", "is_directory", "own_descriptor", "replace_text"]
 
 _HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKS = 40  # that are followed in one path, as in the kernel
@@ -87,6 +87,11 @@ def _number(group: int) -> int:
     if not 0 <= group < 1 << 32 - 1:
         raise ArgumentError(f"group is a name or a number, not {group!r}")
     return group
+
+
+def is_directory(path: str) -> bool:
+    """Whether a path can be a directory's only: it ends in a slash."""
+    return path.endswith(("/", "/.", "/.."))
 
 
 def own_descriptor(path: str) -> int | None:

@@ -15,6 +15,7 @@ from toolkit.coalesce import LONGEST_REST
 from toolkit.device import Device, await_carrier, describe, queue_numbers
 from toolkit.errors import ArgumentError, SystemCallError, VerifierError, kernel_error
 from toolkit.interface import Interface
+from toolkit.memory import affordable
 from toolkit.napi import Deferral
 from toolkit.netns import NetNS, entered
 from toolkit.program import Action, Program, Rule, attached
@@ -96,7 +97,7 @@ def open(
     umem: one that several Interfaces share, so that packets can go from one to the other without a copy; it is not
     closed with the Interface, and the next three arguments are its own.
     ring_size: entries of each ring, a power of two; by default 8192 (20 MB a queue) for up to
-    4 queues, then less, so that 64 queues do not cost a gigabyte.
+    4 queues, then less, so that 64 queues do not cost a gigabyte, and less where a cgroup or a limit leaves little.
     frames: per queue; by default a quarter more than the ring, so that sending cannot starve.
     frame_size: 2048 or 4096 bytes; by default the smaller one that holds the MTU. poison: see UMEM.
     wait: "poll" sleeps until packets come. "spin" and "busy-poll" never sleep, and take a core for the lowest latency;
@@ -315,18 +316,22 @@ def _checked_frags(frags: bool | Literal["auto"]) -> bool | Literal["auto"]:
 
 def _umem(device: Device, queues: int, wanted: _Wanted) -> UMEM:
     """Make the memory that the Sockets of an Interface share."""
-    size = check_ring_size("ring_size", _ring_size(queues) if wanted.ring_size is None else wanted.ring_size)
-    per_queue = wanted.frames if wanted.frames is not None else max(size + size // 4, 2)
     frame_size = wanted.frame_size or frame_size_for(device.longest)
+    asked = _ring_size(queues, frame_size) if wanted.ring_size is None else wanted.ring_size
+    size = check_ring_size("ring_size", asked)
+    per_queue = wanted.frames if wanted.frames is not None else max(size + size // 4, 2)
     total = per_queue * queues
     if wanted.frames is None:
         total += -total % (PAGESIZE // frame_size)  # whole pages
     return UMEM(total, frame_size, fill_size=size, comp_size=size, poison=wanted.poison)
 
 
-def _ring_size(queues: int) -> int:
+def _ring_size(queues: int, frame_size: int) -> int:
     """Return the default size. The kernel keeps some 150 bytes for each frame of a UMEM in each queue that shares it:
-    with rings of one size, 64 queues would cost gigabytes.
+    with rings of one size, 64 queues would cost gigabytes. Where memory is short, rings are smaller still.
     """
     share = max(_ENTRIES // queues, _SMALLEST)
-    return min(1 << (share.bit_length() - 1), _LARGEST)
+    size = min(1 << (share.bit_length() - 1), _LARGEST)
+    entry = queues * frame_size * 5 // 4  # bytes of the UMEM
+    entries = affordable(size * entry, _SMALLEST * entry) // entry
+    return min(size, 1 << (entries.bit_length() - 1))

@@ -13,6 +13,7 @@ from toolkit.arguments import whole
 from toolkit.coalesce import LONGEST_REST
 from toolkit.device import LINK_HEADERS, Device, await_carrier, describe, queue_numbers
 from toolkit.errors import ArgumentError, SystemCallError, VerifierError, kernel_error
+from toolkit.memory import affordable
 from toolkit.netns import NetNS, entered
 from toolkit.opening import check_rules
 from toolkit.program import Action, Program, Rule
@@ -54,7 +55,8 @@ def tee(
     snaplen: copy the first so many bytes of each packet; by default as many as the MTU lets arrive. The receiving host
     may join segments to packets longer than that before a program in generic mode sees them: these are cut,
     Batch.wire_lengths tells how long they were.
-    slots: how many copies find room, rounded up; by default 16384 for each queue, up to 4 queues, in 64 MB at most.
+    slots: how many copies find room, rounded up; by default 16384 for each queue, up to 4 queues, in 64 MB at most,
+    and in less where a cgroup or a limit leaves little memory.
 
     Everything is undone when it fails, when the Tee is closed, and when the process ends, however it ends.
     Raises what toolkit.open() does.
@@ -106,7 +108,9 @@ def _size(queues: int, slots: int | None, record: int) -> int:
                 f"{_LARGEST >> 20} MB. Next step: fewer slots, or a snaplen."
             )
         return size
-    return min(ring_bytes(_SLOTS * min(queues, _QUEUES), record), max(_RING, ring_bytes(1, record)))
+    least = ring_bytes(1, record)
+    size = min(ring_bytes(_SLOTS * min(queues, _QUEUES), record), max(_RING, least))
+    return max(least, 1 << (affordable(size, least).bit_length() - 1))  # powers of two
 
 
 def _build(device: Device, rules: tuple[Rule, ...], longest: int, size: int, queues: list[int] | None) -> Program:

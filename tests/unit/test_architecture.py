@@ -25,6 +25,7 @@ FLOORS = {
     "lifecycle": 0,
     "mapping": 0,
     "careful": 0,
+    "memory": 0,
     "uninterrupted": 0,
     "arguments": 0,
     "clock": 0,

@@ -265,13 +265,6 @@ def test_a_disk_that_stands_still_for_a_moment_is_given_room() -> None:
     assert writer.close(10)
 
 
-def test_what_may_wait_is_a_part_of_the_memory_unless_somebody_says_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Queueing(limit=1 << 20).room == 1 << 20
-    for memory, room in ((1 << 30, 64 << 20), (8 << 30, 128 << 20), (1 << 40, 256 << 20)):
-        monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": memory >> 12, "SC_PAGE_SIZE": 4096}.__getitem__)
-        assert Queueing().room == room
-
-
 def test_a_file_system_that_refuses_late_is_served_the_usual_way(tmp_path: Path) -> None:
     from toolkit.capture.direct import BLOCK, Direct
 

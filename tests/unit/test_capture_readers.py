@@ -95,8 +95,9 @@ def test_what_makes_no_sense_is_refused_before_there_is_a_file(tmp_path: Path) -
 # --- a slash at the end -----------------------------------------------------------------------------------------------
 
 
-def test_a_slash_at_the_end_means_a_dataset(tmp_path: Path) -> None:
-    with Capture(None, f"{tmp_path}/ds/") as capture:
+@pytest.mark.parametrize("end", ["/", "//", "/."])
+def test_a_slash_at_the_end_means_a_dataset(tmp_path: Path, end: str) -> None:
+    with Capture(None, f"{tmp_path}/ds{end}") as capture:
         assert capture.format == "parquet"
         capture.write(batch_of(frames(3)))
     parts = list((tmp_path / "ds").rglob("*.parquet"))

@@ -3,23 +3,24 @@
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
 
 from toolkit.arguments import seconds, whole
 from toolkit.errors import ArgumentError
+from toolkit.memory import affordable, available
 
 __all__ = ["LEAST", "Queueing"]
 
 LEAST = 1 << 20  # bytes
-_SHARE = 64  # of the machine's memory that may be used where nobody says how much
+_SHARE = 64  # of the memory that may be used where nobody says how much
 _SMALLEST, _LARGEST = 64 << 20, 256 << 20  # bytes, of that
 
 
 class Queueing(NamedTuple):
     """How much may wait for the disk."""
 
-    # Bytes, 1 MB at least; None: a 64th of the machine's memory, 64 to 256 MB. Only what is used is taken of it.
+    # Bytes, 1 MB at least; None: a 64th of the memory that this process may have (of the machine, by its cgroups and
+    # limits), 64 to 256 MB, but no more than a quarter of what is free of it. Only what is used is taken.
     limit: int | None = None
     patience: float = 0.002  # seconds that write() waits for room: less than the rings hold at a million packets/s
     stalled: float = 5.0  # seconds without progress after which close() gives up
@@ -29,8 +30,7 @@ class Queueing(NamedTuple):
         """Bytes that may wait."""
         if self.limit is not None:
             return self.limit
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return min(max(memory // _SHARE, _SMALLEST), _LARGEST)
+        return affordable(min(max(available().total // _SHARE, _SMALLEST), _LARGEST), LEAST)
 
     def check(self) -> None:
         """Raise ArgumentError for what makes no sense."""

@@ -26,8 +26,8 @@ from toolkit.capture.pcap import Pcap
 from toolkit.capture.pcapng import Pcapng
 from toolkit.capture.queueing import Queueing
 from toolkit.capture.source import Source, about_of
-from toolkit.capture.tables import Tables, check_one_file, check_tables, is_directory
-from toolkit.careful import Access, access_of
+from toolkit.capture.tables import Tables, check_one_file, check_tables
+from toolkit.careful import Access, access_of, is_directory
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, ToolkitError
 from toolkit.uninterrupted import uninterrupted
 

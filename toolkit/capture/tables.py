@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,12 +13,13 @@ from toolkit.capture.output import check_target
 from toolkit.capture.packets import Counts
 from toolkit.capture.queueing import Queueing
 from toolkit.capture.writer import Item, UnwrittenError, Writer
+from toolkit.careful import is_directory
 from toolkit.errors import ArgumentError, SystemCallError, ToolkitError, write_error
 
 if TYPE_CHECKING:
     from toolkit.batch import Batch
 
-__all__ = ["Sink", "Tables", "check_one_file", "check_tables", "is_directory"]
+__all__ = ["Sink", "Tables", "check_one_file", "check_tables"]
 
 _OVERHEAD = 256  # bytes of a waiting packet beside its own
 _TICK = 1.0  # seconds between two calls of tick() while nothing comes
@@ -135,11 +135,6 @@ def check_tables(given: str, rotation: Rotation, compress: str | None, *, force:
         )
     if not (path.is_dir() or is_directory(given)):
         check_target(path, force=force)
-
-
-def is_directory(given: str) -> bool:
-    """Whether a path can be a directory's only: it ends in a slash."""
-    return given.endswith((os.sep, "/.", "/.."))
 
 
 def check_one_file(given: str, format: str) -> None:

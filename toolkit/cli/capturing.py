@@ -72,7 +72,7 @@ def _mode(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
         metavar="SIZE",
         callback=_size,
         help="What may wait in memory for the disk: so many million bytes (or 512m, 1g).  "
-        "[a 64th of this machine's memory, 64m to 256m]",
+        "[a 64th of the memory that it may have, 64m to 256m; a quarter of what is free, if that is less]",
     ),
     *taking(COPY_LONG),
 )

@@ -19,6 +19,7 @@ from toolkit.doctor.compiler import examine_compiler
 from toolkit.doctor.finding import Finding, note, ok, problem
 from toolkit.doctor.libraries import examine_libraries
 from toolkit.errors import LibraryError, kernel_error
+from toolkit.memory import available
 from toolkit.program.cache import Cache, CacheWarning, directory
 
 __all__ = ["examine_system", "older_than"]
@@ -37,6 +38,7 @@ _CAPABILITIES = (
 )
 
 _DEFAULT_UMEM = 20 << 20  # bytes a queue, with the default rings
+_COMFORTABLE = 1 << 30  # bytes of memory that leave every default as it is
 
 
 def examine_system() -> Iterator[Finding]:
@@ -123,6 +125,7 @@ def _privileges() -> Iterator[Finding]:
         else:
             yield note(_SYSTEM, "privileges", f"{name} is missing: {purpose}", "sudo, if that is wanted")
     yield from _memlock(locks=bool(held >> 14 & 1))
+    yield _memory()
 
 
 def _effective_capabilities() -> int:
@@ -142,6 +145,16 @@ def _memlock(*, locks: bool) -> Iterator[Finding]:
     else:
         text = f"the memlock limit of {soft:,} bytes is less than the {_DEFAULT_UMEM:,} that a queue takes by default"
         yield problem(_SYSTEM, "memlock", text, "ulimit -l unlimited, smaller rings (--ring-size), or CAP_IPC_LOCK")
+
+
+def _memory() -> Finding:
+    found = available()
+    text = f"{found.free >> 20:,} MB of memory may be taken: the limit is that of {found.where}"
+    if found.free >= _COMFORTABLE:
+        return ok(_SYSTEM, "memory", text)
+    return note(
+        _SYSTEM, "memory", f"only {text}; rings and buffers are smaller by default", "raise that limit, or free memory"
+    )
 
 
 def _cache() -> Iterator[Finding]:

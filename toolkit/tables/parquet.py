@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.careful import Access, Folder
+from toolkit.careful import Access, Folder, is_directory
 from toolkit.clock import NAT
 from toolkit.decode import decode
 from toolkit.errors import ClosedError
+from toolkit.memory import affordable
 from toolkit.tables.arrow import pyarrow, record_batch
 from toolkit.tables.cells import Packets, of_batch, packet_cells
 from toolkit.tables.layout import Addresses
@@ -31,6 +32,8 @@ __all__ = ["ParquetSink"]
 
 _GATHER = 2048  # packets that are decoded at once: the 60 columns cost 0.3 ms a time, however few packets there are
 _GATHER_BYTES = 1 << 24
+_ROWS = 1 << 17  # of a row group, unless somebody says how many
+_ROW = 600  # bytes of one: its columns, and once more while they are written
 _HOUR = 3_600_000_000_000  # ns
 _UNDATED = "__HIVE_DEFAULT_PARTITION__"  # Hive's name for a missing value: packets without a time
 # Columns whose values repeat: a dictionary makes them small. In the others it costs time and nothing comes of it.
@@ -55,7 +58,7 @@ class ParquetSink:
         interface: str | None = None,
         force: bool = False,
         access: Access | None = None,
-        rows_per_group: int = 1 << 17,
+        rows_per_group: int | None = None,
         seconds_per_file: float = 60.0,
         addresses: Addresses = "text",
         head: int = 0,
@@ -68,11 +71,12 @@ class ParquetSink:
         added to: nothing in it is overwritten, and `force` is for single files.
         access: who may read the files, and list the directories that are made for them; by default the owner only.
         filter, interface: go into the files' metadata. rows_per_group: packets of a row group, all in memory until it
-        is written (some 300 bytes each). addresses, head: see Batch.to_arrow(). compression: "zstd", "snappy", "none".
+        is written (some 300 bytes each); by default 131072, and fewer where memory is short. addresses, head: see
+        Batch.to_arrow(). compression: "zstd", "snappy", "none".
         """
         root = Path(path)
         self.path = root
-        dataset = root.is_dir() or os.fspath(path).endswith(os.sep)
+        dataset = root.is_dir() or is_directory(os.fspath(path))
         metadata = {"writer": "afxdp-toolkit"}
         metadata |= {key: value for key, value in (("filter", filter), ("interface", interface)) if value is not None}
         schema = _gathered([], addresses, head).schema
@@ -91,6 +95,8 @@ class ParquetSink:
         else:
             with Folder.of(root) as folder:
                 files = _Single(create(folder, root.name))
+        if rows_per_group is None:
+            rows_per_group = affordable(_ROWS * _ROW, _GATHER * _ROW) // _ROW
         self._writing = _Writing(files, schema, rows_per_group, addresses, head)
         # A sink that is forgotten, or left open when the interpreter ends, is closed; in a fork of the owner it is not.
         self._finalizer = weakref.finalize(self, _forgotten, self._writing, os.getpid())
