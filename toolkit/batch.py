@@ -281,7 +281,7 @@ class Batch:
             self._stale = True
             assert self._umem is not None
             if not self._umem.closed:
-                self._umem.recycle(self._descs[:, 0])
+                self._umem.recycle(self._descs[:, 0], distinct=True)  # looked through when the ring gave them
             self._loaned = False
 
     @property
@@ -346,13 +346,15 @@ class Batch:
         arrival, wire = np.zeros(n, dtype=np.int64), self._words()[:, 2].copy()
         rules = np.full(n, NO_RULE, dtype=np.uint32)
         if self._umem is not None:
-            offsets = self._offsets() - XSK_META_SIZE
+            ledger = self._umem.ledger
+            # A packet at the very start of its frame has none: what is in front of it belongs to another.
+            has_room = self._offsets() & ((1 << ledger.shift) - 1) >= XSK_META_SIZE
+            offsets = np.where(has_room, self._offsets() - XSK_META_SIZE, 0)
             raw = head(self._bytes(), offsets, np.full(n, XSK_META_SIZE, dtype=np.uint32), XSK_META_SIZE)
             meta = raw.view(XSK_META).reshape(-1)
             times = meta["time"].astype(np.int64)
-            ledger = self._umem.ledger
             lent_at = ledger.lent_at[self._offsets() >> ledger.shift]
-            good = (meta["magic"] == XSK_META_MAGIC) & (times >= lent_at) & (times <= time.monotonic_ns())
+            good = has_room & (meta["magic"] == XSK_META_MAGIC) & (times >= lent_at) & (times <= time.monotonic_ns())
             arrival, wire = np.where(good, times, arrival), np.where(good, meta["length"], wire)
             rules = np.where(good, meta["rule"], rules)
         # What the maker gave stays: only what is missing is read.

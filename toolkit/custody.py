@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.errors import ArgumentError
-from toolkit.ledger import FREE, RECEIVED, RETIRED, RX, TX, USER, Addresses, Ledger, owner_code
+from toolkit.errors import ArgumentError, FrameError
+from toolkit.ledger import FREE, RECEIVED, RETIRED, RETURNED, RX, TX, USER, Addresses, Ledger, owner_code
 
 __all__ = ["ReceiveCustody", "SendCustody"]
 
@@ -32,29 +32,27 @@ class ReceiveCustody:
 
     def taken(self, addresses: Addresses) -> None:
         """Note that the RX ring returned frames."""
-        self._ledger.move(addresses, self._received, (RX,), self._holder, "the kernel returned, unexpectedly,")
+        self._ledger.move(addresses, self._received, self._lent, RETURNED)
 
     def taken_one(self, address: int) -> None:
         """The same for one frame."""
         if not self._ledger.swap_one(address, self._lent, self._received):
-            self._ledger.move_one(address, self._received, (RX,), self._holder, "the kernel returned, unexpectedly,")
+            self._ledger.move_one(address, self._received, self._lent, RETURNED)
 
     def put_back(self, addresses: Addresses) -> None:
         """Note that a peek was cancelled."""
-        self._ledger.move(addresses, self._lent, (RECEIVED,), self._holder, "cannot cancel the peek of")
+        self._ledger.move(addresses, self._lent, self._received, "cannot cancel the peek of")
 
     def given(self, addresses: Addresses, *, distinct: bool = False) -> None:
         """Note that frames of the user go into the fill ring."""
         ledger = self._ledger
-        if not distinct:
-            ledger.refuse_duplicates(addresses)
-        ledger.move(addresses, self._lent, (USER, RECEIVED), self._holder, "cannot lend to the kernel")
+        ledger.move(addresses, self._lent, None, "cannot lend to the kernel", distinct=distinct)
         ledger.lent_at[ledger.numbers(addresses)] = time.monotonic_ns()
 
     def given_one(self, address: int) -> None:
         """The same for one frame."""
         ledger = self._ledger
-        ledger.move_one(address, self._lent, (USER, RECEIVED), self._holder, "cannot lend to the kernel")
+        ledger.move_one(address, self._lent, None, "cannot lend to the kernel")
         ledger.lent_at[address >> ledger.shift] = time.monotonic_ns()
 
     def lend(self, store: Any, n: int, index: int) -> Addresses:
@@ -73,10 +71,9 @@ class ReceiveCustody:
         """Forget the pending frames. They are free again unless the ring's `producer` index has passed theirs."""
         ledger, pending = self._ledger, self.pending
         if pending is not None and pending[0] == producer:
-            numbers = ledger.numbers(pending[1])
             with ledger.lock:
                 # Interrupted early, lend() had not marked them: then they may be the sending thread's by now.
-                ledger.owner[numbers[ledger.owner[numbers] == self._lent]] = FREE
+                ledger.swap(pending[1], self._lent, FREE)
                 ledger.rebuild()
         self.pending = None
 
@@ -88,16 +85,14 @@ class ReceiveCustody:
         """Free every received frame but those that the RX ring will return again: after an interrupted receive."""
         ledger = self._ledger
         with ledger.lock:
-            ledger.owner[ledger.numbers(still_in_ring)] = self._lent  # first: at no moment are they free
+            ledger.swap(still_in_ring, self._received, self._lent)  # first: at no moment are they free
             ledger.owner[ledger.owner == self._received] = FREE
             ledger.rebuild()
 
     def restore(self, addresses: Addresses) -> None:
         """Note that an interrupted peek is forgotten: what it took is the kernel's again."""
-        ledger = self._ledger
-        numbers = ledger.numbers(addresses)
-        with ledger.lock:
-            ledger.owner[numbers[ledger.owner[numbers] == self._received]] = self._lent
+        with self._ledger.lock:
+            self._ledger.swap(addresses, self._received, self._lent)
 
     def end(self, *, linger: float = 0.0) -> None:
         """Free all frames of this side: the Socket is gone. Without a lock, for finalizers too.
@@ -129,30 +124,28 @@ class SendCustody:
 
     def taken(self, addresses: Addresses) -> None:
         """Note that the completion ring returned frames."""
-        self._ledger.move(addresses, self._at_hand, (TX,), self._holder, "the kernel returned, unexpectedly,")
+        self._ledger.move(addresses, self._at_hand, self._sending, RETURNED)
 
     def taken_one(self, address: int) -> None:
         """The same for one frame."""
-        self._ledger.move_one(address, self._at_hand, (TX,), self._holder, "the kernel returned, unexpectedly,")
+        self._ledger.move_one(address, self._at_hand, self._sending, RETURNED)
 
     def put_back(self, addresses: Addresses) -> None:
         """Note that a peek was cancelled."""
-        self._ledger.move(addresses, self._sending, (USER,), self._holder, "cannot cancel the peek of")
+        self._ledger.move(addresses, self._sending, self._at_hand, "cannot cancel the peek of")
 
     def given(self, addresses: Addresses, *, distinct: bool = False) -> None:
         """Note that frames of the user go into the TX ring."""
         if self.returning is not None:
             self._finish_returning()
-        if not distinct:
-            self._ledger.refuse_duplicates(addresses)
-        self._ledger.move(addresses, self._sending, (USER, RECEIVED), self._holder, "cannot send")
+        self._ledger.move(addresses, self._sending, None, "cannot send", distinct=distinct)
 
     def given_one(self, address: int) -> None:
         """The same for one frame."""
         if self.returning is not None:
             self._finish_returning()
         if not self._ledger.swap_one(address, self._received, self._sending):
-            self._ledger.move_one(address, self._sending, (USER, RECEIVED), self._holder, "cannot send")
+            self._ledger.move_one(address, self._sending, None, "cannot send")
 
     def lend(self, store: Any, n: int, index: int) -> Addresses:
         """Refuse: only a fill ring lends free frames."""
@@ -192,15 +185,17 @@ class SendCustody:
             self._finish_returning()
         self.returning = addresses
         release()
-        store.recycle(addresses, self._sending)
+        try:
+            store.recycle(addresses, self._sending)
+        except FrameError:
+            self._finish_returning()  # each frame that was sent is free, once, whatever else the ring says
+            raise
         self.returning = None
 
     def restore(self, addresses: Addresses) -> None:
         """Note that an interrupted peek is forgotten: what it took is the kernel's again."""
-        ledger = self._ledger
-        numbers = ledger.numbers(addresses)
-        with ledger.lock:
-            ledger.owner[numbers[ledger.owner[numbers] == self._at_hand]] = self._sending
+        with self._ledger.lock:
+            self._ledger.swap(addresses, self._at_hand, self._sending)
 
     def recover(self, producer: int, still_in_ring: Addresses) -> None:
         """Put frames in their places after an interrupted send: what never reached the TX ring is free again.
@@ -209,11 +204,11 @@ class SendCustody:
         """
         ledger, pending = self._ledger, self.pending
         with ledger.lock:
-            self._return()
-            ledger.owner[ledger.numbers(still_in_ring)] = self._sending
+            if self.returning is not None:  # a few may be free again, and somebody else's already: only the rest
+                ledger.swap(self.returning, self._sending, self._at_hand)
+            ledger.swap(still_in_ring, self._at_hand, self._sending)
             if pending is not None and pending[0] == producer:
-                numbers = ledger.numbers(np.asarray(pending[1], dtype=np.uint64))
-                ledger.owner[numbers[ledger.owner[numbers] == self._sending]] = FREE
+                ledger.swap(np.asarray(pending[1], dtype=np.uint64), self._sending, FREE)
             ledger.owner[ledger.owner == self._at_hand] = FREE
             ledger.rebuild()
         self.pending = self.returning = None
@@ -223,18 +218,11 @@ class SendCustody:
 
         The Sender sees to its own in recover(); this is for a free_all() that somebody else called.
         """
+        assert self.returning is not None
         with self._ledger.lock:
-            self._return()
+            self._ledger.swap(self.returning, self._sending, FREE)
             self._ledger.rebuild()
         self.returning = None
-
-    def _return(self) -> None:
-        """Free what an interrupted reclaim() left in `returning`. The caller holds the lock, and rebuilds the stack."""
-        owner = self._ledger.owner
-        if self.returning is not None:
-            numbers = self._ledger.numbers(self.returning)
-            # A few may be free again, and somebody else's already: only the rest is freed.
-            owner[numbers[owner[numbers] == self._sending]] = FREE
 
     @property
     def sending_frames(self) -> int:

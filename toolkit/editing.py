@@ -26,7 +26,10 @@ class EditableBatch(Batch):
         """
         starts, lengths = self._offsets(), self._words()[:, 2]
         if rows is not None:
-            starts, lengths = starts[rows], lengths[rows]
+            try:
+                starts, lengths = starts[rows], lengths[rows]
+            except IndexError as wrong:
+                raise ArgumentError(f"rows are numbers of packets, of which there are {len(starts)}: {wrong}") from None
         n, width = _two_dimensions(heads, len(starts))
         if n and width > int(lengths.min()):
             raise ArgumentError(

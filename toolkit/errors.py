@@ -11,6 +11,7 @@ import errno as _errno
 import os
 
 __all__ = [
+    "RING_LIES",
     "ArgumentError",
     "ClosedError",
     "CompileError",
@@ -32,6 +33,13 @@ __all__ = [
 ]
 
 
+# The end of what is said of a ring that names what it cannot name.
+RING_LIES = (
+    "Likely cause: a fault of the driver, or of something else that writes to this ring. Next step: close the Socket "
+    "and open it again; its frames are free then."
+)
+
+
 class ToolkitError(Exception):
     """Base of every exception that the toolkit raises on purpose."""
 
@@ -41,7 +49,9 @@ class ArgumentError(ToolkitError, ValueError):
 
 
 class FrameError(ToolkitError, ValueError):
-    """A frame address that is foreign, freed already, or lent to somebody else."""
+    """A frame address that is foreign, freed already, named twice, or lent to somebody else; a descriptor that leaves
+    its frame; a ring whose other side wrote what it cannot have written.
+    """
 
 
 class ClosedError(ToolkitError, ValueError):

@@ -21,6 +21,7 @@ __all__ = ["Edit", "Forwarder"]
 # Sees each batch and may change it in place; returns None to send all, or a mask of what to keep, shape (n,) bool.
 Edit = Callable[[EditableBatch], Any]
 
+_LENGTH = np.array(U32, dtype=np.uint64)  # the lower half of a descriptor's second word
 _KICK_AGAIN = 0.001  # seconds after which a busy kernel is told again what waits in the TX ring
 _PATIENCE = 0.01  # seconds that a batch waits for room in a full TX ring; then what is left of it is dropped
 
@@ -109,6 +110,7 @@ class Forwarder:
                     target.pass_on(descs, 0)
                 return 0
             self.received += len(descs)
+            descs[:, 1] &= _LENGTH  # no options: those of an RX ring mean nothing in a TX ring
             keep = descs if self._edit is None else self._edited(descs, source.queue)
             left = self._sent(target, keep)
             if len(left):
@@ -119,12 +121,11 @@ class Forwarder:
         """Send, and count by what the TX ring took, also when the kick raised afterwards; returns what is left."""
         before = target.tx.next_index
         try:
-            return target.pass_on(descs, _PATIENCE)
+            return target.pass_on(descs, _PATIENCE, distinct=True)  # one ring gave them in one batch
         finally:
             taken = (target.tx.next_index - before) & U32
             self.forwarded += taken
-            # The length is the lower half of the second word.
-            self.octets += int((descs[:taken, 1] & np.uint64(U32)).sum())
+            self.octets += int(descs[:taken, 1].sum())
             self.no_room += len(descs) - taken
 
     def _edited(self, descs: npt.NDArray[np.uint64], queue: int) -> npt.NDArray[np.uint64]:

@@ -9,6 +9,7 @@ call acts upon.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -18,12 +19,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.errors import FrameError
+from toolkit.errors import RING_LIES, FrameError
 
 __all__ = [
     "FREE",
     "RECEIVED",
     "RETIRED",
+    "RETURNED",
     "RX",
     "TX",
     "USER",
@@ -47,6 +49,12 @@ RETIRED = 5  # the socket closed while the kernel was still sending it: never us
 
 _KINDS = ("free", "user", "rx", "received", "tx", "retired")
 
+# Of all kinds, USER and RECEIVED alone have these bits set so. Arrays: quicker than integers, as in Ledger.
+_USERS, _USER = np.array(5, dtype=np.uint32), np.array(USER, dtype=np.uint32)
+
+RETURNED = "the kernel returned, unexpectedly,"  # how refusals of what a ring names begin
+_GIVEN_TWICE = "Likely cause: it was given away twice. Nothing was changed."
+
 
 def owner_code(kind: int, holder: int = 0) -> int:
     """Return the owner code of `kind` for socket number `holder`."""
@@ -68,6 +76,11 @@ def describe_owner(code: int) -> str:
     return words[kind] + where
 
 
+def _why(was: int | None) -> str:
+    """Return the end of a refusal. Frames of the user are named by the user, those of the kernel by a ring."""
+    return _GIVEN_TWICE if was is None else RING_LIES
+
+
 class Ledger:
     """Owners and free frames of one UMEM of `frames` frames of 2**`shift` bytes. Thread-safe."""
 
@@ -75,19 +88,22 @@ class Ledger:
         """Begin with every frame free."""
         self.frames = frames  # immutable
         self.shift = shift  # immutable: frame number = address >> shift
+        self._shift = np.array(shift, dtype=np.uint64)  # the same: NumPy takes it three times quicker than an integer
         self.lock = threading.Lock()  # guards everything below
         # Owner code of each frame, shape (frames,) u32. The authority: written by move() and free() only.
         self.owner: npt.NDArray[np.uint32] = np.zeros(frames, dtype=np.uint32)
         self._owner_view = memoryview(self.owner)  # the same, for one frame at 25 ns
         # Addresses of free frames; the first `depth` entries are valid. Last in, first out: warm frames first. After an
         # interrupt it may miss a frame that the owner array says is free, and is rebuilt.
-        self._stack: Addresses = (np.arange(frames - 1, -1, -1, dtype=np.uint64) << np.uint64(shift)).astype(np.uint64)
+        self._stack: Addresses = np.arange(frames - 1, -1, -1, dtype=np.uint64) << self._shift
         self.depth = frames  # free frames on the stack
         self._torn = False  # set while the stack is behind the owners: an interrupt leaves it set
         # CLOCK_MONOTONIC ns at which each frame was last lent for receiving, shape (frames,) i64, written by
         # ReceiveCustody: an arrival time before it is left over from an earlier packet.
         self.lent_at: npt.NDArray[np.int64] = np.zeros(frames, dtype=np.int64)
-        self._stamp: FrameNumbers = np.zeros(frames, dtype=np.int64)  # scratch of _refuse_twins()
+        # Scratch of _duplicate(): a position for each frame, and 0, 1, 2, ...
+        self._stamp: npt.NDArray[np.uint32] = np.zeros(frames, dtype=np.uint32)
+        self._positions: npt.NDArray[np.uint32] = np.arange(0, dtype=np.uint32)
         # Owner codes whose frames a finalizer wants freed; append and popleft are atomic, so it needs no lock.
         self._orphans: deque[tuple[int, int]] = deque()
         # (monotonic seconds, owner code): frames that a driver may still write to until then.
@@ -95,7 +111,7 @@ class Ledger:
 
     def numbers(self, addresses: Addresses) -> FrameNumbers:
         """Return frame numbers of addresses: shape (n,) int64. Not checked against the UMEM's size."""
-        return (addresses >> np.uint64(self.shift)).view(np.int64)
+        return (addresses >> self._shift).view(np.int64)
 
     def alloc(self, n: int, code: int) -> Addresses:
         """Take `n` free frames and give them to `code`: their addresses, shape (n,) u64. All or none."""
@@ -134,14 +150,15 @@ class Ledger:
         self,
         addresses: Addresses,
         *,
-        owner: int | None = None,
-        checked: bool = False,
+        was: int | None = None,
+        distinct: bool = False,
         wipe: Callable[[FrameNumbers], None] | None = None,
     ) -> None:
-        """Return frames to the free stack. Refused whole when one is foreign, free already, or the kernel's.
+        """Return frames to the free stack. Refused whole when one is foreign, free already, the kernel's, or there
+        twice.
 
-        `owner` is the owner code that each must have instead of being the user's (USER or RECEIVED).
-        `checked` skips the look for duplicates within `addresses`: for addresses that one ring gave in one batch.
+        was: the owner code that each must have, where a ring returned them; None: the user's (USER or RECEIVED).
+        distinct: the caller knows that no frame is named twice, and it is not looked for.
         `wipe` is called with the frames' numbers once nothing can be refused any more.
         """
         numbers = self.numbers(addresses)
@@ -149,23 +166,14 @@ class Ledger:
         with self.lock:
             if self._orphans or self._torn:
                 self._mend()
-            owners = self._owners(numbers, addresses)
-            if owner is not None:
-                allowed = owners == owner
-            else:
-                kind = owners & 7
-                allowed = (kind == USER) | (kind == RECEIVED)
-            if not allowed.all():
-                self._refuse(addresses, owners, allowed, "cannot free")
-            if not checked:
-                self._refuse_twins(numbers, addresses)
+            self._claim(numbers, addresses, was, distinct, "cannot free" if was is None else RETURNED)
             if wipe is not None:
                 wipe(numbers)
             # From here on the owner array says that they are free; an interrupt before the last line only delays them.
             self._torn = True
             self.owner[numbers] = FREE
             depth = self.depth
-            self._stack[depth : depth + n] = (addresses >> np.uint64(self.shift)) << np.uint64(self.shift)
+            self._stack[depth : depth + n] = numbers.view(np.uint64) << self._shift
             self.depth = depth + n
             self._torn = False
 
@@ -174,7 +182,7 @@ class Ledger:
         number = address >> self.shift
         with self.lock:
             if not 0 <= number < self.frames:
-                raise self._foreign(address)
+                raise self._foreign(address, "cannot free", None)
             if self._owner_view[number] & 7 not in (USER, RECEIVED):
                 raise FrameError(
                     f"cannot free the frame at address {address:#x}: it belongs to "
@@ -190,32 +198,37 @@ class Ledger:
             self.depth += 1
             self._torn = False
 
-    def move(self, addresses: Addresses, code: int, kinds: tuple[int, ...], holder: int, tried: str) -> None:
-        """Give frames to owner `code` if each is of one of `kinds` (and, for RX and TX, `holder`'s). All or none."""
+    def move(self, addresses: Addresses, code: int, was: int | None, tried: str, *, distinct: bool = False) -> None:
+        """Give frames to owner `code` if each belongs to `was` and none is there twice; else FrameError, and nothing
+        changes. was, distinct: as in free(). tried: how the refusal begins.
+        """
         numbers = self.numbers(addresses)
         with self.lock:
-            owners = self._owners(numbers, addresses)
-            if len(kinds) == 1 and kinds[0] in (RX, TX):
-                allowed = owners == owner_code(kinds[0], holder)
-            else:
-                kind = owners & 7
-                allowed = kind == kinds[0]
-                for other in kinds[1:]:
-                    allowed |= kind == other
-            if not allowed.all():
-                self._refuse(addresses, owners, allowed, tried)
+            self._claim(numbers, addresses, was, distinct, tried)
             self.owner[numbers] = code
 
-    def move_one(self, address: int, code: int, kinds: tuple[int, ...], holder: int, tried: str) -> None:
+    def move_one(self, address: int, code: int, was: int | None, tried: str) -> None:
         """The same for one frame, without NumPy's fixed cost."""
         number = address >> self.shift
         if not 0 <= number < self.frames:
-            raise self._foreign(address)
+            raise self._foreign(address, tried, was)
         with self.lock:
             owner = self._owner_view[number]
-            if owner & 7 not in kinds or (owner & 7 in (RX, TX) and owner >> 3 != holder):
-                raise FrameError(f"{tried} the frame at address {address:#x}: it belongs to {describe_owner(owner)}")
+            if owner != was if was is not None else owner & 7 not in (USER, RECEIVED):
+                raise FrameError(
+                    f"{tried} the frame at address {address:#x}: it belongs to {describe_owner(owner)}. {_why(was)}"
+                )
             self._owner_view[number] = code
+
+    def swap(self, addresses: Addresses, was: int, now: int) -> None:
+        """Give those of the frames that are `was`'s to `now`, and leave the others: addresses may name anything.
+
+        To put right what was interrupted, from what stands in a ring. The caller holds the lock, and rebuilds the stack
+        where FREE is `now`.
+        """
+        numbers = self.numbers(addresses)
+        numbers = numbers[numbers < self.frames]
+        self.owner[numbers[self.owner[numbers] == was]] = now
 
     def swap_one(self, address: int, was: int, now: int) -> bool:
         """Give one frame of owner `was` to `now`. False, and nothing changed, when it is not `was`'s.
@@ -247,7 +260,7 @@ class Ledger:
     def rebuild(self) -> None:
         """Make the free stack anew from the owner array. The caller holds the lock."""
         numbers = np.flatnonzero(self.owner == FREE)
-        self._stack[: len(numbers)] = numbers.astype(np.uint64) << np.uint64(self.shift)
+        self._stack[: len(numbers)] = numbers.astype(np.uint64) << self._shift
         self.depth = len(numbers)
         self._torn = False
 
@@ -284,41 +297,48 @@ class Ledger:
             self._reassign(self._quarantine[0][1], FREE)
             self._quarantine.popleft()
 
-    def _owners(self, numbers: FrameNumbers, addresses: Addresses) -> npt.NDArray[np.uint32]:
+    def _claim(self, numbers: FrameNumbers, addresses: Addresses, was: int | None, distinct: bool, tried: str) -> None:
+        """Raise FrameError unless each frame is there, belongs to `was` (None: to the user), and is named once.
+
+        The caller holds the lock. Results are compared as bytes: NumPy's own all() and any() cost 1 us more.
+        """
         try:
-            return self.owner[numbers]
+            owners = self.owner[numbers]
         except IndexError:
-            foreign = addresses[(numbers < 0) | (numbers >= self.frames)]
-            raise self._foreign(int(foreign[0])) from None
+            raise self._foreign(int(addresses[numbers >= self.frames][0]), tried, was) from None
+        if was is None:
+            refused = b"\0" in (owners & _USERS == _USER).tobytes()
+        else:
+            refused = owners.tobytes() != was.to_bytes(4, sys.byteorder) * len(owners)
+        if refused:
+            at = int(np.flatnonzero(owners & _USERS != _USER if was is None else owners != was)[0])
+            raise FrameError(
+                f"{tried} the frame at address {int(addresses[at]):#x} (number {at + 1} of {len(addresses)}): it "
+                f"belongs to {describe_owner(int(owners[at]))}. {_why(was)}"
+            )
+        if not distinct and len(numbers) > 1:
+            at = self._duplicate(numbers)
+            if at >= 0:
+                raise FrameError(
+                    f"{tried} the frame at address {int(addresses[at]):#x} (number {at + 1} of {len(addresses)}): it "
+                    f"stands twice among them. {_why(was)}"
+                )
 
-    def _foreign(self, address: int) -> FrameError:
-        return FrameError(
-            f"the address {address:#x} is outside the UMEM of {self.frames} frames of {1 << self.shift} bytes. "
-            "Likely cause: it comes from another UMEM, or was computed wrongly."
-        )
-
-    def _refuse(
-        self, addresses: Addresses, owners: npt.NDArray[np.uint32], allowed: npt.NDArray[np.bool_], tried: str
-    ) -> None:
-        at = int(np.flatnonzero(~allowed)[0])
-        raise FrameError(
-            f"{tried} the frame at address {int(addresses[at]):#x} (number {at + 1} of {len(addresses)}): it belongs "
-            f"to {describe_owner(int(owners[at]))}. Likely cause: it was given away twice. Nothing was changed."
-        )
-
-    def refuse_duplicates(self, addresses: Addresses) -> None:
-        """Raise FrameError when a frame stands twice among `addresses`, or is foreign."""
-        if len(addresses) > 1:
-            numbers = self.numbers(addresses)
-            with self.lock:
-                self._owners(numbers, addresses)
-                self._refuse_twins(numbers, addresses)
-
-    def _refuse_twins(self, numbers: FrameNumbers, addresses: Addresses) -> None:
-        # Each frame is stamped with its position; of two of a kind, the first finds the second's stamp.
-        positions = np.arange(len(numbers))
+    def _duplicate(self, numbers: FrameNumbers) -> int:
+        """Return the position of a frame that stands twice, or -1. The caller holds the lock, and checked the range."""
+        # Each frame is stamped with its position; where one stands twice, a position finds another's stamp. This is a
+        # few times quicker than to sort.
+        n = len(numbers)
+        if n > len(self._positions):
+            self._positions = np.arange(2 * n, dtype=np.uint32)
+        positions = self._positions[:n]
         self._stamp[numbers] = positions
-        twice = self._stamp[numbers] != positions
-        if twice.any():
-            address = int(addresses[int(np.flatnonzero(twice)[0])])
-            raise FrameError(f"the frame at address {address:#x} stands twice in one call. Nothing was changed.")
+        stamps = self._stamp[numbers]
+        return -1 if stamps.tobytes() == positions.tobytes() else int(np.flatnonzero(stamps != positions)[0])
+
+    def _foreign(self, address: int, tried: str, was: int | None) -> FrameError:
+        cause = "Likely cause: it comes from another UMEM, or was computed wrongly." if was is None else RING_LIES
+        return FrameError(
+            f"{tried} the frame at address {address:#x}: it is outside the UMEM of {self.frames} frames of "
+            f"{1 << self.shift} bytes. {cause}"
+        )

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from toolkit.abi.if_xdp import XDP_PKT_CONTD
 from toolkit.arguments import whole
 from toolkit.batch import Batch
-from toolkit.errors import ClosedError, ToolkitError
+from toolkit.errors import RING_LIES, ClosedError, FrameError, ToolkitError
 from toolkit.rings import FillQueue, RXQueue
 from toolkit.rings.memory import U32
 from toolkit.umem import UMEM
@@ -50,11 +50,10 @@ class Receiver:
         with self.receiving():
             self.begin()
             self._end_loan()
-            limit = max(self.limit >> 2, 1) if limit is None else limit
-            descs = self._rx.take(self._whole(limit) if self._several else limit)
+            descs = self._take(limit)
             self._refill()  # after the look: the kernel has all it may have while these packets are worked on
             batch = Batch(self._umem, descs, queue=self._queue, loaned=True)
-            if self._several and batch.options.any():
+            if self._several and (batch.options & XDP_PKT_CONTD).any():
                 pieces, batch = batch, batch.joined()
                 pieces.release()
             elif len(descs):
@@ -64,6 +63,22 @@ class Receiver:
                 self._nothing_came()
             self._unfinished = False
         return batch
+
+    def _take(self, limit: int | None) -> npt.NDArray[np.uint64]:
+        """Take up to `limit` descriptors from the RX ring, by default a quarter of what the kernel may hold."""
+        limit = max(self.limit >> 2, 1) if limit is None else limit
+        try:
+            return self._rx.take(self._whole(limit) if self._several else limit)
+        except FrameError:
+            self.settled()
+            raise
+
+    def settled(self) -> None:
+        """Note that what began with begin() was refused by the RX ring before any frame changed hands.
+
+        Nothing is to be put right then; and the ring must not say what: it is not to be believed.
+        """
+        self._unfinished = False
 
     def _whole(self, limit: int) -> int:
         """Return how many entries of the RX ring end with a packet: `limit` or less, or those of one packet.
@@ -77,6 +92,11 @@ class Receiver:
         waiting = min(rx.available(rx.size), limit + _MOST_BUFFERS)
         options = rx.get_batch(rx.next_index, waiting)["options"]
         ends = np.flatnonzero(options & XDP_PKT_CONTD == 0) + 1
+        if not len(ends) and waiting >= min(_MOST_BUFFERS, rx.size):
+            raise FrameError(
+                f"the RX ring of {self._core.where} holds a packet of {waiting} buffers and no end (XDP_PKT_CONTD). "
+                + RING_LIES
+            )
         fit = ends[ends <= limit]
         return int(fit[-1]) if len(fit) else int(ends[0]) if len(ends) else 0
 
@@ -89,7 +109,7 @@ class Receiver:
         with self.receiving():
             self.begin()
             self._end_loan()
-            descs = self._rx.take(max(self.limit >> 2, 1) if limit is None else limit)
+            descs = self._take(limit)
             self._refill()
             try:
                 yield descs

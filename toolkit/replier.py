@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from toolkit.errors import FrameError
 from toolkit.receiver import Receiver
 from toolkit.rings import RXQueue, TXQueue
 from toolkit.rings.memory import U32
@@ -46,10 +47,16 @@ class Replier:
             take_one, get, waiting = self._rx.take_one, self._umem.get, self._rx.available
             taken = sent = 0
             for _ in range(looks if limit > 0 else 0):
-                desc = take_one()
+                try:
+                    desc = take_one()
+                except FrameError:
+                    self._receiver.settled()
+                    raise
                 if desc is None:
                     continue
                 taken += 1
+                if desc.options:  # of an RX ring: the TX ring knows others
+                    desc = desc._replace(options=0)
                 # Each answer leaves before anything else is done: somebody waits for it.
                 if answer(get(desc)) and pass_on_one(desc):
                     sent += 1

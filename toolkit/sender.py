@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import Any
@@ -16,6 +17,7 @@ from toolkit.errors import ArgumentError, FrameError, ToolkitError
 from toolkit.packets import as_matrix
 from toolkit.rings import TXQueue
 from toolkit.rings.custody import Addresses
+from toolkit.rings.txqueue import as_descs
 from toolkit.wait import raise_if_gone
 from toolkit.xsk_core import Core
 
@@ -117,13 +119,19 @@ class Sender:
                 if not self._reclaim() and not pauses.sleep():
                     return False
 
-    def pass_on(self, descs: npt.NDArray[np.uint64], patience: float) -> npt.NDArray[np.uint64]:
-        """Put frames that the caller holds into the TX ring and kick; returns those that found no room in time."""
+    def pass_on(
+        self, descs: npt.NDArray[np.uint64], patience: float, *, distinct: bool = False
+    ) -> npt.NDArray[np.uint64]:
+        """Put frames that the caller holds into the TX ring and kick; returns those that found no room in time.
+
+        distinct: the caller knows that no frame is named twice.
+        """
+        descs = as_descs(descs)
         with self.sending():
             deadline = 0.0
             while True:
                 self._begin()
-                descs = descs[self._hand_over(descs) :]
+                descs = descs[self._hand_over(descs, distinct) :]
                 self._unfinished = False
                 self._kick()
                 if not len(descs):
@@ -157,11 +165,11 @@ class Sender:
             self._kick()
         return accepted
 
-    def _hand_over(self, descs: npt.NDArray[np.uint64]) -> int:
+    def _hand_over(self, descs: npt.NDArray[np.uint64], distinct: bool) -> int:
         custody = self._core.send_custody
         custody.pending = (self._tx.next_index, descs[:, 0])
         try:
-            accepted = self._tx.put(descs, distinct=True)
+            accepted = self._tx.put(descs, distinct=distinct)
         except ToolkitError:  # refused whole: nothing changed hands, and what was on its way already stays there
             custody.pending = None
             raise
@@ -296,4 +304,5 @@ class Sender:
         lock = self._core.umem.ledger.lock
         if self._unfinished and lock.acquire(timeout=_LOCK_PATIENCE):
             lock.release()
-            self._recover()
+            with contextlib.suppress(FrameError):  # a completion ring that is not to be believed: close() retires them
+                self._recover()

@@ -152,23 +152,22 @@ class UMEM(lifecycle.NotCopied):
         self.ledger.free_one(int(addr), wipe=self._wipe if self.poison else None)
 
     def free_frames(self, addrs: npt.ArrayLike) -> None:
-        """Give frames back, all or none: addresses, shape (n,), any integer dtype; any address inside a frame."""
-        self._check_open()
-        given = np.asarray(addrs)
-        if given.size == 0:
-            return
-        if given.ndim != 1 or given.dtype.kind not in "iu":
-            raise ArgumentError(f"addresses are a 1-D array of integers, not {given.dtype} of shape {given.shape}")
-        addresses = given.astype(np.uint64)
-        self.ledger.free(addresses, wipe=self._wipe if self.poison else None)
+        """Give frames back, all or none: addresses, shape (n,), any integer dtype; any address inside a frame.
 
-    def recycle(self, addresses: Addresses, owner: int | None = None) -> None:
-        """Give back frames that one ring returned in one batch: like free_frames, without looking for duplicates.
+        FrameError when one is foreign, free already, lent to the kernel, or named twice.
+        """
+        self.recycle(addrs)
 
-        owner: the owner code (see Ledger) that each must have; by default any of the user's.
+    def recycle(self, addresses: npt.ArrayLike, owner: int | None = None, *, distinct: bool = False) -> None:
+        """Give frames back as free_frames() does.
+
+        owner: the owner code (see Ledger) that each must have, where a ring returned them; by default any of the
+        user's. distinct: the caller knows that no frame is named twice, as of what a ring returned in one batch and was
+        looked through then.
         """
         self._check_open()
-        self.ledger.free(addresses, owner=owner, checked=True, wipe=self._wipe if self.poison else None)
+        wipe = self._wipe if self.poison else None
+        self.ledger.free(_as_addresses(addresses), was=owner, distinct=distinct, wipe=wipe)
 
     def get(self, desc: Desc) -> memoryview:
         """Return the bytes that a descriptor points to: a writable view of the frame itself, no copy.
@@ -236,6 +235,16 @@ class UMEM(lifecycle.NotCopied):
         """Overwrite frames that are about to be free."""
         if self.memory is not None:
             self.memory.reshape(self.frames, self.frame_size)[numbers] = _POISON
+
+
+def _as_addresses(given: npt.ArrayLike) -> Addresses:
+    """Take addresses of any integer dtype as u64; ArgumentError for what is no list of them."""
+    if isinstance(given, np.ndarray) and given.dtype == np.uint64 and given.ndim == 1:
+        return given
+    array = np.asarray(given)
+    if array.size and (array.ndim != 1 or array.dtype.kind not in "iu"):
+        raise ArgumentError(f"addresses are a 1-D array of integers, not {array.dtype} of shape {array.shape}")
+    return array.reshape(-1).astype(np.uint64)  # a negative one is outside every UMEM then
 
 
 def check_ring_size(name: str, size: int) -> int:

@@ -276,11 +276,16 @@ class Socket(lifecycle.NotCopied):
         """Put frames that were sent on the free stack again, as send() and flush() do by themselves; how many."""
         return self._sender.reclaim()
 
-    def pass_on(self, descs: npt.NDArray[np.uint64], patience: float) -> npt.NDArray[np.uint64]:
+    def pass_on(
+        self, descs: npt.NDArray[np.uint64], patience: float, *, distinct: bool = False
+    ) -> npt.NDArray[np.uint64]:
         """Put received frames of this UMEM into the TX ring; returns the descriptors that found no room in `patience`
         seconds: shape (n, 2) u64, still the caller's. For Forwarder and its like.
+
+        FrameError, and nothing is sent, when one is not the caller's, named twice (which is not looked for where the
+        caller says that they are `distinct`), or when a descriptor leaves its frame.
         """
-        return self._sender.pass_on(descs, patience)
+        return self._sender.pass_on(descs, patience, distinct=distinct)
 
     @functools.cached_property
     def _receiver(self) -> Receiver:

@@ -39,6 +39,7 @@ from toolkit.custody import ReceiveCustody, SendCustody
 from toolkit.errors import ClosedError, DeviceGoneError, FrameError, ToolkitError, kernel_error
 from toolkit.registration import Registration
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
+from toolkit.rings.limits import rx_limits, tx_limits
 from toolkit.rings.memory import ADDRESS_BYTES, DESC_BYTES
 from toolkit.socket_options import SocketOptions
 from toolkit.umem import UMEM
@@ -167,11 +168,12 @@ class Core:
         if self.options.rx:
             memory = RingMemory.from_libxdp(self._structs[0], DESC_BYTES)
             self._memories.append(memory)
-            self.rx = RXQueue(memory, self.receive_custody)
+            self.rx = RXQueue(memory, self.receive_custody, rx_limits(self.umem.frame_size, self.options.sg))
         if self.options.tx:
             memory = RingMemory.from_libxdp(self._structs[1], DESC_BYTES)
             self._memories.append(memory)
-            self.tx = TXQueue(memory, self.send_custody, self._wake_tx)
+            limits = tx_limits(self.umem.frame_size, self.options.sg, self.umem.tx_metadata_len)
+            self.tx = TXQueue(memory, self.send_custody, self._wake_tx, limits)
 
     def _undo_open(self) -> None:
         self.why_dead = "closed"

@@ -83,6 +83,15 @@ def test_put_head_refuses_and_changes_nothing(umem: UMEM, heads: np.ndarray) -> 
     assert (memory(umem) == PATTERN).all()
 
 
+@pytest.mark.parametrize("rows", [[0, 99], [-100], [0.5], [True, False]])
+def test_put_head_of_rows_that_are_not_there(umem: UMEM, rows: list[object]) -> None:
+    batch, _ = batch_of(umem, (256, 60))
+    before = batch.head(60)
+    with pytest.raises(ArgumentError, match="rows are numbers of packets"):
+        batch.put_head(np.zeros((len(rows), 4), np.uint8), np.array(rows))
+    assert (batch.head(60) == before).all()
+
+
 def test_nothing_of_nothing(umem: UMEM) -> None:
     batch, _ = batch_of(umem)
     batch.put_head(np.zeros((0, 12), np.uint8))

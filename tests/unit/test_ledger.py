@@ -39,13 +39,11 @@ class LedgerMachine(RuleBasedStateMachine):
     some = st.lists(st.integers(0, FRAMES), min_size=1, max_size=4)  # FRAMES itself is foreign
     holders = st.sampled_from((1, 2))
 
-    def expect(
-        self, call: Callable[[], object], numbers: list[int], allowed: set[int], after: int, unique: bool
-    ) -> None:
+    def expect(self, call: Callable[[], object], numbers: list[int], allowed: set[int], after: int) -> None:
         """The call succeeds exactly if the model says so, and then it changes what it should."""
         known = [self.model[number] for number in numbers if number < FRAMES]
         fine = len(known) == len(numbers) and all(owner in allowed for owner in known)
-        if fine and (not unique or len(set(numbers)) == len(numbers)):
+        if fine and len(set(numbers)) == len(numbers):
             call()
             for number in numbers:
                 self.model[number] = after
@@ -68,7 +66,9 @@ class LedgerMachine(RuleBasedStateMachine):
         """Frames that the call will take, or any frames at all, often more than one of them and one twice."""
         fitting = [number for number, owner in enumerate(self.model) if owner in allowed]
         if fitting and data.draw(st.booleans()):
-            return data.draw(st.lists(st.sampled_from(fitting), min_size=1, max_size=4, unique=True))
+            return data.draw(
+                st.lists(st.sampled_from(fitting), min_size=1, max_size=4, unique=data.draw(st.booleans()))
+            )
         return data.draw(self.some)
 
     def ours(self) -> set[int]:
@@ -79,12 +79,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def free(self, data: st.DataObject, offset: int) -> None:
         numbers = self.pick(data, self.ours())
         given = addresses(*numbers, offset=offset)
-        self.expect(lambda: self.ledger.free(given), numbers, self.ours(), FREE, unique=True)
+        self.expect(lambda: self.ledger.free(given), numbers, self.ours(), FREE)
 
     @rule(number=st.integers(0, FRAMES), offset=st.integers(0, 2047))
     def free_one(self, number: int, offset: int) -> None:
         address = int(addresses(number, offset=offset)[0])
-        self.expect(lambda: self.ledger.free_one(address), [number], self.ours(), FREE, unique=True)
+        self.expect(lambda: self.ledger.free_one(address), [number], self.ours(), FREE)
 
     @rule(data=st.data(), holder=holders, direction=st.sampled_from((RX, TX)))
     def given(self, data: st.DataObject, holder: int, direction: int) -> None:
@@ -95,7 +95,7 @@ class LedgerMachine(RuleBasedStateMachine):
             call = lambda: custody.given_one(int(addresses(*numbers)[0]))  # noqa: E731
         else:
             call = lambda: custody.given(addresses(*numbers))  # noqa: E731
-        self.expect(call, numbers, self.ours(), after, unique=True)
+        self.expect(call, numbers, self.ours(), after)
 
     @rule(data=st.data(), holder=holders, direction=st.sampled_from((RX, TX)))
     def taken(self, data: st.DataObject, holder: int, direction: int) -> None:
@@ -105,7 +105,7 @@ class LedgerMachine(RuleBasedStateMachine):
         after = owner_code(RECEIVED if direction == RX else USER, holder)
         given = addresses(*numbers, offset=256)
         call = (lambda: custody.taken_one(int(given[0]))) if len(numbers) == 1 else (lambda: custody.taken(given))
-        self.expect(call, numbers, {owner_code(direction, holder)}, after, unique=False)
+        self.expect(call, numbers, {owner_code(direction, holder)}, after)
 
     @rule(holder=holders, retire=st.booleans())
     def a_socket_ends(self, holder: int, retire: bool) -> None:

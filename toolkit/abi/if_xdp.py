@@ -26,6 +26,7 @@ __all__ = [
     "XDP_RX_RING",
     "XDP_SHARED_UMEM",
     "XDP_STATISTICS",
+    "XDP_TX_METADATA",
     "XDP_TX_RING",
     "XDP_UMEM_COMPLETION_RING",
     "XDP_UMEM_FILL_RING",
@@ -70,6 +71,7 @@ XDP_UMEM_TX_METADATA_LEN = 1 << 2  # flag of XDP_UMEM_REG: tx_metadata_len count
 XDP_OPTIONS_ZEROCOPY = 1 << 0
 XDP_RING_NEED_WAKEUP = 1 << 0
 XDP_PKT_CONTD = 1 << 0  # options of a descriptor: the packet goes on in the next one
+XDP_TX_METADATA = 1 << 1  # options of a descriptor to send: tx_metadata_len bytes in front of it count
 
 # mmap() offsets of the rings
 XDP_PGOFF_RX_RING = 0

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.arguments import whole
-from toolkit.errors import ArgumentError
+from toolkit.errors import RING_LIES, ArgumentError, FrameError
 from toolkit.rings.custody import Addresses, Custodian
+from toolkit.rings.limits import Limits
 from toolkit.rings.memory import U32, RingMemory
 
 __all__ = ["Consumer"]
@@ -23,10 +24,13 @@ class Consumer(ABC):
     Semantics: gVisor's pkg/xdp (peek, get, release), with libxdp's limit and cancel.
     """
 
-    def __init__(self, memory: RingMemory, custodian: Custodian | None = None) -> None:
-        """Stand on `memory`; tell `custodian` of every frame that changes hands."""
+    def __init__(self, memory: RingMemory, custodian: Custodian | None = None, limits: Limits | None = None) -> None:
+        """Stand on `memory`; tell `custodian` of every frame that changes hands. limits: what the descriptors that
+        take() returns may say, on an RX ring; get() returns them as they are, for UMEM.get() to judge.
+        """
         self._memory = memory
         self._custodian = custodian
+        self._limits = limits
         self.size: int = memory.size  # entries; a power of 2
         # Always size - 1: lets the free-running indices wrap around the ring.
         self.mask: int = memory.size - 1
@@ -63,8 +67,7 @@ class Consumer(ABC):
         """Return how many entries can be peeked; read the shared index only when fewer than `wanted` are known."""
         entries = (self._cached_producer - self._cached_consumer) & U32
         if entries < wanted or entries == 0:
-            self._cached_producer = self._memory.load(self._memory.producer)
-            entries = (self._cached_producer - self._cached_consumer) & U32
+            entries = self._look()
         elif self._memory.closed:
             raise self._memory.closed_error()
         return entries
@@ -77,8 +80,7 @@ class Consumer(ABC):
         """
         entries = (self._cached_producer - self._cached_consumer) & U32
         if entries == 0:
-            self._cached_producer = self._memory.load(self._memory.producer)
-            entries = (self._cached_producer - self._cached_consumer) & U32
+            entries = self._look()
         elif self._memory.entries is None:  # `closed`, without the cost of a property
             raise self._memory.closed_error()
         if limit is not None and entries > limit:
@@ -90,10 +92,26 @@ class Consumer(ABC):
         index = self._cached_consumer
         if entries and self._custodian is not None:
             self._peeking = (index, entries)
-            self._take_custody(index, entries)
+            try:
+                self._take_custody(index, entries)
+            except FrameError:  # refused whole: there is nothing to undo
+                self._peeking = None
+                raise
         self._cached_consumer = (index + entries) & U32
         self._peeking = None
         return entries, index
+
+    def _look(self) -> int:
+        """Read the shared producer index: how many entries can be peeked. FrameError when it cannot be."""
+        producer = self._memory.load(self._memory.producer)
+        entries = (producer - self._cached_consumer) & U32
+        if entries > self.size:
+            raise FrameError(
+                f"the producer index of this ring ({producer}) is {entries} ahead of what was taken "
+                f"({self._cached_consumer}), and the ring has {self.size} entries. {RING_LIES}"
+            )
+        self._cached_producer = producer
+        return entries
 
     def _forget_peek(self) -> None:
         """Undo a peek that an interrupt cut short: nobody was told of its entries, the next peek returns them."""
@@ -130,6 +148,8 @@ class Consumer(ABC):
         """Peek, copy and release in one: up to `limit` entries, shape (n,) or (n, 2), u64. For batch code.
 
         Unlike peek(), re-reads the producer index when fewer than `limit` entries are known: a batch is worth it.
+        FrameError when an entry names a frame that the kernel does not have, or one twice, or does not stay within it:
+        then none is taken, now or later.
         """
         limit = None if limit is None else whole("limit", limit)
         n = self.available(self.size if limit is None else limit)
@@ -140,6 +160,8 @@ class Consumer(ABC):
         index = self._cached_consumer
         entries = self._memory.read(index, n)
         if n:
+            if self._limits is not None:
+                self._limits.check(entries)
             if self._custodian is not None:
                 self._custodian.taken(self._addresses_of(entries))
             self._cached_consumer = (index + n) & U32
@@ -148,8 +170,8 @@ class Consumer(ABC):
 
     def resync(self) -> None:
         """Forget every peek that was not released; custody is not touched. For recovery after an interrupt."""
-        self._cached_consumer = self._memory.load(self._memory.consumer)
-        self._cached_producer = self._memory.load(self._memory.producer)
+        # No entry is known from here on: the next call looks at the producer index, and refuses it where it cannot be.
+        self._cached_consumer = self._cached_producer = self._memory.load(self._memory.consumer)
 
     @abstractmethod
     def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:

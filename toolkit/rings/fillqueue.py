@@ -98,11 +98,13 @@ class FillQueue(Producer):
     def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
         return entries
 
-    def _address_at(self, index: int) -> int:
-        return self.get(index)
+    def _give_one(self, custodian: Custodian, index: int) -> None:
+        custodian.given_one(self.get(index))
 
 
 def _checked(addresses: Addresses) -> Addresses:
+    if not isinstance(addresses, np.ndarray):
+        raise ArgumentError(f"addresses are an array of u64, not a {type(addresses).__name__}")
     if addresses.dtype == np.uint64 and addresses.ndim == 1:
         return addresses
     raise ArgumentError(f"addresses are an array of u64 and shape (n,), not {addresses.dtype} {addresses.shape}")

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.abi.if_xdp import XDP_RING_NEED_WAKEUP
-from toolkit.errors import ArgumentError
+from toolkit.errors import RING_LIES, ArgumentError, FrameError
 from toolkit.rings.atomics import fence
 from toolkit.rings.custody import Addresses, Custodian
+from toolkit.rings.limits import Limits
 from toolkit.rings.memory import U32, RingMemory
 
 __all__ = ["Producer"]
@@ -26,11 +27,19 @@ class Producer(ABC):
     """
 
     def __init__(
-        self, memory: RingMemory, custodian: Custodian | None = None, wake: Callable[[], bool] | None = None
+        self,
+        memory: RingMemory,
+        custodian: Custodian | None = None,
+        wake: Callable[[], bool] | None = None,
+        limits: Limits | None = None,
     ) -> None:
-        """Stand on `memory`; `wake` makes the system call that has the kernel look at the ring, and says if it did."""
+        """Stand on `memory`; `wake` makes the system call that has the kernel look at the ring, and says if it did.
+
+        limits: what descriptors may say, on a TX ring: the kernel drops others, and never returns their frames.
+        """
         self._memory = memory
         self._custodian = custodian
+        self._limits = limits
         self._wake = wake
         self.size: int = memory.size  # entries; a power of 2
         # Always size - 1: lets the free-running indices wrap around the ring.
@@ -67,8 +76,14 @@ class Producer(ABC):
         """Return how many entries are free; read the shared index only when fewer than `wanted` are known to be."""
         entries = (self._cached_consumer - self._cached_producer) & U32
         if entries < wanted:
-            self._cached_consumer = (self._memory.load(self._memory.consumer) + self.size) & U32
-            entries = (self._cached_consumer - self._cached_producer) & U32
+            consumer = self._memory.load(self._memory.consumer)
+            entries = (consumer + self.size - self._cached_producer) & U32
+            if entries > self.size:
+                raise FrameError(
+                    f"the consumer index of this ring ({consumer}) has passed what was put into it "
+                    f"({self._cached_producer}), or is more than its {self.size} entries behind. {RING_LIES}"
+                )
+            self._cached_consumer = (consumer + self.size) & U32
         elif self._memory.entries is None:  # `closed`, without the cost of a property
             raise self._memory.closed_error()
         return entries
@@ -106,9 +121,12 @@ class Producer(ABC):
             )
         if n and self._custodian is not None:
             if n == 1:
-                self._custodian.given_one(self._address_at(index))
+                self._give_one(self._custodian, index)
             else:
-                self._custodian.given(self._addresses_of(self._memory.read(index, n)))
+                entries = self._memory.read(index, n)
+                if self._limits is not None:
+                    self._limits.check(entries)
+                self._custodian.given(self._addresses_of(entries))
         self._memory.store(self._memory.producer, index + n)
 
     def put(self, entries: npt.NDArray[np.uint64], *, distinct: bool = False, noted: bool = False) -> int:
@@ -125,6 +143,8 @@ class Producer(ABC):
             index = self._cached_producer
             if self.unpublished:
                 raise ArgumentError("entries that were reserved before must be published or given back before put()")
+            if self._limits is not None and not noted:
+                self._limits.check(entries)
             self._memory.write(index, entries)
             if self._custodian is not None and not noted:
                 self._custodian.given(self._addresses_of(entries), distinct=distinct)
@@ -159,5 +179,5 @@ class Producer(ABC):
         """Return the frame addresses in a copy of entries."""
 
     @abstractmethod
-    def _address_at(self, index: int) -> int:
-        """Return the frame address of one entry."""
+    def _give_one(self, custodian: Custodian, index: int) -> None:
+        """Give the frame of one entry that is about to be published."""

@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from toolkit.abi.if_xdp import XDPDesc
 from toolkit.errors import ArgumentError
-from toolkit.rings.custody import Addresses, FrameStore
+from toolkit.rings.custody import Addresses, Custodian, FrameStore
 from toolkit.rings.memory import U32
 from toolkit.rings.producer import Producer
 
-__all__ = ["TXQueue"]
+__all__ = ["TXQueue", "as_descs"]
 
 _DESC = struct.Struct("=QII")
 
@@ -55,11 +55,11 @@ class TXQueue(Producer):
 
     def set_batch(self, index: int, descs: npt.NDArray[Any]) -> None:
         """Write descriptors from `index` on: shape (n,) dtype XDP_DESC, or (n, 2) u64 (addr, len | options << 32)."""
-        self._memory.write(index, _as_u64(descs))
+        self._memory.write(index, as_descs(descs))
 
     def put(self, entries: npt.NDArray[Any], *, distinct: bool = False, noted: bool = False) -> int:
         """Reserve, write and publish as many descriptors as there is room for; returns how many. Does not kick."""
-        return super().put(_as_u64(entries), distinct=distinct, noted=noted)
+        return super().put(as_descs(entries), distinct=distinct, noted=noted)
 
     def put_one(self, desc: XDPDesc) -> bool:
         """Do put() for one descriptor, without NumPy's fixed costs. False: there is no room."""
@@ -68,6 +68,8 @@ class TXQueue(Producer):
             return False
         if memory.load(memory.producer) != index:
             raise ArgumentError("entries that were reserved before must be published or given back before put_one()")
+        if self._limits is not None:
+            self._limits.check_one(desc)
         self.set(index, desc)
         if self._custodian is not None:
             self._custodian.given_one(desc.addr)
@@ -78,11 +80,17 @@ class TXQueue(Producer):
     def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
         return entries[:, 0]
 
-    def _address_at(self, index: int) -> int:
-        return self.get(index).addr
+    def _give_one(self, custodian: Custodian, index: int) -> None:
+        desc = self.get(index)
+        if self._limits is not None:
+            self._limits.check_one(desc)
+        custodian.given_one(desc.addr)
 
 
-def _as_u64(descs: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+def as_descs(descs: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """Return descriptors as u64 of shape (n, 2), from that or from dtype XDP_DESC; ArgumentError for anything else."""
+    if not isinstance(descs, np.ndarray):
+        raise ArgumentError(f"descriptors are an array, not a {type(descs).__name__}")
     if descs.dtype.itemsize == 16 and descs.dtype.names == ("addr", "len", "options"):
         return np.ascontiguousarray(descs).view(np.uint64).reshape(-1, 2)
     if descs.dtype == np.uint64 and descs.ndim == 2 and descs.shape[1] == 2:

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Limits: what a descriptor may say. Within one frame, and no option that nobody agreed to."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.abi.if_xdp import XDP_PKT_CONTD, XDP_TX_METADATA, XDPDesc
+from toolkit.errors import FrameError
+
+__all__ = ["Limits", "rx_limits", "tx_limits"]
+
+# A descriptor's second word is len | options << 32.
+_LENGTH = np.uint64(0xFFFFFFFF)
+_OPTIONS = np.uint64(32)
+_ONE = np.array(1, dtype=np.uint64)  # an array: NumPy takes it quicker than an integer
+
+
+class Limits:
+    """What the descriptors of one ring may say, in frames of `frame_size` bytes (a power of two). Immutable."""
+
+    def __init__(self, frame_size: int, *, refused: int, shortest: int = 0, ahead: int = 0) -> None:
+        """refused: option bits that must not be set. shortest: least length in bytes. ahead: bytes in front of a packet
+        that must lie in its frame as well (TX metadata).
+        """
+        self._frame_size = frame_size
+        self._in_frame = np.uint64(frame_size - 1)
+        self._refused = refused
+        self._shortest = shortest
+        self._ahead = ahead
+
+    def check(self, descs: npt.NDArray[np.uint64]) -> None:
+        """Raise FrameError when a descriptor (shape (n, 2) u64) says what it may not. Whose the frames are, and whether
+        they are any, is not looked at.
+        """
+        # Of most there is nothing to say: the last byte is in the frame of the first, and no option is set (which would
+        # make the second word large; of a length of 0 it is the largest). One reduction, and then it is known.
+        first, last = descs[:, 0], descs[:, 1] - _ONE
+        reach = first + last
+        reach ^= first
+        reach |= last
+        if self._ahead or (len(reach) and reach.max() >= self._frame_size):
+            self._check_each(descs)
+
+    def check_one(self, desc: XDPDesc) -> None:
+        """The same for one descriptor, without NumPy's fixed cost."""
+        offset = desc.addr & (self._frame_size - 1)
+        if (
+            not self._shortest <= desc.len <= self._frame_size - offset
+            or offset < self._ahead
+            or desc.options & self._refused
+        ):
+            raise self._refusal(desc.addr, desc.len, desc.options)
+
+    def _check_each(self, descs: npt.NDArray[np.uint64]) -> None:
+        lengths, options = descs[:, 1] & _LENGTH, descs[:, 1] >> _OPTIONS
+        offsets = descs[:, 0] & self._in_frame
+        bad = (lengths > np.uint64(self._frame_size) - offsets) | (lengths < np.uint64(self._shortest))
+        bad |= (offsets < np.uint64(self._ahead)) | (options & np.uint64(self._refused) != 0)
+        if bad.any():
+            at = int(np.flatnonzero(bad)[0])
+            raise self._refusal(int(descs[at, 0]), int(lengths[at]), int(options[at]))
+
+    def _refusal(self, addr: int, length: int, options: int) -> FrameError:
+        what = f"the descriptor (addr={addr:#x}, len={length}, options={options:#x})"
+        if options & self._refused:
+            return FrameError(
+                f"{what} has options that this socket was not bound for. Likely cause: XDP_PKT_CONTD (1) without "
+                "sg=True, XDP_TX_METADATA (2) without tx_metadata_len, or a ring that something else overwrites. "
+                "Nothing was changed."
+            )
+        return FrameError(
+            f"{what} is not within one frame of {self._frame_size} bytes"
+            + (f", of which {self._ahead} in front of the packet are for metadata" if self._ahead else "")
+            + (f", or shorter than {self._shortest} byte" if length < self._shortest else "")
+            + ". Likely cause: it was computed wrongly, or, in an RX ring, a fault of the driver. Nothing was changed."
+        )
+
+
+def rx_limits(frame_size: int, sg: bool) -> Limits:
+    """Return what the kernel may write into an RX ring. Options that later kernels may know are let through."""
+    return Limits(frame_size, refused=0 if sg else XDP_PKT_CONTD)
+
+
+def tx_limits(frame_size: int, sg: bool, tx_metadata_len: int) -> Limits:
+    """Return what the kernel accepts in a TX ring, in the words of the UMEM that it was given."""
+    known = (XDP_PKT_CONTD if sg else 0) | (XDP_TX_METADATA if tx_metadata_len else 0)
+    return Limits(frame_size, refused=~known & 0xFFFFFFFF, shortest=1, ahead=tx_metadata_len)
