@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import hashlib
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ArgumentError, CompileError, LibraryError, ToolkitError, kernel_error
-from toolkit.program import sources
+from toolkit.program import dependencies, sources
 from toolkit.program.bcc import PLACES, have_kernel_headers
 from toolkit.program.cache import Cache
 from toolkit.program.image import Image, images
@@ -25,7 +26,7 @@ from toolkit.program.load import LESS
 
 __all__ = ["build_images", "choose"]
 
-FORMAT = 1  # of the cached report; a change of worker.py's output needs a new number
+FORMAT = 2  # of the cached report; a change of worker.py's output needs a new number
 TIME_LIMIT = 120.0  # s; a compilation takes a quarter of a second, on an emulated machine some fifty
 SYSTEM_PYTHON = "/usr/bin/python3"
 
@@ -170,7 +171,9 @@ def _attempts(source: sources.Source) -> Iterator[tuple[str | None, list[str]]]:
 
 
 def _fresh(source: sources.Source, text: str, candidates: Sequence[str]) -> dict[str, Any]:
+    """The report, with what it depends on (see dependencies.noted) in place of what clang read, and when."""
     report: dict[str, Any] = {}
+    headers: str | None = None
     chatter = ""
     for headers, flags in _attempts(source):
         request = {"text": text, "cflags": flags, "headers": headers}
@@ -179,6 +182,8 @@ def _fresh(source: sources.Source, text: str, candidates: Sequence[str]) -> dict
             break
     if report["status"] != "ok":
         raise _refusal(source, report, chatter)
+    read, began = report.pop("read"), report.pop("began")
+    report["depends"] = dependencies.noted(text, read, began, include=source.include, kernel_headers=headers)
     return report
 
 
@@ -192,17 +197,16 @@ def build_images(
     """
     if not cache:
         return images(_fresh(source, text, candidates or interpreters()))
-    depends = [part for pair in source.dependencies() for part in pair]
-    key = _key([_toolchain(), text, *_flags(source, True), *depends])
+    key = _key([_toolchain(), text, *_flags(source, True)])
     with Cache() as kept:
         entry = kept.load(key)
-        if entry is not None:
-            try:
-                return images(entry)
-            except (KeyError, TypeError, ValueError, AttributeError):
-                pass  # damaged on disk: compiled anew and overwritten
+        if entry is not None and dependencies.hold(entry.get("depends")):
+            with contextlib.suppress(Exception):  # damaged on disk, in whatever way: compiled anew and overwritten
+                if found := images(entry):
+                    return found
         report = _fresh(source, text, candidates or interpreters())
-        kept.store(key, report)
+        if report["depends"] is not None:
+            kept.store(key, report)
     return images(report)
 
 

@@ -8,6 +8,7 @@ programs are compiled anew each time, and a warning says so.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import stat
@@ -18,6 +19,7 @@ from typing import Any
 __all__ = ["Cache", "CacheWarning", "directory"]
 
 MOST_ENTRIES = 256  # about 10 KB each; the least recently written go first
+LARGEST_ENTRY = 64 << 20  # bytes; the largest of ours, an optimised list of hosts, has 2 MB
 
 
 class CacheWarning(UserWarning):
@@ -26,17 +28,26 @@ class CacheWarning(UserWarning):
 
 def directory() -> Path | None:
     """$XDG_CACHE_HOME/afxdp-toolkit, else ~/.cache/afxdp-toolkit; None where there is no home."""
+    # Under `sudo -E` both are still the caller's: root must neither trust them nor leave its files in them.
     base = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(base):
+    if os.path.isabs(base) and _owner(base) in (os.geteuid(), 0):
         return Path(base, "afxdp-toolkit")
     home = os.path.expanduser("~")
     with contextlib.suppress(OSError, KeyError, ImportError):
-        # Under `sudo -E` HOME is still the caller's: root must neither trust that nor leave its files in it.
         if os.stat(home).st_uid != os.geteuid():
             import pwd
 
             home = pwd.getpwuid(os.geteuid()).pw_dir
     return Path(home, ".cache", "afxdp-toolkit") if os.path.isabs(home) else None
+
+
+def _owner(path: str) -> int | None:
+    """Who owns a directory, or the nearest one above it that is there; None if that cannot be seen."""
+    with contextlib.suppress(OSError):
+        while not os.path.lexists(path):
+            path = os.path.dirname(path)
+        return os.stat(path).st_uid
+    return None
 
 
 def _distrusted(status: os.stat_result) -> str:
@@ -46,6 +57,10 @@ def _distrusted(status: os.stat_result) -> str:
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return f"others can write to it (mode {stat.S_IMODE(status.st_mode):04o})"
     return ""
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()
 
 
 class Cache:
@@ -90,16 +105,21 @@ class Cache:
             self._fd = -1
 
     def load(self, key: str) -> dict[str, Any] | None:
-        """What was stored under `key`; None if there is nothing, nothing trusted, or nothing readable."""
+        """What was stored under `key`; None if there is nothing, nothing trusted, or something else by now."""
         if self._fd < 0:
             return None
         try:
-            fd = os.open(f"{key}.json", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._fd)
-            with open(fd, "rb") as file:
-                if _distrusted(os.fstat(fd)):
+            # Not to wait for whoever writes, should it be a pipe.
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            with open(os.open(f"{key}.json", flags, dir_fd=self._fd), "rb") as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_ENTRY or _distrusted(status):
                     return None
-                entry = json.load(file)
-        except (OSError, ValueError):
+                digest, _, text = file.read().partition(b"\n")
+            if digest != _digest(text):
+                return None
+            entry = json.loads(text)
+        except (OSError, ValueError, RecursionError):
             return None
         return entry if isinstance(entry, dict) else None
 
@@ -110,8 +130,9 @@ class Cache:
         temporary = f".{key}.{os.getpid()}.{os.urandom(4).hex()}"
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
-            with open(fd, "w") as file:
-                json.dump(entry, file)
+            with open(fd, "wb") as file:
+                text = json.dumps(entry).encode()
+                file.write(_digest(text) + b"\n" + text)
             os.replace(temporary, f"{key}.json", src_dir_fd=self._fd, dst_dir_fd=self._fd)
             self._prune()
         except OSError:

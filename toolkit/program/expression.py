@@ -179,9 +179,11 @@ def _kept(expression: str, version: bytes) -> list[Instruction]:
 def _checked(stored: Any) -> list[Instruction] | None:
     """Instructions as JSON has them; None if that is not what they are."""
     try:
-        return [(int(code), int(jt), int(jf), int(k)) for code, jt, jf, k in stored] or None
-    except (TypeError, ValueError):
+        found = [(int(code), int(jt), int(jf), int(k)) for code, jt, jf, k in stored]
+    except (TypeError, ValueError, OverflowError):
         return None
+    fit = all(0 <= c < 1 << 16 and 0 <= jt < 256 and 0 <= jf < 256 and 0 <= k < 1 << 32 for c, jt, jf, k in found)
+    return found if found and fit else None
 
 
 def _with_time_limits(expression: str, ways: Sequence[bool] = (True, False)) -> tuple[list[Instruction], bool]:

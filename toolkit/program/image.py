@@ -81,19 +81,25 @@ def map_specs(described: list[dict[str, Any]]) -> tuple[MapSpec, ...]:
     return tuple(
         MapSpec(
             str(m["name"]),
-            int(m["type"]),
-            int(m["key_size"]),
-            int(m["value_size"]),
-            int(m["max_entries"]),
-            int(m["flags"]),
+            _u32(m["type"]),
+            _u32(m["key_size"]),
+            _u32(m["value_size"]),
+            _u32(m["max_entries"]),
+            _u32(m["flags"]),
             _fields(m["value_layout"]),
         )
         for m in described
     )
 
 
+def _u32(number: Any) -> int:
+    if not isinstance(number, int) or not 0 <= number < 1 << 32:
+        raise ValueError("the report has a number that the kernel has no room for")
+    return number
+
+
 def images(report: dict[str, Any]) -> dict[str, Image]:
-    """A source's functions, from the worker's report. Raises KeyError, TypeError or ValueError where it is damaged."""
+    """A source's functions, from the worker's report. Some exception where that is not a report of the worker's."""
     maps = map_specs(report["maps"])
     found = {}
     for name, function in report["functions"].items():

@@ -16,7 +16,6 @@ from toolkit.program.rules import Action, Rule, chosen, describe, generate, plai
 __all__ = ["Source", "directory", "headers", "read", "source_text"]
 
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*\Z")
-_QUOTED_INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 
 
 def directory() -> Path:
@@ -39,27 +38,11 @@ def headers() -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A program's text, where it came from, and what else its compilation reads."""
+    """A program's text, where it came from, and the directories in which it finds its headers."""
 
     name: str
     text: str
     include: tuple[str, ...]
-
-    def dependencies(self) -> list[tuple[str, str]]:
-        """(path, text) of every file included with quotes, at any depth: part of what a cached result depends on."""
-        found: dict[str, str] = {}
-        waiting = [self.text]
-        while waiting:
-            for name in _QUOTED_INCLUDE.findall(waiting.pop()):
-                for place in self.include:
-                    path = os.path.join(place, name)
-                    if path in found:
-                        break
-                    if os.path.isfile(path):
-                        found[path] = Path(path).read_text(errors="replace")
-                        waiting.append(found[path])
-                        break
-        return sorted(found.items())
 
 
 def read(source: str | os.PathLike[str]) -> Source:

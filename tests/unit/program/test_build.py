@@ -19,7 +19,7 @@ import pytest
 
 from toolkit.errors import ArgumentError, CompileError, LibraryError, ToolkitError
 from toolkit.program import bcc, build, sources
-from toolkit.program.cache import CacheWarning
+from toolkit.program.cache import Cache, CacheWarning
 from toolkit.program.image import Image
 
 PROGRAM = """
@@ -80,37 +80,59 @@ def test_a_second_time_there_is_no_worker(monkeypatch: pytest.MonkeyPatch, own_c
         compiled(PROGRAM + "\n")
 
 
+NESTED = "[" * 100_000
+FIRST = {"instructions": "twAAAAIAAACVAAAAAAAAAA==", "relocations": []}
+MAP = {
+    "name": "m", "type": 2, "key_size": 4, "value_size": 8, "max_entries": 1, "flags": 0, "value_layout": ""
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "damage", ["", "{}", '{"functions": {"first": {}}, "maps": [], "license": "GPL"}', '{"maps": 1}']
+    "damage",
+    [
+        {"functions": {}},
+        {"functions": {"first": {}}},
+        {"functions": [FIRST]},
+        {"functions": {"first": {**FIRST, "relocations": [[0, 0]]}}},
+        {"functions": {"first": {**FIRST, "instructions": "tw=="}}},
+        {"functions": {"first": {**FIRST, "instructions": 7}}},
+        {"maps": 1},
+        {"maps": [{**MAP, "type": 1e999}]},
+        {"maps": [{**MAP, "max_entries": 1 << 70}]},
+        {"maps": [{**MAP, "key_size": -1}]},
+        {"maps": [{**MAP, "flags": "0"}]},
+        {"maps": [{**MAP, "value_layout": NESTED}]},
+        {"depends": None},
+        {"depends": {"read": [], "missing": []}},
+        {"depends": {"read": {"/\0": "0"}, "missing": []}},
+        {"depends": {"read": {}, "missing": [{}]}},
+        {"depends": {"read": {"/dev/zero": "0"}, "missing": []}},
+    ],
+    ids=lambda damage: str(damage)[:60],
 )
-def test_a_damaged_entry_is_compiled_anew(own_cache: Path, damage: str) -> None:
+def test_an_entry_of_another_shape_is_compiled_anew(own_cache: Path, damage: dict[str, Any]) -> None:
     first = compiled(PROGRAM)
     (entry,) = own_cache.iterdir()
-    entry.write_text(damage)
-    assert compiled(PROGRAM) == first
-    assert len(entry.read_text()) > len(damage)
+    with Cache() as kept:
+        whole = kept.load(entry.stem)
+        assert whole is not None
+        kept.store(entry.stem, {**whole, **damage})
+        assert compiled(PROGRAM) == first
+        assert kept.load(entry.stem) == {**whole, "depends": {**whole["depends"]}}
 
 
 def test_an_untrusted_cache_is_said_and_not_used(own_cache: Path) -> None:
     poisoned = compiled(PROGRAM)
     (entry,) = own_cache.iterdir()
-    entry.write_text(entry.read_text().replace("twAAAAIAAACVAAAAAAAAAA==", "twAAAAEAAACVAAAAAAAAAA=="))
+    with Cache() as kept:
+        other = kept.load(entry.stem)
+        assert other is not None
+        other["functions"]["first"]["instructions"] = "twAAAAEAAACVAAAAAAAAAA=="
+        kept.store(entry.stem, other)
     assert compiled(PROGRAM) != poisoned  # the entry is what would be loaded
     own_cache.chmod(0o777)
     with pytest.warns(CacheWarning, match="others can write"):
         assert compiled(PROGRAM) == poisoned
-
-
-def test_a_changed_header_is_a_changed_program(tmp_path: Path) -> None:
-    header = tmp_path / "verdict.h"
-    program = tmp_path / "mine.c"
-    program.write_text('#include "verdict.h"\nint mine(struct xdp_md *ctx) { return VERDICT; }\n')
-    results = []
-    for verdict in ("XDP_DROP", "XDP_PASS"):
-        header.write_text(f"#define VERDICT {verdict}\n")
-        source = sources.read(program)
-        results.append(build.build_images(source, sources.assemble(source, "all", {}))["mine"].instructions[4])
-    assert results == [1, 2]
 
 
 def test_clang_s_words_are_in_the_error_with_name_and_line(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from pathlib import Path
@@ -63,7 +64,27 @@ def test_a_symbolic_link_is_not_followed(place: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"[1]", b"null"])
+def signed(text: bytes) -> bytes:
+    """As store() writes it."""
+    return hashlib.sha256(text).hexdigest().encode() + b"\n" + text
+
+
+DAMAGES = {
+    "empty": b"",
+    "cut": b"{",
+    "no text": b"\xff\xfe",
+    "not signed": b'{"a": [1, 2, 3]}',
+    "nested": b"[" * 100_000,
+    "nested, signed": signed(b"[" * 100_000),
+    "objects, signed": signed(b'{"a":' * 100_000),
+    "a long number, signed": signed(b'{"a": ' + b"7" * 100_000 + b"}"),
+    "no text, signed": signed(b'{"a": "\xff\xfe"}'),
+    "no object, signed": signed(b"[1]"),
+    "null, signed": signed(b"null"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_entry_is_as_good_as_none(place: Path, damage: bytes) -> None:
     with Cache() as kept:
         kept.store("key", ENTRY)
@@ -71,6 +92,33 @@ def test_a_damaged_entry_is_as_good_as_none(place: Path, damage: bytes) -> None:
         assert kept.load("key") is None
         kept.store("key", ENTRY)
         assert kept.load("key") == ENTRY
+
+
+def test_every_byte_of_an_entry_counts(place: Path) -> None:
+    with Cache() as kept:
+        kept.store("key", ENTRY)
+        whole = (place / "key.json").read_bytes()
+        for at in range(len(whole)):
+            (place / "key.json").write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+            assert kept.load("key") is None, at
+            (place / "key.json").write_bytes(whole[:at])
+            assert kept.load("key") is None, at
+
+
+def test_what_is_no_file_or_too_large_is_not_read(place: Path) -> None:
+    with Cache() as kept:
+        kept.store("key", ENTRY)
+        entry = place / "key.json"
+        with entry.open("r+b") as file:
+            file.truncate(1 << 40)  # a hole: reading it would take all memory
+        assert kept.load("key") is None
+        for make in (os.mkfifo, os.mkdir):
+            if entry.exists():
+                entry.unlink()
+            make(entry, 0o600)
+            assert kept.load("key") is None
+        kept.store("key", ENTRY)  # a directory is in its way: no error
+        assert sorted(p.name for p in place.iterdir()) == ["key.json"]
 
 
 def test_an_entry_that_others_can_write_is_not_trusted(place: Path) -> None:
@@ -107,6 +155,9 @@ def test_root_leaves_another_s_home_alone(monkeypatch: pytest.MonkeyPatch, tmp_p
     found = cache.directory()
     assert found is not None
     assert tmp_path not in found.parents
+    for place in (tmp_path, tmp_path / ".cache", tmp_path / "not" / "there"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+        assert cache.directory() == found
 
 
 def test_old_entries_go(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a compiled program was made of besides its text: the files that clang read, and those that it would have read.
+
+clang names what it read (its option -MD), whichever way an #include was written. A file that it looked for in vain
+would be read in the place of another as soon as somebody makes it: for each file that was read, the places where one of
+the same name could come first are noted too. What cannot be known that way is not kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+__all__ = ["hold", "noted"]
+
+_VIRTUAL = "/virtual/"  # BCC's own headers and the program's text have names in here, and are no files
+_ROOTS = ("/", "/virtual")  # where BCC's clang looks as well: the worker's current directory, the text's own
+_LARGEST = 16 << 20  # bytes of a header
+
+# A file system's times are as coarse as a tick of the kernel, at most 10 ms.
+_TICK_NS = 20_000_000
+
+# What depends on more than the files that were read: on files that are not there, on the clock, on what only the
+# assembler opens. Also with the underscores of __has_include pasted (##) to the rest.
+_MORE = re.compile(rb"has_(include|embed|\W)|incbin|__DATE__|__TIME__|__TIMESTAMP__")
+_SPLICE = re.compile(rb"\\\s*\n")
+
+
+def _paths(rule: str) -> list[str]:
+    """The files that a rule of a makefile names behind its colon, as clang writes them."""
+    _, _, names = rule.partition(": ")
+    found = re.findall(r"(?:\\[ #]|[^\s\\]|\\(?![\n ]))+", names)
+    return [re.sub(r"\\([ #])", r"\1", name).replace("$$", "$") for name in found]
+
+
+def _kernel_places() -> tuple[str, ...]:
+    """Where BCC finds the headers of the running kernel."""
+    release = f"/lib/modules/{platform.release()}"
+    return f"{release}/source", f"{release}/build"
+
+
+def _base(kernel_headers: str | None, paths: Iterable[str]) -> str | None:
+    """Where BCC's clang was while it read the headers of the kernel; None if that cannot be told."""
+    places = (kernel_headers,) if kernel_headers else _kernel_places()
+    relative = [path for path in paths if not path.startswith("/")]
+    return next((one for one in places if all(os.path.exists(os.path.join(one, path)) for path in relative)), None)
+
+
+def _of_kernel(path: str, base: str) -> bool:
+    """Whether a header belongs to a kernel, or to the toolkit's copy: written by packages, and not for us to read."""
+    return path.startswith((f"{base}/", "/lib/modules/", "/usr/src/"))
+
+
+def _content(path: str) -> bytes | None:
+    """A file's bytes; None if it is no file, too large, or cannot be read."""
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            status = os.fstat(file.fileno())
+            return file.read() if stat.S_ISREG(status.st_mode) and status.st_size <= _LARGEST else None
+    except OSError:
+        return None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _first_missing(place: str, name: str) -> str | None:
+    """Of the directories on the way from `place` to the file `name`, and the file itself, the first that is missing."""
+    path = place
+    for part in ("", *name.split("/")):
+        path = os.path.join(path, part) if part else path
+        if not os.path.exists(path):
+            return path
+    return None
+
+
+def _suffixes(path: str) -> Iterator[str]:
+    """Every name by which `path` may have been included: what follows one of its slashes."""
+    parts = path.lstrip("/").split("/")
+    return ("/".join(parts[i:]) for i in range(len(parts)))
+
+
+def _in_front(read: Iterable[str], places: Sequence[str], before: int) -> list[str] | None:
+    """Paths that are not there, and would be read instead if they were.
+
+    None if one came or changed since `before` (ns of the clock), what was read among them.
+    """
+    missing: set[str] = set()
+    names = {name for path in read for name in _suffixes(path)}
+    for place in places:
+        for name in names:
+            absent = _first_missing(place, name)
+            if absent is not None:
+                missing.add(absent)
+            elif os.stat(os.path.join(place, name)).st_ctime_ns >= before:
+                return None
+    return sorted(missing)
+
+
+def noted(
+    text: str, rule: str, began: int, *, include: Sequence[str], kernel_headers: str | None
+) -> dict[str, Any] | None:
+    """What to keep beside the result of compiling `text`, for hold(): {"read": path -> digest, "missing": [path]}.
+
+    rule: what clang says it read. began: when it began to, in ns of the clock. include: the directories it looked into.
+    kernel_headers: the toolkit's own, which the cache's key covers; None for those of the machine's kernel.
+    None if the result depends on more than can be noted.
+    """
+    paths = _paths(rule)
+    base = _base(kernel_headers, paths)
+    if not paths or base is None or _MORE.search(_SPLICE.sub(b"", text.encode(errors="surrogateescape"))):
+        return None
+    before = began - _TICK_NS
+    read: dict[str, str] = {}
+    beside: dict[str, None] = {}  # directories of the user's own headers: a quoted name is looked for there first
+    for path in (os.path.join(base, path) for path in paths):
+        of_kernel = _of_kernel(path, base)
+        if (kernel_headers and path.startswith(f"{base}/")) or (path.startswith(_VIRTUAL) and not os.path.exists(path)):
+            continue
+        content = _content(path)
+        if content is None:
+            return None
+        if not of_kernel:
+            if _MORE.search(_SPLICE.sub(b"", content)):
+                return None
+            beside[os.path.dirname(path)] = None
+        read[path] = _digest(content)
+    places = list(dict.fromkeys((*_ROOTS, *include, *beside)))
+    try:
+        missing = _in_front(paths, places, before)
+    except OSError:  # it vanished meanwhile
+        return None
+    return None if missing is None else {"read": read, "missing": missing}
+
+
+def hold(kept: Any) -> bool:
+    """Whether every file that noted() saw is as it was, and none has come in front of it."""
+    try:
+        return all(_unchanged(path, digest) for path, digest in kept["read"].items()) and not any(
+            os.path.exists(path) for path in kept["missing"]
+        )
+    except (KeyError, TypeError, AttributeError, ValueError):  # not what noted() returns
+        return False
+
+
+def _unchanged(path: str, digest: str) -> bool:
+    content = _content(path)
+    return content is not None and _digest(content) == digest
