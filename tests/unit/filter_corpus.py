@@ -15,11 +15,11 @@ from toolkit.program.match import translate_instructions
 REFUSED_FROM_1_11 = frozenset(["ether proto 1500", "ifindex 1", "inbound", "outbound", "inbound or ip"])
 
 
-def libpcap_version() -> tuple[int, int]:
-    """Of the libpcap here, as (1, 10)."""
-    found = re.search(rb"libpcap version (\d+)\.(\d+)", libpcap.libpcap().pcap_lib_version())
+def libpcap_version() -> tuple[int, ...]:
+    """Of the libpcap here, as (1, 10, 3)."""
+    found = re.search(rb"libpcap version ([\d.]+)", libpcap.libpcap().pcap_lib_version())
     assert found is not None
-    return int(found[1]), int(found[2])
+    return tuple(int(number) for number in found[1].split(b".") if number)
 
 
 def spoken(expressions: Iterable[str]) -> list[str]:

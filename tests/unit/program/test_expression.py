@@ -7,7 +7,6 @@ import ctypes
 import errno
 import socket
 import struct
-import time
 from pathlib import Path
 
 import pytest
@@ -105,10 +104,8 @@ def test_an_optimiser_that_takes_too_long_is_killed_and_done_without(
 ) -> None:
     monkeypatch.setattr(expression, "OPTIMISER_TIME", 0.4)
     hosts = " or ".join(f"host 10.0.{i // 250}.{i % 250}" for i in range(600))  # ten seconds to optimise
-    start = time.monotonic()
-    plain = expression.instructions(hosts)
-    assert time.monotonic() - start < 8
-    assert plain == libpcap.compile_expression(hosts, optimise=False)
+    # Had the child been waited for, this would be the optimised program.
+    assert expression.instructions(hosts) == libpcap.compile_expression(hosts, optimise=False)
     assert not list(own_cache.iterdir())  # next time it may be given more time
 
 
@@ -156,7 +153,7 @@ def test_a_tunnel_that_comes_last_is_not(certain: str) -> None:
 
 
 def test_where_the_optimiser_forgets_to_write_the_program_before_it_is_taken() -> None:
-    """libpcap 1.10 takes a store away that one of the branches needs."""
+    """The libpcap of Debian 12 takes a store away that one of the branches needs; that of Debian 13 does not."""
     text = (
         "((((len - 0) & udp[ip[0] & 15:1]) < (65535 - len)) and (((ip6[ip[0] & 15:4] * 4294967295) - "
         "(ether[ip[2:2]:4] + len)) <= 65535)) or (len > (len / len))"
@@ -164,8 +161,20 @@ def test_where_the_optimiser_forgets_to_write_the_program_before_it_is_taken() -
     plain, optimised = libpcap.compile_expression(text, False), libpcap.compile_expression(text, True)
     assert not reads_unwritten(plain)
     assert expression.instructions(text) == (plain if reads_unwritten(optimised) else optimised)
-    if libpcap_version() < (1, 11):
+    if libpcap_version() <= (1, 10, 3):
         assert reads_unwritten(optimised)
+
+
+def test_an_optimiser_that_forgets_so_is_not_believed_in_any_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = libpcap.compile_expression("udp[8:4] = ip[12:4]", optimise=False)
+    stores = [at for at, (code, *_) in enumerate(plain) if code & 0x07 == 0x02]  # BPF_ST
+    assert stores
+    forgetful = list(plain)
+    for at in stores:
+        forgetful[at] = (0x00, 0, 0, 0)  # ld #0, in the place of a store
+    assert reads_unwritten(forgetful)
+    monkeypatch.setattr(libpcap, "compile_expression", lambda *_: forgetful)
+    assert expression.instructions("udp[8:4] = ip[12:4]") == plain
 
 
 def _kernel_takes(program: list[Instruction]) -> bool:
