@@ -78,6 +78,7 @@ FEATURES: dict[str, Callable[[], str]] = {
     "libxdp": lambda: _no_library("libxdp.so.1", "libxdp1"),
     "bcc": _no_bcc,
     "setpriv": lambda: _no_command("setpriv"),
+    "nsenter": lambda: _no_command("nsenter") or _no_command("unshare"),
     "ping": lambda: _no_command("ping"),
     "tcpdump": lambda: _no_command("tcpdump"),
     "tshark": lambda: _no_command("tshark"),

@@ -152,11 +152,11 @@ _CAUSES: dict[tuple[str, int], tuple[str, str]] = {
     ),
     ("attach", _errno.EBUSY): (
         "an XDP program is attached already",
-        "`xsk status` names it; detach it first, or pass replace=True to take its place",
+        "`xsk status` names it; detach it, or take its place until the end with replace=True (--replace)",
     ),
     ("attach", _errno.EEXIST): (
         "an XDP program is attached already in another mode",
-        "`xsk status` names it; detach it first, or pass replace=True to take its place",
+        "`xsk status` names it; detach it, or take its place until the end with replace=True (--replace)",
     ),
     ("attach", _errno.EOPNOTSUPP): (
         "the driver cannot run XDP programs natively",

@@ -102,6 +102,7 @@ class Interface(OneReceiver):
             "driver": self.device.driver,
             "mode": self.mode,
             "fallback_reason": self.link.fallback_reason,
+            "replaced": self.link.replaced,
             "zero_copy": self.zero_copy,
             "queues": [sock.queue for sock in self.sockets],
             "filter": self.filter,

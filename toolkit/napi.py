@@ -12,16 +12,12 @@ not come back.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
-import threading
-from collections import deque
-from collections.abc import Iterator
 
 from toolkit import lifecycle
 from toolkit.errors import SystemCallError, kernel_error
-from toolkit.records import Record, Records, netns_here
+from toolkit.records import Guard, Record, Records, netns_here
 from toolkit.sysfs import InterfaceDirectory
 from toolkit.uninterrupted import uninterrupted
 
@@ -33,9 +29,7 @@ _KIND = "napi"  # of its records
 # anybody polling, the interrupts come back.
 DEFERRAL = {"napi_defer_hard_irqs": 2, "gro_flush_timeout": 200_000}  # counts of polls; ns
 
-# Held with the records' file lock, which it makes safe against finalizers of this process. Made anew after a fork.
-_lock = threading.Lock()
-_finalized: deque[Deferral] = deque()  # to be restored by the next one who holds _lock
+_guard = Guard(_KIND)
 
 
 class Deferral:
@@ -53,7 +47,7 @@ class Deferral:
         self._directory = InterfaceDirectory(interface)
         lifecycle.track(self)
         try:
-            with _locked() as records:
+            with _guard.locked() as records:
                 self._take(interface, records)
         except OSError as refused:
             self._directory.close()
@@ -87,16 +81,12 @@ class Deferral:
 
     def restore(self) -> None:
         """Let go; the last holder restores the interface. Repeatable. SystemCallError when the kernel refuses."""
-        with _locked() as records:
+        with _guard.locked() as records:
             self._let_go(records)
 
     def finalize(self) -> None:
         """Do restore() for an owner that was garbage-collected: later, if this thread is inside a lock already."""
-        _finalized.append(self)
-        if _lock.acquire(blocking=False):
-            _lock.release()
-            with contextlib.suppress(OSError), _locked():
-                pass
+        _guard.finalize(self._let_go)
 
     def _let_go(self, records: Records) -> None:
         record = self._record
@@ -118,9 +108,7 @@ class Deferral:
         self.restore()
 
     def _after_fork_in_child(self) -> None:
-        global _lock
-        _lock = threading.Lock()
-        _finalized.clear()
+        _guard.renew()
         self._record = None
         self._directory.close()
 
@@ -150,18 +138,6 @@ def _write_back(directory: InterfaceDirectory, record: Record) -> str:
         elif now != record.before[name]:
             outcome = "changed by somebody else meanwhile, and left as it is"
     return outcome
-
-
-@contextlib.contextmanager
-def _locked() -> Iterator[Records]:
-    """Hold the records, against threads and processes; do on the way out what finalizers left."""
-    with _lock, Records(_KIND).locked() as records:
-        try:
-            yield records
-        finally:
-            while _finalized:
-                with contextlib.suppress(OSError):
-                    _finalized.popleft()._let_go(records)
 
 
 def _refused(refused: OSError, interface: str) -> SystemCallError:
@@ -207,7 +183,7 @@ def _orphans(records: Records) -> list[Record]:
 
 def _repair() -> list[tuple[Record, str]]:
     done: list[tuple[Record, str]] = []
-    with _locked() as records:
+    with _guard.locked() as records:
         records.forget_namespaces()
         for record in _orphans(records):
             name = _name_of(record)

@@ -18,7 +18,7 @@ from toolkit.interface import Interface
 from toolkit.memory import affordable
 from toolkit.napi import Deferral
 from toolkit.netns import NetNS, entered
-from toolkit.program import Action, Program, Rule, attached
+from toolkit.program import Action, Program, Replace, Rule, attached
 from toolkit.program.rules import chosen
 from toolkit.program.rules import describe as in_words
 from toolkit.umem import LONGEST_PACKET, UMEM, check_ring_size, frame_size_for
@@ -41,7 +41,7 @@ class _Wanted(NamedTuple):
     queues: Iterable[int] | Literal["all"]
     mode: Literal["auto", "native", "generic"]
     zero_copy: bool | Literal["auto"]
-    replace: bool
+    replace: Replace
     umem: UMEM | None
     ring_size: int | None
     frames: int | None
@@ -67,7 +67,7 @@ def open(
     queues: Iterable[int] | Literal["all"] = "all",
     mode: Literal["auto", "native", "generic"] = "auto",
     zero_copy: bool | Literal["auto"] = "auto",
-    replace: bool = False,
+    replace: Replace = False,
     umem: UMEM | None = None,
     ring_size: int | None = None,
     frames: int | None = None,
@@ -93,7 +93,11 @@ def open(
     program: a Program of your own with an XSKMAP, instead of a filter; it is not closed with the Interface.
     queues: numbers of receive queues; packets of other queues go on to the kernel.
     mode: "auto" attaches natively where the driver can, else generically; `Interface.mode` says which came about.
-    zero_copy: True demands it, False forbids it. replace: take the place of a program that is attached already.
+    zero_copy: True demands it, False forbids it.
+    replace: True takes the place of a program that was attached by netlink (a firewall, say), and puts it back at the
+    end; after a crash the next `xsk`, or the next one that opens this interface, does. It takes a mounted BPF file
+    system and root. "link" takes the place of what somebody's link holds as well, which cannot be put back.
+    info()["replaced"] names it.
     umem: one that several Interfaces share, so that packets can go from one to the other without a copy; it is not
     closed with the Interface, and the next three arguments are its own.
     ring_size: entries of each ring, a power of two; by default 8192 (20 MB a queue) for up to

@@ -14,15 +14,17 @@ import json
 import os
 import socket
 import stat
+import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from toolkit.careful import Access, replace_text
 from toolkit.errors import PrivilegeError, ToolkitError
 
-__all__ = ["DIRECTORY", "Record", "Records", "netns_gone", "netns_here"]
+__all__ = ["DIRECTORY", "Guard", "Record", "Records", "netns_gone", "netns_here"]
 
 DIRECTORY = Path("/run/afxdp-toolkit")
 
@@ -120,8 +122,9 @@ class Records:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._directory / record.name)
 
-    def forget_namespaces(self) -> None:
-        """Remove the records of processes that are gone in network namespaces that are gone as well. Hold the lock."""
+    def forget_namespaces(self) -> list[Record]:
+        """Remove, and return, the records of processes that are gone in network namespaces that are gone as well."""
+        removed: list[Record] = []
         gone: dict[int, bool] = {}
         for record in self.all():
             if not record.alive:
@@ -129,6 +132,8 @@ class Records:
                     gone[record.netns] = netns_gone(record.netns)
                 if gone[record.netns]:
                     self.remove(record)
+                    removed.append(record)
+        return removed
 
     def all(self) -> list[Record]:
         """Return every record that can be read, oldest first."""
@@ -139,6 +144,50 @@ class Records:
                     fields: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
                     found.append((path.stat().st_mtime, Record(**{**fields, "name": path.name})))
         return [record for _, record in sorted(found, key=lambda pair: pair[0])]
+
+
+class Guard:
+    """The lock of one kind of records, against threads and processes, and safe against finalizers of this process."""
+
+    def __init__(self, kind: str) -> None:
+        """`kind`: see Records."""
+        self._kind = kind
+        self.renew()
+
+    def renew(self) -> None:
+        """Make it anew, in the child of a fork: what the parent held or left to do is the parent's."""
+        self._lock = threading.Lock()
+        self._owner = 0  # ident of the thread that holds the lock
+        self._left: deque[Callable[[Records], object]] = deque()  # to be done by the next who holds it
+
+    @property
+    def mine(self) -> bool:
+        """Whether the calling thread holds the lock: a finalizer may run in the middle of anything."""
+        return self._owner == threading.get_ident()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[Records]:
+        """Hold the records; do on the way out what finalizers left to do."""
+        with self._lock:
+            self._owner = threading.get_ident()
+            try:
+                with Records(self._kind).locked() as records:
+                    try:
+                        yield records
+                    finally:
+                        while self._left:
+                            with contextlib.suppress(OSError):
+                                self._left.popleft()(records)
+            finally:
+                self._owner = 0
+
+    def finalize(self, work: Callable[[Records], object]) -> None:
+        """Do `work` with the records held, for a finalizer: now, or when the lock is free."""
+        self._left.append(work)
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+            with contextlib.suppress(OSError), self.locked():
+                pass
 
 
 def netns_here() -> tuple[int, int]:

@@ -57,15 +57,15 @@ def request() -> bytes:
 def parse(body: bytes) -> Found:
     """Read one answer, a struct xdp_diag_msg and what follows it."""
     inode = _MESSAGE.unpack_from(body)[3]
-    told = attributes(body[_MESSAGE.size :])
+    given = attributes(body[_MESSAGE.size :])
     ifindex = queue = zero_copy = statistics = None
-    if len(info := told.get(_ATTRIBUTE_INFO, b"")) >= _INFO.size:
+    if len(info := given.get(_ATTRIBUTE_INFO, b"")) >= _INFO.size:
         ifindex, queue = _INFO.unpack_from(info)
         if not ifindex:  # not bound yet
             ifindex = queue = None
-    if len(umem := told.get(_ATTRIBUTE_UMEM, b"")) >= _UMEM.size:
+    if len(umem := given.get(_ATTRIBUTE_UMEM, b"")) >= _UMEM.size:
         zero_copy = bool(_UMEM.unpack_from(umem)[7] & _DU_F_ZEROCOPY)
-    if len(counted := told.get(_ATTRIBUTE_STATS, b"")) >= _STATISTICS.size:
+    if len(counted := given.get(_ATTRIBUTE_STATS, b"")) >= _STATISTICS.size:
         dropped, rx_invalid, full, fill_empty, tx_invalid, tx_empty = _STATISTICS.unpack_from(counted)
         statistics = Statistics(dropped, rx_invalid, tx_invalid, full, fill_empty, tx_empty)
     return Found(inode, ifindex, queue, zero_copy, statistics)

@@ -87,6 +87,7 @@ class Tee(OneReceiver):
             "driver": self.device.driver,
             "mode": self.mode,
             "fallback_reason": self.link.fallback_reason,
+            "replaced": self.link.replaced,
             "zero_copy": False,
             "queues": list(self._queues),
             "filter": self.filter,

@@ -16,7 +16,7 @@ from toolkit.errors import ArgumentError, SystemCallError, VerifierError, kernel
 from toolkit.memory import affordable
 from toolkit.netns import NetNS, entered
 from toolkit.opening import check_rules
-from toolkit.program import Action, Program, Rule
+from toolkit.program import Action, Program, Replace, Rule
 from toolkit.program.rules import chosen
 from toolkit.program.rules import describe as in_words
 from toolkit.ringbuf import ring_bytes
@@ -43,7 +43,7 @@ def tee(
     snaplen: int | None = None,
     queues: Iterable[int] | Literal["all"] = "all",
     mode: Literal["auto", "native", "generic"] = "auto",
-    replace: bool = False,
+    replace: Replace = False,
     slots: int | None = None,
     coalesce: float = LONGEST_REST,
     netns: NetNS = None,

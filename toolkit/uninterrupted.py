@@ -14,11 +14,25 @@ from typing import TypeVar
 
 from toolkit.errors import ToolkitError
 
-__all__ = ["uninterrupted"]
+__all__ = ["afterwards", "uninterrupted"]
 
 T = TypeVar("T")
 
 _START_PATIENCE = 5.0  # seconds that a thread may take to begin
+
+_passing = threading.local()  # in a passing thread: what to do when its work is done
+
+
+def afterwards(step: Callable[[], object]) -> None:
+    """Run `step` when the uninterrupted work that this is a part of is done, in the thread that waits for it; or now.
+
+    For what has to do with threads as Python knows them, such as a line of a log.
+    """
+    steps: list[Callable[[], object]] | None = getattr(_passing, "steps", None)
+    if steps is None:
+        step()
+    else:
+        steps.append(step)
 
 
 def uninterrupted(
@@ -37,12 +51,29 @@ def uninterrupted(
     """
     if threading.get_ident() != threading.main_thread().ident:
         return work()
+    steps: list[Callable[[], object]] = []
+    try:
+        return _in_passing_thread(work, steps, patience, stuck, dispose)
+    finally:
+        for step in steps:
+            step()
+
+
+def _in_passing_thread(
+    work: Callable[[], T],
+    steps: list[Callable[[], object]],
+    patience: float | None,
+    stuck: str,
+    dispose: Callable[[T], object] | None,
+) -> T:
+    """See uninterrupted(). `steps`: gets what is to be done afterwards."""
     results: list[T] = []
     failures: list[BaseException] = []
     begun, done = threading.Event(), threading.Event()
 
     def run() -> None:
         begun.set()
+        _passing.steps = steps
         try:
             results.append(work())
         except BaseException as failure:

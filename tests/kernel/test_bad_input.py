@@ -93,7 +93,7 @@ def test_a_program_without_room_for_the_queue(make_lab: Callable[..., Lab]) -> N
 
 def test_a_foreign_program_is_named_and_left_alone(lab: Lab) -> None:
     with Program.build("xdp_pass.c") as foreign, foreign.attach("veth0", netns=lab.netns) as link:
-        with pytest.raises(SystemCallError, match=rf"program {foreign.id} \(xdp_pass\).*replace=True") as caught:
+        with pytest.raises(SystemCallError, match=rf"program {foreign.id} \(xdp_pass\).*replace=\"link\"") as caught:
             toolkit.open("veth0", filter="all", netns=lab.netns)
         assert caught.value.errno in (16, 17)
         assert f"program {foreign.id} " in str(what_runs(lab))

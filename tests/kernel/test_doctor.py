@@ -22,12 +22,12 @@ import pytest
 
 import toolkit
 from toolkit.abi import libbpf as abi
-from toolkit.cli import detach as detaching
 from toolkit.doctor import Finding, compiler, examine, libraries, system
 from toolkit.doctor.netdev import NETDEV_XDP_ACT_BASIC, abilities
 from toolkit.errors import LibraryError, SystemCallError, ToolkitError
 from toolkit.lab import Lab
 from toolkit.program import Program, attached
+from toolkit.program.removal import take_off
 
 from support import child_environment, eventually, run_child  # isort: skip
 
@@ -168,13 +168,16 @@ def test_a_program_at_work_and_taken_queues_are_named(lab: Lab) -> None:
         assert found["sockets"].text.count("pid ") == 1  # nobody else on this machine is named
 
 
-def test_a_program_that_stays_is_a_problem_that_detach_cures(lab: Lab) -> None:
+def test_a_program_that_stays_is_no_problem_and_goes_by_its_id(lab: Lab) -> None:
     with by_netlink(lab):
         pass
     found = findings(lab)["program"]
-    assert (found.level, found.remedy) == ("problem", "xsk detach veth0")
-    assert xsk(lab, "doctor", "veth0").returncode == 1
-    assert xsk(lab, *found.remedy.split()[1:]).returncode == 0
+    assert found.level == "note"
+    assert "--replace" in found.remedy
+    assert xsk(lab, "doctor", "veth0").returncode == 0
+    command = found.remedy.split("`")[1].split()
+    assert command[:3] == ["xsk", "detach", "veth0"]
+    assert xsk(lab, *command[1:]).returncode == 0
     assert findings(lab)["program"].level == "ok"
 
 
@@ -285,12 +288,20 @@ def test_detach_where_nothing_is_attached(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("mode", ["native", "generic"])
-def test_detach_takes_off_what_nobody_uses(lab: Lab, mode: str) -> None:
+def test_detach_takes_off_what_it_is_asked_to_by_name(lab: Lab, mode: str) -> None:
     with by_netlink(lab, mode=abi.XDP_FLAGS_DRV_MODE if mode == "native" else abi.XDP_FLAGS_SKB_MODE):
         pass
     there = present(lab)
     assert there.mode == mode
-    done = xsk(lab, "detach", "veth0")
+    done = xsk(lab, "detach", "veth0")  # it may be a firewall
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.rstrip().endswith(f"Next step: if it may go, `xsk detach veth0 --program {there.program.id}`.")
+    done = xsk(lab, "detach", "veth0", "--program", "xdp_drop")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"not xdp_drop is attached, but program {there.program.id} (xdp_pass)" in done.stderr
+    assert present(lab) == there
+    how = ["--program", str(there.program.id)] if mode == "native" else ["--program", "xdp_pass"]
+    done = xsk(lab, "detach", "veth0", *how)
     assert done.returncode == 0, done.stderr
     assert f"detached program {there.program.id} (xdp_pass), {mode}, held by netlink" in done.stdout
     assert present(lab) is None
@@ -298,7 +309,7 @@ def test_detach_takes_off_what_nobody_uses(lab: Lab, mode: str) -> None:
 
 def test_detach_refuses_what_a_process_still_has_open(lab: Lab) -> None:
     with by_netlink(lab) as program:
-        done = xsk(lab, "detach", "veth0")
+        done = xsk(lab, "detach", "veth0", "--program", str(program.id))
         assert done.returncode == 1
         assert f"in use by pid {os.getpid()}" in done.stderr
         assert "--force" in done.stderr
@@ -345,11 +356,11 @@ def test_detach_takes_off_only_what_it_has_shown(lab: Lab) -> None:
         assert abi.libbpf().bpf_xdp_attach(shown.ifindex, other.fd, abi.XDP_FLAGS_DRV_MODE, None) == 0
         # The one that was shown is gone from the kernel; with it still open, the kernel has to tell them apart.
         with pytest.raises(ToolkitError):
-            detaching._detach_netlink("veth0", shown)
+            take_off("veth0", shown)
         with Program.build("xdp_pass.c") as third:
             info = shown.program.__class__(third.id, "xdp_pass", 0, 0)
             with pytest.raises(SystemCallError, match="another program took its place"):
-                detaching._detach_netlink("veth0", shown.__class__(shown.ifindex, info, "native", ()))
+                take_off("veth0", shown.__class__(shown.ifindex, info, "native", ()))
         assert present(lab).program.id == other.id
 
 

@@ -317,7 +317,7 @@ def test_replace_takes_the_place_of_another_program(lab: Lab, wire: Wire) -> Non
         with pytest.raises(OSError, match=r"another one is attached.*this process holds.*close\(\) the Interface"):
             toolkit.open("veth0", filter="all", netns=lab.netns)
         assert not link.closed
-        with toolkit.open("veth0", filter="all", replace=True, netns=lab.netns) as interface:
+        with toolkit.open("veth0", filter="all", replace="link", netns=lab.netns) as interface:
             wire.send([frame(5)])
             assert numbers(interface.receive(timeout=5.0)) == [5]
 

@@ -84,7 +84,7 @@ def test_a_forgotten_interface_restores(lab: Lab, interface: Any) -> None:
 
 def test_a_finalizer_inside_the_lock_is_done_on_the_way_out(lab: Lab, interface: Any) -> None:
     held = defer(lab)
-    with napi._locked():
+    with napi._guard.locked():
         held.finalize()
         assert interface() == DEFERRAL
     assert interface() == BEFORE

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from replace_support import own_places
 
 import toolkit.uninterrupted
 from toolkit.abi import libbpf as abi
@@ -41,6 +42,13 @@ def other() -> Iterator[Program]:
     """Somebody else's program."""
     with Program.build("xdp_pass.c") as made:
         yield made
+
+
+@pytest.fixture
+def pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A BPF file system and records of this test alone."""
+    with own_places(tmp_path, monkeypatch):
+        yield
 
 
 def present(lab: Lab) -> Attached | None:
@@ -105,7 +113,7 @@ def test_a_foreign_link_is_named_and_kept(program: Program, other: Program, lab:
             program.attach(lab.interface, mode=mode, netns=lab.netns)
         text = str(refused.value)
         assert f"program {other.id} (xdp_pass), native, held by link {theirs.id}" in text
-        assert "replace=True" in text
+        assert 'replace="link"' in text
     found = present(lab)
     assert found is not None
     assert found.program.id == other.id
@@ -122,7 +130,7 @@ def test_a_foreign_netlink_program_is_named_and_kept(program: Program, other: Pr
 
 def test_replace_takes_a_foreign_link_off(program: Program, other: Program, lab: Lab) -> None:
     theirs = other.attach(lab.interface, netns=lab.netns)
-    with program.attach(lab.interface, replace=True, netns=lab.netns):
+    with program.attach(lab.interface, replace="link", netns=lab.netns):
         found = present(lab)
         assert found is not None
         assert found.program.id == program.id
@@ -131,6 +139,7 @@ def test_replace_takes_a_foreign_link_off(program: Program, other: Program, lab:
 
 
 @pytest.mark.parametrize("flags", [abi.XDP_FLAGS_DRV_MODE, abi.XDP_FLAGS_SKB_MODE])
+@pytest.mark.usefixtures("pins")
 def test_replace_takes_a_foreign_netlink_program_off(program: Program, other: Program, lab: Lab, flags: int) -> None:
     by_netlink(other, lab, flags)
     with program.attach(lab.interface, replace=True, netns=lab.netns) as link:
@@ -138,9 +147,12 @@ def test_replace_takes_a_foreign_netlink_program_off(program: Program, other: Pr
         found = present(lab)
         assert found is not None
         assert found.program.id == program.id
-    assert present(lab) is None
+    found = present(lab)
+    assert found is not None
+    assert found.program.id == other.id
 
 
+@pytest.mark.usefixtures("pins")
 def test_a_replacement_that_fails_puts_the_foreign_program_back(program: Program, other: Program, lab: Lab) -> None:
     with lab.netns.entered():
         index = socket.if_nametoindex("lo")
@@ -164,7 +176,7 @@ def test_links_of_the_same_number_elsewhere_are_not_taken_for_this_one(program: 
         foreign = other.attach(there.interface, netns=there.netns)
         assert other.links[0].ifindex == foreign.ifindex
         with pytest.raises(ArgumentError, match="does not say which"):
-            program.attach(here.interface, replace=True, netns=here.netns)
+            program.attach(here.interface, replace="link", netns=here.netns)
         for lab in (here, there):
             found = present(lab)
             assert found is not None

@@ -26,6 +26,7 @@ __all__ = [
     "BPF_PSEUDO_MAP_FD",
     "BPF_XDP",
     "XDP_FLAGS_DRV_MODE",
+    "XDP_FLAGS_HW_MODE",
     "XDP_FLAGS_SKB_MODE",
     "XDP_FLAGS_UPDATE_IF_NOEXIST",
     "LinkCreateOpts",
@@ -58,6 +59,7 @@ BPF_F_TEST_XDP_LIVE_FRAMES = 1 << 1
 XDP_FLAGS_UPDATE_IF_NOEXIST = 1 << 0
 XDP_FLAGS_SKB_MODE = 1 << 1
 XDP_FLAGS_DRV_MODE = 1 << 2
+XDP_FLAGS_HW_MODE = 1 << 3
 
 _PRINT_FUNCTION = ct.CFUNCTYPE(ct.c_int, ct.c_int, ct.c_char_p, ct.c_void_p)
 
@@ -246,6 +248,8 @@ def libbpf() -> ct.CDLL:
         ("bpf_xdp_query", i, (i, i, ct.POINTER(XdpQueryOpts))),
         ("bpf_xdp_attach", i, (i, fd, u32, ct.POINTER(XdpAttachOpts))),
         ("bpf_xdp_detach", i, (i, u32, ct.POINTER(XdpAttachOpts))),
+        ("bpf_obj_pin", i, (fd, ct.c_char_p)),
+        ("bpf_obj_get", fd, (ct.c_char_p,)),
         ("bpf_obj_get_info_by_fd", i, (fd, p, ct.POINTER(u32))),
         ("bpf_prog_get_next_id", i, (u32, ct.POINTER(u32))),
         ("bpf_prog_get_fd_by_id", fd, (u32,)),

@@ -16,6 +16,7 @@ from toolkit.netns import NetNS, entered
 if TYPE_CHECKING:
     from toolkit.device import Device
     from toolkit.interface import Interface
+    from toolkit.program import Replace
     from toolkit.tee_interface import Tee
     from toolkit.umem import UMEM
     from toolkit.wait import WaitMode
@@ -36,7 +37,7 @@ class Binding:
     wait: WaitMode = "poll"
     need_wakeup: bool = True
     ring_size: int | None = None
-    replace: bool = False
+    replace: Replace = False
     netns: NetNS = None
     on_match: Literal["redirect", "drop", "count"] = "redirect"
     sample: float = 1

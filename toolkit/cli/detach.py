@@ -1,59 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
 """`xsk detach`: takes an XDP program off an interface, after showing what it is; repairs what a killed process left.
 
-What nobody uses any more goes at once: a program that was attached by netlink and that no process holds. What somebody
-may rely on needs --force: a program held by a link, or one whose descriptor a process holds, or xdp-tools' dispatcher,
-which stays on purpose.
+Nothing goes unasked: a program that was attached by netlink may be a firewall at work. By its id or name it goes; what
+somebody surely relies on needs --force: a program held by a link, or one whose descriptor a process holds, or
+xdp-tools' dispatcher, which stays on purpose.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
+import contextlib
 
-from toolkit.abi import libbpf as abi
 from toolkit.cli import output
 from toolkit.cli.options import namespace
 from toolkit.device import describe
-from toolkit.errors import ToolkitError, kernel_error
+from toolkit.errors import ToolkitError
 from toolkit.netns import entered
 from toolkit.program import Attached, attached
+from toolkit.program.removal import take_off
+from toolkit.program.replaced import as_text, repair
 from toolkit.status import Holder, collect
 
-__all__ = ["run"]
+__all__ = ["put_back", "run"]
 
-_FLAGS = {"native": abi.XDP_FLAGS_DRV_MODE, "generic": abi.XDP_FLAGS_SKB_MODE, "offload": 1 << 3}
 _DISPATCHER = "xdp_dispatcher"  # what libxdp attaches for several programs at once, and pins
 
 
-def run(interface: str, *, force: bool, netns: str | None, as_json: bool) -> int:
+def put_back() -> None:
+    """Put back what killed processes took off interfaces of this network namespace, as far as we may; say so."""
+    import click
+
+    with contextlib.suppress(ToolkitError, OSError):
+        for record, outcome in repair():
+            click.echo(f"xsk: {record.interface}: {as_text(record)} {outcome}", err=True)
+
+
+def run(interface: str, *, program: str | None, force: bool, netns: str | None, as_json: bool) -> int:
     """Detach, say what was done; 1 when it was refused."""
     with entered(namespace(netns)):
         ifindex = describe(interface).ifindex
-        repaired = _repair()
+        repaired = _deferrals()
+        returned = repair()
+        repaired += [f"{record.interface}: {as_text(record)} {outcome}" for record, outcome in returned]
         found = attached(ifindex)
         report: dict[str, object] = {"interface": interface, "detached": [], "repaired": repaired, "refused": None}
-        if found is not None:
-            report.update(_detach(interface, found, force=force))
+        here = [record for record, _ in returned if record.ifindex == ifindex]
+        if found is not None and (program is not None or force or not here):
+            report.update(_detach(interface, found, program, force=force))
     if as_json:
         output.print_json(report)
     else:
-        _tell(interface, report)
+        _tell(interface, report, attached=found is not None)
     return 1 if report["refused"] else 0
 
 
-def _detach(interface: str, found: Attached, *, force: bool) -> dict[str, object]:
+def _detach(interface: str, found: Attached, program: str | None, *, force: bool) -> dict[str, object]:
     """Take off what is there, mode by mode: {"detached": what} or {"refused": why}."""
     gone: list[str] = []
     while True:
-        holders = _holders(interface)
-        why = "" if force and found.link_ids is not None else _in_use(found, holders)
+        why = _refusal(interface, found, program, force=force)
         if why:
             return {"detached": gone, "refused": why}
-        if found.link_ids:
-            _detach_link(interface, found)
-        else:
-            _detach_netlink(interface, found)
+        take_off(interface, found)
         gone.append(str(found))
         left = attached(found.ifindex)
         if left is None:
@@ -61,6 +68,21 @@ def _detach(interface: str, found: Attached, *, force: bool) -> dict[str, object
         if str(left) == str(found):
             raise ToolkitError(f"the kernel detached {found} from {interface}, and it is there still")
         found = left
+
+
+def _refusal(interface: str, found: Attached, program: str | None, *, force: bool) -> str:
+    """Why it stays; "" when it is to go."""
+    if program is not None and program not in (str(found.program.id), found.program.name):
+        return f"not {program} is attached, but {found}. It stays."
+    if force and found.link_ids is not None:
+        return ""
+    why = _in_use(found, _holders(interface))
+    if why or program is not None:
+        return why
+    return (
+        f"{found} was attached by netlink, which is how a firewall is: it stays on purpose. Next step: if it may go, "
+        f"`xsk detach {interface} --program {found.program.id}`."
+    )
 
 
 def _holders(interface: str) -> tuple[Holder, ...]:
@@ -84,50 +106,14 @@ def _in_use(found: Attached, holders: tuple[Holder, ...]) -> str:
     return ""
 
 
-def _detach_link(interface: str, found: Attached) -> None:
-    links = found.link_ids or ()
-    if len(links) > 1:
-        raise ToolkitError(
-            f"cannot detach {found} from {interface}: the kernel does not say which of these links is this "
-            "interface's, the others are on interfaces of the same number in other network namespaces. "
-            "Next step: end the process that holds it (`xsk status`)."
-        )
-    fd = abi.libbpf().bpf_link_get_fd_by_id(links[0])
-    if fd < 0:
-        raise kernel_error("link_get_fd_by_id", fd, f"cannot detach {found} from {interface}")
-    try:
-        result = abi.libbpf().bpf_link_detach(fd)
-    finally:
-        os.close(fd)
-    if result < 0:
-        raise kernel_error("link_detach", result, f"cannot detach {found} from {interface}")
-
-
-def _detach_netlink(interface: str, found: Attached) -> None:
-    """Only what was shown: if another program took its place meanwhile, the kernel refuses (EEXIST)."""
-    tried = f"cannot detach {found} from {interface}"
-    fd = abi.libbpf().bpf_prog_get_fd_by_id(found.program.id)
-    if fd < 0:
-        raise kernel_error("prog_get_fd_by_id", fd, tried)
-    try:
-        options = abi.XdpAttachOpts(
-            sz=ctypes.sizeof(abi.XdpAttachOpts), old_prog_fd=fd
-        )  # libbpf adds XDP_FLAGS_REPLACE
-        result = abi.libbpf().bpf_xdp_detach(found.ifindex, _FLAGS.get(found.mode, 0), ctypes.byref(options))
-    finally:
-        os.close(fd)
-    if result < 0:
-        raise kernel_error("xdp_detach", result, tried, cause="another program took its place meanwhile")
-
-
-def _repair() -> list[str]:
+def _deferrals() -> list[str]:
     """Give back the interrupts that a busy-polling process deferred and, killed, did not restore."""
-    from toolkit.napi import as_text, repair
+    from toolkit import napi
 
-    return [f"{as_text(record)}: {outcome}" for record, outcome in repair()]
+    return [f"{napi.as_text(record)}: {outcome}" for record, outcome in napi.repair()]
 
 
-def _tell(interface: str, report: dict[str, object]) -> None:
+def _tell(interface: str, report: dict[str, object], *, attached: bool) -> None:
     import click
 
     repaired, gone = report["repaired"], report["detached"]
@@ -139,5 +125,5 @@ def _tell(interface: str, report: dict[str, object]) -> None:
         click.echo(f"{interface}: detached {one}")
     if report["refused"]:
         click.echo(f"xsk: {interface}: {report['refused']}", err=True)
-    elif not gone:
+    elif not attached:
         click.echo(f"{interface}: no XDP program is attached")

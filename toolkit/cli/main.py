@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import sys
 import warnings
@@ -53,7 +54,7 @@ packets do NOT reach the kernel: whatever you take from an interface, its usual 
   xsk echo eth0                                  answer ARP, ping and UDP echo from Python
   xsk status                                     which XDP programs and AF_XDP sockets are there, and whose
   xsk doctor eth0                                what could keep it from working, and what to do
-  xsk detach eth0                                take off an XDP program that somebody left there
+  xsk detach eth0                                put right what a killed process left, or take a program off
 
 Everything is undone when a command ends, however it ends. All need root, or CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF,
 CAP_PERFMON and CAP_IPC_LOCK.
@@ -62,8 +63,16 @@ CAP_PERFMON and CAP_IPC_LOCK.
 
 @click.group(context_settings=_CONTEXT, help=_HELP)
 @click.version_option(package_name="afxdp-toolkit", prog_name="xsk")
-def cli() -> None:
-    """Gather the commands."""
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Put back what a killed one of us could not, before any command that does more than look."""
+    if context.invoked_subcommand not in ("status", "doctor", "detach", "demo"):
+        from toolkit import records
+
+        if records.DIRECTORY.is_dir():  # hardly ever
+            from toolkit.cli.detach import put_back
+
+            put_back()
 
 
 @cli.command(short_help="Take packets from an interface and show their rate, or their bytes.")
@@ -124,7 +133,7 @@ def status(as_json: bool, everything: bool) -> None:
     """Show the XDP program on every interface, which process holds it, and every AF_XDP socket with its drops.
 
     A program held by a link goes when its process ends; one attached by netlink (ip link, bpftool, older tools) stays
-    until somebody detaches it: `ip link set dev NAME xdp off`.
+    until somebody detaches it: `ip link set dev NAME xdp off`. Looking changes nothing, and holds nothing of anybody's.
     """
     from toolkit.cli.status import run
 
@@ -148,19 +157,23 @@ def doctor(interface: str | None, netns: str | None, as_json: bool) -> None:
 
 @cli.command(short_help="Take an XDP program off an interface.")
 @click.argument("interface")
-@click.option("--force", is_flag=True, help="Also when somebody uses it still.")
+@click.option("--program", help="Take off this one, by its id or name, which nobody has open.")
+@click.option("--force", is_flag=True, help="Take off whatever it is, also when somebody uses it still.")
 @click.option("--netns", help="Network namespace of the interface: a name of `ip netns`, a path, or a pid.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def detach(interface: str, force: bool, netns: str | None, as_json: bool) -> None:
-    """Take the XDP program off INTERFACE, whoever attached it, and say what it was.
+def detach(interface: str, program: str | None, force: bool, netns: str | None, as_json: bool) -> None:
+    """Put right what a killed process left, and take the XDP program off INTERFACE, whoever attached it.
 
-    A program that was attached by netlink and that no process holds goes at once: nobody uses it any more. One that is
-    held by a process or a link (this toolkit's are, and go with their process by themselves), or that xdp-tools keeps,
-    is named, and goes with --force only. Interrupts that a killed busy-polling process left deferred are restored.
+    Put right: a program whose place another took with --replace comes back, and interrupts that a busy-polling process
+    deferred are restored.
+
+    What is attached is named, and stays without --program or --force: one that was attached by netlink may be a
+    firewall at work. One that a process or a link holds (this toolkit's are, and go with their process by themselves),
+    or that xdp-tools keeps, goes with --force only.
     """
     from toolkit.cli.detach import run
 
-    sys.exit(run(interface, force=force, netns=netns, as_json=as_json))
+    sys.exit(run(interface, program=program, force=force, netns=netns, as_json=as_json))
 
 
 @cli.command(short_help="Show AF_XDP at work, on a private network or on a real interface.")
@@ -195,6 +208,9 @@ def _note(message: Warning | str, *where: object, **more: object) -> str:
 def main() -> None:
     """Run `xsk`; errors are one message on stderr and exit code 1."""
     warnings.formatwarning = _note
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("xsk: %(message)s"))
+    logging.getLogger("toolkit.replaced").addHandler(handler)
     try:
         _fill_holes()
         for stream in (sys.stdout, sys.stderr):

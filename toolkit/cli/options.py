@@ -128,7 +128,16 @@ RECEIVING = (
     ),
     click.option("-N", "--native", "mode", flag_value="native", help="Insist on native XDP (in the driver)."),
     click.option("-S", "--generic", "mode", flag_value="generic", help="Use generic XDP (after the driver, slower)."),
-    click.option("--replace", is_flag=True, help="Take the place of an XDP program that is attached already."),
+    click.option(
+        "--replace",
+        is_flag=True,
+        help="Take the place of an XDP program that is attached already, a firewall say; it is put back at the end.",
+    ),
+    click.option(
+        "--replace-link",
+        is_flag=True,
+        help="The same with a program that somebody's link holds, which cannot be put back.",
+    ),
     click.option("-p", "--poll", "wait", flag_value="poll", help="Sleep until packets come (this is the default)."),
     click.option(
         "-B", "--busy-poll", "wait", flag_value="busy-poll", help="Have the driver look for packets; takes a core."
@@ -189,6 +198,7 @@ def binding_from(options: dict[str, Any]) -> Binding:
     """Take out of `options` what says how to bind."""
     from toolkit.cli.binding import Binding
 
+    replace, replace_link = options.pop("replace", False), options.pop("replace_link", False)
     tee = options.pop("tee", False)
     if tee and (options["zero_copy"] == "yes" or options.get("wait") not in (None, "poll")):
         raise click.UsageError("--tee copies packets and sleeps in between: no --zero-copy, --busy-poll or --spin.")
@@ -200,7 +210,7 @@ def binding_from(options: dict[str, Any]) -> Binding:
         wait=options.pop("wait", None) or "poll",
         need_wakeup=not options.pop("no_need_wakeup"),
         ring_size=options.pop("ring_size"),
-        replace=options.pop("replace", False),
+        replace="link" if replace_link else replace,
         netns=namespace(options.pop("netns")),
         on_match=options.pop("on_match", "redirect"),
         sample=options.pop("sample", 1),

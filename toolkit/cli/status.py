@@ -10,6 +10,7 @@ import socket
 
 from toolkit.cli import output
 from toolkit.doctor.netdev import taken_queues
+from toolkit.program.replaced import as_text, left
 from toolkit.status import Holder, InterfaceStatus, SocketStatus, Status, collect
 
 __all__ = ["run"]
@@ -20,16 +21,22 @@ def run(*, as_json: bool, everything: bool) -> int:
     found = collect()
     taken = {one.interface: _taken(one) for one in found.interfaces}
     if as_json:
-        told = dataclasses.asdict(found)
-        for one in told["interfaces"]:
+        report = dataclasses.asdict(found)
+        for one in report["interfaces"]:
             one["taken_queues"] = taken[one["interface"]]
-        output.print_json(told)
+        report["replaced"] = [
+            {"interface": one.interface, **one.before, "pid": one.pid, "comes_back": one.alive} for one in left()
+        ]
+        output.print_json(report)
         return 0
     _print_interfaces(found, everything=everything)
     for name, queues in taken.items():
         if queues and not any(one.interface == name for one in found.sockets):  # sock_diag says more
             several = "queues" if len(queues) > 1 else "queue"
             print(f"{several} {', '.join(map(str, queues))} of {name}: taken by an AF_XDP socket")
+    for record in left():
+        then = f"put back when pid {record.pid} ends" if record.alive else f"not back: `xsk detach {record.interface}`"
+        print(f"{record.interface}: {as_text(record)} was taken off by --replace, {then}")
     _print_sockets(found.sockets)
     for link in found.elsewhere:
         holders = ", ".join(f"pid {holder['pid']} ({holder['command']})" for holder in link["holders"]) or "unknown"

@@ -13,6 +13,7 @@ from toolkit.doctor.offloads import active_offloads
 from toolkit.doctor.system import older_than
 from toolkit.errors import ToolkitError
 from toolkit.program import Attached, attached
+from toolkit.program.replaced import as_text, left
 from toolkit.status import Holder, Status, collect
 from toolkit.umem import LONGEST_PACKET, frame_size_for
 
@@ -40,6 +41,7 @@ def examine_interface(name: str, *, wanted: bool) -> Iterator[Finding]:
     yield from _mtu(device)
     yield from _offloads(device)
     yield from _occupied(device, wanted)
+    yield from _not_back(device)
     yield from _deferral(device)
 
 
@@ -141,8 +143,14 @@ def _program(name: str, present: Attached, seen: Status) -> Finding:
     if present.link_ids is None:
         return note(name, "program", f"an XDP program is attached: {present}", f"sudo xsk doctor {name}")
     if not present.link_ids:
-        text = f"an XDP program is attached by netlink, and stays until somebody detaches it: {present}"
-        return problem(name, "program", text, f"xsk detach {name}")
+        text = (
+            f"an XDP program is attached by netlink, as firewalls are, and stays until somebody detaches it: {present}"
+        )
+        remedy = (
+            f"to receive meanwhile, --replace: it is put back at the end; if it is of no use any more, "
+            f"`xsk detach {name} --program {present.program.id}`"
+        )
+        return note(name, "program", text, remedy)
     who = {holder for one in seen.interfaces if one.interface == name for holder in one.holders}
     held = ", ".join(_who(holder) for holder in sorted(who, key=lambda holder: holder.pid))
     text = f"an XDP program is at work: {present} ({held or 'pinned, or of a process that we cannot see'})"
@@ -178,14 +186,22 @@ def _who(holder: Holder | None) -> str:
     return f"pid {holder.pid}, {holder.command[:60]}"
 
 
+def _not_back(device: Device) -> Iterator[Finding]:
+    """A program whose place another took, and that is not back although that one is gone."""
+    for record in left():
+        if record.ifindex == device.ifindex and not record.alive:
+            text = f"{as_text(record)} was attached here; a process took its place, and ended without putting it back"
+            yield problem(device.name, "replaced", text, f"xsk detach {device.name}")
+
+
 def _deferral(device: Device) -> Iterator[Finding]:
     """What a busy-polling process left behind when it was killed."""
-    from toolkit.napi import as_text, leftovers
+    from toolkit import napi
 
     try:
-        left = [one for one in leftovers() if one.ifindex == device.ifindex]
+        found = [one for one in napi.leftovers() if one.ifindex == device.ifindex]
     except (ToolkitError, OSError):
         return  # only root can have left any, and only root may look
-    for one in left:
-        text = f"interrupts are still deferred by a process that is gone: {as_text(one)}"
+    for one in found:
+        text = f"interrupts are still deferred by a process that is gone: {napi.as_text(one)}"
         yield problem(device.name, "napi", text, f"xsk detach {device.name}")

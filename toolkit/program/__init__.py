@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from toolkit.program.bcc import import_bcc
 from toolkit.program.cache import CacheWarning
-from toolkit.program.link import Link
+from toolkit.program.link import Link, Replace
 from toolkit.program.loaded import Program
 from toolkit.program.maps import Map
 from toolkit.program.query import Attached, ProgramInfo, XdpLink, attached, xdp_links
@@ -20,6 +20,7 @@ __all__ = [
     "Map",
     "Program",
     "ProgramInfo",
+    "Replace",
     "Rule",
     "RuleCounters",
     "XdpLink",

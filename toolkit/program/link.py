@@ -7,8 +7,9 @@ import contextlib
 import ctypes as ct
 import errno
 import os
+import weakref
 from collections.abc import Collection
-from typing import Literal
+from typing import Any, Literal
 
 from toolkit.abi import libbpf as abi
 from toolkit.device import index_of
@@ -16,8 +17,9 @@ from toolkit.errors import ArgumentError, ClosedError, SystemCallError, kernel_e
 from toolkit.netns import NetNS, entered
 from toolkit.program import query
 from toolkit.program.descriptor import Descriptor
+from toolkit.program.replaced import Replace, Replaced, check_replace, take_place
 
-__all__ = ["Link", "Mode", "attach"]
+__all__ = ["Link", "Mode", "Replace", "attach"]
 
 Mode = Literal["auto", "native", "generic"]
 
@@ -34,14 +36,27 @@ class Link:
     tried first, and is None otherwise.
     """
 
-    def __init__(self, fd: int, interface: str, ifindex: int, mode: str, fallback_reason: str | None) -> None:
-        """Take over `fd`, a bpf_link."""
+    _replaced: Replaced | None = None
+
+    def __init__(
+        self,
+        fd: int,
+        interface: str,
+        ifindex: int,
+        mode: str,
+        fallback_reason: str | None,
+        replaced: Replaced | None = None,
+    ) -> None:
+        """Take over `fd`, a bpf_link, and what is to be put back at its end."""
         self.interface = interface
         self.ifindex = ifindex
         self.mode = mode
         self.fallback_reason = fallback_reason
         self._descriptor = Descriptor(fd, f"the link of {interface}")
         self._ending = False
+        if replaced is not None:
+            self._replaced = replaced
+            weakref.finalize(self, _end, self._descriptor, replaced)
         info = query.link_info(fd)
         self.id = info.id if info else 0
         """The kernel's number of the link."""
@@ -62,12 +77,25 @@ class Link:
         return self._ending
 
     def close(self) -> None:
-        """Take the program off. Again is fine, and so is an interface that vanished meanwhile."""
+        """Take the program off, and put back what it took the place of.
+
+        Again is fine, and so is an interface that vanished meanwhile. What came of putting back is logged.
+        """
         self._ending = True  # first: another thread that finds the link without an interface then knows why
-        with contextlib.suppress(ClosedError):
-            # Not by closing alone: a forked child that has not run yet holds a descriptor of the link too.
-            abi.libbpf().bpf_link_detach(self._descriptor.fd)
-        self._descriptor.close()
+        _end(self._descriptor, self._replaced)
+
+    @property
+    def replaced(self) -> dict[str, Any] | None:
+        """The program that this one took the place of: its id, name, mode, and whether it comes back at the end."""
+        if self._replaced is None:
+            return None
+        taken = self._replaced.taken
+        return {
+            "id": taken.program.id,
+            "name": taken.program.name,
+            "mode": taken.mode,
+            "comes_back": self._replaced.comes_back,
+        }
 
     def __enter__(self) -> Link:
         """Attached for the length of the block."""
@@ -80,6 +108,15 @@ class Link:
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.mode}, link {self.id}"
         return f"<Link {self.interface}: {state}>"
+
+
+def _end(descriptor: Descriptor, replaced: Replaced | None) -> None:
+    with contextlib.suppress(ClosedError):
+        # Not by closing alone: a forked child that has not run yet holds a descriptor of the link too.
+        abi.libbpf().bpf_link_detach(descriptor.fd)
+    descriptor.close()
+    if replaced is not None:
+        replaced.put_back()
 
 
 def _create(program_fd: int, ifindex: int, mode: str) -> int:
@@ -113,8 +150,11 @@ def _refusal(number: int, name: str, interface: str, ifindex: int, mode: str) ->
     cause = f"another one is attached there: {present}"
     if _held_here(present.link_ids or ()):
         # In a notebook, a cell that was run before.
-        remedy = "close() the Interface, Tee or link that this process opened before, or pass replace=True"
+        remedy = 'close() the Interface, Tee or link that this process opened before, or pass replace="link"'
         return kernel_error("attach", number, tried, cause=f"{cause}, which this process holds", remedy=remedy)
+    if present.link_ids:
+        remedy = 'end its process (`xsk status` names it), or take its place for good: replace="link" (--replace-link)'
+        return kernel_error("attach", number, tried, cause=cause, remedy=remedy)
     return kernel_error("attach", number, tried, cause=cause)
 
 
@@ -129,77 +169,24 @@ def _held_here(links: Collection[int]) -> bool:
     return False
 
 
-class _Replacement:
-    """Taking a foreign program off, and putting it back if ours then does not go on."""
-
-    def __init__(self, interface: str, ifindex: int) -> None:
-        self.interface, self.ifindex = interface, ifindex
-        self.fd = -1
-        self.flags = 0
-
-    def remove(self) -> None:
-        present = query.attached(self.ifindex)
-        if present is None:
-            return
-        if present.link_ids:
-            self._detach_link(present)
-        else:
-            self._detach_netlink(present)
-
-    def _detach_link(self, present: query.Attached) -> None:
-        links = present.link_ids or ()
-        if len(links) > 1:
-            raise ArgumentError(
-                f"cannot replace what is attached to {self.interface}: {present}, and the kernel does not say which "
-                "of these links is this interface's. Next step: end the process that holds it."
-            )
-        fd = abi.libbpf().bpf_link_get_fd_by_id(links[0])
-        if fd == -errno.ENOENT:
-            return
-        if fd < 0:
-            raise kernel_error("link_get_fd_by_id", fd, f"cannot take {present} off {self.interface}")
-        try:
-            result = abi.libbpf().bpf_link_detach(fd)
-        finally:
-            os.close(fd)
-        if result < 0:
-            raise kernel_error("link_detach", result, f"cannot take {present} off {self.interface}")
-
-    def _detach_netlink(self, present: query.Attached) -> None:
-        self.fd = abi.libbpf().bpf_prog_get_fd_by_id(present.program.id)
-        self.flags = _FLAGS.get(present.mode, 0)
-        result = abi.libbpf().bpf_xdp_detach(self.ifindex, self.flags, None)
-        if result < 0:
-            raise kernel_error("attach", result, f"cannot take {present} off {self.interface}")
-
-    def restore(self) -> None:
-        if self.fd >= 0:
-            abi.libbpf().bpf_xdp_attach(self.ifindex, self.fd, self.flags | abi.XDP_FLAGS_UPDATE_IF_NOEXIST, None)
-
-    def done(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-
-def attach(program_fd: int, name: str, interface: str, mode: Mode, replace: bool, netns: NetNS) -> Link:
+def attach(program_fd: int, name: str, interface: str, mode: Mode, replace: Replace, netns: NetNS) -> Link:
     """Attach a program to an interface; see Program.attach."""
     if mode not in ("auto", "native", "generic"):
         raise ArgumentError(f'mode={mode!r} is none of "auto", "native", "generic".')
+    check_replace(replace)
     with entered(netns):
         try:
             ifindex = index_of(interface)
         except OSError as refused:
             number = refused.errno if refused.errno in (errno.EMFILE, errno.ENFILE) else errno.ENODEV
             raise kernel_error("attach", number, f"cannot attach the XDP program {name} to {interface!r}") from None
-        replacement = _Replacement(interface, ifindex)
+        replaced = take_place(interface, ifindex, replace)
         try:
-            if replace:
-                replacement.remove()
             fd, actual, reason = _first_that_works(program_fd, ifindex, mode)
             if fd < 0:
-                replacement.restore()
                 raise _refusal(fd, name, interface, ifindex, mode)
-        finally:
-            replacement.done()
-    return Link(fd, interface, ifindex, actual, reason)
+        except BaseException:
+            if replaced is not None:
+                replaced.put_back()
+            raise
+    return Link(fd, interface, ifindex, actual, reason, replaced)

@@ -20,7 +20,7 @@ from toolkit.netns import NetNS
 from toolkit.program import build, load, query, run, sources
 from toolkit.program import link as links
 from toolkit.program.descriptor import Descriptor
-from toolkit.program.link import Link, Mode
+from toolkit.program.link import Link, Mode, Replace
 from toolkit.program.maps import Map
 from toolkit.program.rules import Action, Rule, RuleCounters, chosen
 from toolkit.uninterrupted import uninterrupted
@@ -134,11 +134,13 @@ class Program:
         """Whether the program was closed, or belongs to the parent of a fork."""
         return self._descriptor.closed
 
-    def attach(self, interface: str, *, mode: Mode = "auto", replace: bool = False, netns: NetNS = None) -> Link:
+    def attach(self, interface: str, *, mode: Mode = "auto", replace: Replace = False, netns: NetNS = None) -> Link:
         """Run the program on `interface` until the Link or the Program is closed, or the process ends, however it ends.
 
         `mode="auto"` tries native mode first and falls back to generic; `Link.mode` says which came about and
-        `Link.fallback_reason` why. What is attached there already is refused by name, or taken off with `replace`.
+        `Link.fallback_reason` why. What is attached there already is refused by name. replace=True takes its place if
+        it was attached by netlink, as a firewall is: it comes back when the Link ends (`Link.replaced` names it; the
+        end is logged). replace="link" takes the place of what a link holds as well, and that cannot come back.
         `netns` is the interface's network namespace, if it is not this thread's.
         """
 

@@ -23,7 +23,7 @@ from toolkit.errors import ArgumentError, ToolkitError
 from toolkit.interface import Interface
 from toolkit.netns import NetNS, entered
 from toolkit.opening import check_rules, rules_of, wants_frags
-from toolkit.program import Action, Program, Rule
+from toolkit.program import Action, Program, Replace, Rule
 from toolkit.program.rules import describe as in_words
 from toolkit.rcu import wait_for_readers
 from toolkit.uninterrupted import uninterrupted
@@ -64,7 +64,7 @@ class Workers(Attachment):
         queues: Iterable[int] | Literal["all"] = "all",
         cpus: Sequence[int] | Literal["auto"] | None = None,
         mode: Literal["auto", "native", "generic"] = "auto",
-        replace: bool = False,
+        replace: Replace = False,
         netns: NetNS = None,
         **options: Any,
     ) -> None:

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 
 from toolkit.errors import ClosedError, ToolkitError
 from toolkit.netns import NetNS
-from toolkit.program import Link, Map, Program
+from toolkit.program import Link, Map, Program, Replace
 from toolkit.program.image import MapSpec
 from toolkit.program.link import Mode
 
@@ -67,7 +67,7 @@ class SharedProgram(Program):
         self._handover = handover
         self._queues = queues
 
-    def attach(self, interface: str, *, mode: Mode = "auto", replace: bool = False, netns: NetNS = None) -> Link:
+    def attach(self, interface: str, *, mode: Mode = "auto", replace: Replace = False, netns: NetNS = None) -> Link:
         """Return a link that stands for the owner's. Closing it takes out the sockets that were registered here."""
         return SharedLink(self, interface, self._handover, self._queues)
 

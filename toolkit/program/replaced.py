@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Taking the place of a program that is attached, and putting it back at the end.
+
+A program that was attached by netlink (`ip link set dev NAME xdp`, xdp-tools: a firewall perhaps) would be gone for
+good: nobody attaches it again. So it is pinned, with a record of where it was, before it is taken off; the end of ours
+puts it back. What a killed process could not put back, the next one that attaches on that interface does, and repair().
+
+A program under somebody's link goes for good: a link cannot be put back. That is done only when asked for by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import logging
+import os
+import socket
+from typing import Literal
+
+from toolkit import lifecycle
+from toolkit.abi import libbpf as abi
+from toolkit.device import describe
+from toolkit.errors import ArgumentError, ToolkitError, kernel_error
+from toolkit.netns import entered
+from toolkit.program import pins, query
+from toolkit.program.removal import mode_flags, take_off
+from toolkit.records import Guard, Record, Records, netns_here
+from toolkit.uninterrupted import afterwards, uninterrupted
+
+__all__ = ["Replace", "Replaced", "as_text", "check_replace", "left", "repair", "take_place"]
+
+# False: refuse where something is attached. True: a program that can be put back. "link": one under a link as well.
+Replace = bool | Literal["link"]
+
+_KIND = "program"  # of the records
+_RELEASED = -1  # in place of the process's start: it has ended its work, and could not put the program back yet
+
+_guard = Guard(_KIND)
+_log = logging.getLogger("toolkit.replaced")
+
+
+def check_replace(replace: Replace) -> None:
+    """Raise ArgumentError for what is none."""
+    if replace not in (True, False, "link"):
+        raise ArgumentError(f'replace={replace!r} is none of True, False, "link".')
+
+
+class Replaced:
+    """What was taken off an interface for a program of ours. `comes_back`: whether put_back() can do what it says."""
+
+    def __init__(self, interface: str, taken: query.Attached, record: Record | None) -> None:
+        """In the network namespace of the interface; `record`: of a program that comes back."""
+        self.interface = interface
+        self.taken = taken
+        self.comes_back = record is not None
+        self._record = record
+        self._netns = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)  # -1 when it is done
+        lifecycle.track(self)
+
+    def fileno(self) -> int:
+        """Return a descriptor of the interface's network namespace, as entered() takes it."""
+        return self._netns
+
+    def put_back(self) -> None:
+        """Put the program back, and what earlier ones left; say what came of it. Ours is off already. Repeatable."""
+        if self._netns < 0:
+            return
+        if _guard.mine:  # a finalizer in the middle of just this
+            _guard.finalize(self._put_back)
+        else:
+
+            def work() -> None:
+                with _guard.locked() as records:
+                    self._put_back(records)
+
+            uninterrupted(work)
+
+    def _put_back(self, records: Records) -> None:
+        if self._netns < 0:
+            return
+        try:
+            with entered(self):
+                _say(*_outcomes(_repair(records, self.taken.ifindex, self._record)))
+        finally:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Have nothing to put back any more."""
+        fd, self._netns = self._netns, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _after_fork_in_child(self) -> None:
+        _guard.renew()
+        self.let_go()
+
+
+def take_place(interface: str, ifindex: int, replace: Replace) -> Replaced | None:
+    """Take off what is attached to `interface` of this network namespace, and say so; None where nothing is.
+
+    First what a killed process took off there is put back. OSError, ArgumentError: nothing has changed.
+    """
+    _put_back_left(ifindex)
+    if not replace:
+        return None
+    present = query.attached(ifindex)
+    if present is None:
+        return None
+    tried = f"cannot take the place of {present} on {interface}"
+    if present.link_ids is None:
+        raise kernel_error("attach", errno.EPERM, tried)
+    if not present.link_ids:
+        with _guard.locked() as records:
+            return _take_netlink(interface, present, records)
+    if replace != "link":
+        raise kernel_error(
+            "attach",
+            errno.EBUSY,
+            tried,
+            cause="a link holds it, and what a link held cannot be put back afterwards",
+            remedy="end the process that holds it (`xsk status` names it); or take its place for good with "
+            'replace="link" (--replace-link)',
+        )
+    take_off(interface, present)
+    _say(f"{interface}: took off {present}, for good: a link's program cannot be put back")
+    return Replaced(interface, present, None)
+
+
+def _take_netlink(interface: str, present: query.Attached, records: Records) -> Replaced:
+    tried = f"cannot take the place of {present} on {interface} and keep it for the end"
+    netns, cookie = netns_here()
+    before = {
+        "id": present.program.id,
+        "name": present.program.name,
+        "mode": present.mode,
+        "mac": describe(interface).mac.hex(),
+    }
+    record = records.new(interface, present.ifindex, netns, cookie, before, {})
+    fd = abi.libbpf().bpf_prog_get_fd_by_id(present.program.id)
+    if fd < 0:
+        raise kernel_error("prog_get_fd_by_id", fd, tried)
+    replaced = Replaced(interface, present, record)
+    try:
+        records.write(record)  # before anything changes: killed in between, there is a record too many, not one too few
+        pins.pin(fd, _pin(record), tried)
+        take_off(interface, present)
+    except BaseException:
+        _forget(record, records)
+        replaced.let_go()
+        raise
+    finally:
+        os.close(fd)
+    _say(f"{interface}: took off {present}; it is put back at the end")
+    return replaced
+
+
+def _pin(record: Record) -> str:
+    return record.name.removesuffix(".json")
+
+
+def _forget(record: Record, records: Records) -> None:
+    with contextlib.suppress(OSError):
+        pins.unpin(_pin(record))
+    records.remove(record)
+
+
+def as_text(record: Record) -> str:
+    """Name the program of a record."""
+    return f"program {record.before['id']} ({record.before['name'] or 'no name'}), {record.before['mode']},"
+
+
+def left() -> list[Record]:
+    """Return the programs that were taken off interfaces of this network namespace and are not back, newest first.
+
+    Those of living processes, which put them back themselves, included (Record.alive). Changes nothing.
+    """
+    found = Records(_KIND).all()
+    here = netns_here()[1] if found else 0
+    return [record for record in reversed(found) if record.cookie == here]
+
+
+def repair() -> list[tuple[Record, str]]:
+    """Put back what killed processes took off interfaces of this network namespace: (record, what came of it) for each.
+
+    PrivilegeError without root, where there is anything.
+    """
+
+    def work() -> list[tuple[Record, str]]:
+        with _guard.locked() as records:
+            for record in records.forget_namespaces():
+                pins.unpin(_pin(record))
+            return _repair(records)
+
+    return uninterrupted(work) if Records(_KIND).all() else []
+
+
+def _put_back_left(ifindex: int) -> None:
+    """Put back what is left on this interface, as far as we may, and say so."""
+    if any(record.ifindex == ifindex and not record.alive for record in left()):
+        with contextlib.suppress(ToolkitError), _guard.locked() as records:
+            _say(*_outcomes(_repair(records, ifindex)))
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        afterwards(functools.partial(_log.warning, line))
+
+
+def _outcomes(done: list[tuple[Record, str]]) -> list[str]:
+    return [f"{record.interface}: {as_text(record)} {outcome}" for record, outcome in done]
+
+
+def _repair(records: Records, ifindex: int | None = None, mine: Record | None = None) -> list[tuple[Record, str]]:
+    """Put back `mine`, and what nobody alive has the record of; the newest was there last."""
+    found = [one for one in left() if mine is None or one.name != mine.name]
+    wanted = [one for one in found if not one.alive and ifindex in (None, one.ifindex)]
+    done: list[tuple[Record, str]] = []
+    for record in [mine, *wanted] if mine else wanted:
+        keep, outcome = _restore(record)
+        if not keep:
+            _forget(record, records)
+        elif record is mine:
+            records.write(record._replace(pid=0, started=_RELEASED))  # nobody's, from now on
+        done.append((record, outcome))
+    return done
+
+
+def _restore(record: Record) -> tuple[bool, str]:
+    """(whether to keep the record for another time, what came of it)"""
+    name = _name_today(record)
+    if not name:
+        return False, "is not put back: the interface is gone"
+    present = query.attached(record.ifindex)
+    if present is None:
+        try:
+            fd = pins.pinned(_pin(record))
+        except OSError as refused:
+            return False, f"cannot be put back: its pin is gone ({refused.strerror})"
+        try:
+            flags = mode_flags(record.before["mode"]) | abi.XDP_FLAGS_UPDATE_IF_NOEXIST
+            result = abi.libbpf().bpf_xdp_attach(record.ifindex, fd, flags, None)
+        finally:
+            os.close(fd)
+        if result == 0:
+            return False, f"is back on {name}"
+        if -result not in (errno.EBUSY, errno.EEXIST):
+            return True, f"could not be put back on {name}: {os.strerror(-result)}; `xsk detach {name}` tries again"
+        present = query.attached(record.ifindex)
+    if present is None or present.link_ids or present.link_ids is None:
+        return True, f"is not back yet: {present or 'another program'} is there; after that, `xsk detach {name}`"
+    if present.program.id == record.before["id"]:
+        return False, f"is on {name} again: somebody has put it back"
+    return False, f"is not put back: somebody attached {present} meanwhile"
+
+
+def _name_today(record: Record) -> str:
+    """The interface's name of today; "" where it is gone. Its number may have come back for another one."""
+    with contextlib.suppress(OSError):
+        name = socket.if_indextoname(record.ifindex)
+        if name == record.interface or describe(name).mac.hex() == record.before["mac"]:
+            return name
+    return ""
