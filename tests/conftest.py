@@ -11,13 +11,34 @@ import ctypes
 import importlib.util
 import os
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+def _as_in_the_foreground() -> None:
+    """Give this process, and so the programs that tests start and send signals to, the signals of a fresh login.
+
+    A suite that runs in the background of a script has SIGINT and SIGQUIT ignored, under nohup SIGHUP, and its children
+    inherit that. A signal with a handler goes back to the default in a child: so a hang-up does not end the suite, but
+    still ends what a test sends it to.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # which Python itself ignores
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL if number != signal.SIGHUP else lambda *_: None)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+_as_in_the_foreground()
 
 # No deadlines: a noisy machine is no bug. CI prints the blob that reproduces a failure elsewhere.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])

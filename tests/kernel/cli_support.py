@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from support import child_environment, eventually
@@ -20,26 +20,55 @@ from support import child_environment, eventually
 from toolkit.lab import Lab
 from toolkit.lab.namespace import Namespace
 
-__all__ = ["ENVIRONMENT", "WAITS", "XSK", "ended", "index_of", "reconciles", "running", "transfer", "udp_socket", "xsk"]
+__all__ = [
+    "ENVIRONMENT",
+    "WAITS",
+    "XSK",
+    "ended",
+    "events",
+    "index_of",
+    "inheriting",
+    "reconciles",
+    "running",
+    "transfer",
+    "udp_socket",
+    "xsk",
+]
 
 XSK = [sys.executable, "-m", "toolkit.cli"]
 ENVIRONMENT = child_environment(PYTHONUNBUFFERED="1")
 WAITS = ([], ["-B"], ["--spin"])  # every way to wait for packets
 
 
-def xsk(lab: Lab, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run it to its end."""
+def inheriting(ignored: Sequence[int] = (), blocked: Sequence[int] = ()) -> list[str]:
+    """A command that has these signals ignored or blocked and becomes the command behind it."""
+    code = (
+        "import os, signal, sys\n"
+        f"for number in {[int(one) for one in ignored]}: signal.signal(number, signal.SIG_IGN)\n"
+        f"signal.pthread_sigmask(signal.SIG_BLOCK, {[int(one) for one in blocked]})\n"
+        "os.execvp(sys.argv[1], sys.argv[1:])"
+    )
+    return [sys.executable, "-I", "-S", "-c", code]
+
+
+def xsk(lab: Lab, *arguments: str, wrapper: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run it (behind `wrapper`, say nohup) to its end."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 60, **options}
-    return lab.netns.run([*XSK, *arguments], env=ENVIRONMENT, **options)
+    return lab.netns.run([*wrapper, *XSK, *arguments], env=ENVIRONMENT, **options)
 
 
 @contextlib.contextmanager
-def running(lab: Lab, *arguments: str, ready: int = 2, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start it and wait until it has everything open: `ready` is the number of Sockets and Interfaces (or Tees)."""
+def running(
+    lab: Lab, *arguments: str, ready: int = 2, wrapper: Sequence[str] = (), **options: Any
+) -> Iterator[subprocess.Popen[str]]:
+    """Start it (behind `wrapper`) and wait until it has everything open.
+
+    `ready` is the number of Sockets and Interfaces (or Tees); workers have theirs to themselves, there it is 0.
+    """
     options = {"env": ENVIRONMENT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
-    process = lab.netns.popen([*XSK, *arguments], **options)
+    process = lab.netns.popen([*wrapper, *XSK, *arguments], **options)
     try:
-        assert eventually(lambda: _events(process) >= ready or process.poll() is not None, 30, step=0.02)
+        assert eventually(lambda: events(process.pid) >= ready or process.poll() is not None, 30, step=0.02)
         assert process.poll() is None, process.communicate()
         yield process
     finally:
@@ -48,13 +77,13 @@ def running(lab: Lab, *arguments: str, ready: int = 2, **options: Any) -> Iterat
         process.communicate()
 
 
-def _events(process: subprocess.Popen[str]) -> int:
+def events(pid: int) -> int:
     """How many event descriptors it has: one for each Socket, and one for an Interface, which is made last."""
     found = 0
     with contextlib.suppress(OSError):
-        for name in os.listdir(f"/proc/{process.pid}/fd"):
+        for name in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
-                found += "eventfd" in os.readlink(f"/proc/{process.pid}/fd/{name}")
+                found += "eventfd" in os.readlink(f"/proc/{pid}/fd/{name}")
     return found
 
 

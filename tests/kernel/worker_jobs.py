@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from typing import Any
 
@@ -32,6 +33,12 @@ def count(interface: Interface) -> dict[str, Any]:
         "cpus": sorted(os.sched_getaffinity(0)),
         "stopping": me.stopping,
     }
+
+
+def masks(interface: Interface) -> tuple[set[int], set[int]]:
+    """The signals that a worker ignores, and those that it blocks."""
+    ignored = {number for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN}
+    return set(map(int, ignored)), set(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ())))
 
 
 def payloads(interface: Interface) -> list[bytes]:

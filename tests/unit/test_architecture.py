@@ -27,6 +27,7 @@ FLOORS = {
     "careful": 0,
     "memory": 0,
     "uninterrupted": 0,
+    "children": 0,
     "arguments": 0,
     "clock": 0,
     "rcu": 0,

@@ -48,6 +48,7 @@ class Traffic:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
+                start_new_session=True,  # a signal to all of a job would end it without a word about what it sent
             )
         except FileNotFoundError as missing:
             raise ToolkitError("there is no ping here. Next step: `apt-get install iputils-ping`.") from missing

@@ -40,7 +40,8 @@ class Keys:
                 tty.setcbreak(fd)
                 self._fd = fd
                 for number, handler in ((signal.SIGTSTP, self._suspend), (signal.SIGCONT, self._resume)):
-                    self._handlers[number] = signal.signal(number, handler)
+                    if signal.getsignal(number) != signal.SIG_IGN:  # then nobody is there who could resume us
+                        self._handlers[number] = signal.signal(number, handler)
         except (AttributeError, ValueError, OSError, termios.error):
             self._fd = -1
         return self

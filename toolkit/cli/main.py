@@ -29,6 +29,7 @@ from toolkit.cli.options import (
     options_of,
     says_unseen,
 )
+from toolkit.cli.stop import forget_inherited
 from toolkit.errors import ToolkitError
 
 __all__ = ["main"]
@@ -212,6 +213,7 @@ def main() -> None:
     handler.setFormatter(logging.Formatter("xsk: %(message)s"))
     logging.getLogger("toolkit.replaced").addHandler(handler)
     try:
+        forget_inherited()
         _fill_holes()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 shows ? rather than an error
@@ -233,10 +235,13 @@ def main() -> None:
 
 
 def _fill_holes() -> None:
-    """Put /dev/null where stdout or stderr was closed: print() to no stream at all prints to the other one."""
-    for name in ("stdout", "stderr"):
+    """Put /dev/null where a standard stream was closed.
+
+    print() to no stream at all prints to the other one, and what is opened next would be the children's input.
+    """
+    for name, flags, mode in (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_WRONLY, "w"), ("stderr", os.O_WRONLY, "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode, encoding="utf-8"))
 
 
 def _give_up_stdout() -> None:

@@ -96,7 +96,7 @@ def run(
 
 def _source(file: str, stop: Stop) -> Any:
     """Return what to read: for standard input something that ends when `stop` does, though nothing comes."""
-    return _Input(stop) if file == "-" and sys.stdin is not None else file
+    return _Input(stop) if file == "-" else file
 
 
 class _Input:

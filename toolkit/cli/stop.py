@@ -3,16 +3,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-__all__ = ["Stop"]
+__all__ = ["Stop", "forget_inherited", "interruptible"]
+
+_ALWAYS = (signal.SIGINT, signal.SIGTERM)
+# Would end the process in the middle as well. Where one of them is ignored, whoever started us meant it: nohup does it.
+_UNLESS_IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+
+
+def forget_inherited() -> None:
+    """Begin with the signals of a fresh login, whatever this process was started with; for the start of a command.
+
+    SIGINT ends it also in a background job of a shell without job control, which has it ignored; none is blocked;
+    children tell how they ended. What is ignored of the others stays so, SIGHUP first of all.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGCHLD):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Have SIGINT and SIGTERM end the block at once, also inside of a Stop: for a question that waits for an answer."""
+    before = {number: signal.getsignal(number) for number in _ALWAYS}
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Stop:
-    """Truthy once SIGINT, SIGTERM or SIGHUP came, or the time is over. A second signal ends the process at once."""
+    """Truthy once SIGINT or SIGTERM came, or SIGHUP (and the like) if it was not ignored, or the time is over.
+
+    A second signal ends the process at once.
+    """
 
     def __init__(self, seconds: float | None = None) -> None:
         """Begin to count `seconds` (None: no limit) at __enter__."""
@@ -24,8 +60,9 @@ class Stop:
     def __enter__(self) -> Stop:
         """Install the handlers and start the clock."""
         self.restart()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            self._before[number] = signal.signal(number, self._handle)
+        for number in (*_ALWAYS, *_UNLESS_IGNORED):
+            if number in _ALWAYS or signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     def restart(self) -> float:

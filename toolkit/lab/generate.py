@@ -131,8 +131,9 @@ class Work:
 
 def main() -> None:
     """Speak the protocol above."""
-    # The parent decides what an interrupt from the terminal means; when it dies, so do we (parent-death signal).
+    # The parent decides what an interrupt or a hang-up means; when it dies, so do we (parent-death signal).
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     work = Work(job := json.loads(sys.stdin.readline()))
 
     def stop(*_: object) -> None:

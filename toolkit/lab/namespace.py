@@ -66,7 +66,11 @@ class Namespace(lifecycle.NotCopied):
         return in_new_thread(inside)
 
     def popen(self, arguments: Sequence[str | os.PathLike[str]], **popen: Any) -> subprocess.Popen[Any]:
-        """Start an unmodified program here. It is killed when this namespace is closed or this process ends."""
+        """Start an unmodified program here. It is killed when this namespace is closed or this process ends.
+
+        It begins with the signals of a fresh login, also where this process has some blocked or ignored; but SIGHUP and
+        those of job control stay ignored if they are.
+        """
         self.fileno()
         self._children[:] = [child for child in self._children if child.returncode is None]
         return processes.start(arguments, self, self._children, **popen)

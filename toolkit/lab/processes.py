@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from toolkit.abi.libc import CLONE_NEWNET, unshare
+from toolkit.children import fresh
 from toolkit.errors import kernel_error
 from toolkit.netns import NetNS, entered
 
@@ -69,6 +70,8 @@ def start(
 ) -> subprocess.Popen[Any]:
     """Start a program in `netns`, to be killed when this process ends. `popen` goes to `subprocess.Popen`.
 
+    No signal is blocked or ignored in it, but those of the terminal (SIGHUP, SIGTSTP, SIGTTIN, SIGTTOU) as here.
+
     The child is put into `started` before this returns, so that an interrupt between cannot lose it.
     Raises FileNotFoundError when there is no such program, as `subprocess.Popen` does.
     """
@@ -78,7 +81,7 @@ def start(
 
     def begin() -> subprocess.Popen[Any]:
         with entered(netns):
-            child = subprocess.Popen(command, **popen)
+            child = subprocess.Popen(fresh(command), **popen)
         started.append(child)
         return child
 

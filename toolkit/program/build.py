@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolkit.children import run_helper
 from toolkit.errors import ArgumentError, CompileError, LibraryError, ToolkitError, kernel_error
 from toolkit.program import dependencies, sources
 from toolkit.program.bcc import PLACES, have_kernel_headers
@@ -96,15 +97,7 @@ def _run(interpreter: str, request: dict[str, Any]) -> tuple[dict[str, Any], str
     worker = str(Path(__file__).with_name("worker.py"))
     text = json.dumps({**request, "parent": os.getpid()})
     try:
-        done = subprocess.run(
-            [interpreter, "-I", worker],
-            input=text.encode(),
-            capture_output=True,
-            timeout=TIME_LIMIT,
-            env=environment,
-            cwd="/",
-            check=False,
-        )
+        done = run_helper([interpreter, "-I", worker], text.encode(), TIME_LIMIT, environment)
     except FileNotFoundError:
         return {"status": "absent", "detail": "there is no such interpreter"}, ""
     except OSError as refused:

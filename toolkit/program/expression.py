@@ -19,6 +19,7 @@ from typing import Any
 
 from toolkit.abi import libpcap as abi
 from toolkit.abi.libpcap import Instruction
+from toolkit.children import run_helper
 from toolkit.errors import FilterError, LibraryError
 from toolkit.program import refusal
 from toolkit.program.cache import Cache
@@ -70,14 +71,7 @@ def _in_child(limit: float, **job: Any) -> Any:
 
     request = json.dumps(job)
     try:
-        done = subprocess.run(
-            [sys.executable or "/usr/bin/python3", "-I", abi.__file__],
-            input=request.encode(),
-            capture_output=True,
-            timeout=limit,
-            cwd="/",
-            check=False,
-        )
+        done = run_helper([sys.executable or "/usr/bin/python3", "-I", abi.__file__], request.encode(), limit)
     except subprocess.TimeoutExpired:
         return None
     try:

@@ -120,10 +120,12 @@ def _live_with(parent: int, stop_asked: int) -> None:
         os.eventfd_write(stop_asked, 1)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the work may start programs, and ask how they ended
     # `timeout`, a closed terminal and the like signal all processes at once: that is no reason to lose results.
     signal.signal(signal.SIGTERM, ask)
-    signal.signal(signal.SIGHUP, ask)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup: the parent goes on, and so do we
+        signal.signal(signal.SIGHUP, ask)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _row(fd: int, job: Job) -> npt.NDArray[np.uint64]:

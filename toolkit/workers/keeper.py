@@ -11,7 +11,6 @@ import contextlib
 import logging
 import multiprocessing.connection
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -19,14 +18,13 @@ from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from typing import Any
 
+from toolkit.children import held_back
 from toolkit.netns import NetNS, entered
 from toolkit.workers import child
 from toolkit.workers.failure import WorkerError, died, failed
 from toolkit.workers.shared import send_fds
 
 __all__ = ["Keeper", "Member", "own_cpus"]
-
-_HELD_BACK = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 _log = logging.getLogger("toolkit.workers")
 
@@ -95,8 +93,10 @@ class Keeper:
     # --- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        # Inherited by the workers, until they have handlers of their own: Ctrl-C is a matter of this process.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+        with held_back():  # for the workers, until they have handlers of their own: Ctrl-C is a matter of this process
+            self._look_after()
+
+    def _look_after(self) -> None:
         try:
             self._start()
             while any(member.process is not None for member in self.members):
