@@ -45,6 +45,8 @@ FLOORS = {
     "coalesce": 1,
     "sysfs": 1,
     "sessions": 1,
+    "sockets": 1,
+    "reach": 1,
     "records": 1,
     "netlink": 1,
     "sock_diag": 1,

@@ -5,13 +5,20 @@ from __future__ import annotations
 
 import pytest
 
-from toolkit import sessions
-from toolkit.cli import guard
+from toolkit import reach, sessions, sockets
+from toolkit.cli import guard_session
+from toolkit.cli.guard_probes import Probe
+from toolkit.cli.guard_services import Harm
+from toolkit.reach import Link
 from toolkit.sessions import Path, Session
 
 FOUR = Session("10.42.0.1", 22, "10.42.0.2", 1234, 7, "sshd")
 SIX = Session("fd00::1", 22, "fd00::2", 1234, 7, "sshd")
 MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
+
+
+def harm(session: Session, path: Path, interface: str, expression: str) -> list[Harm]:
+    return list(guard_session._harm(session, path, interface, Probe(expression)))
 
 
 def way(session: Session, tags: tuple[int, ...] = (), tunnel: str = "") -> Path:
@@ -34,10 +41,10 @@ def way(session: Session, tags: tuple[int, ...] = (), tunnel: str = "") -> Path:
     ],
 )
 def test_what_takes_segments_of_the_session(session: Session, expression: str) -> None:
-    (told,) = guard._harm(session, way(session), "eth0", expression)
-    assert "hang at once" in told
-    proposed = told.split("Left out: '")[1].split("'")[0]
-    assert not guard._takes(proposed, guard._segments(session, way(session), ()))
+    (told,) = harm(session, way(session), "eth0", expression)
+    assert "hang at once" in told.text
+    (term,) = told.without
+    assert not Probe(f"({expression}) and not {term}").takes(guard_session._segments(session, way(session), ()))
 
 
 @pytest.mark.parametrize("session", [FOUR, SIX], ids=["ipv4", "ipv6"])
@@ -46,7 +53,7 @@ def test_what_takes_segments_of_the_session(session: Session, expression: str) -
     ["udp", "tcp port 80", "tcp src port 22", "host 192.0.2.1", "ether dst 02:00:00:00:00:02", "less 20", "icmp"],
 )
 def test_what_does_not(session: Session, expression: str) -> None:
-    assert not list(guard._harm(session, way(session), "eth0", expression))
+    assert not (harm(session, way(session), "eth0", expression))
 
 
 @pytest.mark.parametrize(
@@ -62,9 +69,9 @@ def test_what_does_not(session: Session, expression: str) -> None:
     ],
 )
 def test_what_takes_the_neighbour(session: Session, expression: str, hurts: bool) -> None:
-    told = list(guard._harm(session, way(session), "eth0", expression))
+    told = harm(session, way(session), "eth0", expression)
     assert len(told) == hurts
-    assert all("after a while" in one for one in told)
+    assert all("after a while" in one.text for one in told)
 
 
 @pytest.mark.parametrize(
@@ -79,18 +86,18 @@ def test_what_takes_the_neighbour(session: Session, expression: str, hurts: bool
     ],
 )
 def test_tags_on_the_way(tags: tuple[int, ...], expression: str, takes: bool) -> None:
-    assert bool(list(guard._harm(FOUR, way(FOUR, tags), "eth0", expression))) is takes
+    assert bool(harm(FOUR, way(FOUR, tags), "eth0", expression)) is takes
 
 
 def test_other_interfaces_and_tunnels() -> None:
-    assert not list(guard._harm(FOUR, way(FOUR), "eth1", "all"))
-    (told,) = guard._harm(FOUR, way(FOUR, tunnel="wg0"), "eth1", "udp")
-    assert "tunnel wg0" in told
+    assert not (harm(FOUR, way(FOUR), "eth1", "all"))
+    (told,) = harm(FOUR, way(FOUR, tunnel="wg0"), "eth1", "udp")
+    assert "tunnel wg0" in told.text
 
 
 def test_devices_that_stand_on_others() -> None:
-    def link(name: str, kind: str = "", lower: int = 0, master: int = 0, vlan: int | None = None) -> sessions._Link:
-        return sessions._Link(name, kind, MACS[0], lower, master, vlan, False)
+    def link(name: str, kind: str = "", lower: int = 0, master: int = 0, vlan: int | None = None) -> Link:
+        return Link(name, kind, MACS[0], lower, master, vlan, False)
 
     links = {
         1: link("eth0", master=3),
@@ -114,6 +121,30 @@ def test_addresses_as_proc_has_them() -> None:
     import sys
 
     if sys.byteorder == "little":
-        assert sessions._endpoint("0100007F:0016") == ("127.0.0.1", 22)
-        assert sessions._endpoint("0000000000000000FFFF00000100007F:0016") == ("127.0.0.1", 22), "IPv4 in IPv6"
-        assert sessions._endpoint("000000FD000000000000000001000000:04D2") == ("fd00::1", 1234)
+        assert sockets._endpoint("0100007F:0016") == ("127.0.0.1", 22)
+        assert sockets._endpoint("0000000000000000FFFF00000100007F:0016") == ("127.0.0.1", 22), "IPv4 in IPv6"
+        assert sockets._endpoint("000000FD000000000000000001000000:04D2") == ("fd00::1", 1234)
+
+
+def test_devices_that_others_stand_on() -> None:
+    """The other way: from the interface to whoever gets its packets."""
+
+    def link(name: str, kind: str = "", lower: int = 0, master: int = 0, vlan: int | None = None) -> Link:
+        return Link(name, kind, MACS[0], lower, master, vlan, False)
+
+    links = {
+        1: link("eth0", master=3),
+        2: link("eth1", master=3),
+        3: link("bond0", "bond"),
+        4: link("bond0.7", "vlan", lower=3, vlan=7),
+        5: link("inner", "vlan", lower=4, vlan=42, master=8),
+        6: link("veth0", "veth", lower=1),
+        7: link("mac0", "macvlan", lower=3),
+        8: link("br0", "bridge"),
+    }
+    above: dict[int, tuple[int, ...]] = {}
+    reach._ascend(1, (), links, above)
+    assert above == {1: (), 3: (), 4: (7,), 5: (7, 42), 8: (7, 42), 7: ()}
+    above = {}
+    reach._ascend(6, (), links, above)
+    assert above == {6: ()}

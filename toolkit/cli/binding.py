@@ -42,7 +42,7 @@ class Binding:
     on_match: Literal["redirect", "drop", "count"] = "redirect"
     sample: float = 1
     snaplen: int | None = None
-    yes: bool = False  # the filter may take our own session
+    yes: bool = False  # the filter may take what this host needs
     tee: bool = False  # the kernel gets the packets as well
 
     def open(
@@ -53,15 +53,16 @@ class Binding:
         *,
         frags: bool | Literal["auto"] = "auto",
         timestamps: bool = True,
+        answered: bool = False,
     ) -> Interface:
         """Open `interface` to receive what `expression` takes; the ring size is that of `umem`, if there is one.
 
-        Asks before that where it would take our own session.
+        Asks before that where it would take what this host needs; of ARP and the like not if they are `answered`.
         """
         from toolkit.opening import open as open_interface
 
         self._said(expression)
-        self.ask(interface, expression)
+        self.ask(interface, expression, answered=answered)
         wanted = self.open_options(expression) | {"frags": frags, "timestamps": timestamps}
         if umem is not None:
             wanted |= {"umem": umem, "ring_size": None}
@@ -95,16 +96,16 @@ class Binding:
     def _said(self, expression: str | None) -> None:
         if expression is None:
             raise click.UsageError(
-                "say what to take: --filter (-f) with an expression such as 'udp port 53'; or 'all' for everything, an "
-                "SSH session through this interface too."
+                "say what to take: --filter (-f) with an expression such as 'udp port 9'; or 'all' for everything, "
+                "what this host needs too."
             )
 
-    def ask(self, interface: str, expression: str | None) -> None:
-        """Make sure that nobody cuts off the session that this runs in. ArgumentError where the answer is no."""
+    def ask(self, interface: str, expression: str | None, *, answered: bool = False) -> None:
+        """Make sure that nobody takes what this host needs by mistake. ArgumentError where the answer is no."""
         if expression is not None and self.on_match != "count":
             from toolkit.cli.guard import ask
 
-            ask(interface, expression, netns=self.netns, assent=self.yes)
+            ask(interface, expression, netns=self.netns, assent=self.yes, answered=answered)
 
     def open_options(self, expression: str | None) -> dict[str, Any]:
         """Return keyword arguments for toolkit.open(), and for Workers."""

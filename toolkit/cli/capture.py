@@ -25,7 +25,7 @@ from toolkit.careful import Folder, access_of, own_descriptor
 from toolkit.cli import output
 from toolkit.cli.binding import Binding
 from toolkit.cli.live import LiveLine, Reading
-from toolkit.cli.reconcile import Source, rest, told_fates
+from toolkit.cli.reconcile import Source, fate, rest, told_fates
 from toolkit.cli.stop import Stop
 from toolkit.errors import SystemCallError, ToolkitError
 from toolkit.netns import entered
@@ -146,7 +146,7 @@ def run(
             opened.callback(source.close)
             capture = target.open(source, binding)
         if not as_json:
-            _introduce(source, tee=binding.tee)
+            _introduce(source)
         began = stop.restart()  # compiling, and waiting for a reader, is not capturing
         line = LiveLine(lambda: _reading(capture), interval=interval, quiet=as_json, stream=sys.stderr)
         failure = _loop(capture, stop, line, count)
@@ -168,11 +168,11 @@ def run(
     return 0 if failure is None else 1
 
 
-def _introduce(source: Source, *, tee: bool) -> None:
+def _introduce(source: Source) -> None:
     info = source.info()
     queues = ", ".join(map(str, info["queues"]))
     copying = "zero-copy" if info["zero_copy"] else "copy mode"
-    what = "the kernel gets what it matches as well" if tee else "what it matches comes here, the kernel gets the rest"
+    what = f"packets that match are {fate(source)}"
     text = f"{info['interface']}: {info['mode']} XDP, {copying}, queue {queues}; filter: {info['filter']}; {what}"
     if info["fallback_reason"]:
         text += f"\n  generic, because: {info['fallback_reason']}"

@@ -39,7 +39,7 @@ def _mode(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
         raise click.BadParameter(f"{value!r} is not a mode: 600, 640, 644", ctx, param) from None
 
 
-@click.command(short_help="Write packets to a file: pcapng, pcap or Parquet.")
+@click.command(short_help="Take packets (--tee: copies of them) into a file: pcapng, pcap or Parquet.")
 @click.argument("interface")
 @click.argument("expression", nargs=-1)
 @options_of(
@@ -78,11 +78,10 @@ def _mode(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
 )
 @says_unseen
 def capture(interface: str, expression: tuple[str, ...], **options: Any) -> None:
-    """Write the packets of INTERFACE that EXPRESSION takes to a file. EXPRESSION is tcpdump's, or 'all'.
+    """TAKE the packets of INTERFACE that match, so that this host does not get them, into a file; with --tee copies.
 
-    AF_XDP diverts what it captures: this host does NOT get these packets, unless --tee is given; all others go on to
-    the kernel untouched. Before an expression takes the SSH session that you are typing in, the command asks (without
-    a terminal: it wants --yes); with --tee it need not.
+    EXPRESSION is tcpdump's, or 'all'. AF_XDP diverts what it captures; all other packets go on to the kernel
+    untouched. ASKS With --tee it need not.
 
     UNSEEN
 
@@ -108,13 +107,14 @@ def capture(interface: str, expression: tuple[str, ...], **options: Any) -> None
     name that comes again later is written over: with %H%M each day, and an hour when summer time ends (%s never).
 
     \b
-    xsk capture eth0 udp port 53 -w dns.pcapng
-    xsk capture eth0 'tcp and host 192.0.2.7' -w - | tcpdump -r - -n
+    xsk capture eth0 udp port 53 --tee -w dns.pcapng
+    xsk capture eth0 'tcp and host 192.0.2.7' --tee -w - | tcpdump -r - -n
     xsk capture eth0 all --tee -w all.pcapng.zst --seconds 60
-    xsk capture eth0 icmp -w ping.pcap -c 100 -s 128
+    xsk capture eth0 icmp --tee -w ping.pcap -c 100 -s 128
     xsk capture eth0 all --tee --sample 1/1000 -w flows.parquet
-    xsk capture eth0 udp -w ring.pcapng -C 100 -W 10
-    xsk capture eth0 udp -w 'udp-%Y%m%d-%H%M.pcapng' -G 60
+    xsk capture eth0 udp port 9 -w taken.pcapng            nobody else gets these
+    xsk capture eth0 udp --tee -w ring.pcapng -C 100 -W 10
+    xsk capture eth0 udp --tee -w 'udp-%Y%m%d-%H%M.pcapng' -G 60
     """
     if not expression:
         raise click.UsageError("say what to take: an expression such as 'udp port 53', or 'all' for everything.")

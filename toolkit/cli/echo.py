@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 import sys
 import time
@@ -47,10 +46,11 @@ def run(
             f"the interface one, `ip address add 192.0.2.1/24 dev {interface}`."
         )
     answers = Answers(device.mac, mine, udp_port=udp_port or None)
-    # No session is cut off by this filter: it takes no TCP, and what it takes of ARP and the like is answered.
-    binding = dataclasses.replace(binding, yes=True)
     questions = expression_for(mine, udp_port)
-    with Stop(seconds) as stop, binding.open(interface, questions, frags=False, timestamps=False) as opened:
+    with (
+        Stop(seconds) as stop,
+        binding.open(interface, questions, frags=False, timestamps=False, answered=True) as opened,
+    ):
         if not as_json:
             introduce(opened, f"answering for {', '.join(mine)}")
         responder, began = Responder(opened, answers), stop.restart()  # to compile and attach is not to answer

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import select
 import sys
 import time
@@ -109,7 +110,11 @@ def _open(
     both: bool,
     parts: contextlib.ExitStack,
 ) -> list[Direction]:
-    """Open what is needed; `parts` closes it."""
+    """Open what is needed; `parts` closes it. Nothing is taken at one end while somebody is asked about the other."""
+    if both and other is not None:
+        for name in (interface, other):
+            binding.ask(name, expression)
+        binding = dataclasses.replace(binding, yes=True)
     if other is None or other == interface:
         source = parts.enter_context(binding.open(interface, expression, frags=False, timestamps=False))
         return [Direction(f"{interface} → {interface}", source, source, Forwarder(source, source, edits.function))]

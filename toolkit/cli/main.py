@@ -43,16 +43,27 @@ into memory that the kernel and this process share; all others go on to the kern
 packets do NOT reach the kernel: whatever you take from an interface, its usual receiver does not get. With --tee,
 `receive`, `capture` and `top` look at copies instead, and the kernel gets everything.
 
+Look, which harms nobody:
+
 \b
   xsk demo                                       see it work, on a private network made for the purpose
-  xsk receive eth0 --filter 'udp port 53'        take DNS packets from eth0 and count them
-  xsk receive eth0 --filter 'icmp' -x -c 3       take three pings and show their bytes
-  xsk capture eth0 udp port 53 -w dns.pcapng     write them to a file
+  xsk receive eth0 --filter 'udp' --tee          count copies of packets: packets/s, bits/s, drops
+  xsk receive eth0 --filter 'icmp' --tee -x -c 3 show three pings, decoded and in hex
+  xsk capture eth0 udp port 53 --tee -w dns.pcapng    write copies to a file
   xsk top eth0 -f 'udp' --tee                    watch who has that traffic: flows, hosts, ports
-  xsk drop eth0 -f 'udp'                         take packets and let them go: how fast is it?
+
+Take, so that this host does not get it (port 9 is that of "discard", which nobody misses):
+
+\b
+  xsk receive eth0 --filter 'udp port 9'         as above, without --tee: nothing is copied, at the highest rates
+  xsk drop eth0 -f 'udp port 9'                  take packets and let them go: how fast is it?
+  xsk forward eth0 eth1 -f all --both            a bridge of two interfaces, in the place of this host
+  xsk echo eth0                                  answer ARP, ping and UDP echo from Python, in this host's place
+
+Others:
+
+\b
   xsk send eth0 --ip-dst 192.0.2.7 --rate 1000   send UDP packets at a rate, or as fast as it goes
-  xsk forward eth0 eth1 -f all --both            a bridge of two interfaces
-  xsk echo eth0                                  answer ARP, ping and UDP echo from Python
   xsk status                                     which XDP programs and AF_XDP sockets are there, and whose
   xsk doctor eth0                                what could keep it from working, and what to do
   xsk detach eth0                                put right what a killed process left, or take a program off
@@ -76,7 +87,7 @@ def cli(context: click.Context) -> None:
             put_back()
 
 
-@cli.command(short_help="Take packets from an interface and show their rate, or their bytes.")
+@cli.command(short_help="Take packets (--tee: copies of them) and show their rate, or their bytes.")
 @click.argument("interface")
 @options_of(
     FILTER,
@@ -94,25 +105,24 @@ def cli(context: click.Context) -> None:
 )
 @says_unseen
 def receive(interface: str, **options: Any) -> None:
-    """Take packets from INTERFACE with an AF_XDP socket on each of its queues.
+    """TAKE packets from INTERFACE, so that this host does not get them, and count them; with --tee look at copies.
 
-    Prints a line each second: packets and bits per second, totals, and what the kernel had to drop. At the end the
-    program is detached, the rings are drained and the counters reconciled: received + dropped = redirected.
+    Each queue has an AF_XDP socket. Prints a line each second: packets and bits per second, totals, and what the kernel
+    had to drop. At the end the program is detached, the rings are drained and the counters reconciled:
+    received + dropped = redirected.
 
     UNSEEN
 
-    What is taken does not reach this host's kernel, unless --tee is given: then copies come here. 'all' takes
-    everything. Before a filter takes the SSH session that you are typing in, the command asks (without a terminal:
-    it wants --yes); with --tee it need not.
+    'all' takes everything. ASKS With --tee it need not.
 
     \b
-    xsk receive eth0 --filter 'tcp port 80 and host 192.0.2.7'
-    xsk receive eth0 --filter 'arp' -x -c 5
     xsk receive eth0 --filter 'tcp port 443' --tee -x -c 5
-    xsk receive eth0 --filter 'udp' --seconds 10 --json
-    xsk receive eth0 --filter 'udp' --workers 4
-    xsk receive eth0 --filter 'udp' --sample 1/100 --snaplen 64
-    xsk receive eth0 --filter 'udp port 123' --on-match count
+    xsk receive eth0 --filter 'arp' --tee -x -c 5
+    xsk receive eth0 --filter 'udp port 123' --on-match count      counted in the driver; the kernel gets them
+    xsk receive eth0 --filter 'udp port 9'                         taken: nobody else gets them
+    xsk receive eth0 --filter 'udp port 9' --seconds 10 --json
+    xsk receive eth0 --filter 'udp port 4789' --workers 4
+    xsk receive eth0 --filter 'udp port 4789' --sample 1/100 --snaplen 64
     """
     if options["on_match"] != "redirect" and (options["count"] or options["dump"] or options["workers"]):
         raise click.UsageError(
@@ -178,9 +188,9 @@ def detach(interface: str, program: str | None, force: bool, netns: str | None, 
 
 
 @cli.command(short_help="Show AF_XDP at work, on a private network or on a real interface.")
-@click.option("-i", "--interface", help="Take packets from a real interface; needs --filter. Sends none.")
+@click.option("-i", "--interface", help="TAKE packets from a real interface; needs --filter. Sends none.")
 @click.option("-f", "--filter", "expression", help="With --interface: a tcpdump expression, or 'all'.")
-@click.option("--yes", is_flag=True, help="Do it even if the filter takes the SSH session that this runs in.")
+@click.option("--yes", is_flag=True, help="Take it even if this host needs it: do not ask.")
 @click.option("--seconds", type=Number(min=2), default=8.0, show_default=True, help="How long it runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing else.")
 def demo(interface: str | None, expression: str | None, yes: bool, seconds: float, as_json: bool) -> None:
@@ -188,7 +198,8 @@ def demo(interface: str | None, expression: str | None, yes: bool, seconds: floa
     receive it on the other through AF_XDP: pings and UDP from the kernel first, then a flood.
 
     Without --interface nothing on this machine's own network is touched. With it, packets that match --filter do NOT
-    reach this host while the demo runs. Nothing is left behind.
+    reach this host while the demo runs; it asks before it takes what this host needs (without a terminal: it wants
+    --yes). Nothing is left behind.
     """
     if (interface is None) != (expression is None):
         raise click.UsageError("--interface and --filter go together")

@@ -37,23 +37,23 @@ __all__ = ["COMMANDS"]
 @options_of(FILTER, *FILTERING, *RECEIVING, COPY, *COPYING, BATCH, SECONDS, INTERVAL, EXTRA, JSON)
 @says_unseen
 def drop(interface: str, **options: Any) -> None:
-    """Take packets from INTERFACE, count them, and let them go: neither the kernel nor anybody else gets
-    them (but with --on-match count, which leaves them to the kernel).
+    """TAKE packets from INTERFACE, count them, and let them go: neither this host nor anybody else gets them.
+
+    (But with --on-match count, which leaves them to the kernel.)
 
     Prints a line each second. At the end the program is detached, the rings are drained and the counters reconciled:
     received + dropped = redirected, to the packet.
 
     UNSEEN
 
-    'all' takes everything. Before a filter takes the SSH session that you are typing in, the command asks (without a
-    terminal: it wants --yes).
+    'all' takes everything. ASKS
 
     \b
     xsk drop eth0 -f 'udp port 9'                  the rate at which Python receives
+    xsk drop eth0 -f 'udp port 9' -q 2 --spin -n 0.5       one queue, without sleeping, two lines a second
+    xsk drop eth0 -f 'udp port 9' -b 64 --seconds 10 --json
     xsk drop eth0 -f 'host 192.0.2.7' --on-match drop      keep a host's traffic away, in the driver: the fastest way
     xsk drop eth0 -f 'udp' --on-match drop --sample 1/10   lose a tenth of all UDP packets, to see who minds
-    xsk drop eth0 -f 'udp' -q 2 --spin -n 0.5      one queue, without sleeping, two lines a second
-    xsk drop eth0 -f 'udp' -b 64 --seconds 10 --json
     """
     from toolkit.cli.drop import run
 
@@ -181,7 +181,7 @@ def _pace(pace: str | None, rate: float | None, max_gap: float | None) -> Pace:
     return Pace(speed, None, max_gap)
 
 
-@click.command(short_help="Forward packets from one interface to another, or back out of the same.")
+@click.command(short_help="Take packets and send them out of another interface, or back out of the same.")
 @click.argument("interface")
 @click.argument("other", required=False)
 @options_of(
@@ -203,20 +203,19 @@ def _pace(pace: str | None, rate: float | None, max_gap: float | None) -> Pace:
 )
 @says_unseen
 def forward(interface: str, other: str | None, **options: Any) -> None:
-    """Forward packets that the filter takes from INTERFACE to OTHER, or back out of INTERFACE.
+    """TAKE packets from INTERFACE, so that this host does not get them, and send them out of OTHER, or back.
 
     Both share their packet memory: the packets are not copied on the way. Counts at the end, for each direction:
     received + dropped = redirected, and received = forwarded + edited out (by --ttl) + no room (in the TX ring).
 
     UNSEEN
 
-    What is forwarded does not reach this host's kernel. Before a filter takes the SSH session that you are typing in,
-    the command asks (without a terminal: it wants --yes).
+    ASKS
 
     \b
-    xsk forward eth0 eth1 -f all --both            a bridge between two ports
-    xsk forward eth0 eth1 -f 'vlan 42' --vlan-pop
     xsk forward eth0 -f 'udp port 7' --mac-swap    reflect packets to where they came from
+    xsk forward eth0 eth1 -f 'vlan 42' --vlan-pop
+    xsk forward eth0 eth1 -f all --both            a bridge between two ports, in the place of this host
     """
     from toolkit.cli.edit import Edits
     from toolkit.cli.forward import run
@@ -227,7 +226,7 @@ def forward(interface: str, other: str | None, **options: Any) -> None:
     sys.exit(run(interface, other, binding_from(options), edits=edits, **options))
 
 
-@click.command(short_help="Answer ARP, ping and UDP echo from Python.")
+@click.command(short_help="Take ARP, ping and UDP echo, and answer them from Python in this host's place.")
 @click.argument("interface")
 @options_of(
     click.option(
@@ -236,6 +235,7 @@ def forward(interface: str, other: str | None, **options: Any) -> None:
     click.option(
         "--udp-port", type=click.IntRange(0, 65535), default=7, show_default=True, help="Echo UDP here; 0: nowhere."
     ),
+    YES,
     *RECEIVING,
     COPY,
     *COPYING,
@@ -245,9 +245,10 @@ def forward(interface: str, other: str | None, **options: Any) -> None:
     JSON,
 )
 def echo(interface: str, **options: Any) -> None:
-    """Be a host on INTERFACE: answer ARP, neighbour discovery, ping (IPv4, IPv6) and UDP echo, without the kernel.
+    """TAKE ARP, neighbour discovery, ping (IPv4, IPv6) and UDP echo from INTERFACE, and answer in this host's place.
 
-    Only questions to the addresses answered for are taken, everything else goes on to the kernel. Addresses other than
+    Only questions to the addresses answered for are taken, everything else goes on to the kernel. Before it takes UDP
+    from a program of this host that has the port, it asks (without a terminal: it wants --yes). Addresses other than
     the interface's own work as well, as long as the NIC lets their packets in (IPv6 asks by multicast).
 
     \b

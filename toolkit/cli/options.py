@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from toolkit.cli.binding import Binding
 
 __all__ = [
+    "ASKS",
     "BATCH",
     "COPY",
     "COPYING",
@@ -37,6 +38,11 @@ __all__ = [
     "taking",
 ]
 
+ASKS = (
+    "Before a filter takes what this host needs, the command asks (without a terminal it wants --yes): packets to a "
+    "listening TCP or bound UDP socket or of a connection, the SSH session that you are typing in first of all, ARP, "
+    "neighbour discovery, DNS answers. The question names them, and a filter that leaves them alone."
+)
 UNSEEN = (
     "The filter runs in the driver. It sees packets that arrive, not those that this host sends; VLAN tags that the "
     "NIC strips are invisible to it, and later fragments of a datagram carry no ports (docs/filters.md has all of it)."
@@ -103,7 +109,9 @@ SAMPLING = (
         help="Deliver the first so many bytes of each packet, 14 or more; 0: all of them.",
     ),
 )
-YES = click.option("--yes", is_flag=True, help="Do it even if the filter takes the SSH session that this runs in.")
+YES = click.option(
+    "--yes", is_flag=True, help="Take it even if this host needs it: do not ask (see above); for scripts."
+)
 TEE = click.option(
     "--tee",
     is_flag=True,
@@ -186,8 +194,8 @@ def namespace(given: str | None) -> int | str | None:
 
 
 def says_unseen(command: Decorated) -> Decorated:
-    """Put UNSEEN where the help text has the line UNSEEN. Below click's decorator, which reads the text."""
-    command.__doc__ = (command.__doc__ or "").replace("UNSEEN", UNSEEN)
+    """Put UNSEEN and ASKS where the help text has those lines. Below click's decorator, which reads the text."""
+    command.__doc__ = (command.__doc__ or "").replace("UNSEEN", UNSEEN).replace("ASKS", ASKS)
     return command
 
 

@@ -99,7 +99,10 @@ def _failures_in_words() -> Iterator[None]:
 def _introduce(pool: Workers) -> None:
     info = pool.info()
     copying = "zero-copy" if info["zero_copy"] else "copy mode"
-    print(f"{info['interface']}: {info['mode']} XDP, {copying}, filter: {info['filter']}")
+    print(
+        f"{info['interface']}: {info['mode']} XDP, {copying}, filter: {info['filter']}; packets that match are TAKEN, "
+        "this host does not get them"
+    )
     for number, (queues, pid) in enumerate(zip(pool.queues, pool.pids, strict=True)):
         print(f"  worker {number} (pid {pid}): queue {', '.join(map(str, queues))}")
     if info["fallback_reason"]:

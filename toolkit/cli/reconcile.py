@@ -31,6 +31,7 @@ __all__ = [
     "Totals",
     "conclude",
     "drain",
+    "fate",
     "introduce",
     "reading",
     "rest",
@@ -55,6 +56,16 @@ class Totals:
             self.bytes += int(batch.lengths.sum())
 
 
+def fate(opened: Source) -> str:
+    """Say what becomes of the packets that match, and whether this host gets them."""
+    actions = {rule.action for rule in opened.program.rules} or {"redirect"}
+    lost = {"redirect": "TAKEN, this host does not get them", "drop": "DROPPED in the driver, nobody gets them"}
+    if isinstance(opened, Tee):
+        lost["redirect"] = "copied, the kernel gets them as well"
+    names = [lost[action] for action in ("redirect", "drop") if action in actions]
+    return "; ".join(names) or "left to the kernel"
+
+
 def introduce(opened: Source, what: str | None = None) -> None:
     """Say in a line what came about: mode, queues, filter (or `what` is taken, where the filter is no matter)."""
     info = opened.info()
@@ -62,8 +73,8 @@ def introduce(opened: Source, what: str | None = None) -> None:
     queues = info["queues"]
     which = f"queue {queues[0]}" if len(queues) == 1 else f"{len(queues)} queues"
     print(
-        f"{info['interface']}: {info['mode']} XDP, {copying}, {which}; {what or 'filter: ' + info['filter']}"
-        + ("; the kernel gets them as well" if isinstance(opened, Tee) and takes(opened) else ""),
+        f"{info['interface']}: {info['mode']} XDP, {copying}, {which}; {what or 'filter: ' + info['filter']}; "
+        f"packets that match are {fate(opened)}",
         flush=True,
     )
     if info["fallback_reason"]:

@@ -13,7 +13,7 @@ from toolkit.cli.options import FILTER, binding_from, options_of, says_unseen, t
 __all__ = ["COMMANDS"]
 
 
-@click.command(short_help="Watch who has the traffic of an interface: flows, hosts, ports, protocols.")
+@click.command(short_help="Take packets (--tee: copies of them) and show whose they are: flows, hosts, ports.")
 @click.argument("interface")
 @options_of(
     FILTER,
@@ -39,11 +39,10 @@ __all__ = ["COMMANDS"]
 )
 @says_unseen
 def top(interface: str, **options: Any) -> None:
-    """Show who has the traffic that arrives at INTERFACE: rate and share of the last interval, and totals.
+    """TAKE packets from INTERFACE, so that this host does not get them, and show whose they are; with --tee copies.
 
-    It looks at packets by taking them: what the filter matches does NOT reach this host's kernel while it runs, so
-    whoever waits for it gets nothing, unless --tee is given: then it looks at copies. --sample 1/100 leaves most of it
-    alone; figures and shares are then those of the sample.
+    Rate and share of the last interval, and totals. --sample 1/100 leaves most packets alone; figures and shares are
+    then those of the sample. ASKS With --tee it need not.
 
     UNSEEN
 
@@ -54,9 +53,9 @@ def top(interface: str, **options: Any) -> None:
     \b
     xsk top eth0 -f all --tee
     xsk top eth0 -f 'not port 22' --tee --group source --by packets
-    xsk top eth0 -f 'udp port 4789'
-    xsk top eth0 -f 'tcp' --sample 1/100 --group port
     xsk top eth0 -f 'udp' --tee --seconds 10 --json
+    xsk top eth0 -f 'udp port 4789'                        taken: nobody else gets them
+    xsk top eth0 -f 'tcp' --sample 1/100 --group port      one of a hundred is taken
     """
     from toolkit.cli.top import run
 

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A filter that takes what services of this host wait for: asked before, named, refused without an answer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cli_support import ENVIRONMENT, XSK, running, xsk
+from support import eventually, what_runs
+
+from toolkit import reach
+from toolkit.cli import guard_services
+from toolkit.cli.guard_probes import Probe
+from toolkit.lab import Lab, Namespace
+
+PORT = 8080
+
+
+def listening(namespace: Namespace, address: str = "", port: int = PORT) -> socket.socket:
+    """A listening TCP socket of the kernel's."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with namespace.entered():
+        made = socket.socket(family)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind((address, port))
+    made.listen()
+    return made
+
+
+def bound(namespace: Namespace, address: str = "", port: int = PORT) -> socket.socket:
+    """A bound UDP socket of the kernel's."""
+    with namespace.entered():
+        made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    made.bind((address, port))
+    return made
+
+
+def asked(lab: Lab, expression: str, interface: str = "", **how: bool) -> str:
+    """What would be asked about, as one text; "" for nothing."""
+    with lab.netns.entered():
+        found = list(guard_services.harms(interface or lab.interface, Probe(expression), **how))
+    return "\n".join(one.text for one in found)
+
+
+def ip(lab: Lab, *commands: str) -> None:
+    with lab.netns.entered():
+        for command in commands:
+            subprocess.run(["ip", *command.split()], check=True)
+
+
+@pytest.fixture
+def service(lab: Lab) -> Iterator[socket.socket]:
+    with listening(lab.netns) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["receive", "veth0", "-f", "tcp"],
+        ["receive", "veth0", "-f", "all", "--workers", "1"],
+        ["receive", "veth0", "-f", "tcp", "--tee", "--on-match", "drop"],
+        ["receive", "veth0", "-f", "tcp", "--sample", "10"],
+        ["capture", "veth0", "tcp", "-w", "/dev/null"],
+        ["top", "veth0", "-f", "tcp"],
+        ["drop", "veth0", "-f", "tcp"],
+        ["drop", "veth0", "-f", "tcp", "--on-match", "drop"],
+        ["forward", "veth0", "-f", "all"],
+        ["demo", "-i", "veth0", "-f", "tcp"],
+    ],
+    ids=" ".join,
+)
+def test_each_command_asks_before_it_takes(lab: Lab, service: socket.socket, command: list[str]) -> None:
+    done = xsk(lab, *command, stdin=subprocess.DEVNULL)
+    assert done.returncode == 1
+    assert f"TCP to port {PORT} (" in done.stderr
+    assert f"pid {os.getpid()}), from anybody" in done.stderr
+    assert "nothing was done" in done.stderr
+    assert "--yes" in done.stderr
+    assert done.stdout == ""
+    assert what_runs(lab) is None
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["receive", "-f", "tcp", "--yes"],
+        ["receive", "-f", "tcp", "--tee"],
+        ["receive", "-f", "tcp", "--on-match", "count"],
+        ["receive", "-f", "tcp port 9"],
+        ["top", "-f", "all", "--tee"],
+        ["drop", "-f", "udp"],
+        ["echo"],
+    ],
+    ids=" ".join,
+)
+def test_what_harms_nobody_or_is_wanted_goes_on(lab: Lab, service: socket.socket, command: list[str]) -> None:
+    name, *more = command
+    done = xsk(lab, name, "veth0", *more, "--seconds", "0.3", stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+
+
+def test_echo_asks_for_the_port_of_somebody_else(lab: Lab) -> None:
+    with bound(lab.netns, port=7):
+        done = xsk(lab, "echo", "veth0", "--seconds", "0.3")
+        assert done.returncode == 1
+        assert "UDP to port 7 (" in done.stderr
+        for more in (["--yes"], ["--udp-port", "9"]):
+            assert xsk(lab, "echo", "veth0", "--seconds", "0.3", *more).returncode == 0
+
+
+def test_a_bridge_asks_for_both_ends_before_it_takes_from_one(lab: Lab) -> None:
+    ip(lab, "link add other0 type veth peer name other1", "address add 10.77.0.1/24 dev other0", "link set other0 up")
+    with listening(lab.netns, "10.77.0.1"):
+        done = xsk(lab, "forward", "veth0", "other0", "-f", "tcp", "--both")
+    assert done.returncode == 1
+    assert "on other0 takes packets that this host needs" in done.stderr
+
+
+def test_the_truth_of_it(lab: Lab, service: socket.socket) -> None:
+    """What it warns of happens, and with the filter that it proposes it does not."""
+    refused = xsk(lab, "receive", "veth0", "-f", "all").stderr
+    proposed = refused.split("Next step: '")[1].split("' leaves")[0]
+    assert proposed == f"not tcp dst port {PORT}"
+
+    def connects() -> bool:
+        with lab.far.entered():
+            client = socket.socket()
+        with client:
+            client.settimeout(0.7)
+            try:
+                client.connect((lab.ip, PORT))
+            except OSError:
+                return False
+            return True
+
+    assert connects()
+    with running(lab, "receive", "veth0", "-f", proposed):
+        assert connects()
+    with running(lab, "receive", "veth0", "-f", "all", "--yes"):
+        assert not connects()
+
+
+def test_where_nothing_listens_nothing_is_asked(lab: Lab, make_lab: Callable[..., Lab]) -> None:
+    for one in (lab, make_lab(neighbours=False)):
+        for expression in ("all", "arp", "tcp", "icmp6"):
+            assert asked(one, expression) == ""
+
+
+def test_other_addresses_and_ports_are_nobody_s_business(lab: Lab) -> None:
+    ip(lab, "link add other0 type veth peer name other1", "link set other0 up", "address add 10.77.0.1/24 dev lo")
+    with listening(lab.netns, "127.0.0.1"):
+        assert asked(lab, "all") == ""
+    with listening(lab.netns, lab.ip):
+        assert f"port {PORT}" in asked(lab, "all")
+        for expression in ("udp", "tcp port 9", "dst host 10.11.0.99", "ip6", "vlan", "icmp", "tcp dst portrange 1-79"):
+            assert asked(lab, expression) == "", expression
+        assert asked(lab, "all", "other0") == ""
+        assert asked(lab, "all", "no-such") == ""
+    with listening(lab.netns, "10.77.0.1"):
+        assert f"port {PORT}" in asked(lab, "tcp"), "an address of lo is reached through any interface"
+
+
+@pytest.mark.parametrize("host", ["10.11.0.2", "10.11.0.77", "192.0.2.7"])
+def test_hosts_that_the_filter_names(lab: Lab, service: socket.socket, host: str) -> None:
+    assert asked(lab, f"src host {host}").endswith(f"from {host}")
+    assert asked(lab, f"host {host} and tcp port {PORT}").endswith(f"from {host}")
+    assert asked(lab, f"host {host} and udp port 9") == ""
+    assert asked(lab, f"tcp and not host {host}") != ""
+
+
+def test_ipv6_and_link_local(lab: Lab) -> None:
+    with listening(lab.netns, "::"):
+        assert f"TCP to port {PORT}" in asked(lab, "ip6 and tcp")
+        assert "by IPv6" in asked(lab, "ip6")
+        assert f"TCP to port {PORT}" in asked(lab, "ip and tcp"), "it takes IPv4 as well"
+    ip(lab, "address add fe80::1/64 dev veth0 nodad")
+    with lab.netns.entered():
+        made = socket.socket(socket.AF_INET6)
+        made.bind(("fe80::1", PORT, 0, socket.if_nametoindex("veth0")))
+    with made:
+        made.listen()
+        assert f"port {PORT}" in asked(lab, "src net fe80::/10 and tcp")
+        assert asked(lab, "ip6 dst host fd11::1") == ""
+
+
+def test_udp_to_all_and_client_sockets(lab: Lab) -> None:
+    with bound(lab.netns):
+        assert f"UDP to port {PORT}" in asked(lab, "ether broadcast")
+        assert asked(lab, "udp src port 53") == ""
+    with bound(lab.netns, port=45000):
+        assert "UDP to port 45000" in asked(lab, "udp src port 53"), "whoever has asked waits for the answer there"
+
+
+def test_connections_to_others(lab: Lab) -> None:
+    with listening(lab.far) as server:
+        with lab.netns.entered():
+            client = socket.socket()
+        with client:
+            client.connect((lab.peer_ip, PORT))
+            assert asked(lab, f"tcp src port {PORT}").startswith(f"the TCP connection to {lab.peer_ip} port {PORT} (")
+            assert asked(lab, "tcp src port 9") == ""
+            assert asked(lab, f"tcp dst port {client.getsockname()[1]} and greater 1000") != ""
+        server.accept()[0].close()
+    with bound(lab.netns, port=40001) as client:
+        client.connect((lab.peer_ip, 53))
+        assert asked(lab, "udp port 53").startswith(f"the UDP connection to {lab.peer_ip} port 53 (")
+
+
+def test_neighbours_find_each_other(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab(neighbours=False)
+    with listening(lab.netns):
+        assert asked(lab, "arp").startswith("ARP, so that")
+        assert asked(lab, "arp", answered=True) == ""
+        assert asked(lab, "ether broadcast").startswith("ARP, so that")
+        assert asked(lab, "arp dst host 10.11.0.99") == ""
+    with listening(lab.netns, "::"):
+        assert asked(lab, "icmp6").startswith("neighbour discovery")
+        proposed = xsk(lab, "receive", "veth0", "-f", "all").stderr.split("Next step: '")[1].split("' leaves")[0]
+        assert asked(lab, proposed) == ""
+        assert "arp" in proposed
+
+
+def test_bridges_stand_on_their_ports(lab: Lab) -> None:
+    ip(lab, "link add br0 type bridge", "link set veth0 master br0", "address add 10.43.0.1/24 dev br0")
+    ip(lab, "link set br0 up")
+    with listening(lab.netns, "10.43.0.1"):
+        assert f"port {PORT}" in asked(lab, "tcp")
+        assert asked(lab, "tcp and dst host 10.11.0.1") == ""
+
+
+def test_tags_on_the_way(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every kernel has VLAN devices: here the lane is made by hand."""
+    lane = reach.Lane("veth0.42", "02:00:00:00:00:01", (7, 42), True, {"10.42.0.1": 24}, (), {}, ())
+    monkeypatch.setattr(reach, "lanes", lambda interface: [lane])
+    with listening(lab.netns):
+        for expression in (
+            "vlan 7 and vlan 42 and tcp",
+            "vlan 42 and tcp",
+        ):  # as it is, and where the NIC takes one off
+            assert f"port {PORT}" in asked(lab, expression)
+        assert "ARP" in asked(lab, "vlan 7 and vlan 42 and arp")
+        for expression in ("vlan 43", "vlan 42 and udp", "tcp"):
+            assert asked(lab, expression) == ""
+
+
+def test_what_comes_from_beyond(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway: hosts beyond it, name servers, the lease of an address."""
+    resolvers = tmp_path / "resolv.conf"
+    resolvers.write_text("nameserver 127.0.0.53\nnameserver 192.0.2.53\nsearch example\n")
+    monkeypatch.setattr(guard_services, "_RESOLVERS", (str(resolvers),))
+    assert asked(lab, "udp port 53") == ""
+    ip(lab, f"route add default via {lab.peer_ip}")
+    assert asked(lab, "udp port 53") == "the answers of the name server 192.0.2.53"
+    assert asked(lab, "udp port 67 or udp port 68") == ""
+    ip(lab, f"address change {lab.ip}/24 dev veth0 valid_lft 600 preferred_lft 600")
+    assert asked(lab, "udp port 68") == f"the DHCP server's answers, so that {lab.ip} expires"
+    with listening(lab.netns):
+        assert asked(lab, "ip and tcp and not src net 10.11.0.0/24").endswith("from hosts beyond the gateway")
+
+
+def test_many_ports_are_one_line(lab: Lab) -> None:
+    with contextlib.ExitStack() as made:
+        for port in range(PORT, PORT + 40):
+            made.enter_context(listening(lab.netns, port=port))
+        text = asked(lab, "tcp")
+        assert text.count("\n") == 0
+        assert "and 34 more, from anybody" in text
+        assert len(text) < 250
+        refused = xsk(lab, "receive", "veth0", "-f", "tcp or udp").stderr
+        assert "'(tcp or udp) and not tcp' leaves all of them alone" in refused
+        assert "leave these packets out" in xsk(lab, "receive", "veth0", "-f", "tcp").stderr, "nothing is left of it"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_question_can_be_interrupted(lab: Lab, service: socket.socket, number: int) -> None:
+    ours, theirs = pty.openpty()
+    process = lab.netns.popen(
+        [*XSK, "receive", "veth0", "-f", "tcp"], env=ENVIRONMENT, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    try:
+        shown = b""
+        while b"[y/N]" not in shown:
+            shown += os.read(ours, 4096)
+        process.send_signal(number)
+        assert eventually(lambda: process.poll() is not None, 10)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    assert process.returncode == (1 if number == signal.SIGINT else -signal.SIGTERM)
+    assert what_runs(lab) is None

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whom an interface connects this host with: devices that stand on it, their addresses, neighbours and gateways."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+from typing import Any, NamedTuple
+
+__all__ = ["STACKED", "Lane", "Link", "lanes"]
+
+STACKED = {"vlan", "macvlan", "macvtap", "ipvlan"}  # kinds whose packets cross the device below as they are
+_TUNNELS = {
+    *("wireguard", "tun", "vxlan", "geneve", "gre", "gretap", "ip6gre", "ip6gretap", "ipip", "sit", "ip6tnl", "vti"),
+    *("vti6", "xfrm", "erspan", "l2tp", "ppp"),
+}
+_IFF_LOOPBACK, _IFF_NOARP = 0x8, 0x80  # linux/if.h
+_IFA_F_PERMANENT = 0x80  # linux/if_addr.h
+_NUD_KNOWN = 0x02 | 0x04 | 0x08 | 0x10 | 0x80  # REACHABLE, STALE, DELAY, PROBE, PERMANENT
+_BEYOND = ("198.51.100.1", "2000::1")  # somewhere else: where is the way there?
+
+
+class Link(NamedTuple):
+    """What matters of a link message."""
+
+    name: str
+    kind: str
+    mac: str
+    lower: int  # of a VLAN and the like; 0 where it is elsewhere
+    master: int
+    vlan: int | None
+    tunnel: bool
+    flags: int = 0
+
+    @classmethod
+    def of(cls, message: Any) -> Link:
+        """Read one message of `IPRoute.get_links()`."""
+        info = message.get_attr("IFLA_LINKINFO")
+        kind = str((info and info.get_attr("IFLA_INFO_KIND")) or "")
+        data = info.get_attr("IFLA_INFO_DATA") if info and kind == "vlan" else None
+        elsewhere = message.get_attr("IFLA_LINK_NETNSID") is not None
+        return cls(
+            str(message.get_attr("IFLA_IFNAME")),
+            kind,
+            str(message.get_attr("IFLA_ADDRESS") or ""),
+            0 if elsewhere else int(message.get_attr("IFLA_LINK") or 0),
+            int(message.get_attr("IFLA_MASTER") or 0),
+            int(data.get_attr("IFLA_VLAN_ID")) if data else None,
+            kind in _TUNNELS,
+            int(message["flags"]),
+        )
+
+
+class Lane(NamedTuple):
+    """A device that packets from the interface get to: itself, or a VLAN, bridge or bond that stands on it."""
+
+    name: str
+    mac: str
+    tags: tuple[int, ...]  # VLAN ids that its packets have on the interface, outermost first
+    resolves: bool  # by ARP and neighbour discovery
+    addresses: dict[str, int]  # this host's, with the length of the prefix
+    leased: tuple[str, ...]  # those of IPv4 that end unless somebody renews them
+    neighbours: dict[str, str]  # address: MAC
+    gateways: tuple[str, ...]  # to anywhere else
+
+
+def lanes(interface: str) -> list[Lane]:
+    """Where packets that arrive at `interface` go, in the calling thread's network namespace; [] if there is none."""
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    with IPRoute() as netlink:
+        links = {link["index"]: Link.of(link) for link in netlink.get_links()}
+        start = next((index for index, link in links.items() if link.name == interface), 0)
+        above: dict[int, tuple[int, ...]] = {}
+        _ascend(start, (), links, above)
+        held: dict[int, list[Any]] = {}
+        for message in netlink.get_addr() if above else ():
+            held.setdefault(message["index"], []).append(message)
+        gateways: dict[int, list[str]] = {}
+        for beyond in _BEYOND if above else ():
+            with contextlib.suppress(NetlinkError, OSError, ValueError):
+                (route,) = netlink.route("get", dst=beyond)
+                out, hop = route.get_attr("RTA_OIF"), route.get_attr("RTA_GATEWAY")
+                if out in above and hop:
+                    gateways.setdefault(out, []).append(str(hop))
+        return [
+            _lane(links[index], tags, held.get(index, []), netlink.get_neighbours(ifindex=index), gateways.get(index))
+            for index, tags in above.items()
+        ] + _everywhere(links, held, above, start)
+
+
+def _lane(link: Link, tags: tuple[int, ...], held: list[Any], entries: Any, gateways: list[str] | None) -> Lane:
+    known = {
+        str(entry.get_attr("NDA_DST")): str(entry.get_attr("NDA_LLADDR"))
+        for entry in entries
+        if entry["state"] & _NUD_KNOWN and entry.get_attr("NDA_LLADDR") and entry.get_attr("NDA_DST")
+    }
+    neighbours = {text: mac for text, mac in known.items() if not ipaddress.ip_address(text).is_multicast}
+    addresses = {_address(message): int(message["prefixlen"]) for message in held}
+    leased = tuple(_address(one) for one in held if ":" not in _address(one) and not one["flags"] & _IFA_F_PERMANENT)
+    resolves = not link.flags & _IFF_NOARP
+    return Lane(link.name, link.mac, tags, resolves, addresses, leased, neighbours, tuple(gateways or ()))
+
+
+def _everywhere(
+    links: dict[int, Link], held: dict[int, list[Any]], above: dict[int, tuple[int, ...]], start: int
+) -> list[Lane]:
+    """Addresses that stand on no wire and are reached through any: of lo (but for loopback) and of dummy devices."""
+    found: dict[str, int] = {
+        _address(message): ipaddress.ip_address(_address(message)).max_prefixlen
+        for index, messages in held.items()
+        if index not in above and (links[index].flags & _IFF_LOOPBACK or links[index].kind == "dummy")
+        for message in messages
+        if not ipaddress.ip_address(_address(message)).is_loopback
+        and not ipaddress.ip_address(_address(message)).is_link_local
+    }
+    return [Lane(links[start].name, links[start].mac, (), False, found, (), {}, ())] if found and start else []
+
+
+def _address(message: Any) -> str:
+    # IPv6 has no IFA_LOCAL unless it is point to point.
+    return str(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
+
+
+def _ascend(index: int, tags: tuple[int, ...], links: dict[int, Link], above: dict[int, tuple[int, ...]]) -> None:
+    """Note the link and those that stand on it, with the VLAN tags that their packets have on the first."""
+    link = links.get(index)
+    if link is None or index in above:
+        return
+    above[index] = tags
+    if link.master:
+        _ascend(link.master, tags, links, above)
+    for number, other in links.items():
+        if other.kind in STACKED and other.lower == index:
+            _ascend(number, tags if other.vlan is None else (*tags, other.vlan), links, above)
