@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from cli_support import events
 from support import child_environment, eventually
 from worker_support import is_attached, send, two_cpus
 
@@ -27,7 +28,7 @@ def wide(make_lab: Callable[..., Lab]) -> Lab:
 
 @contextlib.contextmanager
 def receiving(lab: Lab, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run `xsk receive --workers 2` until its workers are at work: a second after it is attached."""
+    """Run `xsk receive --workers 2`; the block begins when its workers are at work."""
     process: subprocess.Popen[str] = lab.netns.popen(
         [sys.executable, "-m", "toolkit.cli", "receive", "veth0", "--filter", "udp", "--workers", "2", *arguments],
         env=child_environment(PYTHONUNBUFFERED="1"),
@@ -37,11 +38,9 @@ def receiving(lab: Lab, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         start_new_session=True,
     )
     try:
-        # Attached comes first; each worker then enters its socket in the map, and the last datagrams of one round
-        # are redirected once all have.
+        # Attached comes first; each worker then enters its socket in the map, and makes its Interface at last.
         assert eventually(lambda: is_attached(lab), timeout=20)
-        assert eventually(lambda: len(children(process.pid)) == 2, timeout=20)
-        time.sleep(1.5)
+        assert eventually(lambda: [events(pid) for pid in children(process.pid)] == [3, 3], timeout=30)
         yield process
     finally:
         if process.poll() is None:
