@@ -3,7 +3,7 @@
 
 import toolkit
 
-with toolkit.open("eth0", filter="udp port 53") as eth0:
+with toolkit.open("eth0", filter="udp port 9") as eth0:  # takes them: this host does not get what matches
     while batch := eth0.receive(timeout=1.0):
         print(len(batch), batch.lengths.sum(), batch.timestamps[0])
 """

@@ -81,10 +81,13 @@ def open(
     timestamps: bool = True,
     netns: NetNS = None,
 ) -> Interface:
-    """Open `interface` for receiving: compile (or find) the program, bind a Socket to every queue, attach.
+    """TAKE packets from `interface`: compile (or find) the program, bind a Socket to every queue, attach.
 
-    filter: what to take, a tcpdump expression; everything else goes on to the kernel. "all" takes everything, the
-    SSH session that you may be using included.
+    What the filter matches does NOT reach this host's kernel while the Interface is open: its services, connections and
+    neighbours do not get it. Nobody is asked (the command `xsk` does ask). toolkit.tee() looks at copies instead.
+
+    filter: what to take, a tcpdump expression; everything else goes on to the kernel. "all" takes everything, ARP and
+    the SSH session that you may be using included.
     on_match: what becomes of it: "redirect" to here, "drop" in the driver, or "count" and let go on to the kernel.
     sample: of what matches, act on 1 in so many, at random (100, or 1/100); the others go on to the kernel.
     snaplen: deliver the first so many bytes of each packet; Batch.wire_lengths tells how long they were.

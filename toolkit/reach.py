@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import sys
 from typing import Any, NamedTuple
+
+from toolkit.sockets import address_of
 
 __all__ = ["STACKED", "Lane", "Link", "lanes"]
 
@@ -17,6 +20,9 @@ _TUNNELS = {
 _IFF_LOOPBACK, _IFF_NOARP = 0x8, 0x80  # linux/if.h
 _IFA_F_PERMANENT = 0x80  # linux/if_addr.h
 _NUD_KNOWN = 0x02 | 0x04 | 0x08 | 0x10 | 0x80  # REACHABLE, STALE, DELAY, PROBE, PERMANENT
+# In which every host is: 224.0.0.1 as /proc/net/igmp has it here, ff01::1, ff02::1, those for neighbour discovery.
+_ALL_HOSTS = f"{int.from_bytes(bytes((224, 0, 0, 1)), sys.byteorder):08X}"
+_ALL_NODES = (f"ff01{'0' * 27}1", f"ff02{'0' * 27}1", f"ff02{'0' * 18}1ff")
 _BEYOND = ("198.51.100.1", "2000::1")  # somewhere else: where is the way there?
 
 
@@ -62,6 +68,7 @@ class Lane(NamedTuple):
     leased: tuple[str, ...]  # those of IPv4 that end unless somebody renews them
     neighbours: dict[str, str]  # address: MAC
     gateways: tuple[str, ...]  # to anywhere else
+    groups: tuple[str, ...] = ()  # multicast groups that somebody here has joined, but those that every host is in
 
 
 def lanes(interface: str) -> list[Lane]:
@@ -74,6 +81,7 @@ def lanes(interface: str) -> list[Lane]:
         start = next((index for index, link in links.items() if link.name == interface), 0)
         above: dict[int, tuple[int, ...]] = {}
         _ascend(start, (), links, above)
+        groups = _groups() if above else {}
         held: dict[int, list[Any]] = {}
         for message in netlink.get_addr() if above else ():
             held.setdefault(message["index"], []).append(message)
@@ -84,10 +92,12 @@ def lanes(interface: str) -> list[Lane]:
                 out, hop = route.get_attr("RTA_OIF"), route.get_attr("RTA_GATEWAY")
                 if out in above and hop:
                     gateways.setdefault(out, []).append(str(hop))
-        return [
+        found = [
             _lane(links[index], tags, held.get(index, []), netlink.get_neighbours(ifindex=index), gateways.get(index))
             for index, tags in above.items()
-        ] + _everywhere(links, held, above, start)
+        ]
+    found = [lane._replace(groups=tuple(groups.get(lane.name, ()))) for lane in found]
+    return found + _everywhere(links, held, above, start)
 
 
 def _lane(link: Link, tags: tuple[int, ...], held: list[Any], entries: Any, gateways: list[str] | None) -> Lane:
@@ -116,6 +126,26 @@ def _everywhere(
         and not ipaddress.ip_address(_address(message)).is_link_local
     }
     return [Lane(links[start].name, links[start].mac, (), False, found, (), {}, ())] if found and start else []
+
+
+def _groups() -> dict[str, list[str]]:
+    """Multicast groups by interface, of /proc/net/igmp and igmp6."""
+    found: dict[str, list[str]] = {}
+    name = ""
+    with contextlib.suppress(FileNotFoundError), open("/proc/thread-self/net/igmp") as table:
+        next(table)
+        for line in table:
+            fields = line.split()
+            if not line[0].isspace():
+                name = fields[1].rstrip(":")
+            elif fields[0] != _ALL_HOSTS:
+                found.setdefault(name, []).append(address_of(fields[0]))
+    with contextlib.suppress(FileNotFoundError), open("/proc/thread-self/net/igmp6") as table:
+        for line in table:
+            _, name, group, *_ = line.split()
+            if not group.startswith(_ALL_NODES):
+                found.setdefault(name, []).append(str(ipaddress.IPv6Address(bytes.fromhex(group))))
+    return found
 
 
 def _address(message: Any) -> str:

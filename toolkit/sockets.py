@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-__all__ = ["Endpoint", "command_of", "endpoints", "owners", "sockets_of"]
+__all__ = ["Endpoint", "address_of", "command_of", "endpoints", "owners", "sockets_of"]
 
 _ESTABLISHED, _CLOSED, _LISTENING = 1, 7, 10  # net/tcp_states.h; an unconnected UDP socket is "closed"
 
@@ -47,11 +47,12 @@ def endpoints() -> Iterator[Endpoint]:
 def _endpoint(text: str) -> tuple[str, int]:
     """Address and port of "0100007F:0016": words in the machine's byte order, the port as a number."""
     address, _, port = text.partition(":")
-    return _address(address), int(port, 16)
+    return address_of(address), int(port, 16)
 
 
 @functools.lru_cache(4096)
-def _address(text: str) -> str:
+def address_of(text: str) -> str:
+    """Return "127.0.0.1" of "0100007F": words in the machine's byte order; "" of the address of nobody."""
     words = [int(text[at : at + 8], 16) for at in range(0, len(text), 8)]
     if not any(words):
         return ""

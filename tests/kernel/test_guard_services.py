@@ -9,6 +9,7 @@ import pty
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -198,6 +199,23 @@ def test_udp_to_all_and_client_sockets(lab: Lab) -> None:
         assert asked(lab, "udp src port 53") == ""
     with bound(lab.netns, port=45000):
         assert "UDP to port 45000" in asked(lab, "udp src port 53"), "whoever has asked waits for the answer there"
+
+
+def test_multicast_that_somebody_joined(lab: Lab) -> None:
+    with bound(lab.netns, port=5353) as made:
+        assert asked(lab, "dst net 224.0.0.0/4") == ""
+        group = socket.inet_aton("224.0.0.251") + socket.inet_aton(lab.ip)
+        made.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
+        assert "UDP to port 5353" in asked(lab, "dst net 224.0.0.0/4")
+        assert "UDP to port 5353" in asked(lab, "ether dst 01:00:5e:00:00:fb")
+        assert asked(lab, "dst host 224.0.0.252") == ""
+    with lab.netns.entered():
+        index = socket.if_nametoindex("veth0")
+    with bound(lab.netns, "::", port=5353) as made:
+        group = socket.inet_pton(socket.AF_INET6, "ff02::fb") + index.to_bytes(4, sys.byteorder)
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group)
+        assert "UDP to port 5353" in asked(lab, "ip6 dst host ff02::fb")
+        assert "UDP to port 5353" in asked(lab, "ether dst 33:33:00:00:00:fb")
 
 
 def test_connections_to_others(lab: Lab) -> None:

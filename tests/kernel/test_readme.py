@@ -35,12 +35,13 @@ def test_program_of_the_readme_runs(program: str, tmp_path: Path) -> None:
         stop = threading.Event()
 
         def traffic() -> None:
-            # DNS-like packets for the first program, from when it takes them; it ends when they do. The others make
+            # Packets for the programs on eth0, from when they take them; they end when that does. The others make
             # their own traffic.
             eventually(lambda: stop.is_set() or what_runs(lab), timeout=50)
             until = time.monotonic() + 1.5
             while not stop.is_set() and time.monotonic() < until:
-                lab.udp(count=5, destination_port=53)
+                for port in (9, 53):
+                    lab.udp(count=5, destination_port=port)
                 time.sleep(0.05)
 
         sender = threading.Thread(target=traffic)
@@ -58,7 +59,7 @@ def test_program_of_the_readme_runs(program: str, tmp_path: Path) -> None:
             stop.set()
             sender.join()
     assert done.returncode == 0, done.stderr
-    if 'filter="udp port 53"' in program:
+    if "while batch := eth0.receive(" in program:
         lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
         assert sum(int(line[0]) for line in lines) >= 5
         assert all(line[2].startswith("20") for line in lines)  # a UTC timestamp

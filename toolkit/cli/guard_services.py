@@ -23,6 +23,7 @@ __all__ = ["DISCOVERY", "Harm", "harms"]
 DISCOVERY = "icmp6 and ip6[40] >= 133 and ip6[40] <= 136"
 _ELSEWHERE = {4: "203.0.113.77", 6: "2001:db8:77::77"}  # somebody beyond the gateway
 _NAMED = 3  # senders and ports that a sentence names
+_MOST_GROUPS = 16  # multicast groups that are tried
 _MOST_CONNECTIONS = 500  # that are tried, one of each peer's port
 _RESOLVERS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 
@@ -73,7 +74,7 @@ def _loops(one: Endpoint) -> bool:
 
 def _reaches(lane: Lane, one: Endpoint) -> bool:
     """Whether packets to the socket may come over the lane."""
-    return one.local in lane.addresses if one.local else bool(lane.addresses)
+    return one.local in lane.addresses or one.local in lane.groups if one.local else bool(lane.addresses)
 
 
 def _has_default_route() -> bool:
@@ -161,7 +162,9 @@ def _of_services(ways: _Ways, bound: Sequence[Endpoint], probe: Probe) -> Iterat
                     places.setdefault(one.local, set()).add(one.port)
             for way in group if places else ():
                 seen.append(way)
-                for source, target, clients in itertools.product(way.sources, _also_all(way, kind), (False, True)):
+                for source, target, clients in itertools.product(
+                    way.sources, _also_all(way, lane, kind), (False, True)
+                ):
                     ports = {port for local, some in places.items() if local in ("", target.address) for port in some}
                     left = tuple(port for port in sorted(ports) if _is_clients(kind, port) is clients)
                     for port in probe.ports(kind, left, source, target, clients) if left else ():
@@ -200,10 +203,21 @@ def _is_clients(kind: str, port: int) -> bool:
     return kind == "udp" and port >= 32768
 
 
-def _also_all(way: _Way, kind: str) -> list[Target]:
-    """The targets, and for UDP over IPv4 everybody at once."""
-    four = [one for one in way.targets if ":" not in one.address][:1] if kind == "udp" else []
-    return [*way.targets, *(Target("255.255.255.255", BROADCAST, one.tags) for one in four)]
+def _also_all(way: _Way, lane: Lane, kind: str) -> list[Target]:
+    """The targets; for UDP the multicast groups of the family, and over IPv4 everybody at once."""
+    found = list(way.targets)
+    for one in way.targets[:1] if kind == "udp" else ():
+        groups = [group for group in lane.groups if _version(group) == _version(one.address)]
+        found += [Target(group, _group_mac(group), one.tags) for group in groups[:_MOST_GROUPS]]
+        if _version(one.address) == 4:
+            found.append(Target("255.255.255.255", BROADCAST, one.tags))
+    return found
+
+
+def _group_mac(group: str) -> str:
+    """The MAC address of a multicast group (RFC 1112, RFC 2464)."""
+    raw = frames.ip_bytes(group)
+    return (b"\x33\x33" + raw[-4:] if ":" in group else b"\x01\x00\x5e" + bytes([raw[1] & 0x7F]) + raw[2:]).hex(":")
 
 
 def _of_connections(
@@ -283,7 +297,7 @@ def _of_leases(ways: _Ways, probe: Probe) -> Iterator[Harm]:
     """The answers of a DHCP server, to clients that hear them by raw sockets as well."""
     for lane, group in ways:
         for way in group if lane.leased else ():
-            targets = [one for one in _also_all(way, "udp") if ":" not in one.address]
+            targets = [one for one in _also_all(way, lane, "udp") if ":" not in one.address]
             for source, target in itertools.product(way.sources, targets):
                 if probe.conversation("udp", source, 67, target, 68):
                     yield Harm(f"the DHCP server's answers, so that {lane.leased[0]} expires", ("udp dst port 68",))

@@ -9,7 +9,7 @@
         return packets
 
     if __name__ == "__main__":
-        with Workers("eth0", count, filter="udp port 53") as workers:
+        with Workers("eth0", count, filter="udp port 9") as workers:
             time.sleep(10)
             workers.stop()
             print(sum(workers.results()))
