@@ -335,4 +335,4 @@ def test_help_teaches() -> None:
         text = subprocess.run([*XSK, command, "--help"], env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
         assert UNSEEN in " ".join(text.stdout.split())
     one = subprocess.run([*XSK, "receive", "--help"], env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
-    assert "tcp port 80" in one.stdout
+    assert "tcp port 443" in one.stdout

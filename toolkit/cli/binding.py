@@ -96,8 +96,8 @@ class Binding:
     def _said(self, expression: str | None) -> None:
         if expression is None:
             raise click.UsageError(
-                "say what to take: --filter (-f) with an expression such as 'udp port 9'; or 'all' for everything, "
-                "what this host needs too."
+                "say what to take: --filter (-f) with an expression such as 'udp port 9'; or 'all' for everything, an "
+                "SSH session through this interface too."
             )
 
     def ask(self, interface: str, expression: str | None, *, answered: bool = False) -> None:

@@ -113,7 +113,7 @@ def receive(interface: str, **options: Any) -> None:
 
     UNSEEN
 
-    'all' takes everything. ASKS With --tee it need not.
+    'all' takes everything. ASKS With --tee it need not, unless packets are dropped (--on-match drop).
 
     \b
     xsk receive eth0 --filter 'tcp port 443' --tee -x -c 5
