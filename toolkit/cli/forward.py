@@ -73,7 +73,7 @@ def run(
             for way in directions:
                 introduce(way.source)
                 print(f"  {way.name}: {edits}", flush=True)
-        began = time.monotonic()
+        began = stop.restart()  # to compile and attach is not to forward
         lines = [
             LiveLine(
                 way.reading,
