@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.abi import libpcap
+from toolkit.batch import Batch
 from toolkit.errors import ArgumentError
 from toolkit.program import Program
+from toolkit.program.classic import jumps_back
 from toolkit.program.expression import instructions
 from toolkit.program.run import SHORTEST, run_many
 
@@ -22,6 +24,7 @@ MOST_KEPT = 16  # expressions whose programs stay loaded
 ONE_BUFFER = 3072  # bytes; the kernel runs a program on a page less 256 B in front and about 320 B behind
 LONGEST = 65535 + 14  # bytes: the largest MTU that an interface can have, and the Ethernet header
 XDP_DROP = 1
+BPF_LEN = (0x80, 0x81)  # loads of the length, into A and into X
 
 
 class _Matcher:
@@ -44,14 +47,30 @@ class _Matcher:
         program = self.program(frags)  # held: another thread may have made one as well, and its own is kept
         return np.asarray(run_many(program.fd, packets) == XDP_DROP)
 
-    def of_libpcap(self, packets: list[bytes]) -> list[bool]:
-        """The interpreter's verdicts on packets that the kernel does not run programs on."""
+    @property
+    def instructions(self) -> list[libpcap.Instruction]:
+        """libpcap's program; none for "all"."""
+        if self._instructions is None:
+            self._instructions = [] if self._expression == "all" else instructions(self._expression)
+        return self._instructions
+
+    @property
+    def asks_length(self) -> bool:
+        """Whether the verdict depends on the length of a packet (`less`, `greater`, `len`)."""
+        return any(code in BPF_LEN for code, *_ in self.instructions)
+
+    def of_libpcap(self, packets: list[bytes], lengths: list[int]) -> list[bool]:
+        """The interpreter's verdicts on packets of `lengths` bytes, of which those that are given were recorded."""
         if self._expression == "all":
             return [True] * len(packets)
-        # No packet this short leads a protochain round in a circle.
-        if self._instructions is None:
-            self._instructions = instructions(self._expression)
-        return libpcap.offline_filter_many(self._instructions, packets)
+        if max(map(len, packets)) >= SHORTEST and jumps_back(self.instructions):
+            # No shorter one leads a protochain round in a circle, in which the interpreter would go for ever.
+            raise ArgumentError(
+                f"cannot ask “{self._expression}” of packets that were cut: it follows a chain of headers (protochain) "
+                "and asks for the length on the wire. Next step: ask for the two apart, as in "
+                "matches('ip6 protochain 6', batch) & (batch.wire_lengths > 1000)."
+            )
+        return libpcap.offline_filter_many(self.instructions, packets, lengths)
 
 
 # The least recently used first. No lock: each step on it is one of the interpreter's, and a lost entry is built anew.
@@ -69,10 +88,15 @@ def matches(expression: str, packets: Any) -> npt.NDArray[np.bool_]:
     no program on less than an Ethernet header, so of packets under 14 bytes the answer is that of libpcap's own
     interpreter. Packets longer than one buffer are run in several, by the program for jumbo frames (Linux 5.18).
 
+    Of packets in a Batch that were cut (snaplen), `len`, `less` and `greater` mean the length on the wire, as always
+    in libpcap: where the filter asks for it, the interpreter answers as well. A filter that reads what was cut off
+    does not match.
+
     The programs of the last 16 expressions stay loaded until this process ends, or `toolkit.matching.forget()`; names
     in them mean until then what they meant at first.
 
-    Raises FilterError, ArgumentError (not packets; longer than 65549 bytes), PrivilegeError, VerifierError.
+    Raises FilterError, ArgumentError (not packets; longer than 65549 bytes; a filter with `protochain` and a length, of
+    packets that were cut), PrivilegeError, VerifierError.
     """
     if not isinstance(expression, str):
         raise ArgumentError(f'the filter is a tcpdump expression or "all", not {expression!r}.')
@@ -86,10 +110,15 @@ def matches(expression: str, packets: Any) -> npt.NDArray[np.bool_]:
             f"packet {at} of {len(found)} has {sizes[at]} bytes, and no interface carries more than {LONGEST}. "
             "Next step: give packets one by one, as an interface carries them."
         )
-    short, long = sizes < SHORTEST, sizes > ONE_BUFFER
-    if short.any():
-        verdicts[short] = matcher.of_libpcap([found[i] for i in np.flatnonzero(short)])
-    for where, frags in ((~short & ~long, False), (long, True)):
+    lengths = packets.wire_lengths if isinstance(packets, Batch) else sizes
+    read, long = sizes < SHORTEST, sizes > ONE_BUFFER
+    cut = lengths != sizes
+    if cut.any() and matcher.asks_length:
+        read |= cut
+    if read.any():
+        chosen = np.flatnonzero(read)
+        verdicts[read] = matcher.of_libpcap([found[i] for i in chosen], lengths[chosen].tolist())
+    for where, frags in ((~read & ~long, False), (~read & long, True)):
         # Without packets too: a filter that does not compile is refused whatever it is asked about.
         if where.any() or (not frags and not len(found)):
             verdicts[where] = matcher.of_the_kernel([found[i] for i in np.flatnonzero(where)], frags)

@@ -11,7 +11,8 @@ import ctypes as ct
 import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 __all__ = [
     "BPF_A",
@@ -45,6 +46,14 @@ BPF_A = 0x10
 
 Instruction = tuple[int, int, int, int]
 """struct bpf_insn: code, jt, jf, k. All unsigned."""
+
+
+class Verdicts(Protocol):
+    """What asks libpcap about packets."""
+
+    def __call__(self, packets: Sequence[bytes], lengths: Sequence[int] | None = None) -> list[bool]:
+        """Return its verdict on each; lengths: on the wire."""
+
 
 _SONAMES = ("libpcap.so.0.8", "libpcap.so.1")  # Debian's name, everybody else's
 
@@ -134,22 +143,24 @@ def offline_filter(instructions: Sequence[Instruction], packet: bytes, length: i
     return bool(libpcap().pcap_offline_filter(ct.byref(program), ct.byref(header), packet))
 
 
-def offline_filter_many(instructions: Sequence[Instruction], packets: Sequence[bytes]) -> list[bool]:
-    """libpcap's own verdict on each of the packets, all captured whole; with the same warning."""
-    return prepared(instructions)(packets)
+def offline_filter_many(
+    instructions: Sequence[Instruction], packets: Sequence[bytes], lengths: Sequence[int] | None = None
+) -> list[bool]:
+    """libpcap's own verdict on each of the packets, with the same warning. lengths: on the wire; None: all whole."""
+    return prepared(instructions)(packets, lengths)
 
 
-def prepared(instructions: Sequence[Instruction]) -> Callable[[Sequence[bytes]], list[bool]]:
+def prepared(instructions: Sequence[Instruction]) -> Verdicts:
     """offline_filter_many() for these instructions, to be called again and again: a microsecond a packet."""
     code = (BpfInsn * len(instructions))(*(BpfInsn(*insn) for insn in instructions))
     program = BpfProgram(len(instructions), ct.cast(code, ct.POINTER(BpfInsn)))
     header = PcapPkthdr()
     call, reference, filter_reference = libpcap().pcap_offline_filter, ct.byref(header), ct.byref(program)
 
-    def verdicts(packets: Sequence[bytes]) -> list[bool]:
+    def verdicts(packets: Sequence[bytes], lengths: Sequence[int] | None = None) -> list[bool]:
         found = []
-        for packet in packets:
-            header.caplen = header.len = len(packet)
+        for packet, length in zip(packets, map(len, packets) if lengths is None else lengths, strict=True):
+            header.caplen, header.len = len(packet), length
             found.append(bool(call(filter_reference, reference, packet)))
         return found
 

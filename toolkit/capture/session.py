@@ -49,6 +49,7 @@ class CaptureStatistics(NamedTuple):
     received: int  # packets that came
     written: int  # of these, packets handed to the files
     bytes: int  # of the packets that found room, as kept
+    wire_bytes: int  # of the same, as they were on the wire
     untimed: int  # of those, the packets without a time of arrival: they carry that of their receipt
     write_dropped: int  # packets dropped here: what they were to be written to did not keep up, or failed
     unwanted: int  # packets received past the count that was asked for, or past the last file
@@ -119,7 +120,7 @@ class Capture(lifecycle.NotCopied):
         self._snaplen = LARGEST_SNAPLEN if snaplen is None else whole("snaplen", snaplen)
         if not 1 <= self._snaplen <= LARGEST_SNAPLEN:
             raise ArgumentError(f"snaplen is a number of bytes from 1 to {LARGEST_SNAPLEN}, not {snaplen!r}")
-        self._received = self._octets = self._untimed = self._unwanted = 0
+        self._received = self._octets = self._on_wire = self._untimed = self._unwanted = 0
         access = access_of(mode, group)
         queueing = queueing or Queueing()
         queueing.check()
@@ -209,11 +210,14 @@ class Capture(lifecycle.NotCopied):
             assert packets is not None
             taken = self._sink.write(packets)
             # Where some found no room: which ones, nobody noted, and it is a matter of bytes only.
-            self._octets += int(packets.captured[:taken].sum(dtype=np.uint64))
+            self._octets += int(packets.captured[:taken].sum(dtype=np.int64))
+            self._on_wire += int(packets.original[:taken].sum(dtype=np.int64))
             self._untimed += packets.untimed if taken else 0
         else:
             taken = self._sink.write_batch(batch)
-            self._octets += int(batch.lengths.sum(dtype=np.uint64)) if taken else 0
+            if taken:
+                self._octets += int(batch.lengths.sum())
+                self._on_wire += int(batch.wire_lengths.sum())
         return taken
 
     def tick(self) -> None:
@@ -259,6 +263,7 @@ class Capture(lifecycle.NotCopied):
             received=self._received,
             written=counts.delivered,
             bytes=self._octets,
+            wire_bytes=self._on_wire,
             untimed=self._untimed,
             write_dropped=counts.write_dropped,
             unwanted=self._unwanted,

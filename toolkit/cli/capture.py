@@ -157,7 +157,8 @@ def run(
             failure = failure or refused
         report = _report(source, capture, target, elapsed, failure)
         if failure is not None and capture.statistics.write_dropped:
-            report["written_bytes"] = None  # which packets are not in the file is known, their bytes are not
+            # How many packets are not in the file is known, their bytes are not.
+            report["written_bytes"] = report["wire_bytes"] = None
     if as_json:
         with contextlib.redirect_stdout(sys.stderr if target.path is None else sys.stdout):
             output.print_json({**report, "error": None if failure is None else _text(failure)})
@@ -205,7 +206,8 @@ def _reading(capture: Capture) -> Reading:
     now = capture.statistics
     drops = {"dropped": now.dropped} | ({"not written": now.write_dropped} if now.write_dropped else {})
     size = output.octets(now.file_bytes)
-    return Reading(now.written, now.bytes, drops, f"file {size}" if now.files == 1 else f"{now.files} files {size}")
+    note = f"file {size}" if now.files == 1 else f"{now.files} files {size}"
+    return Reading(now.written, now.wire_bytes, drops, note)
 
 
 def _report(
@@ -223,6 +225,7 @@ def _report(
         "redirected": now.accepted,
         "written": now.written,
         "written_bytes": now.bytes,
+        "wire_bytes": now.wire_bytes,
         "write_dropped": now.write_dropped,
         "unwanted": now.unwanted,
         "untimed": now.untimed,
@@ -237,7 +240,8 @@ def _conclude(report: dict[str, Any], now: CaptureStatistics) -> None:
     seconds = max(report["seconds"], 1e-9)
     place = "standard output" if report["file"] == "-" else report["file"]
     files = f" in {now.files} files" if now.files > 1 else ""
-    octets = "" if report["written_bytes"] is None else f", {now.bytes:,} bytes"
+    kept = f" (kept: {now.bytes:,})" if now.bytes != now.wire_bytes else ""
+    octets = "" if report["written_bytes"] is None else f", {now.wire_bytes:,} bytes{kept}"
     lines = [
         f"{now.written:,} packets{octets} in {report['seconds']:.1f} s "
         f"({output.count(now.written / seconds)} packets/s) to {place}: {output.octets(now.file_bytes)}{files}; "

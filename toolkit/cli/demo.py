@@ -57,7 +57,8 @@ def run(interface: str | None, expression: str | None, seconds: float, *, as_jso
 
 def _watch(opened: Interface, traffic: Traffic | None, stop: Stop, view: View) -> dict[str, Any]:
     """Receive until the time is over, show what comes, and reconcile."""
-    totals, sampler, began = Totals(), Sampler(), time.monotonic()
+    totals, sampler, began = Totals(opened), Sampler(), time.monotonic()
+    view.begin()
     while not stop:
         if traffic is not None:
             traffic.step(time.monotonic() - began)

@@ -36,9 +36,13 @@ class View:
         self._quiet = quiet
         self._console: Console | None = None
         self._live: Live | None = None
-        self._last = (time.monotonic(), 0, 0)  # when the rate was last computed; packets and bytes then
+        self.begin()
         self._rates = (0.0, 0.0)  # packets and bits per second
         self._peak = 0.0
+
+    def begin(self) -> None:
+        """Have the first rate begin now: to compile and attach is not to receive."""
+        self._last = (time.monotonic(), 0, 0)  # when the rate was last computed; packets and bytes then
 
     def __enter__(self) -> View:
         if not self._quiet:

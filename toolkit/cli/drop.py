@@ -29,10 +29,12 @@ def run(
     as_json: bool,
 ) -> int:
     """Drop until a signal or `seconds`; the exit code."""
-    with Stop(seconds) as stop, binding.open(interface, expression, timestamps=False) as opened:
+    # The program writes lengths on the wire where it writes times, at a tenth of the rate: only where packets are cut.
+    described = binding.snaplen is not None
+    with Stop(seconds) as stop, binding.open(interface, expression, timestamps=described) as opened:
         if not as_json:
             introduce(opened)
-        totals, began = Totals(), stop.restart()  # to compile and attach is not to receive
+        totals, began = Totals(opened), stop.restart()  # to compile and attach is not to receive
         line = LiveLine(
             lambda: reading(opened, totals),
             interval=interval,

@@ -25,26 +25,26 @@ DROP_REASONS = {
 
 def count(value: float) -> str:
     """Format a number of packets: 950, 12.3 k, 4.56 M."""
-    for limit, divisor, unit in ((1e4, 1, ""), (1e6, 1e3, " k"), (1e9, 1e6, " M")):
-        if abs(value) < limit:
-            return f"{value:,.0f}" if divisor == 1 else f"{value / divisor:.3g}{unit}"
-    return f"{value / 1e9:.3g} G"
+    return f"{value:,.0f}" if round(abs(value)) < 10_000 else _scaled(value, 1e3, " k", " M", " G", " T")
 
 
 def bits(per_second: float) -> str:
     """Format a rate of bits: 12.3 Mbit/s."""
-    for limit, divisor, unit in ((1e3, 1, "bit/s"), (1e6, 1e3, "kbit/s"), (1e9, 1e6, "Mbit/s")):
-        if per_second < limit:
-            return f"{per_second / divisor:.3g} {unit}"
-    return f"{per_second / 1e9:.3g} Gbit/s"
+    return _scaled(per_second, 1, " bit/s", " kbit/s", " Mbit/s", " Gbit/s", " Tbit/s")
 
 
 def octets(size: float) -> str:
     """Format a number of bytes: 12.3 MB."""
-    for limit, divisor, unit in ((1e4, 1, "B"), (1e6, 1e3, "kB"), (1e9, 1e6, "MB")):
-        if size < limit:
-            return f"{size:,.0f} B" if divisor == 1 else f"{size / divisor:.3g} {unit}"
-    return f"{size / 1e9:.3g} GB"
+    return f"{size:,.0f} B" if round(abs(size)) < 10_000 else _scaled(size, 1e3, " kB", " MB", " GB", " TB")
+
+
+def _scaled(value: float, unit: float, *names: str) -> str:
+    """Write three digits, and the first of the names, of units a thousand times apart, in which they say it."""
+    for name in names[:-1]:
+        if abs(value) < 999.5 * unit:  # from there on, three digits are 1e+03
+            return f"{value / unit:.3g}{name}"
+        unit *= 1e3
+    return f"{value / unit:,.3g}{names[-1]}" if abs(value) < 999.5 * unit else f"{value / unit:,.0f}{names[-1]}"
 
 
 def reasons(statistics: Statistics) -> str:

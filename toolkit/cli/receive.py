@@ -39,7 +39,7 @@ def run(
     with Stop(seconds) as stop, binding.watch(interface, expression) as opened:
         if not as_json:
             introduce(opened)
-        totals, began = Totals(), stop.restart()  # to compile and attach is not to receive
+        totals, began = Totals(opened), stop.restart()  # to compile and attach is not to receive
         line = LiveLine(
             lambda: reading(opened, totals),
             interval=interval,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from toolkit.abi.if_xdp import Statistics
 from toolkit.cli import output
+from toolkit.cli.reconcile import Totals
 from toolkit.cli.stop import Stop
 from toolkit.interface import Interface
 from toolkit.workers import Workers, current
@@ -25,7 +26,7 @@ class Counted(NamedTuple):
     """What one worker counted until its rings were empty."""
 
     packets: int
-    bytes: int
+    bytes: int  # on the wire
     statistics: Statistics
 
 
@@ -33,26 +34,22 @@ def work(interface: Interface) -> Counted:
     """Count until stopped, and tell: packets, bytes, dropped. Runs in every worker."""
     me = current()
     assert me is not None
-    packets = received_bytes = dropped = 0
-    next_look = 0.0
+    totals, dropped, next_look = Totals(interface), 0, 0.0
     while True:
         batch = interface.receive(timeout=_TELL_SECONDS)
-        if batch:
-            packets += len(batch)
-            received_bytes += int(batch.lengths.sum())
-        elif me.stopping:
+        totals.add(batch)
+        if not batch and me.stopping:
             break
         if (now := time.monotonic()) > next_look:
             next_look = now + _TELL_SECONDS
             dropped = interface.statistics().dropped
-        me.tell(packets, received_bytes, dropped)
+        me.tell(totals.packets, totals.bytes, dropped)
     # stop() has detached the program, so nothing new comes: what is still in the rings is all there is.
     while batch := interface.receive(timeout=0.02):
-        packets += len(batch)
-        received_bytes += int(batch.lengths.sum())
+        totals.add(batch)
     statistics = interface.statistics()
-    me.tell(packets, received_bytes, statistics.dropped)
-    return Counted(packets, received_bytes, statistics)
+    me.tell(totals.packets, totals.bytes, statistics.dropped)
+    return Counted(totals.packets, totals.bytes, statistics)
 
 
 def run(

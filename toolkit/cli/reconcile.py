@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from toolkit.abi.if_xdp import Statistics
@@ -42,18 +41,21 @@ __all__ = [
 ]
 
 
-@dataclass
 class Totals:
     """What was received so far."""
 
-    packets: int = 0
-    bytes: int = 0
+    def __init__(self, opened: Source) -> None:
+        """Count nothing yet of what comes from `opened`."""
+        self.packets = 0
+        self.bytes = 0  # on the wire
+        # The length on the wire stands in front of the packet, and costs more to read than the length of what is there.
+        self._cut = isinstance(opened, Tee) or any(rule.snaplen is not None for rule in opened.program.rules)
 
     def add(self, batch: Batch) -> None:
         """Count a Batch."""
         if batch:
             self.packets += len(batch)
-            self.bytes += int(batch.lengths.sum())
+            self.bytes += int((batch.wire_lengths if self._cut else batch.lengths).sum())
 
 
 def fate(opened: Source) -> str:
@@ -109,7 +111,8 @@ def drain(opened: Source, totals: Totals) -> None:
 def summary(opened: Source, totals: Totals, seconds: float) -> dict[str, Any]:
     """Drain, then put the program's counters, ours and the kernel's side by side.
 
-    `taken` is what was received before the end was asked for (with --count, just that many); `received` is all.
+    `taken` is what was received before the end was asked for (with --count, just that many); `received` is all. Bytes
+    are those on the wire, whatever --snaplen left of them.
 
     redirected is counted by the XDP program, received by us, dropped by the kernel; none is computed from the others.
     """

@@ -44,7 +44,7 @@ def run(
     with Stop(seconds) as stop, binding.watch(interface, expression) as opened:
         if not as_json:
             introduce(opened)
-        totals, began = Totals(), stop.restart()  # to compile and attach is not to watch
+        totals, began = Totals(opened), stop.restart()  # to compile and attach is not to watch
         with View(quiet=as_json, interval=interval, rows=rows) as view:
             watch = _Watch(opened, stop, view, totals, group, by, max_flows)
             gone = watch.loop()
@@ -74,7 +74,12 @@ class _Watch:
         self._totals = totals
         self._max_flows = max_flows
         self.by: Order = by
-        self.flows = Flows(max_flows, group=group)
+        self._count_by(group)
+
+    def _count_by(self, group: Group) -> None:
+        """Begin to count, and to show rates, from now on."""
+        self.flows = Flows(self._max_flows, group=group)
+        self._view.begin(self.flows)
 
     def loop(self) -> DeviceGoneError | None:
         """Count and show until it is time to stop; what became of the device, if it went."""
@@ -86,7 +91,7 @@ class _Watch:
                     self._totals.add(batch)
                     self.flows.add(batch)
                     changed = self._view.is_terminal and self._obey(keys.pressed())
-                    self._view.tick(self.flows, self.by, self._totals, self._opened, now=changed)
+                    self._view.tick(self.by, self._totals, self._opened, now=changed)
                 except DeviceGoneError as gone:
                     return gone
         return None
@@ -100,7 +105,8 @@ class _Watch:
             elif key in _ORDERS:
                 self.by, changed = _ORDERS[key], True
             elif key in _GROUPS and _GROUPS[key] != self.flows.group:
-                self.flows = Flows(self._max_flows, group=_GROUPS[key])  # counted from now on
+                self._count_by(_GROUPS[key])
+                changed = True
         return changed
 
 

@@ -34,10 +34,14 @@ class View:
         self._rows = rows
         self._console: Console | None = None
         self._live: Live | None = None
-        self._then = time.monotonic()
-        self._flows: Flows | None = None  # what the last picture showed
-        self._counted = (0, 0)  # its packets and bytes then
-        self.next = self._then + interval
+        self.begin(Flows(1))
+        self.next = self._then + interval  # CLOCK_MONOTONIC s of the next picture
+
+    def begin(self, flows: Flows) -> None:
+        """Show these from now on: nothing has been counted in them yet."""
+        self._flows = flows
+        self._then = time.monotonic()  # when the interval that is being shown began
+        self._counted = (0, 0)  # packets and bytes then
 
     def __enter__(self) -> View:
         """Find out what the output is."""
@@ -58,18 +62,14 @@ class View:
         """Whether there are pictures, and keys make sense."""
         return self._console is not None and self._console.is_terminal
 
-    def tick(self, flows: Flows, by: Order, totals: Totals, opened: Source, *, now: bool = False) -> None:
+    def tick(self, by: Order, totals: Totals, opened: Source, *, now: bool = False) -> None:
         """Show an interval when it is over, or `now`."""
-        at = time.monotonic()
+        at, flows = time.monotonic(), self._flows
         if at < self.next and not now:
             return
         due = at >= self.next
         if due:
             self.next = max(self.next + self._interval, at + self._interval / 2)
-        if flows is not self._flows:
-            if self._flows is not None:
-                self._then = at  # they were counted from this moment on
-            self._flows, self._counted = flows, (0, 0)
         seconds = max(at - self._then, 1e-3)
         packets, octets = flows.packets - self._counted[0], flows.bytes - self._counted[1]
         if self._console is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from toolkit.abi.libpcap import Instruction
 
-__all__ = ["reads_unwritten", "targets"]
+__all__ = ["jumps_back", "reads_unwritten", "targets"]
 
 _LOADS = (0x60, 0x61)  # BPF_LD|BPF_MEM, BPF_LDX|BPF_MEM
 _STORE, _STORE_X, _JUMP, _RETURN = 2, 3, 5, 6  # classes
@@ -21,6 +21,11 @@ def targets(at: int, insn: Instruction) -> tuple[int, ...]:
     if code & 0xF0 == 0:  # BPF_JA; backwards only in protochain
         return (at + 1 + _signed(k),)
     return (at + 1 + jt, at + 1 + jf)
+
+
+def jumps_back(program: Sequence[Instruction]) -> bool:
+    """Whether it has a loop, as `protochain` makes."""
+    return any(target <= at for at, insn in enumerate(program) for target in targets(at, insn))
 
 
 def _signed(k: int) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from toolkit.abi.libpcap import Instruction
 from toolkit.errors import FilterError
-from toolkit.program.classic import targets
+from toolkit.program.classic import jumps_back, targets
 from toolkit.program.expression import instructions
 
 __all__ = ["translate", "translate_instructions"]
@@ -72,7 +72,7 @@ def _declarations(program: Sequence[Instruction], frags: bool) -> Iterator[str]:
         yield "\tu32 len = buff_len(ctx);" if frags else "\tu32 len = data_end - data;"
         # Without this clang compares packet pointers where the program compares lengths; the verifier refuses that.
         yield '\tasm volatile("" : "+r"(len));'
-    if any(target <= at for at, insn in enumerate(program) for target in targets(at, insn)):
+    if jumps_back(program):
         yield "\tu32 rounds = 0;"
 
 

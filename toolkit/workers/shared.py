@@ -13,6 +13,7 @@ from toolkit.netns import NetNS
 from toolkit.program import Link, Map, Program, Replace
 from toolkit.program.image import MapSpec
 from toolkit.program.link import Mode
+from toolkit.program.rules import Rule
 
 __all__ = ["Handover", "SharedLink", "SharedProgram", "receive_fds", "send_fds"]
 
@@ -25,6 +26,7 @@ class Handover:
 
     name: str
     maps: tuple[MapSpec, ...]
+    rules: tuple[Rule, ...]
     mode: str
     fallback_reason: str | None
     link_id: int
@@ -34,7 +36,7 @@ class Handover:
     def of(cls, program: Program, link: Link) -> Handover:
         """Describe `program`, which `link` attaches."""
         maps = tuple(_spec(one) for one in program.maps.values())
-        return cls(program.name, maps, link.mode, link.fallback_reason, link.id, link.ifindex)
+        return cls(program.name, maps, program.rules, link.mode, link.fallback_reason, link.id, link.ifindex)
 
 
 def _spec(one: Map) -> MapSpec:
@@ -63,7 +65,7 @@ class SharedProgram(Program):
     def __init__(self, handover: Handover, fds: list[int], queues: tuple[int, ...]) -> None:
         """Take over the descriptors. `queues` are this process's own."""
         maps = {spec.name: Map(spec, fd) for spec, fd in zip(handover.maps, fds[1:], strict=True)}
-        super().__init__(fds[0], handover.name, maps)
+        super().__init__(fds[0], handover.name, maps, handover.rules)
         self._handover = handover
         self._queues = queues
 
