@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,7 @@ from toolkit.errors import ArgumentError
 from toolkit.interface import Interface
 from toolkit.xsk import Socket
 
-__all__ = ["Replay", "Replayed", "replay"]
+__all__ = ["Ended", "Replay", "Replayed", "replay"]
 
 _U32 = 0xFFFFFFFF
 _SECOND = 1_000_000_000
@@ -33,6 +34,10 @@ _FLUSH = 5.0  # seconds until the last packets have left
 Times = npt.NDArray[np.int64]
 Matrix = npt.NDArray[np.uint8]
 Lengths = npt.NDArray[np.int64]
+
+
+class Ended(Exception):  # noqa: N818 - a signal between modules
+    """Raised in the middle of reading, because nobody wants any more of it."""
 
 
 class Replayed(NamedTuple):
@@ -151,12 +156,21 @@ class Replay:
         """Send a recording from its beginning; after another, the first packet follows the last at once."""
         self._last = NAT
         if isinstance(recorded, str | bytes | os.PathLike) or hasattr(recorded, "read"):
-            with read(recorded, batch_size=_BATCH) as opened:
+            with contextlib.suppress(Ended), read(recorded, batch_size=_BATCH, between=self._between) as opened:
                 self._send_all(opened)
         else:
-            self._send_all([recorded] if isinstance(recorded, Batch) else recorded)
+            with contextlib.suppress(Ended):
+                self._send_all([recorded] if isinstance(recorded, Batch) else recorded)
+
+    def _between(self) -> None:
+        """Be called while a file is read in which no packet comes for long."""
+        self.tick()
+        if self.done:
+            raise Ended
 
     def _send_all(self, batches: Iterable[Batch]) -> None:
+        if isinstance(batches, Recorded):
+            batches.between = self._between
         for batch in batches:
             if self.done:
                 return

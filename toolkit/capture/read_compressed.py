@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import zlib
 from collections.abc import Callable
@@ -14,6 +15,7 @@ __all__ = ["decompressed", "decompression_errors"]
 
 _PIECE = 1 << 16  # compressed bytes read at a time
 _ZSTD_PIECE = 256  # of them at a time to the package zstandard: it knows no bound for what comes out, at most 8 MB so
+_SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # a frame that every reader of zstd passes over
 _XZ_MEMORY = 1 << 28  # bytes; `xz -9` needs 65 MB, a hostile file as much as it likes
 
 
@@ -34,6 +36,8 @@ def decompressed(raw: Any, head: bytes, name: str) -> Any:
     for magic, maker in _FORMATS.items():
         if head.startswith(magic):
             return maker(raw, name)
+    if _SKIPPABLE.match(head):
+        return _zstd(raw, name)
     return raw
 
 

@@ -44,9 +44,11 @@ __all__ = ["Pcapng"]
 _BLOCK = 12  # bytes of a block without a body
 _LONGEST = 1 << 24  # bytes of a block: libpcap's bound, too
 _MOST_INTERFACES = 1 << 16  # each is remembered: a file of nothing else would fill the memory
+_MOST_OPTIONS = 1 << 12  # of a block that are looked at
 _MOST_TEXT = 1 << 24  # bytes of their names, filters, ...: those that come later are left out
 # Bytes before the packet, by type of block; the trailing length comes after it.
 _HEADERS = {ENHANCED_PACKET_BLOCK: EPB_HEADER_SIZE, OBSOLETE_PACKET_BLOCK: EPB_HEADER_SIZE, SIMPLE_PACKET_BLOCK: 12}
+_NOTED = (SECTION_HEADER_BLOCK, INTERFACE_DESCRIPTION_BLOCK, INTERFACE_STATISTICS_BLOCK)  # others are passed over
 _STATISTICS = {
     ISB_IFRECV: "received",
     ISB_IFDROP: "dropped",
@@ -142,10 +144,10 @@ class Pcapng:
                     return False
                 self._kind = kind
                 return True
-            block = bytes(window.view[window.at : window.at + total])
-            if struct.unpack_from(order + "I", block, total - 4)[0] != total:
+            if struct.unpack_from(order + "I", window.view, window.at + total - 4)[0] != total:
                 raise Corrupt("a block whose two lengths differ")
-            self._note(kind, order, block)
+            if kind in _NOTED:
+                self._note(kind, order, bytes(window.view[window.at : window.at + total]))
             window.at += total
 
     def _byte_order(self, window: Window) -> ByteOrder:
@@ -220,7 +222,9 @@ class Pcapng:
     def _options(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Code and value of each option; of a list that is damaged, those before the damage."""
         at = 0
-        while at + 4 <= len(data):
+        for _ in range(_MOST_OPTIONS):
+            if at + 4 > len(data):
+                return
             code, length = struct.unpack_from(self._order + "HH", data, at)
             if not code or at + 4 + length > len(data):
                 return

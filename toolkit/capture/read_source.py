@@ -17,9 +17,18 @@ import numpy.typing as npt
 from toolkit.capture.read_compressed import decompressed, decompression_errors
 from toolkit.errors import ArgumentError, ClosedError, RecordedError, ToolkitError, kernel_error
 
-__all__ = ["Window", "open_window"]
+__all__ = ["FruitlessError", "Window", "open_window"]
 
 _PIECE = 1 << 20  # bytes read at a time: they are still in the cache when their packets are looked at
+# Bytes that may come out of a compressed file without a packet (the longest block, and a little); and more, while they
+# are no more than so many times what was read for them. What a recorder writes beside packets shrinks to a tenth when
+# it is compressed, zeros to a thousandth or a millionth: 900 bytes could keep their reader busy for ever.
+_FRUITLESS = 20 << 20
+_RATIO = 100
+
+
+class FruitlessError(RecordedError):
+    """A little compressed data became a lot, without a packet in it."""
 
 
 class Window:
@@ -28,9 +37,21 @@ class Window:
     Each piece is new memory, never written to again: arrays over it stay good for as long as anybody holds them.
     """
 
-    def __init__(self, raw: Any, name: str, *, whole: bool, close: contextlib.ExitStack) -> None:
-        """raw: has readinto(). whole: wait for full pieces; else work on what there is, as with a pipe."""
+    def __init__(
+        self,
+        raw: Any,
+        name: str,
+        *,
+        whole: bool,
+        close: contextlib.ExitStack,
+        source: Pushed | None = None,
+    ) -> None:
+        """raw: has readinto(). whole: wait for full pieces; else work on what there is, as with a pipe.
+
+        source: what the bytes come from in the end; `raw` itself, or what that decompresses.
+        """
         self.name = name
+        self.source = source or Pushed(b"", raw)
         self.memory: npt.NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
         self.view = memoryview(self.memory)  # of the same bytes
         self.at = self.end = 0
@@ -39,6 +60,7 @@ class Window:
         self._whole = whole
         self._close = close
         self._start = 0  # offset of memory[0] in the recording
+        self._fruit = (0, 0)  # offset, and compressed bytes that were read, when the last packets were found
         self._over = False
         self._failure: ToolkitError | None = None  # why reading ended; told when all before it is worked on
 
@@ -51,6 +73,10 @@ class Window:
     def left(self) -> int:
         """How many bytes there are to be worked on."""
         return self.end - self.at
+
+    def found_packets(self) -> None:
+        """Note that it was worth while to read until here."""
+        self._fruit = self.offset, self.source.taken
 
     def require(self, size: int) -> bool:
         """Read on until at least `size` bytes are there (True) or the recording is over (False)."""
@@ -69,6 +95,9 @@ class Window:
 
     def _read_on(self, size: int) -> None:
         """Take the next piece into new memory, after the bytes that are left over."""
+        self.source.between()
+        if self.source is not self._raw:
+            self._check_fruit()
         left = self.left
         memory = np.empty(max(left + _PIECE, size), dtype=np.uint8)
         memory[:left] = self.memory[self.at : self.end]
@@ -86,9 +115,21 @@ class Window:
             if not self._whole:
                 break
 
+    def _check_fruit(self) -> None:
+        """Stop where a little compressed data become a lot without a packet in them."""
+        bytes_out, bytes_in = self._start + self.end - self._fruit[0], self.source.taken - self._fruit[1]
+        if bytes_out > max(_FRUITLESS, _RATIO * bytes_in):
+            raise FruitlessError(
+                f"{self.name} is not read any further: {bytes_out:,} bytes, out of {bytes_in:,} compressed ones, hold "
+                f"no packet (from offset {self._fruit[0]:,} on). Likely cause: it was made to keep readers busy, or a "
+                "machine went down and left zeros. Next step: decompress it yourself, and read that file."
+            )
+
     def _read(self, target: memoryview) -> int:
         try:
             count = self._raw.readinto(target)
+        except _CarriedError as carried:
+            raise carried.error from None
         except EOFError:
             self.cut = "its compressed data end in the middle"
             return 0
@@ -111,13 +152,17 @@ class Window:
         )
 
 
-def open_window(file: Any) -> Window:
-    """Open a path, `-` for standard input, or an object with readinto() or read(); see what it is compressed with."""
+def open_window(file: Any, between: Callable[[], object] | None = None) -> Window:
+    """Open a path, `-` for standard input, or an object with readinto() or read(); see what it is compressed with.
+
+    between: called again and again while it is read; what it raises comes out there.
+    """
     with contextlib.ExitStack() as parts:
         name, raw, whole = _opened(file, parts)
         head = _peek(raw, name)
-        raw = decompressed(_Pushed(head, raw), head, name)
-        return Window(raw, name, whole=whole, close=parts.pop_all())
+        source = Pushed(head, raw)
+        source.between = between or source.between
+        return Window(decompressed(source, head, name), name, whole=whole, close=parts.pop_all(), source=source)
     raise AssertionError("an exit stack swallows nothing")
 
 
@@ -171,14 +216,26 @@ class _Reading:
         return len(data)
 
 
-class _Pushed:
+class Pushed:
     """Bytes that were looked at, and what follows them."""
 
     def __init__(self, head: bytes, raw: Any) -> None:
         self._head = head
         self._raw = raw
+        self.taken = 0  # bytes
+        self.between: Callable[[], object] = _nothing  # called again and again, whatever comes
 
     def readinto(self, target: Any) -> int | None:
+        """Read on: see io.RawIOBase. Much may be read in vain before a decompressor has a byte."""
+        try:
+            self.between()
+        except Exception as error:  # else it would be taken for a failure of the reading that it comes out of
+            raise _CarriedError(error) from error
+        count = self._next(target)
+        self.taken += count or 0
+        return count
+
+    def _next(self, target: Any) -> int | None:
         count: int | None = min(len(target), len(self._head))
         if count:
             target[:count] = self._head[:count]
@@ -186,6 +243,18 @@ class _Pushed:
         else:
             count = self._raw.readinto(target)
         return count
+
+
+class _CarriedError(Exception):
+    """Brings what `between` raised through the decompressors."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _nothing() -> None:
+    """Be called between pieces."""
 
 
 def _peek(raw: Any, name: str) -> bytes:

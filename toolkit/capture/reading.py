@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from toolkit.capture.blocks import SECTION_HEADER_BLOCK
 from toolkit.capture.read_found import Corrupt, Format, Found, RecordedInterface
 from toolkit.capture.read_pcap import Pcap
 from toolkit.capture.read_pcapng import Pcapng
-from toolkit.capture.read_source import Window, open_window
+from toolkit.capture.read_source import FruitlessError, Window, open_window
 from toolkit.errors import ArgumentError, ClosedError, RecordedError, RecordedWarning
 
 __all__ = ["Recorded", "read"]
@@ -29,20 +30,21 @@ _OTHERS = {
 }
 
 
-def read(file: Any, *, batch_size: int = _BATCH) -> Recorded:
+def read(file: Any, *, batch_size: int = _BATCH, between: Callable[[], object] | None = None) -> Recorded:
     """Open a recording, pcap or pcapng, plain or compressed (gzip, zstd, xz, bzip2), to iterate over its Batches.
 
     file: a path, "-" for standard input, or a file object opened in binary mode (it stays open). A pipe works, too: its
-    packets come as they are written. batch_size: packets a Batch, at most; some have fewer.
+    packets come as they are written. batch_size: packets a Batch, at most; some have fewer. between: called again and
+    again while the file is read, though no packet comes for long: to show progress, or to raise something that ends it.
 
     SystemCallError when the file cannot be opened or read; RecordedError when it is no recording of Ethernet, or where
-    it is damaged (after all packets before that place). Of a file whose end was cut off all whole packets come, then a
-    RecordedWarning that says where.
+    it is damaged (after all packets before that place), or where little compressed data become more than 20 MB without
+    a packet. Of a file whose end was cut off all whole packets come, then a RecordedWarning that says where.
     """
     size = whole("batch_size", batch_size)
     if size < 1:
         raise ArgumentError(f"batch_size is 1 or more packets, not {size}.")
-    window = open_window(file)
+    window = open_window(file, between)
     try:
         return Recorded(window, _format(window), size)
     except BaseException:
@@ -141,6 +143,15 @@ class Recorded:
         return self._format.skipped
 
     @property
+    def between(self) -> Callable[[], object]:
+        """What is called while the file is read: see read()."""
+        return self._window.source.between
+
+    @between.setter
+    def between(self, call: Callable[[], object]) -> None:
+        self._window.source.between = call
+
+    @property
     def closed(self) -> bool:
         """Whether close() was called."""
         return self._closed
@@ -192,6 +203,7 @@ class Recorded:
         descs[:, 0] = found.offsets
         descs[:, 1] = found.lengths
         self.packets += len(descs)
+        self._window.found_packets()
         return Batch(None, descs, memory=self._window.memory, wire_lengths=found.wire_lengths, utc_ns=found.utc_ns)
 
     def _end(self) -> None:
@@ -209,10 +221,10 @@ class Recorded:
 
     def _damaged(self, fault: Corrupt) -> None:
         offset = self._window.offset
-        if str(fault) == "a header of zeros" and self._only_zeros():
+        if str(fault) == "a header of zeros" and (zeros := self._only_zeros()):
             self.cut_at = offset
             self._warn(
-                f"its end is missing: from offset {offset} on there are only zeros. Likely cause: the machine "
+                f"its end is missing: from offset {offset} on there are only zeros{zeros}. Likely cause: the machine "
                 "went down while it was written"
             )
             return
@@ -221,14 +233,18 @@ class Recorded:
             "read. Likely cause: it was changed, or transferred as text. Next step: fetch it again, or try pcapfix."
         )
 
-    def _only_zeros(self) -> bool:
-        """Whether nothing but zeros follows; goes past them."""
+    def _only_zeros(self) -> str:
+        """Go past zeros; "" when something else follows, else how far was looked, where that is not to the end."""
         window = self._window
-        while window.left or window.require(1):
-            if window.memory[window.at : window.end].any():
-                return False
-            window.at = window.end
-        return True
+        begin = window.offset
+        try:
+            while window.left or window.require(1):
+                if window.memory[window.at : window.end].any():
+                    return ""
+                window.at = window.end
+        except FruitlessError:
+            return f", as far as was looked ({window.offset - begin:,} bytes)"
+        return " to its end"
 
     def _warn(self, message: str) -> None:
         warnings.warn(RecordedWarning(f"{self.name}: {message}."), stacklevel=5)

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import select
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,7 @@ from toolkit.cli.live import LiveLine, Reading
 from toolkit.cli.send import FRAMES, conclude, explained, summary
 from toolkit.cli.stop import Stop
 from toolkit.errors import RecordedError, SystemCallError
-from toolkit.replaying import Replay, Replayed
+from toolkit.replaying import Ended, Replay, Replayed
 from toolkit.umem import UMEM
 from toolkit.xsk import Socket
 
@@ -61,12 +63,15 @@ def run(
 ) -> int:
     """Send the recording `loop` times (0: for ever), until `count`, `seconds` or a signal; the exit code."""
     device = binding.describe(interface)
-    with (
-        Stop(seconds) as stop,
-        read(_source(file, stop), batch_size=_BATCH) as recorded,  # first: what cannot be read needs no socket
-        UMEM(FRAMES, 2048 if device.mtu + _ROOM <= 2048 else 4096, comp_size=FRAMES) as umem,
-        binding.sender(interface, queue, umem) as sock,
-    ):
+    with Stop(seconds) as stop, contextlib.ExitStack() as parts:
+        try:  # first: what cannot be read needs no socket
+            recorded = parts.enter_context(read(_source(file, stop), batch_size=_BATCH, between=_ending_on(stop)))
+        except Ended:
+            print(f"xsk: stopped before there was a packet in {file}.", file=sys.stderr)
+            return 1
+        frame_size = 2048 if device.mtu + _ROOM <= 2048 else 4096
+        umem = parts.enter_context(UMEM(FRAMES, frame_size, comp_size=FRAMES))
+        sock = parts.enter_context(binding.sender(interface, queue, umem))
         if not as_json:
             how = "zero-copy" if sock.zero_copy else "copy mode"
             print(f"{interface}: queue {queue}, {how}; {file}, {pace}", flush=True)
@@ -92,6 +97,16 @@ def run(
         print(f"xsk: {failure}", file=sys.stderr)
         return 1
     return 0
+
+
+def _ending_on(stop: Stop) -> Callable[[], None]:
+    """Return what ends reading when it is time: no packet may come for long."""
+
+    def look() -> None:
+        if stop:
+            raise Ended
+
+    return look
 
 
 def _source(file: str, stop: Stop) -> Any:
