@@ -48,6 +48,8 @@ Written by `sudo scripts/bench --write`; the text around the tables says how the
   (`timestamps=False`, as `xsk drop` and `xsk forward` do), which testpmd's program does not write either; "toolkit,
   with arrival times" is the default. The toolkit's rings have 4096 entries in the saturated row (the fastest of those
   tried), 8192 where they are forwarded (the default).
+- **Open checksums**: "toolkit" forwards packets byte for byte, as testpmd does. By default a Forwarder on a veth looks
+  for checksums that the sender left to its device; the rows beside it look and find none, or finish one in each packet.
 - **The filter's row** loads a host that wants none of the packets: all of them go through the XDP program into the
   kernel's stack, once past a bare XDP_PASS, once past the toolkit's program with a filter that matches nothing. Driver,
   program and stack all run on the generator's CPU, so no CPU time is charged to anybody, and the rate is what counts.

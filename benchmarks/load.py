@@ -77,13 +77,16 @@ def receiving(
     return Run(report.rate, received / report.seconds, report.seconds, cpu, received, witnessed, report.sent - received)
 
 
-def forwarding(start: Start, where: Cores, seconds: float) -> Run:
-    """Load the near end at full speed; a program at the far end drops and counts what comes back."""
+def forwarding(start: Start, where: Cores, seconds: float, *, frame: bytes | None = None) -> Run:
+    """Load the near end at full speed; a program at the far end drops and counts what comes back.
+
+    frame: sent again and again, instead of numbered ones.
+    """
     with Lab() as lab, _drain(lab) as arrived, contextlib.closing(start(lab)) as consumer:
         consumer.start()
         _warm_up(lab, where, None)
         before, came = consumer.counts(), arrived()
-        with lab.generator(seconds=seconds, size=_SIZE, cpu=where.generator) as generator:
+        with lab.generator(seconds=seconds, size=_SIZE, frame=frame, cpu=where.generator) as generator:
             used = consumer.cpu_ns()
             report = generator.wait(seconds + 10)
             used = consumer.cpu_ns() - used

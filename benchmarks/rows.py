@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from benchmarks import filtering, load
 from benchmarks.capture import PACKETS, SETTLE, WRITERS, disk_alone, start_writer, target_directory
 from benchmarks.consumer import Consumer, PeerError, Worker
@@ -18,6 +20,7 @@ from benchmarks.load import Run
 from benchmarks.pinging import Pinged, pinging
 from benchmarks.tcpdump import Tcpdump
 from benchmarks.testpmd import Settings, Testpmd
+from toolkit.checksum import folded
 from toolkit.lab import Lab, frames
 
 __all__ = ["NAMES", "Plan", "measure", "start_testpmd", "start_worker"]
@@ -28,6 +31,8 @@ STEADY = 200_000.0  # packets/s of the row that waits in poll
 _RING = 4096
 
 UNTUNED, SPINNING, TIMED = "testpmd, as it comes", "toolkit, spinning", "toolkit, with arrival times"
+LOOKING, FINISHING = "toolkit, looking for open checksums", "toolkit, finishing every checksum"
+LONG, FINISHING_LONG = "toolkit, 1500 B", "toolkit, 1500 B, finishing every checksum"
 
 Start = Callable[[Lab], Consumer]
 Note = Callable[[str], None]
@@ -135,10 +140,23 @@ def send(plan: Plan) -> dict[str, Any]:
 
 
 def forward(plan: Plan) -> dict[str, Any]:
-    """Swap the MAC addresses and send back what comes at full speed."""
+    """Swap the MAC addresses and send back what comes at full speed.
+
+    "toolkit" leaves checksums alone, as testpmd does; the others look for those that were left open, as is the default
+    on a veth, and find none, or one in every packet.
+    """
     where, seconds = plan.where, plan.seconds
+
+    def forwarding(frame: bytes | None = None, **options: Any) -> Run:
+        start = start_worker(where, "forward", timestamps=False, **options)
+        return load.forwarding(start, where, seconds, frame=frame)
+
     who: dict[str, Callable[[], Run]] = {
-        "toolkit": lambda: load.forwarding(start_worker(where, "forward", timestamps=False), where, seconds),
+        "toolkit": forwarding,
+        LOOKING: lambda: forwarding(finish=True),
+        FINISHING: lambda: forwarding(open_frame(64), finish=True),
+        FINISHING_LONG: lambda: forwarding(open_frame(1500), finish=True),
+        LONG: lambda: forwarding(open_frame(1500)),
         **_testpmds(plan, "macswap", lambda start: load.forwarding(start, where, seconds)),
     }
     ceilings: list[float] = []
@@ -149,6 +167,14 @@ def forward(plan: Plan) -> dict[str, Any]:
         "who": _summary(runs),
         "ratios": _ratios(runs, {"testpmd": 1.0}),
     }
+
+
+def open_frame(size: int) -> bytes:
+    """A frame as a host leaves it that counts on its NIC: with the pseudo header's sum for a UDP checksum."""
+    frame = bytearray(frames.udp_frame(bytes(size - 42), size=size))
+    words = np.frombuffer(bytes(frame[26:34] + frame[38:40]) + b"\0\x11", dtype=">u2")
+    frame[40:42] = int(folded(words.sum(dtype=np.uint64)[None])[0]).to_bytes(2, "big")
+    return bytes(frame)
 
 
 def one_by_one(plan: Plan) -> dict[str, Any]:

@@ -42,12 +42,16 @@ def receive(*, touch: bool = False, sum_lengths: bool = False, tee: bool = False
                 return
 
 
-def forward(**options: Any) -> None:
-    """Swap the MAC addresses and send back."""
+def forward(*, finish: bool = False, **options: Any) -> None:
+    """Swap the MAC addresses and send back; with `finish`, look for checksums that were left open and finish them."""
     from toolkit.edits import swap_macs
 
     with toolkit.open(INTERFACE, filter="udp", **options) as interface:
-        forwarder = Forwarder(interface, interface, lambda batch: batch.put_head(swap_macs(batch.head(12))))
+
+        def swap(batch: Any) -> None:
+            batch.put_head(swap_macs(batch.head(12)))
+
+        forwarder = Forwarder(interface, interface, swap, finish_checksums=finish)
 
         def counts() -> dict[str, int]:
             interface.flush(1.0)

@@ -106,6 +106,7 @@ FEATURES: dict[str, Callable[[], str]] = {
     "capinfos": lambda: _no_command("capinfos"),
     "editcap": lambda: _no_command("editcap"),
     "zstd": lambda: _no_command("zstd"),
+    "iperf3": lambda: _no_command("iperf3"),
     "zstandard": lambda: "" if sys.version_info >= (3, 14) else _no_module("zstandard"),
     "pyarrow": lambda: _no_module("pyarrow"),
     "pandas": lambda: _no_module("pandas"),

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.arguments import whole
+from toolkit.checksum_offload import finish_one
 from toolkit.editing import EditableBatch
 from toolkit.errors import ArgumentError
 
@@ -124,6 +125,8 @@ class Answers:
         packet[:34] = (
             head[6:12] + self.mac + head[12:22] + bytes((_TTL, head[23])) + checksum + head[30:34] + head[26:30]
         )
+        if head[23] == 17:
+            finish_one(packet)  # what the asker left to its device nobody else will finish
         return True
 
     def _ip6_one(self, packet: memoryview, head: bytes) -> bool:
@@ -142,6 +145,8 @@ class Answers:
         else:
             return False
         packet[:54] = head[6:12] + self.mac + head[12:21] + bytes((_TTL,)) + head[38:54] + head[22:38]
+        if head[20] == 17:
+            finish_one(packet)
         return True
 
     def _neighbour_one(self, packet: memoryview, head: bytes, payload: int) -> bool:

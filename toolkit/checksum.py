@@ -88,7 +88,7 @@ def fill_checksums(matrix: Matrix, lengths: npt.ArrayLike | None = None) -> npt.
     if not len(matrix):
         return filled
     _fill_ipv4(matrix, h)
-    field, stop, good = transport_fields(matrix, h)
+    field, stop, good = transport_fields(matrix.reshape(-1), np.arange(len(matrix)) * matrix.shape[1], h)
     for is_family, six in ((h.is4, False), (h.is6, True)):
         if is_family is None:
             continue
@@ -240,9 +240,12 @@ def locate(matrix: Matrix, lengths: npt.ArrayLike | None = None, depth: int = 4)
 
 
 def transport_fields(
-    matrix: Matrix, h: Headers
+    memory: Matrix, starts: npt.NDArray[np.int64], h: Headers
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Find the transport checksums: where each stands, where what it covers ends, and whether it can be known."""
+    """Find the transport checksums: where each stands, where what it covers ends, and whether it can be known.
+
+    memory: shape (size,) uint8. starts: shape (n,), where the packets of `h` begin in it.
+    """
     udp = h.protocol == IPPROTO_UDP
     size = np.where(udp, h.udp["length"], h.room)
     whole = h.readable & (h.declared <= h.length) & (h.fragment & np.uint16(_MORE_OR_LATER) == 0)
@@ -253,22 +256,22 @@ def transport_fields(
     least = np.where(tcp, 20, np.where(udp, 8, 4))
     good = whole & (field > 0) & (size >= least) & (size <= h.room)
     if h.is6 is not None:
-        good &= ~_routed(matrix, h)
+        good &= ~_routed(memory, starts, h)
     return h.transport_at + field, h.transport_at + size, good
 
 
-def _routed(matrix: Matrix, h: Headers) -> npt.NDArray[np.bool_]:
+def _routed(memory: Matrix, starts: npt.NDArray[np.int64], h: Headers) -> npt.NDArray[np.bool_]:
     """IPv6 packets with a routing header that is not used up: their destination is not the one that is summed."""
     routed = h.none()
     at = np.broadcast_to(np.add(h.network_at, 40), routed.shape)
     rows = np.flatnonzero(h.has_ip6 & h.readable & (h.transport_at > at))
-    at, kind = at[rows], h.ip6["next"][rows].astype(np.int64)
+    at, kind = starts[rows] + at[rows], h.ip6["next"][rows].astype(np.int64)
     while rows.size:
-        routed[rows[(kind == IPPROTO_ROUTING) & (matrix[rows, at + 3] > 0)]] = True
-        size = matrix[rows, at + 1].astype(np.int64)
+        routed[rows[(kind == IPPROTO_ROUTING) & (memory[at + 3] > 0)]] = True
+        size = memory[at + 1].astype(np.int64)
         step = np.where(kind == IPPROTO_AH, (size + 2) * 4, np.where(kind == IPPROTO_FRAGMENT, 8, (size + 1) * 8))
-        kind, at = matrix[rows, at].astype(np.int64), at + step
-        more = at < h.transport_at[rows]
+        kind, at = memory[at].astype(np.int64), at + step
+        more = at < starts[rows] + h.transport_at[rows]
         rows, at, kind = rows[more], at[more], kind[more]
     return routed
 

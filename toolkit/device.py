@@ -7,6 +7,7 @@ import array
 import errno
 import fcntl
 import operator
+import re
 import socket
 import struct
 import time
@@ -15,7 +16,16 @@ from typing import Literal, NamedTuple
 
 from toolkit.errors import ArgumentError, kernel_error
 
-__all__ = ["LINK_HEADERS", "Device", "await_carrier", "check_queue", "describe", "index_of", "queue_numbers"]
+__all__ = [
+    "LINK_HEADERS",
+    "Device",
+    "await_carrier",
+    "check_ethernet",
+    "check_queue",
+    "describe",
+    "index_of",
+    "queue_numbers",
+]
 
 # linux/sockios.h, linux/ethtool.h, linux/if.h
 _SIOCGIFFLAGS = 0x8913
@@ -29,7 +39,27 @@ _IFF_UP = 0x1
 _IFF_RUNNING = 0x40
 _IFNAMSIZ = 16
 
+# linux/if_arp.h
+ARPHRD_ETHER = 1
+_ARPHRD_LOOPBACK = 772  # its packets have Ethernet headers too
+_KINDS = {  # those that XDP can be attached to, or that people may try
+    32: "InfiniBand",
+    512: "PPP",
+    519: "a modem's raw IP",
+    768: "an IP-in-IP tunnel",
+    769: "an IPv6 tunnel",
+    776: "an IPv6-in-IPv4 tunnel (sit)",
+    778: "a GRE tunnel",
+    801: "802.11",
+    802: "802.11 in monitor mode",
+    803: "802.11 in monitor mode",
+    823: "a GRE tunnel over IPv6",
+    824: "a netlink monitor",
+    65534: "layer 3: tun, WireGuard or the like",
+}
 LINK_HEADERS = 14 + 2 * 4  # bytes of Ethernet and two VLAN tags, which an MTU does not count
+_HARDWARE = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$|usb-")  # a place on PCI, or on USB
+_SHARED = ("virtio_net", "vmxnet3")
 _CARRIER_PATIENCE = 4.0  # seconds: some drivers restart the link when a program is attached
 
 
@@ -45,11 +75,29 @@ class Device(NamedTuple):
     queues: int  # receive queues in use
     driver: str  # "" where the driver does not say
     paired: bool  # whether `ethtool -L` counts receive and transmit queues in pairs ("combined")
+    bus: str = ""  # where the driver says that the device is: "0000:00:1f.6" for PCI, "virtio0", "usb-…", or ""
+    kind: int = ARPHRD_ETHER  # what its packets begin with (linux/if_arp.h)
 
     @property
     def longest(self) -> int:
         """Bytes of the longest packet that the MTU lets arrive."""
         return self.mtu + LINK_HEADERS
+
+    @property
+    def link(self) -> str:
+        """What kind of device it is by its link layer: "Ethernet", or what it is instead."""
+        if self.kind in (ARPHRD_ETHER, _ARPHRD_LOOPBACK):
+            return "Ethernet"
+        return _KINDS.get(self.kind, f"of hardware type {self.kind}")
+
+    @property
+    def on_a_wire(self) -> bool:
+        """Whether what arrives comes off a wire, with its checksums whole, or was perhaps left by a host beside us.
+
+        That may be where the device is no hardware (veth, tap, bridge, loopback) or is shared by guests of one machine
+        (virtio, vmxnet3): see toolkit.checksum_offload.
+        """
+        return _HARDWARE.match(self.bus) is not None and self.driver not in _SHARED
 
 
 def describe(interface: str) -> Device:
@@ -65,14 +113,15 @@ def describe(interface: str) -> Device:
             ifindex = struct.unpack_from("=i", ioctl(_SIOCGIFINDEX), 16)[0]
             flags = struct.unpack_from("=H", ioctl(_SIOCGIFFLAGS), 16)[0]
             mtu = struct.unpack_from("=i", ioctl(_SIOCGIFMTU), 16)[0]
-            mac = ioctl(_SIOCGIFHWADDR)[18:24]
+            address = ioctl(_SIOCGIFHWADDR)  # its family is the kind of device, which /sys shows of one namespace only
+            kind, mac = struct.unpack_from("=H", address, 16)[0], address[18:24]
         except OSError as refused:
             number = refused.errno if refused.errno in (errno.EMFILE, errno.ENFILE, errno.EPERM) else errno.ENODEV
             raise kernel_error("", number, f"cannot open the interface {interface}") from None
         queues, paired = _channels(asker, name)
-        driver = _driver(asker, name)
+        driver, bus = _driver(asker, name)
     up, running = bool(flags & _IFF_UP), bool(flags & _IFF_RUNNING)
-    return Device(interface, ifindex, up, running, mtu, mac, queues, driver, paired)
+    return Device(interface, ifindex, up, running, mtu, mac, queues, driver, paired, bus, kind)
 
 
 def index_of(interface: str) -> int:
@@ -122,12 +171,15 @@ def _channels(asker: socket.socket, name: bytes) -> tuple[int, bool]:
     return 1, False
 
 
-def _driver(asker: socket.socket, name: bytes) -> str:
-    # struct ethtool_drvinfo (196 bytes): cmd, driver[32], version[32], …
+def _driver(asker: socket.socket, name: bytes) -> tuple[str, str]:
+    """The driver's name, and on which bus the device is; "" where the driver does not say."""
+    # struct ethtool_drvinfo (196 bytes): cmd, driver[32], version[32], fw_version[32], bus_info[32], …
     words = array.array("I", [_ETHTOOL_GDRVINFO] + [0] * 48)
-    if _ethtool(asker, name, words):
-        return words.tobytes()[4:36].split(b"\0")[0].decode(errors="replace")
-    return ""
+    if not _ethtool(asker, name, words):
+        return "", ""
+    told = words.tobytes()
+    driver, bus = (told[at : at + 32].split(b"\0")[0].decode(errors="replace") for at in (4, 100))
+    return driver, bus
 
 
 def queue_numbers(device: Device, queues: Iterable[int] | Literal["all"]) -> list[int]:
@@ -158,6 +210,23 @@ def check_queue(device: Device, queue: int) -> None:
             f"cannot bind to queue {queue} of {device.name}",
             cause=f"{device.name} has {device.queues} receive queue(s), numbered from 0",
             remedy=f"take a lower queue, or give it more: `ethtool -L {device.name} combined N`",
+        )
+
+
+def check_ethernet(device: Device) -> None:
+    """Raise SystemCallError (EOPNOTSUPP) for a device whose packets do not begin with an Ethernet header.
+
+    Generic XDP takes such devices; filters would then match nothing, and decoding and files be nonsense.
+    """
+    if device.link != "Ethernet":
+        raise kernel_error(
+            "link",
+            errno.EOPNOTSUPP,
+            f"cannot use {device.name}",
+            cause=f"its packets have no Ethernet header ({device.link}), and filters, decoding, files and answers here "
+            "begin with one",
+            remedy="open the Ethernet interface that its packets come through, or leave, in their tunnel (`ip -d link "
+            f"show {device.name}` and `ip route get ADDRESS` name it); `tcpdump -i {device.name}` shows what is inside",
         )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.checksum_offload import finish
 from toolkit.editing import EditableBatch
 from toolkit.errors import ArgumentError
 from toolkit.interface import Interface
@@ -32,12 +33,25 @@ class Forwarder:
     One thread runs it; it is the receiving thread of the source and the sending thread of the target. What the edit
     function drops, and what finds no room, goes back to the free stack and is counted; so does a whole batch over which
     the edit function raises. After each step, received == forwarded + edited_out + no_room.
+
+    A host that sends into a veth, a tap or a virtio NIC leaves the checksums of TCP and UDP to "the hardware", which
+    nothing on the way through here is. They are finished before the edit function sees the packet, so that what it
+    changes may be corrected in the checksum (RFC 1624): see toolkit.checksum_offload.
     """
 
-    def __init__(self, source: Socket | Interface, target: Socket | Interface, edit: Edit | None = None) -> None:
+    def __init__(
+        self,
+        source: Socket | Interface,
+        target: Socket | Interface,
+        edit: Edit | None = None,
+        *,
+        finish_checksums: bool | Literal["auto"] = "auto",
+    ) -> None:
         """Queue i of the source goes to queue i of the target (of fewer: i modulo their number).
 
-        Source and target may be the same: packets then leave where they came from.
+        Source and target may be the same: packets then leave where they came from. finish_checksums: "auto" looks for
+        open checksums wherever the source may have any: everywhere but in native mode on hardware; False leaves packets
+        byte for byte as they came.
         """
         sources, targets = _sockets(source), _sockets(target)
         if edit is not None and not callable(edit):
@@ -59,10 +73,12 @@ class Forwarder:
         self._pairs = [(sock, targets[at % len(targets)]) for at, sock in enumerate(sources)]
         self._source = source
         self._edit = edit
+        self._finish = _may_be_open(source) if finish_checksums == "auto" else bool(finish_checksums)
         self._umem = sources[0].umem
         self.received = 0  # packets taken from the source
         self.forwarded = 0  # packets put into the target's TX ring
         self.octets = 0  # bytes of these, as they left
+        self.finished = 0  # checksums that the sender had left to its device
         self.edited_out = 0  # packets that the edit function dropped, or raised over
         self.no_room = 0  # packets dropped because the TX ring stayed full, or the interface went down
 
@@ -111,6 +127,8 @@ class Forwarder:
                 return 0
             self.received += len(descs)
             descs[:, 1] &= _LENGTH  # no options: those of an RX ring mean nothing in a TX ring
+            if self._finish:
+                self._finish_checksums(descs)
             keep = descs if self._edit is None else self._edited(descs, source.queue)
             left = self._sent(target, keep)
             if len(left):
@@ -127,6 +145,11 @@ class Forwarder:
             self.forwarded += taken
             self.octets += int(descs[:taken, 1].sum())
             self.no_room += len(descs) - taken
+
+    def _finish_checksums(self, descs: npt.NDArray[np.uint64]) -> None:
+        memory = self._umem.memory
+        if memory is not None:
+            self.finished += int(np.count_nonzero(finish(memory, descs[:, 0], descs[:, 1])))
 
     def _edited(self, descs: npt.NDArray[np.uint64], queue: int) -> npt.NDArray[np.uint64]:
         """Run the edit function; free what it drops. What it raises goes through: source.taking() frees the frames."""
@@ -146,6 +169,16 @@ class Forwarder:
         self._umem.recycle(dropped[:, 0])
         kept: npt.NDArray[np.uint64] = descs[keep]
         return kept
+
+
+def _may_be_open(source: Socket | Interface) -> bool:
+    """Whether packets of this source may have open checksums.
+
+    In generic mode also on hardware: the kernel has joined TCP segments before the program sees them, and leaves the
+    checksum of the whole open.
+    """
+    mode = "unknown" if isinstance(source, Socket) else source.mode
+    return mode != "native" or not source.device.on_a_wire
 
 
 def _as_mask(answer: Any, packets: int) -> npt.NDArray[np.bool_] | None:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from toolkit.arguments import seconds as as_seconds
 from toolkit.coalesce import LONGEST_REST
-from toolkit.device import Device, await_carrier, describe, queue_numbers
+from toolkit.device import Device, await_carrier, check_ethernet, describe, queue_numbers
 from toolkit.errors import ArgumentError, SystemCallError, VerifierError, kernel_error
 from toolkit.interface import Interface
 from toolkit.memory import affordable
@@ -171,6 +171,7 @@ def _open_fitting(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -
     and without where that was not asked for and cannot be had.
     """
     device = describe(interface)
+    check_ethernet(device)
     if wanted.frags is True:
         return _open(device, wanted, undo)
     reason = ""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from toolkit.arguments import whole
 from toolkit.batch import Batch
 from toolkit.capture.reading import Recorded, read
+from toolkit.checksum_offload import finish_checksums as finished_in
 from toolkit.clock import NAT
 from toolkit.errors import ArgumentError
 from toolkit.interface import Interface
@@ -34,6 +35,7 @@ _FLUSH = 5.0  # seconds until the last packets have left
 Times = npt.NDArray[np.int64]
 Matrix = npt.NDArray[np.uint8]
 Lengths = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 
 class Ended(Exception):  # noqa: N818 - a signal between modules
@@ -48,6 +50,7 @@ class Replayed(NamedTuple):
     too_long: int  # left out: longer than the interface's MTU or a frame of the UMEM
     too_short: int  # left out: without a whole Ethernet header
     cut: int  # of those sent, recorded with fewer bytes than they had
+    finished: int  # of those sent, recorded before a device had finished their checksum; here it was
     behind: float  # seconds that a packet left after its time, at most
     seconds: float  # from the first packet to the end
 
@@ -62,6 +65,7 @@ def replay(
     count: int | None = None,
     loop: int = 1,
     queue: int | None = None,
+    finish_checksums: bool = True,
 ) -> Replayed:
     """Send recorded packets on `interface` (one queue of it: by default the first opened); returns when all have left
     (or after 5 s more).
@@ -70,8 +74,10 @@ def replay(
     were, 2.0 halves them; None: as fast as it goes. rate: packets/s instead, evenly. max_gap: seconds that are waited
     between two packets, at most: a night without traffic need not be waited for. A step by more than a year, or back
     by more than 10 s, is a clock that was set, and not waited for either. count: send no more than these.
-    loop: so many times; needs a path or Batches that are kept. Their bytes go out as they are: addresses and checksums
-    too. Packets that the interface cannot send are left out, and counted.
+    loop: so many times; needs a path or Batches that are kept. Their bytes go out as they are: addresses, and wrong
+    checksums too. finish_checksums: but for those that a recording on the sending host shows before its device finished
+    them (see toolkit.checksum_offload): these leave as they left then. Packets that the interface cannot send are left
+    out, and counted.
 
     ArgumentError, and what read() and send() raise.
     """
@@ -82,7 +88,7 @@ def replay(
     if loop > 1 and once:
         raise ArgumentError(f"{recorded!r} can be read once only. Next step: give its path, or leave loop out.")
     sock = interface if isinstance(interface, Socket) else _socket(interface, queue)
-    player = Replay(sock, speed=speed, rate=rate, max_gap=max_gap, limit=count)
+    player = Replay(sock, speed=speed, rate=rate, max_gap=max_gap, limit=count, finish=finish_checksums)
     for _ in range(loop):
         player.round(recorded)
     sock.flush(_FLUSH)  # else who closes the Interface at once takes back what has not left
@@ -114,6 +120,7 @@ class Replay:
         rate: float | None = None,
         max_gap: float | None = None,
         limit: int | None = None,
+        finish: bool = True,
         stop: Callable[[], object] = lambda: False,
         tick: Callable[[], object] = lambda: None,
     ) -> None:
@@ -129,6 +136,7 @@ class Replay:
         self._most = float("inf") if max_gap is None else max_gap * _SECOND  # ns
         self._rate = rate
         self._limit = limit
+        self._finish = finish
         self._stop = stop
         self.tick = tick
         self._frame_size: int = sock.umem.frame_size
@@ -138,7 +146,7 @@ class Replay:
         self._last = NAT  # its time in the recording, ns since 1970
         self._front = 0  # the latest time until then, ns: what is due is measured from it
         self._ahead = 0  # ns by which the recording's clock was set back until then, all in all
-        self._counts = {"packets": 0, "octets": 0, "too_long": 0, "too_short": 0, "cut": 0}
+        self._counts = {"packets": 0, "octets": 0, "too_long": 0, "too_short": 0, "cut": 0, "finished": 0}
         self._behind = 0
 
     @property
@@ -193,7 +201,8 @@ class Replay:
             matrix, lengths, due, cut = matrix[keep], lengths[keep], due[keep], cut[keep]
         if self._limit is not None and (left := self._limit - self._counts["packets"]) < len(lengths):
             matrix, lengths, due, cut = matrix[:left], lengths[:left], due[:left], cut[:left]
-        self._send_due(matrix, lengths, due, cut)
+        finished = finished_in(matrix, lengths) if self._finish else np.zeros(len(lengths), dtype=np.bool_)
+        self._send_due(matrix, lengths, due, cut, finished)
 
     def _schedule(self, times: Times) -> npt.NDArray[np.float64]:
         """When each packet is due, ns after the beginning: shape (n,), never less than that of the one before.
@@ -241,7 +250,7 @@ class Replay:
         return keep, int(lengths[keep].max(initial=0))
 
     def _send_due(
-        self, matrix: Matrix, lengths: Lengths, due: npt.NDArray[np.float64], cut: npt.NDArray[np.bool_]
+        self, matrix: Matrix, lengths: Lengths, due: npt.NDArray[np.float64], cut: Flags, finished: Flags
     ) -> None:
         at, n = 0, len(lengths)
         while at < n and not self._stop():
@@ -261,4 +270,5 @@ class Replay:
                 self._counts["packets"] += sent
                 self._counts["octets"] += int(lengths[at : at + sent].sum(dtype=np.int64))
                 self._counts["cut"] += int(np.count_nonzero(cut[at : at + sent]))
+                self._counts["finished"] += int(np.count_nonzero(finished[at : at + sent]))
             at += sent

@@ -60,6 +60,7 @@ class InterfaceStatus:
     mode: str | None = None
     link_ids: tuple[int, ...] | None = ()  # None: the kernel does not let us ask
     holders: tuple[Holder, ...] = ()
+    link: str = "Ethernet"  # or what kind of device it is instead: those cannot be opened
 
     @property
     def outlives(self) -> bool:
@@ -103,7 +104,7 @@ def _interface(name: str, held: _Held, links: Collection[XdpLink] | None) -> Int
     device = describe(name)
     found = attached(device.ifindex, links=links)
     if found is None:
-        return InterfaceStatus(name, device.driver, device.up, device.queues)
+        return InterfaceStatus(name, device.driver, device.up, device.queues, link=device.link)
     link_ids = found.link_ids
     holders = {holder for link in link_ids or () for holder in held.links.get(link, ())}
     holders = holders or set(held.programs.get(found.program.id, ()))
@@ -117,6 +118,7 @@ def _interface(name: str, held: _Held, links: Collection[XdpLink] | None) -> Int
         found.mode,
         link_ids,
         tuple(sorted(holders, key=lambda holder: holder.pid)),
+        device.link,
     )
 
 

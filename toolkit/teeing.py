@@ -11,7 +11,7 @@ from typing import Any, Literal
 from toolkit.abi.xsk_tee import slot_size
 from toolkit.arguments import whole
 from toolkit.coalesce import LONGEST_REST
-from toolkit.device import LINK_HEADERS, Device, await_carrier, describe, queue_numbers
+from toolkit.device import LINK_HEADERS, Device, await_carrier, check_ethernet, describe, queue_numbers
 from toolkit.errors import ArgumentError, SystemCallError, VerifierError, kernel_error
 from toolkit.memory import affordable
 from toolkit.netns import NetNS, entered
@@ -77,6 +77,7 @@ def tee(
     def work() -> Tee:
         with entered(netns), contextlib.ExitStack() as undo:
             device = describe(interface)
+            check_ethernet(device)
             if not device.up:
                 remedy = f"bring it up: `ip link set dev {interface} up`"
                 raise kernel_error("bind", errno.ENETDOWN, f"cannot receive on {interface}", remedy=remedy)

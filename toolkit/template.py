@@ -223,7 +223,7 @@ def _checksums(octets: Matrix, h: Headers) -> list[_Checksum]:
     if h.having("is4") and not h.broken[0]:
         header = at + (int(octets[0, at]) & 15) * 4
         found.append(_Checksum(at + 10, _bytes(size, at + 10, (at, header)), 0, False))
-    field, stop, good = transport_fields(octets, h)
+    field, stop, good = transport_fields(octets.reshape(-1), np.zeros(1, dtype=np.int64), h)
     if good[0]:
         six, place, end = bool(h.has_ip6[0]), int(field[0]), int(stop[0])
         addresses = (at + 8, at + 40) if six else (at + 12, at + 20)

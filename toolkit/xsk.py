@@ -22,7 +22,7 @@ from toolkit.abi.libxdp import (
 )
 from toolkit.arguments import whole
 from toolkit.batch import Batch
-from toolkit.device import Device, check_queue, describe
+from toolkit.device import Device, check_ethernet, check_queue, describe
 from toolkit.errors import ArgumentError, ToolkitError, kernel_error
 from toolkit.netns import NetNS, entered
 from toolkit.receiver import Receiver
@@ -312,6 +312,7 @@ class Socket(lifecycle.NotCopied):
 
 
 def _check_device(device: Device, queue: int) -> None:
+    check_ethernet(device)
     if not device.up:
         raise kernel_error(
             "bind",

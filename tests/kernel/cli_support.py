@@ -122,10 +122,11 @@ def udp_socket(namespace: Namespace, port: int, family: socket.AddressFamily = s
 def transfer(server: Namespace, client: Namespace, address: str, size: int) -> bool:
     """Send `size` bytes by TCP between two kernels; whether they arrived as they were."""
     data = os.urandom(size)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with server.entered():
-        listener = socket.create_server((address, 5001))
+        listener = socket.create_server((address, 5001), family=family)
     with client.entered():
-        sender = socket.socket()
+        sender = socket.socket(family)
     digest = hashlib.sha256()
 
     def receive() -> None:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import load, rows, table, tuning
@@ -21,6 +22,7 @@ from benchmarks.isolation import Cores, cores, cpu_ns, undisturbed
 from benchmarks.pinging import pinging
 from benchmarks.tcpdump import Tcpdump
 from benchmarks.testpmd import CHOICES, Settings, Testpmd
+from toolkit.checksum_offload import finish_checksums
 from toolkit.lab import Lab, frames
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs("af_xdp", "libxdp", "bcc", "setpriv", "ping")]
@@ -54,6 +56,15 @@ def test_what_the_toolkit_receives_is_what_the_network_delivered(job: str, where
     assert run.lost == 0
     assert run.rate == pytest.approx(run.offered)
     assert 0 < run.cpu < 1.5
+
+
+@pytest.mark.parametrize("size", [64, 1500])
+def test_the_load_with_open_checksums_is_one_that_is_finished(size: int) -> None:
+    matrix = np.frombuffer(rows.open_frame(size), np.uint8)[None].copy()
+    right = frames.udp_frame(bytes(size - 42), size=size)
+    assert matrix.tobytes() != right
+    assert finish_checksums(matrix).all()
+    assert matrix.tobytes() == right
 
 
 def test_what_the_toolkit_forwards_arrives_at_the_other_end(where: Cores) -> None:

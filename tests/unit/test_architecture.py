@@ -58,6 +58,8 @@ FLOORS = {
     "xsk_core": 2,
     "packets": 1,
     "checksum": 1,
+    "checksum_offload": 1,
+    "crc32c": 1,
     "template": 1,
     "places": 1,
     "edits": 1,

@@ -13,6 +13,7 @@ from toolkit.cli import output
 from toolkit.cli.addresses import own_addresses
 from toolkit.cli.binding import Binding
 from toolkit.cli.live import LiveLine, Reading
+from toolkit.cli.lossy import warn_of_losses
 from toolkit.cli.reconcile import introduce
 from toolkit.cli.stop import Stop
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError
@@ -47,6 +48,7 @@ def run(
         )
     answers = Answers(device.mac, mine, udp_port=udp_port or None)
     questions = expression_for(mine, udp_port)
+    warn_of_losses(binding, [interface], tcp=False)
     with (
         Stop(seconds) as stop,
         binding.open(interface, questions, frags=False, timestamps=False, answered=True) as opened,

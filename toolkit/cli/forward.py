@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import select
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from toolkit.abi.if_xdp import Statistics
 from toolkit.cli import output
 from toolkit.cli.binding import Binding
 from toolkit.cli.edit import Edits
 from toolkit.cli.live import LiveLine, Reading
+from toolkit.cli.lossy import warn_of_generic, warn_of_losses
 from toolkit.cli.reconcile import introduce
 from toolkit.cli.stop import Stop
 from toolkit.device import queue_numbers
@@ -65,10 +67,14 @@ def run(
     interval: float,
     extra: bool,
     as_json: bool,
+    finish_checksums: bool | Literal["auto"] = "auto",
 ) -> int:
     """Forward until a signal or `seconds`; the exit code."""
     with Stop(seconds) as stop, contextlib.ExitStack() as parts:
-        directions = _open(interface, other, binding, expression, edits, both, parts)
+        warned = warn_of_losses(binding, [interface, *([other] if both and other else [])])
+        wanted = functools.partial(Forwarder, edit=edits.function, finish_checksums=finish_checksums)
+        directions = _open(interface, other, binding, expression, wanted, both, parts)
+        warn_of_generic([way.source for way in directions], warned)
         if not as_json:
             for way in directions:
                 introduce(way.source)
@@ -106,7 +112,7 @@ def _open(
     other: str | None,
     binding: Binding,
     expression: str | None,
-    edits: Edits,
+    wanted: Callable[[Interface, Interface | Socket], Forwarder],
     both: bool,
     parts: contextlib.ExitStack,
 ) -> list[Direction]:
@@ -117,17 +123,14 @@ def _open(
         binding = dataclasses.replace(binding, yes=True)
     if other is None or other == interface:
         source = parts.enter_context(binding.open(interface, expression, frags=False, timestamps=False))
-        return [Direction(f"{interface} → {interface}", source, source, Forwarder(source, source, edits.function))]
+        return [Direction(f"{interface} → {interface}", source, source, wanted(source, source))]
     umem = parts.enter_context(_umem(binding, interface, other))
     first = parts.enter_context(binding.open(interface, expression, umem, frags=False, timestamps=False))
     if not both:
         target = parts.enter_context(binding.sender(other, 0, umem))
-        return [Direction(f"{interface} → {other}", first, target, Forwarder(first, target, edits.function))]
+        return [Direction(f"{interface} → {other}", first, target, wanted(first, target))]
     second = parts.enter_context(binding.open(other, expression, umem, frags=False, timestamps=False))
-    return [
-        Direction(f"{a.name} → {b.name}", a, b, Forwarder(a, b, edits.function))
-        for a, b in ((first, second), (second, first))
-    ]
+    return [Direction(f"{a.name} → {b.name}", a, b, wanted(a, b)) for a, b in ((first, second), (second, first))]
 
 
 def _umem(binding: Binding, interface: str, other: str) -> UMEM:
@@ -214,6 +217,7 @@ def _report(way: Direction, *, all_sent: bool) -> dict[str, Any]:
         "received": forwarder.received,
         "forwarded": forwarder.forwarded,
         "octets": forwarder.octets,
+        "checksums_finished": forwarder.finished,
         "edited_out": forwarder.edited_out,
         "no_room": forwarder.no_room,
         "all_sent": all_sent,
@@ -236,6 +240,8 @@ def _conclude(report: dict[str, Any], seconds: float) -> None:
         f"received {report['received']:,} = forwarded {report['forwarded']:,} + edited out {report['edited_out']:,} "
         f"+ no room {report['no_room']:,}"
     )
+    if report["checksums_finished"]:
+        print(f"checksums finished that the sender had left to its device: {report['checksums_finished']:,}")
     if not report["all_sent"]:
         print(f"some of them still wait in the TX ring of {report['to']}: is it up, and has it a carrier?")
     ours = Statistics(**report["drop_reasons"])

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -17,6 +17,7 @@ from toolkit.cli.options import (
     FILTERING,
     INTERVAL,
     JSON,
+    LEAVE_CHECKSUMS,
     RECEIVING,
     SECONDS,
     YES,
@@ -94,6 +95,7 @@ def drop(interface: str, **options: Any) -> None:
         metavar="SECONDS",
         help="With -r: wait no longer than this between two packets.",
     ),
+    LEAVE_CHECKSUMS,
     click.option("-C", "--count", type=click.IntRange(min=1), help="Send this many packets, then end."),
     click.option("--rate", type=Number(min=0, min_open=True), help="Packets per second; as fast as it goes without."),
     click.option(
@@ -120,7 +122,8 @@ def send(interface: str, **options: Any) -> None:
     for benchmarks. `sent` were put into the TX ring, of `completed` the kernel has given the memory back.
 
     Recorded packets (-r) leave as they are, with their own addresses, in the times that they were recorded in unless
-    --pace or --rate says otherwise.
+    --pace or --rate says otherwise. Only checksums that a recording on the sending host shows before its device had
+    finished them are finished, as they were then.
 
     \b
     xsk send eth0 --ip-dst 192.0.2.7 -C 1000       a thousand packets to the discard port of a neighbour
@@ -132,10 +135,12 @@ def send(interface: str, **options: Any) -> None:
     """
     names = ("eth_dst", "eth_src", "ip_dst", "ip_src", "src_port", "dst_port", "flows", "size", "frame")
     file, pace, loop, max_gap = (options.pop(name) for name in ("file", "pace", "loop", "max_gap"))
+    leave = options.pop("leave_checksums")
     if file is not None:
-        sys.exit(_replay(interface, file, _pace(pace, options.pop("rate"), max_gap), loop, options, names))
-    if (pace, loop, max_gap) != (None, None, None):
-        raise click.UsageError("--pace, --loop and --max-gap are for recorded packets: name their file with -r.")
+        sys.exit(_replay(interface, file, _pace(pace, options.pop("rate"), max_gap), loop, options, names, leave))
+    if (pace, loop, max_gap, leave) != (None, None, None, False):
+        unfit = "--pace, --loop, --max-gap and --leave-checksums"
+        raise click.UsageError(f"{unfit} are for recorded packets: name their file with -r.")
     if options["frame"] is not None and options["size"] is not None:
         raise click.UsageError("--frame has the size that it has: --size is for packets made here.")
     from toolkit.cli.flood import Flood
@@ -146,7 +151,7 @@ def send(interface: str, **options: Any) -> None:
 
 
 def _replay(
-    interface: str, file: str, pace: Pace, loop: int | None, options: dict[str, Any], made: tuple[str, ...]
+    interface: str, file: str, pace: Pace, loop: int | None, options: dict[str, Any], made: tuple[str, ...], leave: bool
 ) -> int:
     """Go on with -r: recorded packets are not `made` of options."""
     unfit = [name for name in made if options.pop(name) != (1 if name == "flows" else None)]
@@ -159,7 +164,15 @@ def _replay(
     from toolkit.cli.replay import run
 
     options.pop("batch_size")
-    return run(interface, binding_from(options), file, pace, loop=1 if loop is None else loop, **options)
+    return run(
+        interface,
+        binding_from(options),
+        file,
+        pace,
+        loop=1 if loop is None else loop,
+        finish_checksums=not leave,
+        **options,
+    )
 
 
 def _pace(pace: str | None, rate: float | None, max_gap: float | None) -> Pace:
@@ -191,6 +204,7 @@ def _pace(pace: str | None, rate: float | None, max_gap: float | None) -> Pace:
     click.option("--ttl", is_flag=True, help="Count the TTL (hop limit) down by one; drop what has no more of it."),
     click.option("--vlan-push", type=click.IntRange(0, 4094), metavar="ID", help="Add a VLAN tag."),
     click.option("--vlan-pop", is_flag=True, help="Remove the outer VLAN tag of packets that have one."),
+    LEAVE_CHECKSUMS,
     YES,
     *RECEIVING,
     COPY,
@@ -212,6 +226,10 @@ def forward(interface: str, other: str | None, **options: Any) -> None:
 
     ASKS
 
+    Hosts that send into a veth, a tap or a virtio NIC leave the checksums of TCP and UDP to "the hardware": they are
+    finished here (checksums_finished in --json). Two things are lost, and said beforehand where they may happen: VLAN
+    tags that the driver or the sender takes out of the packet, and in generic mode TCP segments that were joined.
+
     \b
     xsk forward eth0 -f 'udp port 7' --mac-swap    reflect packets to where they came from
     xsk forward eth0 eth1 -f 'vlan 42' --vlan-pop
@@ -223,7 +241,8 @@ def forward(interface: str, other: str | None, **options: Any) -> None:
     if options["both"] and other in (None, interface):
         raise click.UsageError("--both is for two interfaces: name the other one.")
     edits = Edits(**{name: options.pop(name) for name in ("mac_swap", "ttl", "vlan_push", "vlan_pop")})
-    sys.exit(run(interface, other, binding_from(options), edits=edits, **options))
+    finish: bool | Literal["auto"] = False if options.pop("leave_checksums") else "auto"
+    sys.exit(run(interface, other, binding_from(options), edits=edits, finish_checksums=finish, **options))
 
 
 @click.command(short_help="Take ARP, ping and UDP echo, and answer them from Python in this host's place.")

@@ -23,6 +23,7 @@ __all__ = [
     "FILTERING",
     "INTERVAL",
     "JSON",
+    "LEAVE_CHECKSUMS",
     "ON_MATCH",
     "RECEIVING",
     "SAMPLING",
@@ -126,6 +127,11 @@ INTERVAL = click.option(
 )
 EXTRA = click.option("-x", "--extra", is_flag=True, help="With each live line: the kernel's six drop counters.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing else.")
+LEAVE_CHECKSUMS = click.option(
+    "--leave-checksums",
+    is_flag=True,
+    help="Do not finish checksums that the sender left to its device; send every byte as it came.",
+)
 COPY = click.option("-c", "--copy", "zero_copy", flag_value="no", help="Force copy mode.")
 COPY_LONG = click.option("--copy", "zero_copy", flag_value="no", help="Force copy mode.")  # where -c is --count
 

@@ -54,6 +54,7 @@ def run(
     pace: Pace,
     *,
     loop: int,
+    finish_checksums: bool,
     queue: int,
     count: int | None,
     seconds: float | None,
@@ -76,7 +77,15 @@ def run(
             how = "zero-copy" if sock.zero_copy else "copy mode"
             print(f"{interface}: queue {queue}, {how}; {file}, {pace}", flush=True)
         began = stop.restart()  # to bind is not to send
-        player = Replay(sock, speed=pace.speed, rate=pace.rate, max_gap=pace.max_gap, limit=count, stop=lambda: stop)
+        player = Replay(
+            sock,
+            speed=pace.speed,
+            rate=pace.rate,
+            max_gap=pace.max_gap,
+            limit=count,
+            finish=finish_checksums,
+            stop=lambda: stop,
+        )
         line = LiveLine(
             lambda: Reading(player.result.packets, player.result.octets),
             interval=interval,
@@ -156,6 +165,7 @@ def _report(sock: Socket, file: str, result: Replayed, began: float) -> dict[str
         "too_long": result.too_long,
         "too_short": result.too_short,
         "cut": result.cut,
+        "checksums_finished": result.finished,
         "behind": round(result.behind, 6),
     }
 
@@ -170,5 +180,7 @@ def _remark(result: Replayed) -> None:
         print(f"{result.too_short:,} packets were left out: they have no whole Ethernet header.")
     if result.cut:
         print(f"{result.cut:,} packets were sent as short as they had been recorded (snaplen).")
+    if result.finished:
+        print(f"{result.finished:,} packets had been recorded before a device finished their checksum; here it was.")
     if result.behind > _LATE:
         print(f"Up to {result.behind:.3f} s behind the recording's times.", flush=True)

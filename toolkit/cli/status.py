@@ -69,7 +69,8 @@ def _print_interfaces(found: Status, *, everything: bool) -> None:
     for title in ("interface", "driver", "queues", "XDP program", "mode", "held by"):
         table.add_column(title, overflow="fold")
     for one in shown:
-        table.add_row(one.interface, one.driver, str(one.queues), *_program_cells(one))
+        driver = one.driver if one.link == "Ethernet" else f"{one.driver} (no Ethernet: {one.link})"
+        table.add_row(one.interface, driver, str(one.queues), *_program_cells(one))
     Console(highlight=False, markup=False).print(table)
 
 

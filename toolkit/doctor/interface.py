@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from toolkit.device import LINK_HEADERS, Device, describe
 from toolkit.doctor import netdev
 from toolkit.doctor.finding import Finding, note, ok, problem
+from toolkit.doctor.forwarding import hidden_tags, joined_segments, surely_generic
 from toolkit.doctor.offloads import active_offloads
 from toolkit.doctor.system import older_than
 from toolkit.errors import ToolkitError
@@ -36,6 +37,9 @@ def examine_interface(name: str, *, wanted: bool) -> Iterator[Finding]:
     """All findings about `name`. `wanted`: somebody means to use it, so that being down is a problem."""
     device = describe(name)
     yield from _state(device, wanted)
+    if device.link != "Ethernet":
+        yield _foreign(device, wanted)
+        return
     yield from _driver(device)
     yield from _queues(device)
     yield from _mtu(device)
@@ -54,6 +58,15 @@ def _state(device: Device, wanted: bool) -> Iterator[Finding]:
         yield idle(name, "state", "it is up, but has no carrier: nothing will arrive", remedy)
     else:
         yield ok(name, "state", "up, with a carrier")
+
+
+def _foreign(device: Device, wanted: bool) -> Finding:
+    """Of a device whose packets begin with something else than Ethernet nothing else matters."""
+    text = f"its packets have no Ethernet header ({device.link}): it cannot be opened here, no filter would match"
+    remedy = (
+        f"open the interface below the tunnel (`ip -d link show {device.name}`); `tcpdump -i {device.name}` shows it"
+    )
+    return (problem if wanted else note)(device.name, "link", text, remedy)
 
 
 def _driver(device: Device) -> Iterator[Finding]:
@@ -114,14 +127,23 @@ def _offloads(device: Device) -> Iterator[Finding]:
     for offload, switch, text in (
         ("rx-lro", "lro", "LRO joins packets before XDP could see them: drivers refuse native XDP with it"),
         ("rx-gro-hw", "rx-gro-hw", "the NIC joins packets (GRO in hardware): some drivers refuse native XDP with it"),
-        ("rx-vlan-hw-parse", "rxvlan", "VLAN tags that the NIC or the sender takes off are invisible to the program"),
     ):
         if offload in active:
             found += 1
             fixed = "it cannot be switched off here: take generic mode (--generic), or set it in the hypervisor"
             yield note(name, "offloads", text, f"ethtool -K {name} {switch} off" if active[offload] else fixed)
-    if not found:
+    tags = list(hidden_tags(device, active))
+    yield from tags
+    if not found and not tags:
         yield ok(name, "offloads", "no offload in the way")
+    if surely_generic(device):
+        yield from joined_segments(device)
+    if not device.on_a_wire:
+        text = (
+            "TCP and UDP checksums may be left to the device by hosts that send into it: receive() and captures show "
+            "such packets as they are; xsk forward, echo and send -r finish them"
+        )
+        yield note(name, "checksums", text, "nothing, or at the sender: ethtool -K SENDER tx off")
 
 
 def _occupied(device: Device, wanted: bool) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 from toolkit.abi import libbpf as abi
-from toolkit.device import index_of
+from toolkit.device import check_ethernet, describe, index_of
 from toolkit.errors import ArgumentError, ClosedError, SystemCallError, kernel_error
 from toolkit.netns import NetNS, entered
 from toolkit.program import query
@@ -169,8 +169,10 @@ def _held_here(links: Collection[int]) -> bool:
     return False
 
 
-def attach(program_fd: int, name: str, interface: str, mode: Mode, replace: Replace, netns: NetNS) -> Link:
-    """Attach a program to an interface; see Program.attach."""
+def attach(
+    program_fd: int, name: str, interface: str, mode: Mode, replace: Replace, netns: NetNS, *, filters: bool = False
+) -> Link:
+    """Attach a program to an interface; see Program.attach. filters: it has rules, which begin with Ethernet."""
     if mode not in ("auto", "native", "generic"):
         raise ArgumentError(f'mode={mode!r} is none of "auto", "native", "generic".')
     check_replace(replace)
@@ -180,6 +182,8 @@ def attach(program_fd: int, name: str, interface: str, mode: Mode, replace: Repl
         except OSError as refused:
             number = refused.errno if refused.errno in (errno.EMFILE, errno.ENFILE) else errno.ENODEV
             raise kernel_error("attach", number, f"cannot attach the XDP program {name} to {interface!r}") from None
+        if filters:
+            check_ethernet(describe(interface))
         replaced = take_place(interface, ifindex, replace)
         try:
             fd, actual, reason = _first_that_works(program_fd, ifindex, mode)

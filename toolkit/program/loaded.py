@@ -145,7 +145,15 @@ class Program:
         """
 
         def work() -> Link:
-            link = links.attach(self.fd, self.name, interface, mode, replace, netns)
+            link = links.attach(
+                self.fd,
+                self.name,
+                interface,
+                mode,
+                replace,
+                netns,
+                filters=any(rule.filter != "all" for rule in self.rules),
+            )
             self._links = [*self.links, link]
             return link
 

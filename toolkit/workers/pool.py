@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from toolkit import lifecycle
 from toolkit.attachment import Attachment
-from toolkit.device import Device, await_carrier, describe, queue_numbers
+from toolkit.device import Device, await_carrier, check_ethernet, describe, queue_numbers
 from toolkit.errors import ArgumentError, ToolkitError
 from toolkit.interface import Interface
 from toolkit.netns import NetNS, entered
@@ -91,6 +91,7 @@ class Workers(Attachment):
                 undo.callback(self._take_down)
                 with entered(netns):
                     self.device = describe(interface)
+                    check_ethernet(self.device)
                     numbers = queue_numbers(self.device, queues)
                     self._dealt = _deal(numbers, workers, interface)
                     places = _places(cpus, len(self._dealt))

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What packets lose on their way through XDP and out again, by the offloads of where they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from toolkit.device import Device
+from toolkit.doctor import netdev
+from toolkit.doctor.finding import Finding, note
+from toolkit.doctor.offloads import active_offloads
+
+__all__ = ["hidden_tags", "joined_segments", "lost_when_forwarded", "surely_generic"]
+
+
+def lost_when_forwarded(device: Device, *, generic: bool) -> Iterator[Finding]:
+    """All that gets lost. generic: the program runs in generic mode. In the calling thread's network namespace."""
+    active = active_offloads(device.name)
+    yield from hidden_tags(device, active)
+    if generic:
+        yield from joined_segments(device)
+
+
+def hidden_tags(device: Device, active: dict[str, bool]) -> Iterator[Finding]:
+    """VLAN tags that travel beside the packet; active: see active_offloads()."""
+    if "rx-vlan-hw-parse" not in active:
+        return
+    name = device.name
+    text = (
+        "VLAN tags that the NIC or the sender takes off are invisible to the program, and lost to packets that are "
+        "forwarded or answered"
+    )
+    if device.driver == "veth":
+        text += "; on a veth it is the other end that takes them off (`ethtool -K PEER txvlan off` there)"
+    fixed = "it cannot be switched off here: set it in the hypervisor"
+    yield note(name, "offloads", text, f"ethtool -K {name} rxvlan off" if active["rx-vlan-hw-parse"] else fixed)
+
+
+def joined_segments(device: Device) -> Iterator[Finding]:
+    """What generic mode is given: packets that were joined on the way to it, or never cut."""
+    name = device.name
+    text = (
+        "in generic mode TCP segments come joined (by GRO, or by a sender on this machine: TSO) in packets longer than "
+        "a frame, which are dropped: TCP connections that are forwarded stall"
+    )
+    remedy = f"native mode; or `ethtool -K {name} gro off lro off`"
+    if device.driver == "veth":
+        remedy = f"native mode; or `ethtool -K {name} gro off`, and at the other end `ethtool -K PEER tso off gso off`"
+    yield note(name, "segments", text, remedy)
+
+
+def surely_generic(device: Device) -> bool:
+    """Whether the kernel says that the driver has no native XDP."""
+    able = netdev.abilities(device.ifindex)
+    return able is not None and not able.features & netdev.NETDEV_XDP_ACT_BASIC
