@@ -55,6 +55,7 @@ _VLANS = tuple(kind.to_bytes(2, "big") for kind in (ETH_P_8021Q, ETH_P_8021AD, E
 _ETH_HLEN, _VLAN_HLEN = 14, 4
 _FEW = 12  # packets up to which one after the other is quicker than NumPy's fixed costs
 _SHORT = 256  # bytes: segments up to here and longer ones are summed apart, for rows are as wide as their longest
+_AT_ONCE = 1 << 20  # bytes that are copied and summed in one go
 _TUNNELS = 4  # one inside of the other, at most
 _MORE_OR_LATER = 0x3FFF  # of IPv4's flags and fragment offset: set in any fragment
 
@@ -264,15 +265,22 @@ def _complete(memory: Bytes, start: Places, size: Places, field: Places) -> None
 
 
 def _sums(memory: Bytes, start: Places, size: Places) -> npt.NDArray[np.uint64]:
+    """Sum the words of ranges: shape (m,), unfolded. In pieces: to take new memory for all costs as much again."""
+    width = (int(size.max()) + 3) & ~3
+    step = max(_AT_ONCE // width, _FEW)
+    if len(start) <= step:
+        return _piece_sums(memory, start, size, width)
+    pieces = (slice(at, at + step) for at in range(0, len(start), step))
+    return np.concatenate([_piece_sums(memory, start[piece], size[piece], width) for piece in pieces])
+
+
+def _piece_sums(memory: Bytes, start: Places, size: Places, width: int) -> npt.NDArray[np.uint64]:
     one = int(size[0])
-    if not (size == one).all():
-        return word_sums(gather(memory, start, size, (int(size.max()) + 3) & ~3))
-    # Of one length: whole words without a mask, and what is left of the last.
-    whole = one & ~3
-    sums = word_sums(windows(memory, whole)[start].view(np.uint8).reshape(len(start), whole))
-    if one > whole:
-        sums += word_sums(gather(memory, start + whole, size - whole, 4))
-    return sums
+    if not (size == one).all() or int(start.max()) > memory.size - width:
+        return word_sums(gather(memory, start, size, width))
+    block = windows(memory, width)[start].view(np.uint8).reshape(len(start), width)
+    block[:, one:] = 0  # of one length: quicker than a mask
+    return word_sums(block)
 
 
 @lru_cache(maxsize=1)
