@@ -71,16 +71,22 @@ def entered(netns: NetNS) -> Iterator[None]:
     if netns is None:
         yield
         return
-    target = _open(netns)
+    held: list[int] = []  # descriptors: of the target, of home
     try:
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            _setns(target, f"cannot enter the network namespace {netns!r}")
-            try:
-                yield
-            finally:
-                _setns(home, "cannot return to the first network namespace")
+            held.append(_open(netns))
+            held.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+            _setns(held[0], f"cannot enter the network namespace {netns!r}")
+            yield
         finally:
-            os.close(home)
+            _return(held)
     finally:
-        os.close(target)
+        _return(held)  # once more, for an interrupt may have cut the first short
+
+
+def _return(held: list[int]) -> None:
+    """Go home, and let go of the descriptors. Repeatable."""
+    if len(held) > 1:
+        _setns(held[1], "cannot return to the first network namespace")
+    while held:
+        os.close(held.pop())

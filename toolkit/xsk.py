@@ -103,10 +103,10 @@ class Socket(lifecycle.NotCopied):
                         self.umem.close()
                     raise
             self._finalizer = weakref.finalize(self, self._core.finalize)
+            self.fill: FillQueue = self._core.fill
+            self.completion: CompletionQueue = self._core.completion
 
-        uninterrupted(bind)
-        self.fill: FillQueue = self._core.fill
-        self.completion: CompletionQueue = self._core.completion
+        uninterrupted(bind, dispose=lambda _: self.close())
 
     def __enter__(self) -> Socket:
         """Close at the end of the block."""

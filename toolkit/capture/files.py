@@ -189,6 +189,11 @@ class PacketFiles:
         if failure is not None:
             raise failure
 
+    def discard(self) -> None:
+        """End without a trace: for who gives up before there are packets."""
+        self._writer.close(self._stalled)
+        self._files.discard()
+
     def abandon(self) -> None:
         """Let go of everything without a word: for a forked child."""
         self._files.abandon()

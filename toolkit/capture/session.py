@@ -126,15 +126,25 @@ class Capture(lifecycle.NotCopied):
         queueing.check()
         self._known = Counts()  # as last read
         self._start = self._first_counts()
-        self._sink: PacketFiles | Tables = self._make_sink(
-            Rotation(rotate_bytes, rotate_seconds, rotate_files), compress, force, access, queueing
-        )
-        self._next_note = time.monotonic() + _NOTE_SECONDS
-        # One that is forgotten, or left open when the interpreter ends, is completed all the same.
-        self._finalizer = weakref.finalize(self, _complete, self._sink, os.getpid())
         self._dead = False  # in a fork
-        self._down = False
-        lifecycle.track(self)
+        self._next_note = time.monotonic() + _NOTE_SECONDS
+        rotation = Rotation(rotate_bytes, rotate_seconds, rotate_files)
+
+        def begin() -> None:
+            self._sink: PacketFiles | Tables = self._make_sink(rotation, compress, force, access, queueing)
+            # One that is forgotten, or left open when the interpreter ends, is completed all the same.
+            self._finalizer = weakref.finalize(self, _complete, self._sink, os.getpid())
+            lifecycle.track(self)
+            self._down = False
+
+        # In one piece: an interrupt in the middle could leave a thread, and a file that the next try comes upon.
+        uninterrupted(begin, dispose=lambda _: self._give_up())
+
+    def _give_up(self) -> None:
+        """Take back what was begun, the file too."""
+        self._down = True
+        self._finalizer.detach()
+        self._sink.discard()
 
     def _make_sink(
         self, rotation: Rotation, compress: str | None, force: bool, access: Access, queueing: Queueing
@@ -173,7 +183,11 @@ class Capture(lifecycle.NotCopied):
             force=force,
             access=access,
         )
-        return Tables(sink, str(self.path), queueing, self._reader())
+        try:
+            return Tables(sink, str(self.path), queueing, self._reader())
+        except BaseException:
+            sink.discard()
+            raise
 
     # --- packets ------------------------------------------------------------------------------------------------------
 
@@ -304,12 +318,13 @@ class Capture(lifecycle.NotCopied):
 
     def close(self) -> None:
         """Write what waits and the figures, close the file. Repeatable. Raises what kept packets from being written."""
-        if self._down:
-            return
+        if not self._down:
+            uninterrupted(self._close)  # cut short, the file would lack its figures, and what waits
+
+    def _close(self) -> None:
         self._down = True
         self._finalizer.detach()
-        if not self._dead:
-            uninterrupted(self._sink.close)  # cut short, the file would lack its figures, and what waits
+        self._sink.close()
 
     def __enter__(self) -> Capture:
         """Close at the end of the block."""

@@ -37,6 +37,9 @@ class Sink(Protocol):
     def close(self, statistics: Mapping[str, Any] | None = None) -> None:
         """End it; `statistics`: received and dropped, for those who note that."""
 
+    def discard(self) -> None:
+        """End it without a trace, when nothing was written."""
+
     @property
     def written(self) -> int:
         """Packets that are safe."""
@@ -120,6 +123,11 @@ class Tables:
             failure = ToolkitError(f"cannot write to {self._name}: nothing moved for {self._stalled:.0f} s.")
         if failure is not None:
             raise failure
+
+    def discard(self) -> None:
+        """End without a trace: for who gives up before there are packets."""
+        self._writer.close(self._stalled)
+        self._sink.discard()
 
     def abandon(self) -> None:
         """Do nothing: the sink's files are closed with the forked child."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import itertools
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from toolkit.errors import ArgumentError
 from toolkit.lab import ethtool, frames
 from toolkit.lab.namespace import Namespace
 from toolkit.lab.veth import End, connect, counters, delete, revive
+from toolkit.uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
     from toolkit.lab.capture import Capture
@@ -63,20 +65,22 @@ class Lab:
         self.ip, self.peer_ip = frames.NEAR_IP, frames.FAR_IP
         self.ip6, self.peer_ip6 = frames.NEAR_IP6, frames.FAR_IP6
         self._neighbours = neighbours
-        self.netns = Namespace()  # of the receiving end
-        self.far = Namespace()  # of the sending end
-        self._ends = (
-            End(self.netns, interface, self.mac, self.ip, self.ip6),
-            End(self.far, peer, self.peer_mac, self.peer_ip, self.peer_ip6),
-        )
-        try:
-            connect(*self._ends, queues=queues, mtu=mtu, neighbours=neighbours, offloads=offloads)
+        # In one piece: an interrupt in the middle could leave namespaces that no object stands for.
+        uninterrupted(lambda: self._build(offloads, gro), dispose=lambda _: self.close())
+
+    def _build(self, offloads: bool, gro: bool) -> None:
+        with contextlib.ExitStack() as undo:
+            self.netns = undo.enter_context(Namespace())  # of the receiving end
+            self.far = undo.enter_context(Namespace())  # of the sending end
+            self._ends = (
+                End(self.netns, self.interface, self.mac, self.ip, self.ip6),
+                End(self.far, self.peer, self.peer_mac, self.peer_ip, self.peer_ip6),
+            )
+            connect(*self._ends, queues=self.queues, mtu=self.mtu, neighbours=self._neighbours, offloads=offloads)
             if gro:
                 with self.netns.entered():
-                    ethtool.set_gro(interface, True)
-        except BaseException:
-            self.close()
-            raise
+                    ethtool.set_gro(self.interface, True)
+            undo.pop_all()
 
     @property
     def near(self) -> Namespace:

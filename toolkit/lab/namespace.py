@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ from toolkit.abi.libc import CLONE_NEWNET, unshare
 from toolkit.errors import ClosedError, kernel_error
 from toolkit.lab import ethtool, processes
 from toolkit.netns import entered
+from toolkit.uninterrupted import apart, uninterrupted
 
 __all__ = ["Namespace"]
 
@@ -34,9 +34,12 @@ class Namespace(lifecycle.NotCopied):
     def __init__(self) -> None:
         self._fd = -1  # written here, by close() and in a forked child
         self._children: list[subprocess.Popen[Any]] = []  # programs that may still run
-        in_new_thread(self._unshare)
-        self.inode: int = os.fstat(self._fd).st_ino  # the number in `ls -l /proc/PID/ns/net`; stays after close
-        lifecycle.track(self)
+        self.inode = 0  # the number in `ls -l /proc/PID/ns/net`; stays after close
+        try:
+            apart(self._unshare)  # a thread that ends: nobody else is to be in the new namespace
+        except BaseException:
+            self.close()
+            raise
 
     def fileno(self) -> int:
         """The descriptor of the namespace (of kind /proc/PID/ns/net), valid until `close`."""
@@ -63,7 +66,8 @@ class Namespace(lifecycle.NotCopied):
             with self.entered():
                 return function()
 
-        return in_new_thread(inside)
+        # To its end, whatever interrupts: left alone, it would go on with descriptors that its caller has closed.
+        return apart(inside)
 
     def popen(self, arguments: Sequence[str | os.PathLike[str]], **popen: Any) -> subprocess.Popen[Any]:
         """Start an unmodified program here. It is killed when this namespace is closed or this process ends.
@@ -73,7 +77,8 @@ class Namespace(lifecycle.NotCopied):
         """
         self.fileno()
         self._children[:] = [child for child in self._children if child.returncode is None]
-        return processes.start(arguments, self, self._children, **popen)
+        # To its end, whatever interrupts: else the program would begin when its caller has given up.
+        return apart(lambda: processes.start(arguments, self, self._children, **popen), dispose=_end)
 
     def run(
         self,
@@ -90,12 +95,13 @@ class Namespace(lifecycle.NotCopied):
             popen["stdout"] = popen["stderr"] = subprocess.PIPE
         if input is not None:
             popen["stdin"] = subprocess.PIPE
-        child = self.popen(arguments, **popen)
+        child: subprocess.Popen[Any] | None = None
         try:
+            child = self.popen(arguments, **popen)
             out, err = child.communicate(input, timeout=timeout)
         except BaseException:
-            child.kill()
-            child.communicate()
+            if child is not None:
+                _end(child)
             raise
         status = child.returncode
         if check and status:
@@ -104,6 +110,9 @@ class Namespace(lifecycle.NotCopied):
 
     def close(self) -> None:
         """Kill the programs that still run here and let the namespace go. May be called again."""
+        uninterrupted(self._close)
+
+    def _close(self) -> None:
         children, self._children = self._children, []
         for child in children:
             if child.poll() is None:
@@ -127,6 +136,8 @@ class Namespace(lifecycle.NotCopied):
                 remedy="run as root (sudo)",
             ) from None
         self._fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self.inode = os.fstat(self._fd).st_ino
+        lifecycle.track(self)
         ethtool.set_up("lo")
 
     def _after_fork_in_child(self) -> None:
@@ -145,30 +156,13 @@ class Namespace(lifecycle.NotCopied):
     def __del__(self) -> None:
         # Nobody can use the object any more; an interpreter on its way out may have lost `os` already.
         with contextlib.suppress(Exception):
-            self.close()
+            self._close()
 
     def __repr__(self) -> str:
         return f"<Namespace net:[{self.inode}]{' closed' if self.closed else ''}>"
 
 
-def in_new_thread(function: Callable[[], T]) -> T:
-    """Run `function` in a thread that ends with it, and return or raise what it does."""
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            results.append(function())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=work, name="toolkit-lab", daemon=True)
-    thread.start()
-    try:
-        thread.join()
-    except BaseException:  # an interrupt: what the thread is about to make must be known to its owner first
-        thread.join(1.0)
-        raise
-    if errors:
-        raise errors[0]
-    return results[0]
+def _end(child: subprocess.Popen[Any]) -> None:
+    """Kill a program, and read what it said to the end."""
+    child.kill()
+    child.communicate()

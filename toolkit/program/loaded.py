@@ -78,12 +78,12 @@ class Program:
 
         Raises CompileError, VerifierError, FilterError, LibraryError (no BCC), PrivilegeError, ArgumentError.
         """
-        found = sources.read(source)
-        wanted = chosen(filter, rules, on_match, sample, snaplen)
-        text = sources.assemble(found, wanted, defines or {}, frags)
-        image = build.choose(build.build_images(found, text, cache=cache), function, found.name)
 
         def work() -> Program:
+            found = sources.read(source)
+            wanted = chosen(filter, rules, on_match, sample, snaplen)
+            text = sources.assemble(found, wanted, defines or {}, frags)
+            image = build.choose(build.build_images(found, text, cache=cache), function, found.name)
             maps = load.create_maps(image, map_entries or {})
             try:
                 fd = load.load_program(image, maps, frags=frags, source=found.name)
@@ -93,7 +93,7 @@ class Program:
                 raise
             return cls(fd, image.function, maps, wanted)
 
-        # In one piece: an interrupt in the middle could leave file descriptors that no object stands for.
+        # In one piece: an interrupt in the middle could leave file descriptors that no object stands for, or clang.
         return uninterrupted(work, dispose=Program.close)
 
     @classmethod

@@ -148,6 +148,11 @@ class ParquetSink:
         self._finalizer.detach()
         self._writing.close(statistics or {})
 
+    def discard(self) -> None:
+        """End without a trace: for who gives up before there are packets. Directories that were made stay."""
+        self._finalizer.detach()
+        self._writing.discard()
+
 
 class _Writing:
     """What a sink does, apart from the sink: its finalizer holds this."""
@@ -202,6 +207,11 @@ class _Writing:
                 self._flush()
         finally:
             self.files.end({"packets": self.files.rows, **statistics})
+
+    def discard(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.files.discard()
 
     def _decode(self) -> None:
         if self._waiting:
@@ -285,6 +295,9 @@ class _Single:
     def finish(self, statistics: Mapping[str, Any]) -> None:
         """Nothing: the file ends with the sink."""
 
+    def discard(self) -> None:
+        self._file.discard()
+
     def end(self, statistics: Mapping[str, Any]) -> None:
         self._file.close({name: _plain(value) for name, value in statistics.items()})
 
@@ -342,6 +355,11 @@ class _Dataset:
             self._bytes += file.bytes
         if failure is not None:
             raise failure
+
+    def discard(self) -> None:
+        for file in self._open.values():
+            file.discard()
+        self._root.close()
 
     def end(self, statistics: Mapping[str, Any]) -> None:
         try:

@@ -116,6 +116,17 @@ class ParquetFile:
         self._groups += 1
         self.rows += table.num_rows
 
+    def discard(self) -> None:
+        """Remove it: for who gives up before there are packets. Repeatable."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                self._folder.remove(self._draft, fd)
+            self._folder.close()
+            os.close(fd)
+            self._file.drop()
+            self._writer.close()
+
     def close(self, metadata: Mapping[str, str]) -> None:
         """Write the footer, `metadata` in it, and give the file its name. Repeatable."""
         if self._fd < 0:
@@ -167,6 +178,10 @@ class _Output(io.RawIOBase):
 
     def tell(self) -> int:
         return self._at
+
+    def drop(self) -> None:
+        """Write nothing any more."""
+        self._owner = 0
 
     def write(self, data: Any) -> int:
         left = memoryview(data).cast("B")

@@ -104,12 +104,12 @@ class Workers(Attachment):
                     for i, (mine, cpu) in enumerate(zip(self._dealt, places, strict=True))
                 ]
                 self._start(jobs, netns)
+                lifecycle.track(self)
+                _close_at_exit(self)
                 undo.pop_all()
 
         # In one piece: an interrupt in the middle could leave a program attached that no object stands for.
         uninterrupted(begin, dispose=lambda _: self.close())
-        lifecycle.track(self)
-        _close_at_exit(self)
 
     # --- the beginning ------------------------------------------------------------------------------------------------
 
