@@ -109,9 +109,9 @@ class _Job(Generic[T]):
         except BaseException as failure:
             self.failure = failure
         finally:
-            _passing.steps = before
             self.over = True
             self._done.release()
+            _passing.steps = before
 
     def wait(self, seconds: float) -> None:
         """Wait until it is over, so many seconds at most. `over` tells: an interrupt may swallow that we were woken."""

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from replace_support import own_places
 
-import toolkit.uninterrupted
 from toolkit.abi import libbpf as abi
 from toolkit.errors import ArgumentError, NotSupportedError, SystemCallError
 from toolkit.lab import Lab
@@ -216,9 +215,8 @@ def test_sigint_while_attaching_leaves_nothing_attached(
     assert not [link for link in program.links if not link.closed]
 
 
-def test_an_interrupt_at_every_line_of_attach(program: Program, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_at_every_line_of_attach(program: Program, lab: Lab) -> None:
     """Nothing is attached that the Program does not know of; and it knows of something only where all was done."""
-    monkeypatch.setattr(toolkit.uninterrupted, "_START_PATIENCE", 0.1)  # of an interrupt as the thread is to start
 
     def one_line(k: int) -> bool:
         interrupt = Interrupt(k)
