@@ -156,7 +156,7 @@ def test_put_back_by_hand_meanwhile(lab: Lab, said: Callable[[], list[str]]) -> 
         with lab.netns.entered():
             assert abi.libbpf().bpf_xdp_attach(socket.if_nametoindex("veth0"), fd, abi.XDP_FLAGS_DRV_MODE, None) == 0
         os.close(fd)
-    assert "somebody has put it back" in said()[-1]
+    assert "is on veth0 already" in said()[-1]
     assert drops(lab)
 
 

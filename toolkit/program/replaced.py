@@ -250,7 +250,7 @@ def _restore(record: Record) -> tuple[bool, str]:
     if present is None or present.link_ids or present.link_ids is None:
         return True, f"is not back yet: {present or 'another program'} is there; after that, `xsk detach {name}`"
     if present.program.id == record.before["id"]:
-        return False, f"is on {name} again: somebody has put it back"
+        return False, f"is on {name} already"
     return False, f"is not put back: somebody attached {present} meanwhile"
 
 
