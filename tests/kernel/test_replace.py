@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import worker_jobs
 from replace_support import by_netlink, drops, own_places, present
-from support import what_runs
+from support import eventually, run_child, what_runs
 
 import toolkit
 from toolkit import records
@@ -23,6 +24,7 @@ from toolkit.errors import ArgumentError, SystemCallError
 from toolkit.lab import Lab
 from toolkit.program import Program, pins
 from toolkit.program.replaced import left, repair
+from toolkit.workers import Workers
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -84,6 +86,16 @@ def test_the_firewall_drops_again(lab: Lab, said: Callable[[], list[str]], how: 
     (line,) = said()
     assert line == f"veth0: program {number} (firewall), {before.mode if before else ''}, is back on veth0"
     assert present(lab) == before
+    assert drops(lab)
+
+
+def test_workers_put_it_back_as_well(lab: Lab) -> None:
+    by_netlink(lab)
+    with Workers(lab.interface, worker_jobs.count, filter="udp", workers=1, replace=True, netns=lab.netns) as workers:
+        assert workers.link.replaced is not None
+        assert not drops(lab)
+        workers.stop()
+        workers.results(10)
     assert drops(lab)
 
 
@@ -246,6 +258,38 @@ def test_a_forked_child_puts_nothing_back(lab: Lab) -> None:
                 os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
         assert f"program {interface.program.id} " in str(what_runs(lab))
+        with lab.netns.entered():
+            assert [record.alive for record in left()] == [True]  # it is the parent's still
+    assert drops(lab)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_after_kill_the_next_to_open_puts_it_back(lab: Lab, said: Callable[[], list[str]], replace: bool) -> None:
+    number = by_netlink(lab)
+    netns = lab.netns.fileno()
+    run_child(
+        f"""
+        import os, signal, toolkit
+        from pathlib import Path
+        from toolkit import records
+        from toolkit.program import pins
+        records.DIRECTORY, pins.DIRECTORY = Path({str(records.DIRECTORY)!r}), Path({str(pins.DIRECTORY)!r})
+        class Given:
+            def fileno(self):
+                return {netns}
+        interface = toolkit.open("veth0", filter="udp port 9", ring_size=64, replace=True, netns=Given())
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        status=-9,
+        pass_fds=[netns],
+    )
+    assert eventually(lambda: present(lab) is None)
+    if replace:
+        with opened(lab):
+            assert said()[0] == f"veth0: program {number} (firewall), native, is back on veth0"
+    else:
+        with pytest.raises(SystemCallError, match=rf"program {number} \(firewall\), native, held by netlink"):
+            opened(lab, replace=False)
     assert drops(lab)
 
 
