@@ -311,7 +311,7 @@ def test_groups_and_modes_that_make_no_sense_are_refused() -> None:
 
 
 def test_no_other_module_makes_or_removes_files_by_name() -> None:
-    """But for the cache of programs, which holds its own directory, and what is in directories of root in /run and bpffs."""
+    """But for the cache of programs, which holds its own directory, and those of root in /run and the BPF one."""
     words = ("O_CREAT", "write_text(", "write_bytes(", "mkdir(", "unlink(", "os.replace(", "os.rename(", "makedirs(")
     root = Path(toolkit.__file__).parent
     found = {
