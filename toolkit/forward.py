@@ -66,7 +66,8 @@ class Forwarder:
             if sock.sg:
                 raise ArgumentError(
                     f"{sock!r} takes packets of several frames, which are not forwarded or answered: an edit would see "
-                    "pieces. Next step: open it with frags=False (longer ones are then dropped, and counted)."
+                    "pieces. Next step: open all that share its UMEM with frags=False, or as Sockets with sg=False "
+                    "(longer packets are then dropped, and counted)."
                 )
         for sock in targets:
             _ = sock.tx  # raises on a Socket made with tx=False

@@ -104,6 +104,8 @@ class Interface(OneReceiver):
             "fallback_reason": self.link.fallback_reason,
             "replaced": self.link.replaced,
             "zero_copy": self.zero_copy,
+            "frags": all(sock.sg for sock in self.sockets),
+            "need_wakeup": all(sock.need_wakeup for sock in self.sockets),
             "queues": [sock.queue for sock in self.sockets],
             "filter": self.filter,
             "frames": self.umem.frames,

@@ -21,6 +21,8 @@ from toolkit.netns import NetNS, entered
 from toolkit.program import Action, Program, Replace, Rule, attached
 from toolkit.program.rules import chosen
 from toolkit.program.rules import describe as in_words
+from toolkit.registration import Registration
+from toolkit.socket_options import SocketOptions
 from toolkit.umem import LONGEST_PACKET, UMEM, check_ring_size, frame_size_for
 from toolkit.uninterrupted import uninterrupted
 from toolkit.wait import WaitMode, check_wait_mode
@@ -46,7 +48,7 @@ class _Wanted(NamedTuple):
     ring_size: int | None
     frames: int | None
     frame_size: int | None
-    need_wakeup: bool
+    need_wakeup: bool | Literal["auto"]
     tx: bool
     poison: bool
     wait: WaitMode
@@ -72,7 +74,7 @@ def open(
     ring_size: int | None = None,
     frames: int | None = None,
     frame_size: int | None = None,
-    need_wakeup: bool = True,
+    need_wakeup: bool | Literal["auto"] = "auto",
     tx: bool = True,
     poison: bool = False,
     wait: WaitMode = "poll",
@@ -102,7 +104,8 @@ def open(
     system and root. "link" takes the place of what somebody's link holds as well, which cannot be put back.
     info()["replaced"] names it.
     umem: one that several Interfaces share, so that packets can go from one to the other without a copy; it is not
-    closed with the Interface, and the next three arguments are its own.
+    closed with the Interface, and the next three arguments are its own. In frags, need_wakeup and zero_copy they are
+    alike: the first one decides, "auto" follows it, and to ask for something else is an ArgumentError.
     ring_size: entries of each ring, a power of two; by default 8192 (20 MB a queue) for up to
     4 queues, then less, so that 64 queues do not cost a gigabyte, and less where a cgroup or a limit leaves little.
     frames: per queue; by default a quarter more than the ring, so that sending cannot starve.
@@ -172,10 +175,16 @@ def _open_fitting(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -
     """
     device = describe(interface)
     check_ethernet(device)
+    registration: Registration | None = wanted.umem.registration if wanted.umem is not None else None
+    shared = registration.shared if registration is not None else None
+    asked = SocketOptions.checked(zero_copy=wanted.zero_copy, need_wakeup=wanted.need_wakeup, sg=wanted.frags)
+    asked.on(shared, device.name)  # what the UMEM refuses: now, before anything is attached
     if wanted.frags is True:
         return _open(device, wanted, undo)
     reason = ""
-    if wanted.frags == "auto" and wanted.program is None and wants_frags(device):
+    if wanted.frags == "auto" and shared is not None and not shared.sg:
+        reason = " Packets of several frames cannot be had: the sockets of its UMEM were opened without (frags=False)."
+    elif wanted.frags == "auto" and wanted.program is None and wants_frags(device):
         try:
             with contextlib.ExitStack() as attempt:
                 opened = _open(device, wanted._replace(frags=True), attempt)
@@ -191,7 +200,7 @@ def _open_fitting(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -
             f"and will be dropped (rx_dropped counts them).{reason}",
             stacklevel=3,
         )
-    return _open(device, wanted._replace(frags=False), undo)
+    return _open(device, wanted, undo)
 
 
 def wants_frags(device: Device) -> bool:
@@ -301,7 +310,7 @@ def _socket(interface: str, queue: int, umem: UMEM, sharing: int, wanted: _Wante
         tx_size=size,
         zero_copy=wanted.zero_copy,
         need_wakeup=wanted.need_wakeup,
-        sg=wanted.frags is True,
+        sg=wanted.frags,
         tx=wanted.tx,
         prefill=rx_limit,
         wait=wanted.wait,

@@ -17,6 +17,7 @@ from typing import Protocol
 from toolkit.abi.if_xdp import XDP_UMEM_TX_METADATA_LEN
 from toolkit.abi.libxdp import XskRing, XskUmemConfig, XskUmemOpts, has_opts, libxdp
 from toolkit.errors import NotSupportedError, kernel_error
+from toolkit.socket_options import Shared
 from toolkit.umem import UMEM
 
 __all__ = ["Member", "Registration"]
@@ -41,6 +42,7 @@ class Registration:
         self.comp = XskRing()
         self.opening = 0  # sockets that are being created: it must not go meanwhile
         self.first = True  # the rings above are not taken yet
+        self.shared: Shared | None = None  # what its sockets have in common, once there is one; by Core
         self.members: list[Member] = []
         self.anchor: Member | None = None  # the member whose kernel socket stands behind the UMEM's descriptor
         self.pointer = self._create()

@@ -53,8 +53,8 @@ class Socket(lifecycle.NotCopied):
         rx_size: int = XSK_RING_CONS__DEFAULT_NUM_DESCS,
         tx_size: int = XSK_RING_PROD__DEFAULT_NUM_DESCS,
         zero_copy: bool | Literal["auto"] = "auto",
-        need_wakeup: bool = True,
-        sg: bool = False,
+        need_wakeup: bool | Literal["auto"] = "auto",
+        sg: bool | Literal["auto"] = "auto",
         rx: bool = True,
         tx: bool = True,
         prefill: int = 0,
@@ -66,8 +66,12 @@ class Socket(lifecycle.NotCopied):
         umem: shared with other Sockets, or None for one of its own (closed with the Socket).
         rx_size, tx_size: ring entries, powers of two. rx=False or tx=False leaves that ring out.
         zero_copy: True demands it, False forbids it, "auto" takes it where the driver has it; `zero_copy` says.
-        need_wakeup: the kernel asks for system calls when it needs them, rather than polling. sg: packets larger than
-        a frame arrive as several descriptors (XDP_PKT_CONTD), and in a Batch whole, which is then a copy.
+        need_wakeup: the kernel asks for system calls when it needs them, rather than polling ("auto": True).
+        sg: packets larger than a frame arrive as several descriptors (XDP_PKT_CONTD), and in a Batch whole, which is
+        then a copy ("auto": False).
+        In these three all sockets of a UMEM are alike, because the kernel gives each what the first one has: "auto"
+        takes that over, and to ask for something else is an ArgumentError. The properties of these names say what came
+        about.
         prefill: frames to lend to the kernel before binding (some zero-copy drivers want that).
         wait: how wait() and receive() wait, see toolkit.wait: "poll" sleeps, "busy-poll" and "spin" take a core.
         netns: the network namespace of the interface: a pid, a path, a name of `ip netns`, or an object with fileno().
@@ -145,7 +149,12 @@ class Socket(lifecycle.NotCopied):
     @property
     def sg(self) -> bool:
         """Whether packets may come as several descriptors (XDP_USE_SG)."""
-        return self._core.options.sg
+        return bool(self._core.options.sg)
+
+    @property
+    def need_wakeup(self) -> bool:
+        """Whether the kernel says when it needs a system call (XDP_USE_NEED_WAKEUP)."""
+        return bool(self._core.options.need_wakeup)
 
     @property
     def closed(self) -> bool:

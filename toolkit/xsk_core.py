@@ -36,12 +36,12 @@ from toolkit.abi.libxdp import (
     libxdp,
 )
 from toolkit.custody import ReceiveCustody, SendCustody
-from toolkit.errors import ClosedError, DeviceGoneError, FrameError, ToolkitError, kernel_error
+from toolkit.errors import ClosedError, DeviceGoneError, FrameError, SystemCallError, ToolkitError, kernel_error
 from toolkit.registration import Registration
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
 from toolkit.rings.limits import rx_limits, tx_limits
 from toolkit.rings.memory import ADDRESS_BYTES, DESC_BYTES
-from toolkit.socket_options import SocketOptions
+from toolkit.socket_options import Shared, SocketOptions
 from toolkit.umem import UMEM
 from toolkit.uninterrupted import uninterrupted
 from toolkit.wait import DeviceSocket, Waiter
@@ -99,6 +99,7 @@ class Core:
         self._registration: Registration = self.umem.registration
         self._registration.opening += 1
         first = self._registration.first
+        self.options = self.options.on(self._registration.shared, self.where)
         if first:
             self._structs[2], self._structs[3] = self._registration.fill, self._registration.comp
             self._map_fill_and_completion()
@@ -113,6 +114,8 @@ class Core:
         self.waiter = Waiter([self.sock], self.where)
         self._offsets = parse_mmap_offsets(self.sock.getsockopt(SOL_XDP, XDP_MMAP_OFFSETS, 128))
         if not first:
+            if not self._structs[2].ring:  # libxdp would have it share the rings of another socket on the same queue
+                raise kernel_error("bind", errno.EBUSY, f"cannot bind to {self.where}")
             self._map_fill_and_completion()
             self.fill.fill_all(self.umem, prefill)
         self._map_rx_and_tx()
@@ -124,6 +127,8 @@ class Core:
         self.zero_copy = bool(self._option(XDP_OPTIONS) & XDP_OPTIONS_ZEROCOPY)
         if self.options.zero_copy and not self.zero_copy:
             raise kernel_error("bind", errno.EOPNOTSUPP, f"cannot bind zero-copy to {self.where}")
+        # The kernel keeps these with the UMEM. It reports the last one only; the others came about when bind() did.
+        self._registration.shared = Shared(bool(self.options.sg), bool(self.options.need_wakeup), self.zero_copy)
         self._registration.opening -= 1
 
     def _create(self, interface: str, queue: int) -> None:
@@ -152,8 +157,20 @@ class Core:
             if number == errno.EBUSY:  # perhaps a Socket that nobody can reach any more holds the queue
                 self._finalize_unreachable()
             if number != errno.EBUSY or time.monotonic() > deadline:
-                raise kernel_error("bind", number, f"cannot bind to {self.where}")
+                raise self._not_bound(number)
             time.sleep(0.005)
+
+    def _not_bound(self, number: int) -> SystemCallError:
+        tried, shared = f"cannot bind to {self.where}", self._registration.shared
+        if number == errno.EOPNOTSUPP and shared is not None and shared.zero_copy:
+            return kernel_error(
+                "bind",
+                number,
+                tried,
+                cause="the other sockets of this UMEM are zero-copy, so this one must be, and its driver cannot",
+                remedy="make the first one with zero_copy=False, or use a UMEM of its own",
+            )
+        return kernel_error("bind", number, tried)
 
     def _map_fill_and_completion(self) -> None:
         fill = RingMemory.from_libxdp(self._structs[2], ADDRESS_BYTES)
@@ -168,11 +185,11 @@ class Core:
         if self.options.rx:
             memory = RingMemory.from_libxdp(self._structs[0], DESC_BYTES)
             self._memories.append(memory)
-            self.rx = RXQueue(memory, self.receive_custody, rx_limits(self.umem.frame_size, self.options.sg))
+            self.rx = RXQueue(memory, self.receive_custody, rx_limits(self.umem.frame_size, bool(self.options.sg)))
         if self.options.tx:
             memory = RingMemory.from_libxdp(self._structs[1], DESC_BYTES)
             self._memories.append(memory)
-            limits = tx_limits(self.umem.frame_size, self.options.sg, self.umem.tx_metadata_len)
+            limits = tx_limits(self.umem.frame_size, bool(self.options.sg), self.umem.tx_metadata_len)
             self.tx = TXQueue(memory, self.send_custody, self._wake_tx, limits)
 
     def _undo_open(self) -> None:

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a Socket on a shared UMEM comes to, for every first socket and every wish: no driver is needed to say."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Literal
+
+import pytest
+
+from toolkit.abi.if_xdp import XDP_COPY, XDP_USE_NEED_WAKEUP, XDP_USE_SG, XDP_ZEROCOPY
+from toolkit.errors import ArgumentError
+from toolkit.socket_options import Shared, SocketOptions
+
+WISHES: tuple[bool | Literal["auto"], ...] = (True, False, "auto")
+
+
+@pytest.mark.parametrize("theirs", itertools.product((True, False), repeat=3))
+def test_every_wish_on_every_umem(theirs: tuple[bool, bool, bool]) -> None:
+    shared = Shared(*theirs)
+    for sg, need_wakeup, zero_copy in itertools.product(WISHES, repeat=3):
+        asked = SocketOptions.checked(sg=sg, need_wakeup=need_wakeup, zero_copy=zero_copy)
+        if all(wish in ("auto", their) for wish, their in zip((sg, need_wakeup, zero_copy), theirs, strict=True)):
+            came = asked.on(shared, "a test")
+            assert (came.sg, came.need_wakeup, came.zero_copy) == theirs
+        else:
+            with pytest.raises(ArgumentError, match="cannot bind to a test with"):
+                asked.on(shared, "a test")
+
+
+def test_the_first_one() -> None:
+    flags = {
+        ("auto", "auto", "auto"): XDP_USE_NEED_WAKEUP,
+        (True, True, True): XDP_USE_NEED_WAKEUP | XDP_USE_SG | XDP_ZEROCOPY,
+        (False, False, False): XDP_COPY,
+    }
+    for (sg, need_wakeup, zero_copy), expected in flags.items():
+        wish: dict[str, Any] = {"sg": sg, "need_wakeup": need_wakeup, "zero_copy": zero_copy}
+        assert SocketOptions.checked(**wish).on(None, "a test").bind_flags == expected
