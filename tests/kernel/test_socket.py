@@ -22,7 +22,7 @@ from support import (
 )
 
 import toolkit
-from toolkit.errors import NotSupportedError, ToolkitError
+from toolkit.errors import FrameError, NotSupportedError, ToolkitError
 from toolkit.lab import Lab
 from toolkit.program import Program
 from toolkit.umem import UMEM
@@ -360,9 +360,12 @@ def test_a_transmitted_descriptor_that_the_kernel_refuses_is_counted(lab: Lab, w
     """A length past the frame's end: refused and counted. Older kernels never return its frame: it is retired then."""
     conservation.may_retire = 1
     with UMEM(64, 2048) as umem, toolkit.Socket("veth0", umem=umem, netns=lab.netns) as sock:
-        _, index = sock.tx.reserve(1)
-        sock.tx.set(index, toolkit.XDPDesc(umem.alloc_frame(), 5000))
-        sock.tx.notify()
+        index, desc = sock.tx.next_index, toolkit.XDPDesc(umem.alloc_frame(), 5000)
+        with pytest.raises(FrameError, match="not within one frame"):
+            sock.tx.put_one(desc)
+        assert sock.tx.put_one(desc._replace(len=60))
+        sock.tx.set(index, desc)  # over what was looked at, and before the kernel is told
+        sock.tx.wake()
         _send(sock, [HEADER + b"fine"])
         assert wire.receive(1) == [HEADER + b"fine"]
         assert sock.statistics().tx_invalid_descs == 1

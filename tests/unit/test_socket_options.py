@@ -15,7 +15,7 @@ from toolkit.socket_options import Shared, SocketOptions
 WISHES: tuple[bool | Literal["auto"], ...] = (True, False, "auto")
 
 
-@pytest.mark.parametrize("theirs", itertools.product((True, False), repeat=3))
+@pytest.mark.parametrize("theirs", list(itertools.product((True, False), repeat=3)))
 def test_every_wish_on_every_umem(theirs: tuple[bool, bool, bool]) -> None:
     shared = Shared(*theirs)
     for sg, need_wakeup, zero_copy in itertools.product(WISHES, repeat=3):
