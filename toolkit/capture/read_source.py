@@ -120,9 +120,10 @@ class Window:
         bytes_out, bytes_in = self._start + self.end - self._fruit[0], self.source.taken - self._fruit[1]
         if bytes_out > max(_FRUITLESS, _RATIO * bytes_in):
             raise FruitlessError(
-                f"{self.name} is not read any further: {bytes_out:,} bytes, out of {bytes_in:,} compressed ones, hold "
-                f"no packet (from offset {self._fruit[0]:,} on). Likely cause: it was made to keep readers busy, or a "
-                "machine went down and left zeros. Next step: decompress it yourself, and read that file."
+                f"{self.name} is not read any further: {bytes_out:,} bytes from offset {self._fruit[0]:,} on hold no "
+                f"packet, and came out of a compressed file of which only {self.source.taken:,} bytes were read until "
+                "then. Likely cause: it was made to keep its readers busy, or a machine went down and left zeros. "
+                "Next step: decompress it yourself, and read that file."
             )
 
     def _read(self, target: memoryview) -> int:
