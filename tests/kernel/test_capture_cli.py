@@ -391,7 +391,12 @@ def test_what_makes_no_sense_is_refused(lab: Lab, tmp_path: Path, arguments: lis
 
 def test_the_help_says_what_it_takes_away(lab: Lab) -> None:
     text = " ".join(capture(lab, "--help").stdout.split())
-    for words in ("this host does NOT get these packets, unless --tee", "not those that this host sends", "VLAN tags"):
+    for words in (
+        "so that this host does not get them",
+        "with --tee copies",
+        "not those that this host sends",
+        "VLAN tags",
+    ):
         assert words in text
 
 
