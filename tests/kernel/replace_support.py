@@ -118,10 +118,15 @@ class Machine:
         )
 
     @contextlib.contextmanager
-    def running(self, lab: Lab, *arguments: str, program: str = "xsk_redirect") -> Iterator[subprocess.Popen[str]]:
-        """`xsk` at work, once its program is attached; killed at the end of the block if it is there still."""
+    def running(
+        self, lab: Lab, *arguments: str, program: str = "xsk_redirect", shell: str = ":"
+    ) -> Iterator[subprocess.Popen[str]]:
+        """`xsk` at work, once its program is attached; killed at the end of the block if it is there still.
+
+        shell: what a shell does before it becomes `xsk`.
+        """
         process: subprocess.Popen[Any] = lab.netns.popen(
-            [*self._enter, sys.executable, "-m", "toolkit.cli", *arguments],
+            [*self._enter, "sh", "-c", f'{shell}; exec "$0" "$@"', sys.executable, "-m", "toolkit.cli", *arguments],
             env=ENVIRONMENT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

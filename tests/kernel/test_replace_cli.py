@@ -115,3 +115,10 @@ def test_a_link_wants_a_flag_of_its_own(lab: Lab, machine: Machine) -> None:
         assert f"took off program {other.id} (xdp_pass)" in err
         assert "for good" in err
     assert process.returncode == 0, (out, err)
+
+
+def test_a_closed_stderr_is_no_reason_to_lose_it(lab: Lab, machine: Machine, firewall: int) -> None:
+    with machine.running(lab, *TAKING, shell="exec 2>&-") as process:
+        end(process)
+    assert process.returncode == 0
+    assert drops(lab)

@@ -220,15 +220,15 @@ def _note(message: Warning | str, *where: object, **more: object) -> str:
 def main() -> None:
     """Run `xsk`; errors are one message on stderr and exit code 1."""
     warnings.formatwarning = _note
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("xsk: %(message)s"))
-    logging.getLogger("toolkit.replaced").addHandler(handler)
     try:
         forget_inherited()
         _fill_holes()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 shows ? rather than an error
                 stream.reconfigure(errors="replace")
+        handler = logging.StreamHandler()  # once there is a stderr
+        handler.setFormatter(logging.Formatter("xsk: %(message)s"))
+        logging.getLogger("toolkit.replaced").addHandler(handler)
         cli(prog_name="xsk")
     except ToolkitError as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
