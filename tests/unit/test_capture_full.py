@@ -19,7 +19,7 @@ from capture_support import blocks_of, fill, packets_of, pcap_of, until_it_fails
 
 from toolkit.capture import Capture
 from toolkit.capture.compression import compressor
-from toolkit.capture.files import _Files
+from toolkit.capture.handler import Files
 from toolkit.capture.packets import About
 from toolkit.capture.pcapng import Pcapng
 from toolkit.capture.writer import Item, UnwrittenError
@@ -92,7 +92,7 @@ def test_a_file_whose_beginning_finds_no_room_is_not_left_behind(tmp_path: Path)
 def test_of_compressed_pieces_those_behind_the_one_that_failed_are_lost_too(tmp_path: Path, small_files: int) -> None:
     """Many pieces in one go, as when a disk was late: each is written or counted."""
     path = tmp_path / "a.pcapng.gz"
-    files = _Files(path, Pcapng(About()), compressor("gzip"), Access())
+    files = Files(path, Pcapng(About()), compressor("gzip"), Access())
     piece = np.random.default_rng(1).integers(0, 256, 600_000, dtype=np.uint8)  # nothing to compress
     items = [Item(piece, piece.size, 100) for _ in range(20)]
     with pytest.raises(UnwrittenError) as failed:

@@ -19,7 +19,8 @@ from toolkit.arguments import seconds as as_seconds
 from toolkit.arguments import whole
 from toolkit.batch import Batch
 from toolkit.capture.compression import Compression, compressor, suffix_of
-from toolkit.capture.files import Format, PacketFiles
+from toolkit.capture.files import PacketFiles
+from toolkit.capture.handler import Format
 from toolkit.capture.naming import Rotation
 from toolkit.capture.packets import LARGEST_SNAPLEN, Counts, Packets, packets_of
 from toolkit.capture.pcap import Pcap
