@@ -168,7 +168,11 @@ class Interface(OneReceiver):
         *,
         queue: int | None = None,
     ) -> int:
-        """Send packets on one queue (by default the first that was opened): see Socket.send()."""
+        """Send packets on one queue (by default the first that was opened): see Socket.send().
+
+        Bytes leave as they are. Packets that were received from a veth, a tap or a virtio NIC may have checksums that
+        their sender left to its device: toolkit.checksum_offload.finish_checksums() finishes those of a matrix.
+        """
         return self._socket_of(queue).send(packets, lengths, timeout)
 
     def flush(self, timeout: float | None = None) -> bool:

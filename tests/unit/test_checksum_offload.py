@@ -232,6 +232,18 @@ def test_a_packet_that_was_cut_or_lies_about_its_length_stays(name: str, copies:
             assert (memory == before)[~inside].all()
 
 
+@pytest.mark.parametrize("copies", [1, MANY], ids=["alone", "many"])
+@pytest.mark.parametrize("flags", ["MF", "later"])
+def test_a_fragment_stays_even_if_its_field_looks_open(flags: str, copies: int) -> None:
+    """Linux finishes a checksum before it cuts a packet: what looks so is that of more than is here, or data."""
+    opened = bytearray(left_open(bytes(PACKETS["udp4-255"])))
+    opened[20:22] = b"\x20\x00" if flags == "MF" else b"\x00\x07"
+    memory, offsets, lengths = batch([bytes(opened)] * copies)
+    before = memory.copy()
+    assert not finish(memory, offsets, lengths).any()
+    assert (memory == before).all()
+
+
 def test_both_ways_agree_on_noise() -> None:
     """Random bytes behind headers that look like something: one by one and as arrays, the same is done."""
     rng = np.random.default_rng(11)
