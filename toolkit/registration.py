@@ -16,7 +16,7 @@ from typing import Protocol
 
 from toolkit.abi.if_xdp import XDP_UMEM_TX_METADATA_LEN
 from toolkit.abi.libxdp import XskRing, XskUmemConfig, XskUmemOpts, has_opts, libxdp
-from toolkit.errors import NotSupportedError, kernel_error
+from toolkit.errors import NotSupportedError, SystemCallError, kernel_error
 from toolkit.socket_options import Shared
 from toolkit.umem import UMEM
 
@@ -83,6 +83,19 @@ class Registration:
         if number:
             raise kernel_error("umem", number, tried)
         return pointer
+
+    def not_bound(self, number: int, where: str) -> SystemCallError:
+        """Build the error for a further socket that the kernel refused with errno `number`."""
+        forced = number == errno.EOPNOTSUPP and self.shared is not None and self.shared.zero_copy
+        return kernel_error(
+            "bind",
+            number,
+            f"cannot bind to {where}",
+            cause="the other sockets of this UMEM are zero-copy, so this one must be, and its driver cannot"
+            if forced
+            else "",
+            remedy="make the first one with zero_copy=False, or use a UMEM of its own" if forced else "",
+        )
 
     def join(self, member: Member) -> None:
         """Note a socket that was created on this UMEM."""

@@ -36,7 +36,7 @@ from toolkit.abi.libxdp import (
     libxdp,
 )
 from toolkit.custody import ReceiveCustody, SendCustody
-from toolkit.errors import ClosedError, DeviceGoneError, FrameError, SystemCallError, ToolkitError, kernel_error
+from toolkit.errors import ClosedError, DeviceGoneError, FrameError, ToolkitError, kernel_error
 from toolkit.registration import Registration
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
 from toolkit.rings.limits import rx_limits, tx_limits
@@ -115,7 +115,7 @@ class Core:
         self._offsets = parse_mmap_offsets(self.sock.getsockopt(SOL_XDP, XDP_MMAP_OFFSETS, 128))
         if not first:
             if not self._structs[2].ring:  # libxdp would have it share the rings of another socket on the same queue
-                raise kernel_error("bind", errno.EBUSY, f"cannot bind to {self.where}")
+                raise self._registration.not_bound(errno.EBUSY, self.where)
             self._map_fill_and_completion()
             self.fill.fill_all(self.umem, prefill)
         self._map_rx_and_tx()
@@ -157,20 +157,8 @@ class Core:
             if number == errno.EBUSY:  # perhaps a Socket that nobody can reach any more holds the queue
                 self._finalize_unreachable()
             if number != errno.EBUSY or time.monotonic() > deadline:
-                raise self._not_bound(number)
+                raise self._registration.not_bound(number, self.where)
             time.sleep(0.005)
-
-    def _not_bound(self, number: int) -> SystemCallError:
-        tried, shared = f"cannot bind to {self.where}", self._registration.shared
-        if number == errno.EOPNOTSUPP and shared is not None and shared.zero_copy:
-            return kernel_error(
-                "bind",
-                number,
-                tried,
-                cause="the other sockets of this UMEM are zero-copy, so this one must be, and its driver cannot",
-                remedy="make the first one with zero_copy=False, or use a UMEM of its own",
-            )
-        return kernel_error("bind", number, tried)
 
     def _map_fill_and_completion(self) -> None:
         fill = RingMemory.from_libxdp(self._structs[2], ADDRESS_BYTES)

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import itertools
+from errno import EINVAL, EOPNOTSUPP
 from typing import Any, Literal
 
 import pytest
 
 from toolkit.abi.if_xdp import XDP_COPY, XDP_USE_NEED_WAKEUP, XDP_USE_SG, XDP_ZEROCOPY
 from toolkit.errors import ArgumentError
+from toolkit.registration import Registration
 from toolkit.socket_options import Shared, SocketOptions
 
 WISHES: tuple[bool | Literal["auto"], ...] = (True, False, "auto")
@@ -37,3 +39,13 @@ def test_the_first_one() -> None:
     for (sg, need_wakeup, zero_copy), expected in flags.items():
         wish: dict[str, Any] = {"sg": sg, "need_wakeup": need_wakeup, "zero_copy": zero_copy}
         assert SocketOptions.checked(**wish).on(None, "a test").bind_flags == expected
+
+
+def test_a_driver_without_zero_copy_beside_one_that_has_it() -> None:
+    """The kernel forces it upon the second one: the error says so. Other refusals stay what they are."""
+    registration = Registration.__new__(Registration)  # no memory is registered
+    for zero_copy, number, expected in ((True, EOPNOTSUPP, True), (False, EOPNOTSUPP, False), (True, EINVAL, False)):
+        registration.shared = Shared(sg=False, need_wakeup=True, zero_copy=zero_copy)
+        error = registration.not_bound(number, "queue 0 of a test")
+        assert error.errno == number
+        assert ("the other sockets of this UMEM are zero-copy" in str(error)) is expected
