@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from toolkit import lifecycle
 from toolkit.arguments import whole
 from toolkit.errors import ArgumentError, kernel_error, write_error
 
@@ -116,6 +117,7 @@ class Folder:
             self._fd = _walk(os.fspath(path), make)
         except OSError as refused:
             raise write_error(refused, str(path), "write in") from None
+        lifecycle.track(self)
 
     @classmethod
     def of(cls, file: Path) -> Folder:
@@ -131,6 +133,7 @@ class Folder:
         """Return the same directory, with a descriptor of its own."""
         other = Folder.__new__(Folder)
         other.path, other._fd = self.path, os.dup(self._fd)
+        lifecycle.track(other)
         return other
 
     def below(self, name: str, access: Access) -> Folder:
@@ -144,6 +147,7 @@ class Folder:
                 _refuse(inner.path, os.stat(name, dir_fd=self._fd, follow_symlinks=False), "write in")
         except OSError as refused:
             raise write_error(refused, str(inner.path), "write in") from None
+        lifecycle.track(inner)
         return inner
 
     def look(self, name: str) -> os.stat_result | None:
@@ -231,6 +235,9 @@ class Folder:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def _after_fork_in_child(self) -> None:
+        self.close()
 
     def __enter__(self) -> Folder:
         """Let go of it at the end of the block."""

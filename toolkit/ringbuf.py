@@ -19,7 +19,7 @@ import numpy.typing as npt
 from toolkit import lifecycle
 from toolkit.abi.shared_library import declare, load
 from toolkit.errors import ArgumentError, ClosedError, ToolkitError, kernel_error
-from toolkit.mapping import Mapping
+from toolkit.mapping import map_file
 from toolkit.program import Map
 from toolkit.rings.atomics import fence
 
@@ -49,14 +49,6 @@ class Rows(NamedTuple):
         return np.ndarray((self.records,), record, self.memory, self.start, (self.stride,))
 
 
-class _Window(Mapping):
-    """Ring memory that we only read."""
-
-    def _first_byte(self) -> int:
-        """As in Mapping, which can ask only writable memory for its address."""
-        return np.frombuffer(self, np.uint8).ctypes.data
-
-
 @functools.cache
 def _libatomic() -> tuple[Callable[..., int], Callable[..., None]]:
     library = load("libatomic.so.1", "libatomic1", hold_gil=True)
@@ -68,7 +60,7 @@ def _libatomic() -> tuple[Callable[..., int], Callable[..., None]]:
 class _Position:
     """A u64 shared with the kernel, at the beginning of a mapped page."""
 
-    def __init__(self, page: mmap.mmap) -> None:
+    def __init__(self, page: memoryview) -> None:
         self._words = np.frombuffer(page, np.uint64, 1)
         self._view = memoryview(self._words)
         self._address = self._words.ctypes.data
@@ -101,14 +93,10 @@ class RingBuffer(lifecycle.NotCopied):
         self._stride = RECORD_HEADER + (record + _ALIGNED - 1 & -_ALIGNED)
         self._size = table.max_entries  # bytes
         try:
-            ours = Mapping(table.fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-            theirs = _Window(
-                table.fd, mmap.PAGESIZE + 2 * self._size, mmap.MAP_SHARED, mmap.PROT_READ, offset=mmap.PAGESIZE
-            )
+            ours = map_file(table.fd, mmap.PAGESIZE)
+            theirs = map_file(table.fd, mmap.PAGESIZE + 2 * self._size, offset=mmap.PAGESIZE, writable=False)
         except OSError as refused:
             raise kernel_error("ringbuf", refused.errno or 0, f"cannot map the ring buffer {table.name}") from None
-        ours.keep_from_children()
-        theirs.keep_from_children()
         self._consumer: _Position | None = _Position(ours)
         self._producer: _Position | None = _Position(theirs)
         self._memory: npt.NDArray[np.uint8] | None = np.frombuffer(theirs, np.uint8)[mmap.PAGESIZE :]

@@ -16,6 +16,7 @@ __all__ = [
     "PR_SET_PDEATHSIG",
     "fallocate",
     "libc",
+    "madvise",
     "mmap",
     "munmap",
     "prctl",
@@ -41,6 +42,7 @@ def libc() -> ctypes.CDLL:
     library = ctypes.CDLL(None, use_errno=True)
     integer, size, pointer, offset = ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64
     declare(library, "fallocate", integer, (integer, integer, offset, offset))
+    declare(library, "madvise", integer, (pointer, size, integer))
     declare(library, "mmap", ctypes.c_ssize_t, (pointer, size, integer, integer, integer, offset))
     declare(library, "munmap", integer, (pointer, size))
     declare(library, "prctl", integer, (integer, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong))
@@ -61,6 +63,11 @@ def _checked(status: int) -> int:
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """Take (mode 0, FALLOC_FL_KEEP_SIZE) or give back blocks of a file, `length` bytes from `offset`."""
     _checked(libc().fallocate(fd, mode, offset, length))
+
+
+def madvise(address: int, length: int, advice: int) -> None:
+    """Say how memory will be used that Python knows nothing of."""
+    _checked(libc().madvise(address, length, advice))
 
 
 def mmap(address: int, length: int, protection: int, flags: int, fd: int = -1, offset: int = 0) -> int:

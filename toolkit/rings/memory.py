@@ -12,7 +12,6 @@ that an access raises, and the memory can be unmapped. This needs no lock on the
 from __future__ import annotations
 
 import ctypes
-import mmap
 import time
 import weakref
 from typing import Protocol
@@ -24,6 +23,7 @@ from toolkit import lifecycle
 from toolkit.abi.if_xdp import RingOffsets
 from toolkit.abi.libxdp import XskRing
 from toolkit.errors import ArgumentError, ClosedError, ToolkitError
+from toolkit.mapping import map_file
 from toolkit.rings.atomics import AtomicIndex, SharedIndex, shared_index
 
 __all__ = ["U32", "RingMemory"]
@@ -96,7 +96,6 @@ class RingMemory(lifecycle.NotCopied):
         # Everything to be released at close(), in this order.
         self._views: list[_Release] = [_Arrays(words), self.producer, self.consumer, self.flags, ring]
         self._views += [producer, consumer, flags]
-        self._mapping: mmap.mmap | None = None
 
     @classmethod
     def from_libxdp(cls, ring: XskRing, entry_bytes: int, *, atomic: bool | None = None) -> RingMemory:
@@ -124,10 +123,7 @@ class RingMemory(lifecycle.NotCopied):
 
         `pgoff` is XDP_PGOFF_RX_RING and so on. Kernels before about 6.4 map rings only before bind().
         """
-        mapping = mmap.mmap(
-            fd, offsets.desc + size * entry_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=pgoff
-        )
-        whole = memoryview(mapping)
+        whole = map_file(fd, offsets.desc + size * entry_bytes, offset=pgoff)
         memory = cls(
             whole[offsets.producer : offsets.producer + 4],
             whole[offsets.consumer : offsets.consumer + 4],
@@ -137,7 +133,6 @@ class RingMemory(lifecycle.NotCopied):
             atomic=atomic,
         )
         memory._views.append(whole)
-        memory._mapping = mapping
         return memory
 
     @classmethod
@@ -207,8 +202,6 @@ class RingMemory(lifecycle.NotCopied):
         self.entries = None
         for view in self._views:
             self._release(view)
-        if self._mapping is not None:
-            self._mapping.close()
 
     def abandon(self) -> bool:
         """Release what can be released without waiting: for a forked child. False: a view is still held."""

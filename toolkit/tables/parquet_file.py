@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit import lifecycle
 from toolkit.careful import Access, Folder
 from toolkit.errors import SystemCallError, removed_error, write_error
 from toolkit.tables.arrow import pyarrow
@@ -97,6 +98,13 @@ class ParquetFile:
             self._folder.close()
             os.close(self._fd)
             raise
+
+        lifecycle.track(self)
+
+    def _after_fork_in_child(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     @property
     def bytes(self) -> int:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import select
 import signal
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from toolkit.abi.libc import PR_SET_PDEATHSIG, prctl
 from toolkit.errors import ArgumentError
 from toolkit.interface import Interface
+from toolkit.mapping import map_file
 from toolkit.workers.failure import portable
 from toolkit.workers.function import Work, unpacked
 from toolkit.workers.shared import Handover, SharedProgram, receive_fds
@@ -129,7 +129,7 @@ def _live_with(parent: int, stop_asked: int) -> None:
 
 
 def _row(fd: int, job: Job) -> npt.NDArray[np.uint64]:
-    memory = mmap.mmap(fd, job.workers * TOLD * 8)
+    memory = map_file(fd, job.workers * TOLD * 8)
     os.close(fd)
     table: npt.NDArray[np.uint64] = np.frombuffer(memory, np.uint64).reshape(-1, TOLD)
     row: npt.NDArray[np.uint64] = table[job.number]

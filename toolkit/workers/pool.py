@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import mmap
 import os
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +20,7 @@ from toolkit.attachment import Attachment
 from toolkit.device import Device, await_carrier, check_ethernet, describe, queue_numbers
 from toolkit.errors import ArgumentError, ToolkitError
 from toolkit.interface import Interface
+from toolkit.mapping import map_file
 from toolkit.netns import NetNS, entered
 from toolkit.opening import check_rules, rules_of, wants_frags
 from toolkit.program import Action, Program, Replace, Rule
@@ -254,7 +254,7 @@ class Workers(Attachment):
 
 def _shown(page: int, workers: int) -> npt.NDArray[np.uint64]:
     """The page in which the workers tell their numbers, read-only."""
-    memory = mmap.mmap(page, workers * TOLD * 8, prot=mmap.PROT_READ)
+    memory = map_file(page, workers * TOLD * 8, writable=False)
     return np.frombuffer(memory, np.uint64).reshape(-1, TOLD)
 
 
