@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from toolkit.abi.libc import PIPES, room_for
+
 if TYPE_CHECKING:
     import subprocess
 
@@ -72,6 +74,7 @@ def run_helper(
     """
     import subprocess
 
+    room_for(PIPES)
     child: subprocess.Popen[bytes] | None = None
     pipe = subprocess.PIPE
     try:

@@ -7,8 +7,10 @@ and where, the likely cause, and the next step. Where there is an errno the exce
 
 from __future__ import annotations
 
+import contextlib as _contextlib
 import errno as _errno
 import os
+from collections.abc import Iterator
 
 __all__ = [
     "RING_LIES",
@@ -27,6 +29,7 @@ __all__ = [
     "SystemCallError",
     "ToolkitError",
     "VerifierError",
+    "explained",
     "kernel_error",
     "removed_error",
     "write_error",
@@ -112,6 +115,19 @@ _CAUSES: dict[tuple[str, int], tuple[str, str]] = {
     ("", _errno.EACCES): ("a privilege is missing", "run as root (sudo), or grant the capability named in the README"),
     ("", _errno.ENODEV): ("there is no such interface in this network namespace", "list the interfaces with `ip link`"),
     ("", _errno.EMFILE): ("this process has as many descriptors open as it may", "close some, or raise `ulimit -n`"),
+    ("", _errno.ENFILE): ("the machine has as many files open as it may", "close some, or raise fs.file-max (sysctl)"),
+    ("", _errno.EAGAIN): (
+        "as many processes and threads run as may (`ulimit -u`, the cgroup's pids.max)",
+        "end some, or raise the limit",
+    ),
+    ("library", _errno.EACCES): (
+        "this user may not read the file, or its file system is mounted noexec",
+        "look at its mode, and at the options of its mount",
+    ),
+    ("memory", _errno.ENOMEM): (
+        "more than the machine has, or than this process may have (`ulimit -v`, its cgroup)",
+        "ask for fewer queues, frames or slots, or for smaller rings; or raise the limit",
+    ),
     ("", _errno.ENOMEM): ("the kernel is out of memory for this request", "ask for fewer frames or smaller rings"),
     ("", _errno.ENETDOWN): ("the interface is down", "bring it up: `ip link set dev NAME up`"),
     ("", _errno.ENXIO): ("the interface or its queue is gone", "check `ip link`, then open it again"),
@@ -225,6 +241,29 @@ def kernel_error(call: str, number: int, tried: str, *, cause: str = "", remedy:
     if remedy:
         text += f". Next step: {remedy}"
     return _CLASSES.get(number, SystemCallError)(number, text + ".")
+
+
+@_contextlib.contextmanager
+def explained(tried: str) -> Iterator[None]:
+    """Have what the kernel refuses in this block, and nobody has explained yet, come as a sentence.
+
+    `tried` is its beginning, as for kernel_error(). Memory and threads that Python did not get count too.
+    """
+    try:
+        yield
+    except ToolkitError:
+        raise
+    except MemoryError as refused:
+        raise kernel_error("memory", _errno.ENOMEM, tried) from refused
+    except OSError as refused:
+        if refused.errno is None:
+            raise
+        call = "memory" if refused.errno == _errno.ENOMEM else ""
+        raise kernel_error(call, refused.errno, tried) from refused
+    except RuntimeError as refused:
+        if "start new thread" not in str(refused):
+            raise
+        raise kernel_error("", _errno.EAGAIN, f"{tried}: cannot start a thread") from refused
 
 
 def write_error(refused: OSError, name: str, tried: str = "write to") -> SystemCallError:

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from toolkit.arguments import seconds as as_seconds
 from toolkit.coalesce import LONGEST_REST
 from toolkit.device import Device, await_carrier, check_ethernet, describe, queue_numbers
-from toolkit.errors import ArgumentError, SystemCallError, VerifierError, kernel_error
+from toolkit.errors import ArgumentError, SystemCallError, VerifierError, explained, kernel_error
 from toolkit.interface import Interface
 from toolkit.memory import affordable
 from toolkit.napi import Deferral
@@ -160,7 +160,7 @@ def _open_whole(interface: str, wanted: _Wanted, netns: NetNS) -> Interface:
     """Do it in the network namespace `netns`, all of it or nothing."""
 
     def work() -> Interface:
-        with entered(netns), contextlib.ExitStack() as undo:
+        with explained(f"cannot open {interface}"), entered(netns), contextlib.ExitStack() as undo:
             opened = _open_fitting(interface, wanted, undo)
             undo.pop_all()
             return opened

@@ -7,8 +7,10 @@ mount of its own that stands nowhere in the file system, and is gone with its de
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import socket
 
 from toolkit.abi.libc import syscall
 from toolkit.errors import SystemCallError, kernel_error
@@ -56,12 +58,12 @@ def _open(interface: str) -> int:
     try:
         root = _mount()
     except OSError as refused:
-        if not _at_home():
+        if not _at_home() or not _shows(interface):
             raise kernel_error(
                 "sysfs",
                 refused.errno or errno.EPERM,
-                f"{tried} in another network namespace",
-                cause="a mount of sysfs for it needs CAP_SYS_ADMIN",
+                f"{tried} in this network namespace",
+                cause="/sys shows another one, and a mount of sysfs for this one needs CAP_SYS_ADMIN",
                 remedy="run as root (sudo)",
             ) from None
         root = os.open("/sys", os.O_PATH | os.O_CLOEXEC)
@@ -91,3 +93,20 @@ def _mount() -> int:
 def _at_home() -> bool:
     """Whether the calling thread is in the network namespace of the process: what /sys shows, as far as we know."""
     return os.stat("/proc/thread-self/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino
+
+
+def _shows(interface: str) -> bool:
+    """Whether /sys shows the network namespace that the calling thread is in: its interfaces, with their numbers.
+
+    A process that was started in another one, say by `nsenter --net`, still has the first one's /sys. Where the
+    interface is not in this namespace either, there is nothing to tell apart.
+    """
+    with contextlib.suppress(OSError):
+        socket.if_nametoindex(interface)
+        here = {name: index for index, name in socket.if_nameindex()}
+        there = {}
+        for name in os.listdir("/sys/class/net"):
+            with contextlib.suppress(OSError, ValueError), open(f"/sys/class/net/{name}/ifindex") as file:
+                there[name] = int(file.read())
+        return here == there
+    return True

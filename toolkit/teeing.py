@@ -12,7 +12,7 @@ from toolkit.abi.xsk_tee import slot_size
 from toolkit.arguments import whole
 from toolkit.coalesce import LONGEST_REST
 from toolkit.device import LINK_HEADERS, Device, await_carrier, check_ethernet, describe, queue_numbers
-from toolkit.errors import ArgumentError, SystemCallError, VerifierError, kernel_error
+from toolkit.errors import ArgumentError, SystemCallError, VerifierError, explained, kernel_error
 from toolkit.memory import affordable
 from toolkit.netns import NetNS, entered
 from toolkit.opening import check_rules
@@ -75,7 +75,7 @@ def tee(
         raise ArgumentError(f"coalesce is a time in seconds from 0 to 0.1, not {coalesce!r}")
 
     def work() -> Tee:
-        with entered(netns), contextlib.ExitStack() as undo:
+        with explained(f"cannot open {interface}"), entered(netns), contextlib.ExitStack() as undo:
             device = describe(interface)
             check_ethernet(device)
             if not device.up:

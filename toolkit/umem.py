@@ -16,7 +16,7 @@ from toolkit import lifecycle
 from toolkit.abi.if_xdp import XDP_PACKET_HEADROOM
 from toolkit.abi.libxdp import XSK_RING_CONS__DEFAULT_NUM_DESCS, XSK_RING_PROD__DEFAULT_NUM_DESCS
 from toolkit.arguments import whole
-from toolkit.errors import ArgumentError, ClosedError, FrameError, ToolkitError
+from toolkit.errors import ArgumentError, ClosedError, FrameError, ToolkitError, explained
 from toolkit.ledger import USER, Addresses, FrameNumbers, Ledger
 from toolkit.mapping import Mapping
 
@@ -75,12 +75,13 @@ class UMEM(lifecycle.NotCopied):
         self.comp_size = check_ring_size("comp_size", comp_size)
         self.tx_metadata_len = tx_metadata_len
         self.poison = poison
-        self.ledger = Ledger(frames, frame_size.bit_length() - 1)
         self._frame_mask = frame_size - 1
         self.size = frames * frame_size  # bytes
         # Private and on huge pages: an order of magnitude quicker to fault in and pin than shared memory of small ones.
         # Not inherited by a fork: copy-on-write would split what the kernel writes from what this process reads.
-        self._mapping = Mapping(-1, self.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with explained(f"cannot have {self.size:,} bytes of memory for packets, {frames:,} frames"):
+            self.ledger = Ledger(frames, frame_size.bit_length() - 1)
+            self._mapping = Mapping(-1, self.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError):  # a kernel without transparent huge pages
             self._mapping.madvise(mmap.MADV_HUGEPAGE)
         self._mapping.keep_from_children()

@@ -23,7 +23,7 @@ from toolkit.abi.libxdp import (
 from toolkit.arguments import whole
 from toolkit.batch import Batch
 from toolkit.device import Device, check_ethernet, check_queue, describe
-from toolkit.errors import ArgumentError, ToolkitError, kernel_error
+from toolkit.errors import ArgumentError, ToolkitError, explained, kernel_error
 from toolkit.netns import NetNS, entered
 from toolkit.receiver import Receiver
 from toolkit.replier import Replier
@@ -96,7 +96,7 @@ class Socket(lifecycle.NotCopied):
         self.queue = queue = whole("queue", queue)
 
         def bind() -> None:
-            with entered(netns):
+            with explained(f"cannot open a socket on queue {queue} of {interface}"), entered(netns):
                 self.device: Device = describe(interface)
                 _check_device(self.device, queue)
                 self.umem: UMEM = UMEM() if umem is None else umem

@@ -156,6 +156,8 @@ class Core:
                 return
             if number == errno.EBUSY:  # perhaps a Socket that nobody can reach any more holds the queue
                 self._finalize_unreachable()
+            if number == errno.ENOENT and _out_of_descriptors():  # libxdp's way to say so
+                number = errno.EMFILE
             if number != errno.EBUSY or time.monotonic() > deadline:
                 raise self._registration.not_bound(number, self.where)
             time.sleep(0.005)
@@ -388,6 +390,14 @@ class Core:
     def _layouts(self) -> tuple[int, int, int, int]:
         offsets: MmapOffsets = self._offsets
         return offsets.rx.desc, offsets.tx.desc, offsets.fr.desc, offsets.cr.desc
+
+
+def _out_of_descriptors() -> bool:
+    try:
+        os.close(os.eventfd(0, os.EFD_CLOEXEC))
+    except OSError as refused:
+        return refused.errno in (errno.EMFILE, errno.ENFILE)
+    return False
 
 
 _ENTRY_BYTES = (DESC_BYTES, DESC_BYTES, ADDRESS_BYTES, ADDRESS_BYTES)

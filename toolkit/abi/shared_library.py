@@ -4,10 +4,41 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import os
 
-from toolkit.errors import LibraryError
+from toolkit.errors import LibraryError, ToolkitError, kernel_error
 
-__all__ = ["declare", "load"]
+__all__ = ["declare", "load", "not_loaded", "refused_by"]
+
+_LIMITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EACCES, errno.EPERM)
+
+
+def refused_by(text: str) -> int:
+    """The errno behind what the dynamic linker, or somebody who started it, says; 0 where it is none of a limit's.
+
+    The linker tells it in words only.
+    """
+    if "failed to map segment" in text or "static TLS block" in text:
+        return errno.ENOMEM
+    return next((number for number in _LIMITS if os.strerror(number) in text), 0)
+
+
+def not_loaded(soname: str, package: str, said: object) -> ToolkitError:
+    """Build the error for a library that was not loaded: it is missing only if the dynamic linker says so."""
+    number = refused_by(str(said))
+    if number:
+        call = "library" if number in (errno.EACCES, errno.EPERM) else "memory" if number == errno.ENOMEM else ""
+        number = errno.EACCES if call == "library" else number
+        return kernel_error(call, number, f"cannot load {soname}")
+    if os.strerror(errno.ENOENT) in str(said):
+        cause, step = f"the package {package} is not installed", "install"
+    else:
+        cause, step = "the file is damaged, or made for another machine", "install --reinstall"
+    return LibraryError(
+        f"cannot load {soname}: {said}. Likely cause: {cause}. "
+        f"Next step: `apt-get {step} {package}` (or run scripts/setup)."
+    )
 
 
 def load(soname: str, package: str, *, hold_gil: bool = False) -> ctypes.CDLL:
@@ -16,10 +47,7 @@ def load(soname: str, package: str, *, hold_gil: bool = False) -> ctypes.CDLL:
     try:
         return kind(soname, use_errno=True)
     except OSError as refused:
-        raise LibraryError(
-            f"cannot load {soname}: {refused}. Likely cause: the package {package} is not installed. "
-            f"Next step: `apt-get install {package}` (or run scripts/setup)."
-        ) from refused
+        raise not_loaded(soname, package, refused) from refused
 
 
 def declare(

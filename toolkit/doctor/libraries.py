@@ -8,8 +8,9 @@ import os
 import platform
 from collections.abc import Iterator
 
+from toolkit.abi.shared_library import not_loaded
 from toolkit.doctor.finding import Finding, ok, problem
-from toolkit.errors import LibraryError
+from toolkit.errors import LibraryError, SystemCallError, ToolkitError
 
 __all__ = ["examine_libraries"]
 
@@ -25,24 +26,33 @@ def examine_libraries() -> Iterator[Finding]:
     try:
         extras = "" if has_opts(libxdp()) else "; TX metadata needs 1.5.0"
         yield ok(_SYSTEM, "libxdp", f"libxdp ({_file_name('libxdp.so')}){extras}")
-    except LibraryError as refused:
-        yield problem(_SYSTEM, "libxdp", str(refused).split(". ")[0], "apt-get install libxdp1")
+    except (LibraryError, SystemCallError) as refused:
+        yield _not_loaded("libxdp", refused, "apt-get install libxdp1")
     try:
         version = libbpf().libbpf_version_string().decode().removeprefix("v")
         yield ok(_SYSTEM, "libbpf", f"libbpf {version}")
-    except LibraryError as refused:
-        yield problem(_SYSTEM, "libbpf", str(refused).split(". ")[0], "apt-get install libbpf1")
+    except (LibraryError, SystemCallError) as refused:
+        yield _not_loaded("libbpf", refused, "apt-get install libbpf1")
     try:
         yield ok(_SYSTEM, "libpcap", libpcap().pcap_lib_version().decode().split(" (")[0])
     except OSError as refused:
-        text = f"no filters but 'all': {refused}"
-        yield problem(_SYSTEM, "libpcap", text, "apt-get install libpcap0.8 (libpcap0.8t64 from Debian 13 on)")
+        remedy = "apt-get install libpcap0.8 (libpcap0.8t64 from Debian 13 on)"
+        yield _not_loaded("libpcap", not_loaded("libpcap", "libpcap0.8", refused), remedy, "no filters but 'all': ")
     try:
         ctypes.CDLL("libatomic.so.1")
         yield ok(_SYSTEM, "libatomic", f"libatomic ({_file_name('libatomic.so')})")
     except OSError as refused:
-        text = f"the rings' memory barriers on {platform.machine()} need libatomic: {refused}"
-        yield problem(_SYSTEM, "libatomic", text, "apt-get install libatomic1")
+        error = not_loaded("libatomic.so.1", "libatomic1", refused)
+        text = f"the rings' memory barriers on {platform.machine()} need libatomic: "
+        yield _not_loaded("libatomic", error, "apt-get install libatomic1", text)
+
+
+def _not_loaded(name: str, error: ToolkitError, remedy: str, before: str = "") -> Finding:
+    """A library that is missing, or that a limit keeps out: then its package is not at fault."""
+    said, _, step = str(error).partition(". Likely cause: ")
+    if isinstance(error, SystemCallError):
+        remedy = step.partition("Next step: ")[2].rstrip(".")
+    return problem(_SYSTEM, name, before + said, remedy)
 
 
 def _file_name(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from toolkit import lifecycle
 from toolkit.abi.libc import CLONE_NEWNET, unshare
-from toolkit.errors import ClosedError, kernel_error
+from toolkit.errors import ClosedError, explained, kernel_error
 from toolkit.lab import ethtool, processes
 from toolkit.netns import entered
 from toolkit.uninterrupted import apart, uninterrupted
@@ -31,6 +31,7 @@ class Namespace(lifecycle.NotCopied):
     Raises `PrivilegeError` without CAP_SYS_ADMIN.
     """
 
+    @explained("cannot make a network namespace")
     def __init__(self) -> None:
         self._fd = -1  # written here, by close() and in a forked child
         self._children: list[subprocess.Popen[Any]] = []  # programs that may still run

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from toolkit.abi.libc import CLONE_NEWNET, unshare
+from toolkit.abi.libc import CLONE_NEWNET, PIPES, room_for, unshare
 from toolkit.children import fresh
 from toolkit.errors import kernel_error
 from toolkit.netns import NetNS, entered
@@ -80,6 +80,7 @@ def start(
     command = [guard, *_GUARD[1:], str(os.getpid()), program, *(os.fspath(argument) for argument in arguments[1:])]
 
     def begin() -> subprocess.Popen[Any]:
+        room_for(PIPES)
         with entered(netns):
             child = subprocess.Popen(fresh(command), **popen)
         started.append(child)

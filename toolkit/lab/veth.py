@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit.abi.libbpf import XdpQueryOpts, libbpf
-from toolkit.errors import ToolkitError, kernel_error
+from toolkit.errors import ToolkitError, explained, kernel_error
 from toolkit.lab import ethtool
 from toolkit.lab.namespace import Namespace
 
@@ -47,6 +47,7 @@ class End:
     ip6: str
 
 
+@explained("cannot connect the namespaces of a lab")
 def connect(near: End, far: End, *, queues: int, mtu: int, neighbours: bool, offloads: bool) -> None:
     """Make the pair and bring it up.
 

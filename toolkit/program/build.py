@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import glob
 import hashlib
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolkit.abi.shared_library import refused_by
 from toolkit.children import run_helper
 from toolkit.errors import ArgumentError, CompileError, LibraryError, ToolkitError, kernel_error
 from toolkit.program import dependencies, sources
@@ -101,7 +103,8 @@ def _run(interpreter: str, request: dict[str, Any]) -> tuple[dict[str, Any], str
     except FileNotFoundError:
         return {"status": "absent", "detail": "there is no such interpreter"}, ""
     except OSError as refused:
-        return {"status": "absent", "detail": str(refused)}, ""
+        number = refused.errno or errno.EIO
+        raise kernel_error("", number, f"cannot start {interpreter}, which compiles the program") from refused
     except subprocess.TimeoutExpired as late:
         raise ToolkitError(
             f"compiling the program with {interpreter} took longer than {TIME_LIMIT:.0f} s and was stopped. "
@@ -122,6 +125,10 @@ def _compile(request: dict[str, Any], candidates: Sequence[str]) -> tuple[dict[s
     for interpreter in candidates:
         report, chatter = _run(interpreter, request)
         if report["status"] == "absent":
+            number = refused_by(report["detail"])
+            if number:
+                call = "memory" if number == errno.ENOMEM else ""
+                raise kernel_error(call, number, f"cannot load BCC into {interpreter}")
             tried.append(f"{interpreter} ({report['detail']})")
         elif report["status"] == "wrong":
             tried.append(f"{interpreter} ({report['detail']} is another package of the name bcc, from PyPI)")

@@ -19,8 +19,9 @@ from typing import Any
 
 from toolkit.abi import libpcap as abi
 from toolkit.abi.libpcap import Instruction
+from toolkit.abi.shared_library import not_loaded
 from toolkit.children import run_helper
-from toolkit.errors import FilterError, LibraryError
+from toolkit.errors import FilterError, ToolkitError, explained
 from toolkit.program import refusal
 from toolkit.program.cache import Cache
 from toolkit.program.classic import reads_unwritten
@@ -71,7 +72,8 @@ def _in_child(limit: float, **job: Any) -> Any:
 
     request = json.dumps(job)
     try:
-        done = run_helper([sys.executable or "/usr/bin/python3", "-I", abi.__file__], request.encode(), limit)
+        with explained(f"cannot start the process that compiles the filter {_short(job)}"):
+            done = run_helper([sys.executable or "/usr/bin/python3", "-I", abi.__file__], request.encode(), limit)
     except subprocess.TimeoutExpired:
         return None
     try:
@@ -96,11 +98,8 @@ def _messages(texts: Sequence[str]) -> list[str | None] | None:
     return None
 
 
-def _absent(detail: object) -> LibraryError:
-    return LibraryError(
-        f"cannot load libpcap, which compiles filters: {detail}. Likely cause: the package libpcap0.8 is not "
-        'installed. Next step: `apt-get install libpcap0.8` (or run scripts/setup), or use filter="all".'
-    )
+def _absent(detail: object) -> ToolkitError:
+    return not_loaded("libpcap, which compiles filters", "libpcap0.8", detail)
 
 
 def _short(expression: object) -> str:

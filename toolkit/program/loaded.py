@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.abi import libbpf as abi
-from toolkit.errors import ArgumentError, ToolkitError
+from toolkit.errors import ArgumentError, ToolkitError, explained
 from toolkit.netns import NetNS
 from toolkit.program import build, load, query, run, sources
 from toolkit.program import link as links
@@ -80,10 +80,11 @@ class Program:
         """
 
         def work() -> Program:
-            found = sources.read(source)
-            wanted = chosen(filter, rules, on_match, sample, snaplen)
-            text = sources.assemble(found, wanted, defines or {}, frags)
-            image = build.choose(build.build_images(found, text, cache=cache), function, found.name)
+            with explained(f"cannot build the XDP program {os.fspath(source)[:80]!r}"):
+                found = sources.read(source)
+                wanted = chosen(filter, rules, on_match, sample, snaplen)
+                text = sources.assemble(found, wanted, defines or {}, frags)
+                image = build.choose(build.build_images(found, text, cache=cache), function, found.name)
             maps = load.create_maps(image, map_entries or {})
             try:
                 fd = load.load_program(image, maps, frags=frags, source=found.name)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from toolkit import lifecycle
 from toolkit.attachment import Attachment
 from toolkit.device import Device, await_carrier, check_ethernet, describe, queue_numbers
-from toolkit.errors import ArgumentError, ToolkitError
+from toolkit.errors import ArgumentError, ToolkitError, explained
 from toolkit.interface import Interface
 from toolkit.mapping import map_file
 from toolkit.netns import NetNS, entered
@@ -87,7 +87,7 @@ class Workers(Attachment):
         self._told = np.zeros((0, TOLD), np.uint64)
 
         def begin() -> None:
-            with contextlib.ExitStack() as undo:
+            with explained(f"cannot start workers on {interface}"), contextlib.ExitStack() as undo:
                 undo.callback(self._take_down)
                 with entered(netns):
                     self.device = describe(interface)
