@@ -17,7 +17,7 @@ from toolkit.wait import Waiter
 
 __all__ = ["AsyncWaiter"]
 
-_SLICE = 0.2  # seconds: the kernel tells no poller that a device vanished, so the waiter asks this often
+_SLICE = 0.2  # seconds: the kernel tells no poller that a device or program is gone, so the waiter asks this often
 
 
 class AsyncWaiter:
@@ -41,8 +41,8 @@ class AsyncWaiter:
     async def wait(self, timeout: float | None) -> bool:
         """Return True when packets wait, False when `timeout` seconds passed, or the owner was woken or closed.
 
-        DeviceGoneError when a device vanished. Cancelling it leaves nothing behind. In the modes that never sleep, the
-        loop never sleeps either: everything else in it gets its turn between two looks.
+        DeviceGoneError and DetachedError as Waiter.wait(). Cancelling it leaves nothing behind. In the modes that never
+        sleep, the loop never sleeps either: everything else in it gets its turn between two looks.
         """
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
@@ -52,8 +52,8 @@ class AsyncWaiter:
             if now >= check:
                 check = now + _SLICE
                 with self._guard:
-                    if not self._closed():
-                        self._waiter.check_devices()
+                    if not self._closed() and self._waiter.check_feed():
+                        return True
             if deadline is not None and now >= deadline:
                 return False
             if self._waiter.mode == "poll":

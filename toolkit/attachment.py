@@ -8,7 +8,7 @@ from typing import ClassVar, TypeVar
 
 from toolkit import lifecycle
 from toolkit.device import Device
-from toolkit.errors import ClosedError
+from toolkit.errors import ClosedError, DeviceGoneError
 from toolkit.program import Link, Program, RuleCounters
 
 __all__ = ["Attachment"]
@@ -46,8 +46,22 @@ class Attachment(lifecycle.NotCopied):
 
     @property
     def mode(self) -> str:
-        """How the program runs: "native" (in the driver) or "generic" (after it, slower)."""
-        return self.link.mode
+        """How the program runs: "native" (in the driver), "generic" (after it, slower), or not: "detached"."""
+        return "detached" if self.link.closed or self.loss() is not None else self.link.mode
+
+    @property
+    def lost(self) -> str | None:
+        """Why nothing comes any more, where somebody else ended that: a sentence. None while it was not, or by us.
+
+        Stays known after detach() and close().
+        """
+        error = self.loss()
+        return None if error is None else error.strerror
+
+    def loss(self) -> DeviceGoneError | None:
+        """Return the error that receiving ends with, where somebody took the program off, or the interface went."""
+        found = self.link.lost()
+        return None if found is None else found.error(f"cannot receive on {self.name} any more")
 
     @property
     def closed(self) -> bool:

@@ -17,6 +17,7 @@ __all__ = [
     "ArgumentError",
     "ClosedError",
     "CompileError",
+    "DetachedError",
     "DeviceGoneError",
     "FilterError",
     "FrameError",
@@ -98,7 +99,11 @@ class NotSupportedError(SystemCallError):
 
 
 class DeviceGoneError(SystemCallError):
-    """The interface went down or vanished while it was in use."""
+    """What packets came from is gone while it was in use: the interface went down, was deleted, or was moved away."""
+
+
+class DetachedError(DeviceGoneError):
+    """The interface is there, but somebody took the XDP program off it, or put another one in its place."""
 
 
 class VerifierError(SystemCallError):

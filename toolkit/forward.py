@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from toolkit.checksum_offload import finish
 from toolkit.editing import EditableBatch
-from toolkit.errors import ArgumentError
+from toolkit.errors import ArgumentError, DeviceGoneError
 from toolkit.interface import Interface
 from toolkit.rings.memory import U32
 from toolkit.xsk import Socket
@@ -117,7 +117,17 @@ class Forwarder:
         raise ArgumentError(f"{source!r} is not among the sources of this Forwarder")
 
     def _look(self, limit: int | None) -> int:
-        return sum(self._move(source, target, limit) for source, target in self._pairs)
+        taken, gone = 0, None
+        for source, target in self._pairs:
+            try:
+                taken += self._move(source, target, limit)
+            except DeviceGoneError as error:
+                if source.feed.lost() is None and source.feed.left is None:
+                    raise  # of the target
+                gone = error  # what waits on other queues goes first
+        if gone is not None and not taken:
+            raise gone
+        return taken
 
     def _move(self, source: Socket, target: Socket, limit: int | None) -> int:
         target.reclaim()  # first: taking() lends what is free to the kernel

@@ -13,7 +13,7 @@ from toolkit.abi.if_xdp import Statistics
 from toolkit.batch import Batch
 from toolkit.coalesce import LONGEST_REST, Coalescer
 from toolkit.device import Device
-from toolkit.errors import ArgumentError
+from toolkit.errors import ArgumentError, DeviceGoneError
 from toolkit.napi import Deferral
 from toolkit.one_receiver import OneReceiver
 from toolkit.program import Link, Program
@@ -103,6 +103,7 @@ class Interface(OneReceiver):
             "mode": self.mode,
             "fallback_reason": self.link.fallback_reason,
             "replaced": self.link.replaced,
+            "lost": self.lost,
             "zero_copy": self.zero_copy,
             "frags": all(sock.sg for sock in self.sockets),
             "need_wakeup": all(sock.need_wakeup for sock in self.sockets),
@@ -144,19 +145,35 @@ class Interface(OneReceiver):
         """Look at `turns` queues (one or more), beginning after the last that had packets."""
         lender, sockets = self._lender, self.sockets
         turns = len(sockets) if turns is None else turns
+        gone: DeviceGoneError | None = None
         for turn in range(turns):
             at = (self._next + turn) % len(sockets)
             sock = sockets[at]
             if lender is not None and lender is not sock:
                 lender.end_loan()
                 self._lender = lender = None
-            batch = sock.poll_once(limit)
+            try:
+                batch = sock.poll_once(limit)
+            except DeviceGoneError as error:  # what waits on other queues goes first
+                gone = error
+                continue
             if batch:
                 self._lender, self._next = sock, at + 1
                 self._coalescer.turns = turns - turn - 1
                 return batch
         self._lender = None
-        return batch
+        if gone is None:
+            return batch
+        if turns < len(sockets):
+            return self._look(limit)
+        raise self.loss() or gone
+
+    def loss(self) -> DeviceGoneError | None:
+        """Return the error that receiving ends with, where somebody took the program off, or the interface went."""
+        for sock in self.sockets:
+            if sock.feed.left is not None:
+                return sock.feed.left.error(f"cannot receive on {self.name} any more")
+        return super().loss()
 
     # --- sending ----------------------------------------------------------------------------------------------------
 

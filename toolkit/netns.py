@@ -10,9 +10,9 @@ from typing import Protocol
 
 from toolkit.abi.libc import CLONE_NEWNET, setns
 from toolkit.arguments import whole
-from toolkit.errors import ArgumentError, kernel_error
+from toolkit.errors import ArgumentError, ToolkitError, kernel_error
 
-__all__ = ["HasFileno", "NetNS", "entered"]
+__all__ = ["HasFileno", "Home", "NetNS", "entered"]
 
 
 class HasFileno(Protocol):
@@ -90,3 +90,37 @@ def _return(held: list[int]) -> None:
         _setns(held[1], "cannot return to the first network namespace")
     while held:
         os.close(held.pop())
+
+
+class Home:
+    """The network namespace in which something was made: it can be asked later, and is not kept alive for that."""
+
+    def __init__(self, netns: NetNS) -> None:
+        """Note the calling thread's namespace; `netns` is how the caller named it, None where nobody did."""
+        self._netns = netns
+        self._identity = _identity()
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same namespace."""
+        return isinstance(other, Home) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        """By the namespace."""
+        return hash(self._identity)
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[bool]:
+        """Run the block there, as entered() does. False where no way leads there any more: the block then runs here."""
+        with contextlib.ExitStack() as way:
+            reached = False
+            with contextlib.suppress(ToolkitError, OSError):
+                if _identity() != self._identity:
+                    way.enter_context(entered(self._netns))
+                reached = _identity() == self._identity
+            yield reached
+
+
+def _identity() -> tuple[int, int]:
+    """Return what tells the calling thread's network namespace from others, while it exists."""
+    status = os.stat("/proc/thread-self/ns/net")
+    return status.st_dev, status.st_ino

@@ -60,7 +60,8 @@ class OneReceiver(Attachment):
 
         timeout: seconds to wait for the first packet; None waits for ever, 0 not at all. On time-out the Batch is empty
         (and falsy). The next receive() ends the loan of this Batch.
-        DeviceGoneError when the interface vanished, ClosedError after (or during) close().
+        DeviceGoneError when the interface vanished, DetachedError when somebody took the program off it or put another
+        in its place: what waits is returned first. ClosedError after (or during) close().
         """
         self._check_alone()
         _check_limit(limit)

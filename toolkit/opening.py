@@ -55,6 +55,7 @@ class _Wanted(NamedTuple):
     coalesce: float
     frags: bool | Literal["auto"]
     timestamps: bool
+    netns: NetNS
 
 
 def open(
@@ -143,8 +144,9 @@ def open(
         _checked_rest(coalesce),
         _checked_frags(frags),
         timestamps,
+        netns,
     )
-    return _open_whole(interface, wanted, netns)
+    return _open_whole(interface, wanted)
 
 
 def _check_parts(program: Program | None, umem: UMEM | None, *, shaped: bool) -> None:
@@ -156,11 +158,11 @@ def _check_parts(program: Program | None, umem: UMEM | None, *, shaped: bool) ->
         raise ArgumentError("ring_size, frames, frame_size and poison belong to the UMEM: give them to UMEM(...).")
 
 
-def _open_whole(interface: str, wanted: _Wanted, netns: NetNS) -> Interface:
-    """Do it in the network namespace `netns`, all of it or nothing."""
+def _open_whole(interface: str, wanted: _Wanted) -> Interface:
+    """Do it in the network namespace of the interface, all of it or nothing."""
 
     def work() -> Interface:
-        with explained(f"cannot open {interface}"), entered(netns), contextlib.ExitStack() as undo:
+        with explained(f"cannot open {interface}"), entered(wanted.netns), contextlib.ExitStack() as undo:
             opened = _open_fitting(interface, wanted, undo)
             undo.pop_all()
             return opened
@@ -237,7 +239,7 @@ def _open(device: Device, wanted: _Wanted, undo: contextlib.ExitStack) -> Interf
     # What is there already is taken off only when the queues are ours: else its owner would lose it for nothing.
     sockets = bind() if wanted.replace and attached(device.ifindex) is not None else []
     # Attached while the map is still empty (everything passes): zero-copy drivers want the program before the bind.
-    link = undo.enter_context(program.attach(interface, mode=wanted.mode, replace=wanted.replace))
+    link = undo.enter_context(program.attach(interface, mode=wanted.mode, replace=wanted.replace, netns=wanted.netns))
     await_carrier(device)
     sockets = sockets or bind()
     deferral = undo.enter_context(Deferral(interface)) if wanted.wait == "busy-poll" else None
@@ -314,6 +316,7 @@ def _socket(interface: str, queue: int, umem: UMEM, sharing: int, wanted: _Wante
         tx=wanted.tx,
         prefill=rx_limit,
         wait=wanted.wait,
+        netns=wanted.netns,
     )
     sock.rx_limit = rx_limit
     return sock

@@ -16,16 +16,16 @@ import numpy.typing as npt
 from toolkit.abi.if_xdp import XDP_PKT_CONTD
 from toolkit.arguments import whole
 from toolkit.batch import Batch
-from toolkit.errors import RING_LIES, ClosedError, FrameError, ToolkitError
+from toolkit.errors import RING_LIES, ClosedError, DeviceGoneError, FrameError, ToolkitError
 from toolkit.rings import FillQueue, RXQueue
 from toolkit.rings.memory import U32
 from toolkit.umem import UMEM
-from toolkit.wait import raise_if_gone
+from toolkit.wait import raise_if_unfed
 
 __all__ = ["Receiver"]
 
 _MOST_BUFFERS = 64  # that one packet may have, generously: the kernel's MAX_SKB_FRAGS is 17
-_GONE_CHECK_NS = 100_000_000  # how often a receiver that never waits asks whether its device is still there
+_GONE_CHECK_NS = 100_000_000  # how often a receiver that never waits asks whether its device and program are there
 
 
 class Receiver:
@@ -60,7 +60,7 @@ class Receiver:
                 self._loan = batch
                 self._core.loan = weakref.ref(batch)
             if not len(descs):
-                self._nothing_came()
+                self.nothing_came()
             self._unfinished = False
         return batch
 
@@ -118,11 +118,11 @@ class Receiver:
                 self._unfinished = False
                 raise
             if not len(descs):
-                self._nothing_came()
+                self.nothing_came()
             self._unfinished = False
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until packets wait (True) or `timeout` seconds passed (False). DeviceGoneError, ClosedError."""
+        """Block until packets wait (True) or `timeout` seconds passed (False): see Socket.wait()."""
         with self.receiving():
             readable: bool = self._core.waiter.wait(timeout)
         self._core.check_open()
@@ -185,11 +185,17 @@ class Receiver:
         if missing > self.limit >> 3 or (missing and lent < 64):
             fill.fill_all(self._umem, missing)
 
-    def _nothing_came(self) -> None:
+    def nothing_came(self) -> None:
+        """Ask now and then whether anything can come at all, and wake a driver that waits for frames."""
         now = time.monotonic_ns()
         if now > self._next_gone_check:
             self._next_gone_check = now + _GONE_CHECK_NS
-            raise_if_gone(self._core.sock, self._core.where)
+            try:
+                raise_if_unfed(self._core.sock, self._core.where)
+            except DeviceGoneError:
+                self._next_gone_check = 0
+                if not self._rx.available():  # what came since the look goes first
+                    raise
             if self._fill.needs_wakeup:
                 self._fill.wake()
 

@@ -70,6 +70,8 @@ class Replier:
         except BaseException:
             self._recount(*before)
             raise
+        if not taken:
+            self._receiver.nothing_came()
         return taken, sent
 
     def _recount(self, taken: int, sent: int, received_to: int, sent_to: int) -> None:

@@ -88,6 +88,7 @@ class Tee(OneReceiver):
             "mode": self.mode,
             "fallback_reason": self.link.fallback_reason,
             "replaced": self.link.replaced,
+            "lost": self.lost,
             "zero_copy": False,
             "queues": list(self._queues),
             "filter": self.filter,
@@ -119,7 +120,8 @@ class Tee(OneReceiver):
 
     def _look(self, limit: int | None, turns: int | None = None) -> Batch:
         # Nothing may have come though the Waiter said so: the kernel tells of a copy that another CPU is still at.
-        self._take()
+        if not self._take():
+            self._waiter.check_feed()
         return self._next(limit)
 
     def _holds(self) -> bool:

@@ -88,7 +88,7 @@ def tee(
             chosen_queues = None if queues == "all" else numbers
             program = _build(device, wanted, longest, size, chosen_queues)
             undo.callback(program.close)
-            link = undo.enter_context(program.attach(interface, mode=mode, replace=replace))
+            link = undo.enter_context(program.attach(interface, mode=mode, replace=replace, netns=netns))
             await_carrier(device)
             words = in_words(wanted)
             made = Tee(device, program, link, snaplen=longest, queues=numbers, filter=words, coalesce=coalesce)

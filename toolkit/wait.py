@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting for packets on AF_XDP sockets, with a way out: a vanished device, a close from another thread.
+"""Waiting for packets on AF_XDP sockets, with a way out: a device or program that is gone, a close from elsewhere.
 
 Three ways, of which the first sleeps and the other two take a whole core:
 
@@ -26,13 +26,15 @@ from typing import Literal, get_args
 
 from toolkit.arguments import seconds
 from toolkit.errors import ArgumentError, DeviceGoneError, ToolkitError, kernel_error
+from toolkit.feed import Feed
 from toolkit.rings import RXQueue
 
-__all__ = ["DeviceSocket", "WaitMode", "Waiter", "check_wait_mode", "raise_if_gone"]
+__all__ = ["DeviceSocket", "WaitMode", "Waiter", "check_wait_mode", "raise_if_gone", "raise_if_unfed"]
 
 WaitMode = Literal["poll", "busy-poll", "spin"]
 
-# The kernel wakes no poller when a device is deleted; only SO_ERROR tells. So nobody sleeps longer than this, seconds.
+# The kernel wakes no poller when a device is deleted, or a program is taken off: only SO_ERROR and the link tell, when
+# they are asked. So nobody sleeps longer than this, seconds.
 _SLICE = 0.2
 _GONE_CHECK = 0.1  # seconds between two such questions of a waiter that never sleeps
 _LOOKS = 64  # rounds over the rings between two system calls of a spinning waiter: about 10 us
@@ -51,6 +53,7 @@ class DeviceSocket(socket.socket):
     """An AF_XDP socket that remembers why its device is gone: the kernel tells it once (SO_ERROR is read and reset)."""
 
     gone: int = 0  # errno; written by raise_if_gone() only, and never reset
+    feed: Feed | None = None  # what brings packets to it; written once, by whoever made it
 
 
 def check_wait_mode(mode: WaitMode) -> WaitMode:
@@ -62,20 +65,36 @@ def check_wait_mode(mode: WaitMode) -> WaitMode:
 
 def raise_if_gone(sock: DeviceSocket, where: str) -> None:
     """Raise DeviceGoneError when the kernel has noted that the socket's device vanished; then every time."""
+    _raise_if_gone(sock, f"cannot send on {where} any more")
+
+
+def raise_if_unfed(sock: DeviceSocket, where: str) -> None:
+    """Raise when nothing comes to the socket any more: DeviceGoneError, or DetachedError for its program; every time.
+
+    What came before that may wait in the RX ring: look again, before the error goes on.
+    """
+    tried = f"cannot receive on {where} any more"
+    _raise_if_gone(sock, tried)
+    if sock.feed is not None and (loss := sock.feed.lost()) is not None:
+        raise loss.error(tried)
+
+
+def _raise_if_gone(sock: DeviceSocket, tried: str) -> None:
     (number,) = struct.unpack("=i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR, 4))
     if number:
         sock.gone = number
-    number = sock.gone
-    if number == 0:
+    if sock.gone == 0:
         return
+    if sock.feed is not None:
+        raise sock.feed.gone().error(tried)
     refused = kernel_error(
         "wait",
-        number,
-        f"cannot receive on {where} any more",
+        sock.gone,
+        tried,
         cause="the interface was deleted, or taken down by its driver",
         remedy="check `ip link`, then open it again",
     )
-    raise DeviceGoneError(number, refused.strerror)
+    raise DeviceGoneError(sock.gone, refused.strerror)
 
 
 class Waiter:
@@ -121,7 +140,8 @@ class Waiter:
     def wait(self, timeout: float | None) -> bool:
         """Block until a socket has packets (True), `timeout` seconds passed or wake() was called (False).
 
-        None waits for ever. Signal handlers run meanwhile. DeviceGoneError when a device vanished.
+        None waits for ever. Signal handlers run meanwhile. DeviceGoneError when a device vanished, DetachedError when
+        its program was taken off.
         """
         deadline = None if timeout is None else time.monotonic() + seconds("timeout", timeout)
         if self.mode == "poll":
@@ -134,7 +154,8 @@ class Waiter:
             answer = self._ask(max(left, 0.0))
             if answer is not None:
                 return answer
-            self.check_devices()
+            if self.check_feed():
+                return True
             if deadline is not None and time.monotonic() >= deadline:
                 return False
 
@@ -155,7 +176,7 @@ class Waiter:
             now = time.monotonic()
             if now >= check:
                 check = now + _GONE_CHECK
-                self.check_devices()
+                self.check_feed()
             if deadline is not None and now >= deadline:
                 return False
 
@@ -167,7 +188,7 @@ class Waiter:
             if events & select.POLLIN:
                 return True
             if events & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
-                raise_if_gone(self._sockets[fd], self._where)
+                raise_if_unfed(self._sockets[fd], self._where)
                 raise kernel_error("wait", errno.ENXIO, f"cannot receive on {self._where} any more")
         return None
 
@@ -180,12 +201,25 @@ class Waiter:
             return True
         return self._ask(0) is True
 
-    def check_devices(self) -> None:
-        """Raise DeviceGoneError when a socket's device vanished: nothing else tells."""
-        for sock in self._sockets.values():
-            raise_if_gone(sock, self._where)
+    def check_feed(self) -> bool:
+        """Raise when nothing comes any more, and nothing waits: DeviceGoneError, or DetachedError for the program.
+
+        For when nothing came. Nothing else tells. True: something waits all the same, and goes first.
+        """
+        try:
+            self._raise_if_unfed()
+        except DeviceGoneError:
+            # Of a socket without a device, only the ring tells what came before that.
+            if not self._ask(0) and not any(ring.available() for ring in self._rings):
+                raise
+            return True
         if self._doubtful:
             self._check_driver()
+        return False
+
+    def _raise_if_unfed(self) -> None:
+        for sock in self._sockets.values():
+            raise_if_unfed(sock, self._where)
 
     @property
     def drives(self) -> bool | None:

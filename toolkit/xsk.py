@@ -24,7 +24,9 @@ from toolkit.arguments import whole
 from toolkit.batch import Batch
 from toolkit.device import Device, check_ethernet, check_queue, describe
 from toolkit.errors import ArgumentError, ToolkitError, explained, kernel_error
-from toolkit.netns import NetNS, entered
+from toolkit.feed import Feed
+from toolkit.netns import Home, NetNS, entered
+from toolkit.program.loss import Location
 from toolkit.receiver import Receiver
 from toolkit.replier import Replier
 from toolkit.rings import CompletionQueue, FillQueue, RXQueue, TXQueue
@@ -101,7 +103,8 @@ class Socket(lifecycle.NotCopied):
                 _check_device(self.device, queue)
                 self.umem: UMEM = UMEM() if umem is None else umem
                 try:
-                    self._core = Core(interface, queue, self.umem, options, whole("prefill", prefill))
+                    feed = Feed(Location(Home(netns), self.device.ifindex))
+                    self._core = Core(interface, queue, self.umem, options, whole("prefill", prefill), feed)
                 except BaseException:
                     if self._own_umem:
                         self.umem.close()
@@ -195,6 +198,11 @@ class Socket(lifecycle.NotCopied):
         self._core.check_open()
         self._core.on_close(callback)
 
+    @property
+    def feed(self) -> Feed:
+        """What brings packets here: Program.register() says so."""
+        return self._core.feed
+
     # --- receiving --------------------------------------------------------------------------------------------------
 
     def receive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
@@ -221,9 +229,10 @@ class Socket(lifecycle.NotCopied):
         return self._receiver.taking(limit)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until packets wait (True) or `timeout` seconds passed (False). DeviceGoneError if the device vanished.
+        """Block until packets wait (True) or `timeout` seconds passed (False).
 
-        A close() from another thread ends it with ClosedError.
+        DeviceGoneError when the device vanished, DetachedError when somebody took the registered Program off; what
+        waits in the ring goes first. A close() from another thread ends it with ClosedError.
         """
         return self._receiver.wait(timeout)
 
@@ -267,7 +276,7 @@ class Socket(lifecycle.NotCopied):
         """Take up to `limit` packets one at a time; `answer` changes each in place and says whether to send it back.
 
         Returns (taken, sent back). The short path for ping-pong, without NumPy's fixed costs. looks: how often to look
-        at the RX ring (by default `limit` times): more of them is to spin.
+        at the RX ring (by default `limit` times): more of them is to spin. Raises what wait() does.
         """
         if self.sg:
             raise ArgumentError(

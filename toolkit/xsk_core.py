@@ -37,6 +37,7 @@ from toolkit.abi.libxdp import (
 )
 from toolkit.custody import ReceiveCustody, SendCustody
 from toolkit.errors import ClosedError, DeviceGoneError, FrameError, ToolkitError, kernel_error
+from toolkit.feed import Feed
 from toolkit.registration import Registration
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
 from toolkit.rings.limits import rx_limits, tx_limits
@@ -65,13 +66,16 @@ class Core:
 
     _fork_order = 0
 
-    def __init__(self, interface: str, queue: int, umem: UMEM, options: SocketOptions, prefill: int) -> None:
+    def __init__(
+        self, interface: str, queue: int, umem: UMEM, options: SocketOptions, prefill: int, feed: Feed
+    ) -> None:
         """Create and bind, in the calling thread's network namespace. `prefill` frames are lent before bind if the
         socket is the first on its UMEM, else right after (libxdp maps the others' fill rings only then).
         """
         self.where = f"queue {queue} of {interface}"
         self.umem = umem
         self.options = options
+        self.feed = feed
         self._structs = [XskRing() for _ in range(4)]  # rx, tx, fill, comp: libxdp keeps their addresses
         self._memories: list[RingMemory] = []
         self._on_close: list[Callable[[], None]] = []
@@ -109,6 +113,7 @@ class Core:
         os.set_inheritable(self.fd, False)
         self._registration.join(self)
         self.sock = DeviceSocket(AF_XDP, stdlib_socket.SOCK_RAW, 0, fileno=self.fd)
+        self.sock.feed = self.feed
         # Made here, in one piece with the socket: a receiver that made it could miss a close() before that, and an
         # interrupt could leave its descriptor to nobody.
         self.waiter = Waiter([self.sock], self.where)
@@ -221,8 +226,11 @@ class Core:
     def _passing(self, refused: OSError, what: str) -> bool:
         if refused.errno in (errno.EAGAIN, errno.EBUSY, errno.ENOBUFS):
             return False
-        error = kernel_error("wake", refused.errno or errno.EIO, f"cannot {what} {self.where}")
-        if refused.errno in (errno.ENETDOWN, errno.ENXIO):
+        tried = f"cannot {what} {self.where}"
+        error = kernel_error("wake", refused.errno or errno.EIO, tried)
+        if refused.errno == errno.ENXIO:
+            error = self.feed.gone().error(tried, errno.ENXIO)
+        elif refused.errno == errno.ENETDOWN:
             error = DeviceGoneError(refused.errno, error.strerror)
         raise error from None
 

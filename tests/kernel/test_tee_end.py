@@ -18,7 +18,6 @@ import pytest
 from support import NEAR_MAC, Wire, child_environment, eventually, frame, numbers
 
 import toolkit
-from toolkit import tee_waiter
 from toolkit.errors import (
     ArgumentError,
     ClosedError,
@@ -57,15 +56,15 @@ def test_its_end_just_now_is_no_vanished_interface(lab: Lab, monkeypatch: pytest
 
     def while_it_ends(fd: int) -> Any:
         copy = os.dup(fd)
+        monkeypatch.undo()  # the end asks as well
         try:
             ending.start()
             assert eventually(lambda: query.link_info(copy).ifindex == 0)  # type: ignore[union-attr]
             return query.link_info(copy)
         finally:
             os.close(copy)
-            monkeypatch.undo()
 
-    monkeypatch.setattr(tee_waiter, "link_info", while_it_ends)
+    monkeypatch.setattr(query, "link_info", while_it_ends)
     if end == "detach":
         assert not t.receive(timeout=0.3)
     else:

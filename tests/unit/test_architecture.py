@@ -51,6 +51,7 @@ FLOORS = {
     "netlink": 1,
     "sock_diag": 1,
     "napi": 1,
+    "feed": 2,
     "wait": 2,
     "aio": 2,
     "registration": 2,

@@ -127,6 +127,7 @@ class Capture(lifecycle.NotCopied):
         queueing.check()
         self._known = Counts()  # as last read
         self._start = self._first_counts()
+        self._raised = False  # whether step() told what ended the source; written by that only
         self._dead = False  # in a fork
         self._next_note = time.monotonic() + _NOTE_SECONDS
         rotation = Rotation(rotate_bytes, rotate_seconds, rotate_files)
@@ -245,10 +246,14 @@ class Capture(lifecycle.NotCopied):
             self._sink.note()
 
     def step(self, timeout: float = _WAIT, limit: int | None = None) -> int:
-        """Receive once and write that; how many packets came."""
+        """Receive once and write that; how many packets came. Raises what receive() and write() do."""
         if self._interface is None:
             raise ArgumentError("this capture has no Interface to receive from. Next step: write() Batches to it.")
-        batch = self._interface.receive(timeout=timeout, limit=BATCH if limit is None else min(limit, BATCH))
+        try:
+            batch = self._interface.receive(timeout=timeout, limit=BATCH if limit is None else min(limit, BATCH))
+        except DeviceGoneError:
+            self._raised = True
+            raise
         self.write(batch)
         return len(batch)
 
@@ -295,7 +300,8 @@ class Capture(lifecycle.NotCopied):
         """Detach the program, write what is in the rings still (at most `count` packets of it), and close().
 
         After this accepted = received + dropped, and received = written + write_dropped + unwanted, to the packet.
-        Raises what close() raises.
+        Raises what close() raises; and DeviceGoneError or DetachedError where that ended the capture before this call,
+        and no step() raised it. `statistics` has the figures all the same.
         """
         try:
             if self._interface is not None:
@@ -304,7 +310,17 @@ class Capture(lifecycle.NotCopied):
                     self._drain(self._interface, count)
         finally:
             self.close()
+        if (loss := self._loss()) is not None and not self._raised:
+            raise loss
         return self.statistics
+
+    @property
+    def whole(self) -> bool:
+        """Whether the capture has all that the filter took: nothing was dropped, and nobody took the program off."""
+        return self.statistics.lost == 0 and self._loss() is None
+
+    def _loss(self) -> DeviceGoneError | None:
+        return None if self._interface is None else self._interface.loss()
 
     def _drain(self, interface: Source, count: int | None) -> None:
         left = BATCH if count is None else count

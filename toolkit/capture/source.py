@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from toolkit.abi.if_xdp import Statistics
     from toolkit.batch import Batch
     from toolkit.device import Device
+    from toolkit.errors import DeviceGoneError
     from toolkit.program import Program
 
 __all__ = ["Source", "about_of"]
@@ -43,6 +44,9 @@ class Source(Protocol):
 
     def detach(self) -> None:
         """Take the program off the interface."""
+
+    def loss(self) -> DeviceGoneError | None:
+        """Return the error that receiving ends with, where somebody else took the program off, or the interface."""
 
 
 def about_of(interface: Source | None, snaplen: int) -> About:

@@ -155,6 +155,7 @@ def run(
             capture.finish(None if count is None else max(count - capture.statistics.received, 0))
         except ToolkitError as refused:
             failure = failure or refused
+        failure = failure or source.loss()
         report = _report(source, capture, target, elapsed, failure)
         if failure is not None and capture.statistics.write_dropped:
             # How many packets are not in the file is known, their bytes are not.
@@ -216,6 +217,7 @@ def _report(
     now = capture.statistics
     return {
         **source.info(),
+        "mode": source.link.mode,
         "file": target.file,
         "format": target.format,
         "received": now.received,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ from toolkit.cli.guard import ask
 from toolkit.cli.reconcile import Totals, summary
 from toolkit.cli.sampler import Sampler
 from toolkit.cli.stop import Stop
+from toolkit.errors import DeviceGoneError
 from toolkit.interface import Interface
 from toolkit.opening import open as open_interface
 
@@ -49,9 +51,13 @@ def run(interface: str | None, expression: str | None, seconds: float, *, as_jso
             view.introduce(opened)
         stop.restart()  # on a slow machine compiling may take all of a short time, and nothing would be shown
         report = _watch(opened, traffic, stop, view)
+        failure = report["error"]
         view.conclude(report)
         if as_json:
             output.print_json(report)
+        if failure is not None:
+            print(f"xsk: {failure}", file=sys.stderr)
+            return 1
         return 0 if report["received"] + report["dropped"] == report["redirected"] else 1
 
 
@@ -59,18 +65,23 @@ def _watch(opened: Interface, traffic: Traffic | None, stop: Stop, view: View) -
     """Receive until the time is over, show what comes, and reconcile."""
     totals, sampler, began = Totals(opened), Sampler(), time.monotonic()
     view.begin()
+    gone: DeviceGoneError | None = None
     while not stop:
         if traffic is not None:
             traffic.step(time.monotonic() - began)
-        batch = opened.receive(timeout=min(stop.patience, 0.05))
+        try:
+            batch = opened.receive(timeout=min(stop.patience, 0.05))
+        except DeviceGoneError as error:
+            gone = error
+            break
         totals.add(batch)
         sampler.add(batch)
         view.show(time.monotonic() - began, totals, sampler, opened, traffic.phase if traffic is not None else "")
     elapsed = time.monotonic() - began
     sent, lost = None, None
-    if traffic is not None:
+    if traffic is not None and gone is None:
         sent, lost = traffic.finish(lambda: totals.add(opened.receive(timeout=0.01)))
-    report = summary(opened, totals, elapsed)
+    report = summary(opened, totals, elapsed, gone)
     if lost is not None:
         lost = max(lost - report["dropped"], 0)  # a veth counts what the socket dropped among its own losses
     report["sent"], report["lost_on_the_cable"] = sent, lost

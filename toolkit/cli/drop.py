@@ -9,7 +9,7 @@ import time
 from toolkit.cli import output
 from toolkit.cli.binding import Binding
 from toolkit.cli.live import LiveLine
-from toolkit.cli.reconcile import Totals, conclude, introduce, reading, summary
+from toolkit.cli.reconcile import Totals, conclude, ended, introduce, reading, summary
 from toolkit.cli.stop import Stop
 from toolkit.errors import DeviceGoneError
 from toolkit.interface import Interface
@@ -42,13 +42,13 @@ def run(
             quiet=as_json,
         )
         gone = _loop(opened, stop, totals, line, batch_size)
-        report = summary(opened, totals, time.monotonic() - began)
+        report = summary(opened, totals, time.monotonic() - began, gone)
         if as_json:
             output.print_json(report)
         else:
             conclude(report)
-    if gone is not None:
-        print(f"xsk: {gone.strerror}", file=sys.stderr)
+    if (failure := ended(opened, gone)) is not None:
+        print(f"xsk: {failure.strerror}", file=sys.stderr)
         return 1
     return 0
 

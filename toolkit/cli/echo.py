@@ -14,7 +14,7 @@ from toolkit.cli.addresses import own_addresses
 from toolkit.cli.binding import Binding
 from toolkit.cli.live import LiveLine, Reading
 from toolkit.cli.lossy import warn_of_losses
-from toolkit.cli.reconcile import introduce
+from toolkit.cli.reconcile import ended, introduce, outcome
 from toolkit.cli.stop import Stop
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError
 from toolkit.interface import Interface
@@ -69,13 +69,13 @@ def run(
             quiet=as_json,
         )
         gone = _loop(responder, stop, line, spin=binding.wait == "spin")
-        report = _summary(opened, responder, mine, time.monotonic() - began)
+        report = _summary(opened, responder, mine, time.monotonic() - began, gone)
         if as_json:
             output.print_json(report)
         else:
             _conclude(report)
-    if gone is not None:
-        print(f"xsk: {gone.strerror}", file=sys.stderr)
+    if (failure := ended(opened, gone)) is not None:
+        print(f"xsk: {failure.strerror}", file=sys.stderr)
         return 1
     return 0
 
@@ -123,7 +123,13 @@ def _loop(responder: Responder, stop: Stop, line: LiveLine, *, spin: bool) -> De
     return None
 
 
-def _summary(opened: Interface, responder: Responder, addresses: tuple[str, ...], seconds: float) -> dict[str, Any]:
+def _summary(
+    opened: Interface,
+    responder: Responder,
+    addresses: tuple[str, ...],
+    seconds: float,
+    gone: DeviceGoneError | None,
+) -> dict[str, Any]:
     """Detach, answer what still waits, and put the counters side by side."""
     left = True
     try:
@@ -135,7 +141,7 @@ def _summary(opened: Interface, responder: Responder, addresses: tuple[str, ...]
         pass
     counters, statistics = opened.counters(), opened.statistics()
     return {
-        **opened.info(),
+        **outcome(opened, gone, statistics.dropped),
         "addresses": list(addresses),
         "redirected": counters["redirected"],
         "received": responder.received,

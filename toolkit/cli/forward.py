@@ -19,7 +19,7 @@ from toolkit.cli.binding import Binding
 from toolkit.cli.edit import Edits
 from toolkit.cli.live import LiveLine, Reading
 from toolkit.cli.lossy import warn_of_generic, warn_of_losses
-from toolkit.cli.reconcile import introduce
+from toolkit.cli.reconcile import ended, introduce, outcome
 from toolkit.cli.stop import Stop
 from toolkit.device import queue_numbers
 from toolkit.errors import ClosedError, DeviceGoneError
@@ -92,12 +92,14 @@ def run(
         ]
         failure = _loop(directions, stop, lines, batch_size, binding)
         seconds_taken = time.monotonic() - began
-        report = _summary(directions, edits, seconds_taken)
+        report = _summary(directions, edits, seconds_taken, failure)
         if as_json:
             output.print_json(report)
         else:
             for way in report["directions"]:
                 _conclude(way, seconds_taken)
+    for way in directions:
+        failure = ended(way.source, failure)
     if failure is not None:
         print(f"xsk: {failure.strerror}", file=sys.stderr)
         return 1
@@ -189,8 +191,11 @@ def _waiting_on_both(directions: list[Direction], binding: Binding) -> Callable[
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
-def _summary(directions: list[Direction], edits: Edits, seconds: float) -> dict[str, Any]:
-    """Detach, forward what still waits, and put the counters side by side, a direction at a time."""
+def _summary(directions: list[Direction], edits: Edits, seconds: float, gone: DeviceGoneError | None) -> dict[str, Any]:
+    """Detach, forward what still waits, and put the counters side by side, a direction at a time.
+
+    What ended one of them, `gone`, ended all.
+    """
     for way in directions:
         with contextlib.suppress(ClosedError, DeviceGoneError):
             way.source.detach()
@@ -202,15 +207,21 @@ def _summary(directions: list[Direction], edits: Edits, seconds: float) -> dict[
                 pass
             waiting = not way.target.flush(_FLUSH)
         left.append(waiting)
-    reports = [_report(way, all_sent=not waiting) for way, waiting in zip(directions, left, strict=True)]
-    return {"edits": str(edits), "seconds": round(seconds, 3), "directions": reports}
+    reports = [_report(way, gone, all_sent=not waiting) for way, waiting in zip(directions, left, strict=True)]
+    return {
+        "edits": str(edits),
+        "seconds": round(seconds, 3),
+        "whole": all(one["whole"] for one in reports),
+        "error": next((one["error"] for one in reports if one["error"]), None),
+        "directions": reports,
+    }
 
 
-def _report(way: Direction, *, all_sent: bool) -> dict[str, Any]:
+def _report(way: Direction, gone: DeviceGoneError | None, *, all_sent: bool) -> dict[str, Any]:
     forwarder, counters, statistics = way.forwarder, way.source.counters(), way.source.statistics()
     sending = statistics if way.target is way.source else way.target.statistics()
     return {
-        **way.source.info(),
+        **outcome(way.source, gone, statistics.dropped + forwarder.no_room),
         "from": way.source.name,
         "to": way.target.name if isinstance(way.target, Interface) else way.target.interface,
         "redirected": counters["redirected"],

@@ -10,7 +10,7 @@ from toolkit.batch import Batch
 from toolkit.cli import output
 from toolkit.cli.binding import Binding
 from toolkit.cli.live import LiveLine
-from toolkit.cli.reconcile import Source, Totals, conclude, introduce, reading, summary
+from toolkit.cli.reconcile import Source, Totals, conclude, ended, introduce, reading, summary
 from toolkit.cli.stop import Stop
 from toolkit.errors import DeviceGoneError
 
@@ -46,13 +46,13 @@ def run(
             quiet=as_json or dump,
         )
         gone = _loop(opened, stop, totals, line, count, dump=dump and not as_json)
-        report = summary(opened, totals, time.monotonic() - began)
+        report = summary(opened, totals, time.monotonic() - began, gone)
         if as_json:
             output.print_json(report)
         else:
             conclude(report)
-    if gone is not None:
-        print(f"xsk: {gone.strerror}", file=sys.stderr)
+    if (failure := ended(opened, gone)) is not None:
+        print(f"xsk: {failure.strerror}", file=sys.stderr)
         return 1
     return 0
 

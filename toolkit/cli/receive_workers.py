@@ -14,6 +14,7 @@ from toolkit.abi.if_xdp import Statistics
 from toolkit.cli import output
 from toolkit.cli.reconcile import Totals
 from toolkit.cli.stop import Stop
+from toolkit.errors import DeviceGoneError
 from toolkit.interface import Interface
 from toolkit.workers import Workers, current
 
@@ -28,6 +29,7 @@ class Counted(NamedTuple):
     packets: int
     bytes: int  # on the wire
     statistics: Statistics
+    ended: str | None = None  # what ended it, if that was not the parent
 
 
 def work(interface: Interface) -> Counted:
@@ -35,8 +37,13 @@ def work(interface: Interface) -> Counted:
     me = current()
     assert me is not None
     totals, dropped, next_look = Totals(interface), 0, 0.0
+    ended: str | None = None
     while True:
-        batch = interface.receive(timeout=_TELL_SECONDS)
+        try:
+            batch = interface.receive(timeout=_TELL_SECONDS)
+        except DeviceGoneError as gone:
+            ended = gone.strerror
+            break
         totals.add(batch)
         if not batch and me.stopping:
             break
@@ -45,11 +52,11 @@ def work(interface: Interface) -> Counted:
             dropped = interface.statistics().dropped
         me.tell(totals.packets, totals.bytes, dropped)
     # stop() has detached the program, so nothing new comes: what is still in the rings is all there is.
-    while batch := interface.receive(timeout=0.02):
+    while ended is None and (batch := interface.receive(timeout=0.02)):
         totals.add(batch)
     statistics = interface.statistics()
     me.tell(totals.packets, totals.bytes, statistics.dropped)
-    return Counted(totals.packets, totals.bytes, statistics)
+    return Counted(totals.packets, totals.bytes, statistics, ended)
 
 
 def run(
@@ -77,7 +84,9 @@ def run(
         output.print_json(report)
     else:
         _conclude(report)
-    return 1 if report["failed_workers"] else 0
+    if report["error"] is not None:
+        print(f"xsk: {report['error']}", file=sys.stderr)
+    return 1 if report["failed_workers"] or report["error"] is not None else 0
 
 
 @contextlib.contextmanager
@@ -139,10 +148,12 @@ def _summary(pool: Workers, seconds: float, taken: list[int]) -> dict[str, Any]:
     statistics = Statistics(0, 0, 0, 0, 0, 0)
     packets = received_bytes = 0
     failures = []
+    ended = pool.lost
     for future, told in zip(pool.futures, pool.told.tolist(), strict=True):
         if (error := future.exception()) is None:
             counted: Counted = future.result()
             statistics += counted.statistics
+            ended = ended or counted.ended
             packets, received_bytes = packets + counted.packets, received_bytes + counted.bytes
         else:
             failures.append(str(getattr(error, "strerror", None) or error).splitlines()[0])
@@ -150,6 +161,9 @@ def _summary(pool: Workers, seconds: float, taken: list[int]) -> dict[str, Any]:
     counters = pool.counters()
     return {
         **pool.info(),
+        "mode": pool.link.mode,
+        "whole": ended is None and not failures and not statistics.dropped,
+        "error": ended,
         "sent": None,
         "redirected": counters["redirected"],
         "received": packets,

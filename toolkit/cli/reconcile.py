@@ -30,8 +30,10 @@ __all__ = [
     "Totals",
     "conclude",
     "drain",
+    "ended",
     "fate",
     "introduce",
+    "outcome",
     "reading",
     "rest",
     "summary",
@@ -108,11 +110,12 @@ def drain(opened: Source, totals: Totals) -> None:
         return
 
 
-def summary(opened: Source, totals: Totals, seconds: float) -> dict[str, Any]:
-    """Drain, then put the program's counters, ours and the kernel's side by side.
+def summary(opened: Source, totals: Totals, seconds: float, gone: DeviceGoneError | None = None) -> dict[str, Any]:
+    """Drain, then put the program's counters, ours and the kernel's side by side. `gone` is what ended it, if anything.
 
     `taken` is what was received before the end was asked for (with --count, just that many); `received` is all. Bytes
     are those on the wire, whatever --snaplen left of them.
+
 
     redirected is counted by the XDP program, received by us, dropped by the kernel; none is computed from the others.
     """
@@ -120,7 +123,7 @@ def summary(opened: Source, totals: Totals, seconds: float) -> dict[str, Any]:
     drain(opened, totals)
     statistics = opened.statistics()
     return {
-        **opened.info(),
+        **outcome(opened, gone, statistics.dropped),
         "sent": None,
         "received": totals.packets,
         "received_bytes": totals.bytes,
@@ -130,6 +133,28 @@ def summary(opened: Source, totals: Totals, seconds: float) -> dict[str, Any]:
         "drop_reasons": statistics._asdict(),
         **rest(opened),
         "seconds": round(seconds, 3),
+    }
+
+
+def ended(opened: Source, gone: DeviceGoneError | None) -> DeviceGoneError | None:
+    """Return what kept packets from coming before the end was asked for: `gone`, or what nobody had noticed until then.
+
+    After detach(): what we took off ourselves is no news.
+    """
+    return gone or opened.loss()
+
+
+def outcome(opened: Source, gone: DeviceGoneError | None, missing: int) -> dict[str, Any]:
+    """Return how it was opened, and whether all came that the filter is for: `missing` packets did not. After detach().
+
+    `mode` is the one in which it ran, `error` what ended it before that was asked for.
+    """
+    failure = ended(opened, gone)
+    return {
+        **opened.info(),
+        "mode": opened.link.mode,
+        "whole": failure is None and not missing,
+        "error": None if failure is None else failure.strerror,
     }
 
 

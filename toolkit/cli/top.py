@@ -12,7 +12,7 @@ import numpy as np
 from toolkit.cli import output
 from toolkit.cli.binding import Binding
 from toolkit.cli.keys import Keys
-from toolkit.cli.reconcile import Source, Totals, conclude, introduce, summary
+from toolkit.cli.reconcile import Source, Totals, conclude, ended, introduce, summary
 from toolkit.cli.stop import Stop
 from toolkit.cli.top_view import View
 from toolkit.errors import DeviceGoneError
@@ -48,7 +48,7 @@ def run(
         with View(quiet=as_json, interval=interval, rows=rows) as view:
             watch = _Watch(opened, stop, view, totals, group, by, max_flows)
             gone = watch.loop()
-        report = summary(opened, totals, time.monotonic() - began)
+        report = summary(opened, totals, time.monotonic() - began, gone)
         if as_json:
             largest = watch.flows.top(rows or _TOLD, watch.by)
             report |= {"group": watch.flows.group, "by": watch.by, "rows": len(watch.flows)}
@@ -56,8 +56,8 @@ def run(
             output.print_json(report)
         else:
             conclude(report)
-    if gone is not None:
-        print(f"xsk: {gone.strerror}", file=sys.stderr)
+    if (failure := ended(opened, gone)) is not None:
+        print(f"xsk: {failure.strerror}", file=sys.stderr)
         return 1
     return 0
 

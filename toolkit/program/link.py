@@ -7,6 +7,7 @@ import contextlib
 import ctypes as ct
 import errno
 import os
+import time
 import weakref
 from collections.abc import Collection
 from typing import Any, Literal
@@ -14,10 +15,12 @@ from typing import Any, Literal
 from toolkit.abi import libbpf as abi
 from toolkit.device import check_ethernet, describe, index_of
 from toolkit.errors import ArgumentError, ClosedError, SystemCallError, kernel_error
-from toolkit.netns import NetNS, entered
-from toolkit.program import query
+from toolkit.netns import Home, NetNS, entered
+from toolkit.program import loss, query
 from toolkit.program.descriptor import Descriptor
+from toolkit.program.loss import Location, Loss
 from toolkit.program.replaced import Replace, Replaced, check_replace, take_place
+from toolkit.rcu import wait_for_readers
 
 __all__ = ["Link", "Mode", "Replace", "attach"]
 
@@ -30,7 +33,7 @@ _NO_FALLBACK = frozenset({errno.EBUSY, errno.EEXIST, errno.EPERM, errno.EACCES, 
 
 
 class Link:
-    """An XDP program on an interface, for as long as this object is open.
+    """An XDP program on an interface, for as long as this object is open, and nobody else takes it off: see lost().
 
     `mode` is what came about, "native" or "generic"; `fallback_reason` says why it is generic although native was
     tried first, and is None otherwise.
@@ -42,16 +45,21 @@ class Link:
         self,
         fd: int,
         interface: str,
-        ifindex: int,
+        location: Location,
         mode: str,
         fallback_reason: str | None,
+        program: str,
         replaced: Replaced | None = None,
     ) -> None:
-        """Take over `fd`, a bpf_link, and what is to be put back at its end."""
+        """Take over `fd`, a bpf_link, which runs the program called `program` at `location`.
+
+        `replaced` is what is to be put back at its end.
+        """
         self.interface = interface
-        self.ifindex = ifindex
+        self.location = location
         self.mode = mode
         self.fallback_reason = fallback_reason
+        self._program = program
         self._descriptor = Descriptor(fd, f"the link of {interface}")
         self._ending = False
         if replaced is not None:
@@ -60,6 +68,16 @@ class Link:
         info = query.link_info(fd)
         self.id = info.id if info else 0
         """The kernel's number of the link."""
+        self.program_id = info.program_id if info else 0
+        """The kernel's number of the program that is to run here. Whoever updates the link on purpose writes it."""
+        self._asked = 0.0  # CLOCK_MONOTONIC, seconds: when the kernel was asked last
+        self._severed: query.XdpLink | None = None  # what it said when it was not as it should be; never reset
+        self._loss: Loss | None = None  # the same, explained
+
+    @property
+    def ifindex(self) -> int:
+        """The number of the interface."""
+        return self.location.ifindex
 
     @property
     def fd(self) -> int:
@@ -68,19 +86,49 @@ class Link:
 
     @property
     def closed(self) -> bool:
-        """Whether the program was taken off."""
+        """Whether close() took the program off."""
         return self._descriptor.closed
 
     @property
-    def ending(self) -> bool:
-        """Whether close() was called; it may be at work just now, in another thread."""
-        return self._ending
+    def attached(self) -> bool:
+        """Whether the program runs on the interface: neither close() nor anybody else took it off. Asks the kernel."""
+        return not self.closed and self.lost() is None
+
+    def lost(self, within: float = 0.0) -> Loss | None:
+        """Return why the program does not run here any more, if somebody else ended that; None while all is well.
+
+        Asks the kernel (3 us) unless it was asked in the last `within` seconds. Nothing else tells: no event comes. A
+        loss stays one. When it is first reported, every packet that the program redirected has arrived.
+        """
+        if self._severed is None and (now := time.monotonic()) >= self._asked + within:
+            self._asked = now
+            self._ask()
+        if self._severed is None:
+            return None
+        if self._loss is None:
+            self._loss = self._explained(self._severed)
+            wait_for_readers()
+        return self._loss
+
+    def _ask(self) -> None:
+        """Ask the kernel whether the link is as it should be. Not once close() has begun: it is not, then."""
+        with contextlib.suppress(ClosedError, OSError):
+            info = query.link_info(self._descriptor.fd)
+            if info is not None and (info.ifindex == 0 or info.program_id != self.program_id) and not self._ending:
+                self._severed = info
+
+    def _explained(self, found: query.XdpLink) -> Loss:
+        if found.ifindex == 0:
+            return loss.detached(self.location, self._program, f"its link {self.id} was detached")
+        return loss.replaced(self._program, found.program_id)
 
     def close(self) -> None:
         """Take the program off, and put back what it took the place of.
 
         Again is fine, and so is an interface that vanished meanwhile. What came of putting back is logged.
         """
+        if not self._ending:
+            self._ask()  # for the last time: what somebody else ended before is known afterwards
         self._ending = True  # first: another thread that finds the link without an interface then knows why
         _end(self._descriptor, self._replaced)
 
@@ -106,8 +154,14 @@ class Link:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{self.mode}, link {self.id}"
+        state = "closed" if self.closed else f"{self.state}, link {self.id}"
         return f"<Link {self.interface}: {state}>"
+
+    @property
+    def state(self) -> str:
+        """How the program runs, or what somebody did to it: "native", "generic", "detached", "replaced", "deleted"."""
+        found = self.lost()
+        return self.mode if found is None else found.kind
 
 
 def _end(descriptor: Descriptor, replaced: Replaced | None) -> None:
@@ -193,4 +247,5 @@ def attach(
             if replaced is not None:
                 replaced.put_back()
             raise
-    return Link(fd, interface, ifindex, actual, reason, replaced)
+        location = Location(Home(netns), ifindex)
+    return Link(fd, interface, location, actual, reason, name, replaced)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import time
 import types
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,11 +22,15 @@ from toolkit.program import build, load, query, run, sources
 from toolkit.program import link as links
 from toolkit.program.descriptor import Descriptor
 from toolkit.program.link import Link, Mode, Replace
+from toolkit.program.loss import Location, Loss, detached
 from toolkit.program.maps import Map
 from toolkit.program.rules import Action, Rule, RuleCounters, chosen
+from toolkit.rcu import wait_for_readers
 from toolkit.uninterrupted import uninterrupted
 
 __all__ = ["Program"]
+
+_ELSEWHERE = 0.5  # seconds between two questions about an attachment that no link of ours tells of: 50 us each
 
 
 class Program:
@@ -46,6 +51,7 @@ class Program:
         self._links: list[Link] = []
         # queue -> weak reference to the Socket that has it, or a token for a bare descriptor; by register()
         self._registered: dict[int, object] = {}
+        self._elsewhere: dict[Location, tuple[float, bool, Loss | None]] = {}  # by _lost_elsewhere()
         info = query.program_info(fd)
         self.id = info.id
         """The kernel's number of the program."""
@@ -161,6 +167,35 @@ class Program:
         # In one piece: an interrupt in the middle could leave a program attached that no object stands for.
         return uninterrupted(work, dispose=Link.close)
 
+    def lost(self, location: Location, within: float = 0.0) -> Loss | None:
+        """Return why the program does not run at `location` any more, if somebody ended that; None else.
+
+        That is: if it ran there, and neither this object nor its Link took it off. See Link.lost().
+        """
+        mine = [link for link in self._links if link.location == location]
+        if not mine:
+            return self._lost_elsewhere(location, within)
+        found = [link.lost(within) for link in mine if not link.closed]
+        return None if None in found or not found else found[-1]
+
+    def _lost_elsewhere(self, location: Location, within: float) -> Loss | None:
+        """Do the same where others attached it: by netlink (BCC, `ip link`), or the process that made it.
+
+        Known from the first time on that it was seen there.
+        """
+        asked, ran, found = self._elsewhere.get(location, (0.0, False, None))
+        if found is None and (now := time.monotonic()) >= asked + max(within, _ELSEWHERE):
+            runs = location.runs(self.id)
+            if ran and runs is False and not self._ended_by_owner():
+                found = detached(location, self.name, "it was attached by netlink or another process")
+                wait_for_readers()
+            self._elsewhere[location] = now, ran or bool(runs), found
+        return found
+
+    def _ended_by_owner(self) -> bool:
+        """Whether it was taken off where it belongs: by the process that shares it with this one."""
+        return False
+
     @functools.cached_property
     def xsks_map(self) -> Map:
         """The map of AF_XDP sockets, by queue. Raises ArgumentError if the program has none, or several."""
@@ -206,10 +241,15 @@ class Program:
         if on_close is not None:
             # Weak: a socket must not keep the program, and with it the attachment, alive.
             on_close(functools.partial(_socket_closes, weakref.ref(self), number, token))
+        if (feed := getattr(sock, "feed", None)) is not None:
+            feed.begin(self)
 
     def unregister(self, queue: int) -> None:
         """Take a queue's entry out: its packets go on to the kernel. An entry that is not there is fine."""
-        self._registered.pop(queue, None)
+        holder = self._registered.pop(queue, None)
+        sock = holder() if isinstance(holder, weakref.ref) else None
+        if (feed := getattr(sock, "feed", None)) is not None:
+            feed.end(self)
         self.xsks_map.delete(queue)
 
     @property
@@ -281,7 +321,7 @@ class Program:
     def __repr__(self) -> str:
         if self.closed:
             return f"<Program {self.name}: closed>"
-        where = ", ".join(f"{link.interface} ({link.mode})" for link in self.links) or "not attached"
+        where = ", ".join(f"{link.interface} ({link.state})" for link in self.links) or "not attached"
         return f"<Program {self.name}: id {self.id}, {where}>"
 
 

@@ -14,7 +14,17 @@ from toolkit.abi import libbpf as abi
 from toolkit.errors import kernel_error
 from toolkit.netns import NetNS, entered
 
-__all__ = ["Attached", "ProgramInfo", "XdpLink", "attached", "link_info", "program_info", "xdp_links"]
+__all__ = [
+    "Attached",
+    "ProgramInfo",
+    "XdpLink",
+    "attached",
+    "attached_ids",
+    "link_info",
+    "program_by_id",
+    "program_info",
+    "xdp_links",
+]
 
 _MODES = {1: "native", 2: "generic", 3: "offload", 4: "several"}
 
@@ -117,20 +127,32 @@ def _link_by_id(number: int) -> XdpLink | None:
 
 def attached(ifindex: int, netns: NetNS = None, *, links: Collection[XdpLink] | None = None) -> Attached | None:
     """The XDP program on an interface, ours or foreign; None if there is none. `links`: xdp_links(), if it is known."""
-    options = abi.XdpQueryOpts(sz=ct.sizeof(abi.XdpQueryOpts))
     with entered(netns):
-        result = abi.libbpf().bpf_xdp_query(ifindex, 0, ct.byref(options))
-    if result < 0:
-        raise kernel_error("xdp_query", result, f"cannot ask which XDP program runs on interface {ifindex}")
+        options = _asked(ifindex)
     if not options.attach_mode:
         return None
     number = options.prog_id or options.drv_prog_id or options.skb_prog_id or options.hw_prog_id
     return Attached(
-        ifindex, _program_by_id(number), _MODES.get(options.attach_mode, "unknown"), _holders(ifindex, number, links)
+        ifindex, program_by_id(number), _MODES.get(options.attach_mode, "unknown"), _holders(ifindex, number, links)
     )
 
 
-def _program_by_id(number: int) -> ProgramInfo:
+def attached_ids(ifindex: int) -> set[int]:
+    """The numbers of the XDP programs on an interface of this thread's namespace, in any mode: by one netlink call."""
+    options = _asked(ifindex)
+    return {options.prog_id, options.drv_prog_id, options.skb_prog_id, options.hw_prog_id} - {0}
+
+
+def _asked(ifindex: int) -> abi.XdpQueryOpts:
+    options = abi.XdpQueryOpts(sz=ct.sizeof(abi.XdpQueryOpts))
+    result = abi.libbpf().bpf_xdp_query(ifindex, 0, ct.byref(options))
+    if result < 0:
+        raise kernel_error("xdp_query", result, f"cannot ask which XDP program runs on interface {ifindex}")
+    return options
+
+
+def program_by_id(number: int) -> ProgramInfo:
+    """Describe the program of that number, by nothing but the number where the kernel does not let us ask."""
     fd = abi.libbpf().bpf_prog_get_fd_by_id(number)
     if fd < 0:  # no privilege, or gone meanwhile: its number is still worth telling
         return ProgramInfo(number, "", 0, 0)

@@ -24,7 +24,7 @@ from toolkit.workers.failure import portable
 from toolkit.workers.function import Work, unpacked
 from toolkit.workers.shared import Handover, SharedProgram, receive_fds
 
-__all__ = ["TOLD", "Job", "Worker", "current", "main"]
+__all__ = ["TOLD", "Job", "Worker", "current", "main", "page_bytes"]
 
 TOLD = 8  # numbers that a worker can tell: u64 each, a cache line a worker
 
@@ -103,8 +103,9 @@ def main(fd: int, parent: int) -> None:
     try:
         if job.cpu is not None:
             os.sched_setaffinity(0, {job.cpu})  # before memory is touched
-        _current = Worker(job, _row(fds.pop(), job))
-        answer = _do(connection, job, fds, _current, stop_asked)
+        page = _page(fds.pop(), job)
+        _current = Worker(job, page[job.number])
+        answer = _do(connection, job, fds, _current, stop_asked, page[job.workers])
     except BaseException as error:
         answer = ("failed", *portable(error))
     _send(connection, answer)
@@ -128,20 +129,29 @@ def _live_with(parent: int, stop_asked: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _row(fd: int, job: Job) -> npt.NDArray[np.uint64]:
-    memory = map_file(fd, job.workers * TOLD * 8)
+def _page(fd: int, job: Job) -> npt.NDArray[np.uint64]:
+    """Map what is shared with the parent: a row for each worker, which only that writes, and one that the parent does.
+
+    Its first number is 1 from just before the parent takes the program off.
+    """
+    memory = map_file(fd, page_bytes(job.workers))
     os.close(fd)
-    table: npt.NDArray[np.uint64] = np.frombuffer(memory, np.uint64).reshape(-1, TOLD)
-    row: npt.NDArray[np.uint64] = table[job.number]
-    return row
+    return np.frombuffer(memory, np.uint64).reshape(-1, TOLD)
 
 
-def _do(connection: Connection, job: Job, fds: list[int], me: Worker, stop_asked: int) -> tuple[Any, ...]:
+def page_bytes(workers: int) -> int:
+    """Return the size of the page that `workers` workers share with their parent."""
+    return (workers + 1) * TOLD * 8
+
+
+def _do(
+    connection: Connection, job: Job, fds: list[int], me: Worker, stop_asked: int, parents: npt.NDArray[np.uint64]
+) -> tuple[Any, ...]:
     from toolkit.opening import open as open_interface
 
     work = unpacked(job.work)
     with (
-        SharedProgram(job.handover, fds, job.queues) as program,
+        SharedProgram(job.handover, fds, job.queues, lambda: bool(parents[0])) as program,
         open_interface(job.interface, program=program, queues=job.queues, **job.options) as interface,
     ):
         interface.filter = job.filter

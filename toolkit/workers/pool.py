@@ -27,7 +27,7 @@ from toolkit.program import Action, Program, Replace, Rule
 from toolkit.program.rules import describe as in_words
 from toolkit.rcu import wait_for_readers
 from toolkit.uninterrupted import uninterrupted
-from toolkit.workers.child import TOLD, Job
+from toolkit.workers.child import TOLD, Job, page_bytes
 from toolkit.workers.function import packed, refuse_inside_worker
 from toolkit.workers.keeper import Keeper, Member, own_cpus
 from toolkit.workers.shared import Handover
@@ -97,7 +97,7 @@ class Workers(Attachment):
                     places = _places(cpus, len(self._dealt))
                     # The program is made here, for all: what the workers open must fit it.
                     options["frags"] = several = _several(self.device, program, options.get("frags", "auto"))
-                    self._attach(wanted, program, numbers, several, mode=mode, replace=replace)
+                    self._attach(wanted, program, numbers, several, mode=mode, replace=replace, netns=netns)
                 handover = Handover.of(self.program, self.link)
                 jobs = [
                     Job(i, len(places), interface, mine, cpu, function, in_words(wanted) or None, handover, options)
@@ -126,8 +126,9 @@ class Workers(Attachment):
     def _start(self, jobs: list[Job], netns: NetNS) -> None:
         page = os.memfd_create("toolkit-workers", os.MFD_CLOEXEC)
         try:
-            os.ftruncate(page, len(jobs) * TOLD * 8)
-            self._told = _shown(page, len(jobs))
+            os.ftruncate(page, page_bytes(len(jobs)))
+            shared = np.frombuffer(map_file(page, page_bytes(len(jobs))), np.uint64).reshape(-1, TOLD)
+            self._told, self._parents = shared[:-1], shared[-1]
             fds = [self.program.fd, *(one.fd for one in self.program.maps.values()), page]
             self._keeper = Keeper([Member(job) for job in jobs], fds, netns)
             self._finalizer = weakref.finalize(self, self._keeper.kill)  # for forgotten Workers
@@ -174,6 +175,8 @@ class Workers(Attachment):
         seen = [member.info for member in self._members if member.info]
         return {
             **seen[0],
+            "mode": self.mode,
+            "lost": self.lost,
             "zero_copy": all(one["zero_copy"] for one in seen),
             "queues": sorted(queue for mine in self._dealt for queue in mine),
             "frames": sum(one["frames"] for one in seen),
@@ -198,6 +201,7 @@ class Workers(Attachment):
 
     def _stop(self) -> None:
         if not self.link.closed:
+            self._parents[0] = 1  # first: a worker that misses the program then knows who took it off
             self.link.close()
             wait_for_readers()  # of the program that was just detached
         assert self._keeper is not None
@@ -239,6 +243,7 @@ class Workers(Attachment):
         keeper.kill()
         keeper.ended.wait(_DEATH_PATIENCE)
         self._told = self._told.copy()  # the shared page goes, the numbers stay
+        self._parents = self._parents.copy()
         self._finalizer.detach()  # it keeps the futures alive, and exceptions in them keep this object alive
 
     @property
@@ -250,12 +255,6 @@ class Workers(Attachment):
         self._why_dead = "dead: they belong to the parent of a fork"
         if self._keeper is not None:
             self._keeper.abandon()
-
-
-def _shown(page: int, workers: int) -> npt.NDArray[np.uint64]:
-    """The page in which the workers tell their numbers, read-only."""
-    memory = map_file(page, workers * TOLD * 8, writable=False)
-    return np.frombuffer(memory, np.uint64).reshape(-1, TOLD)
 
 
 def _several(device: Device, program: Program | None, frags: bool | Literal["auto"]) -> bool:

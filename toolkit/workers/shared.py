@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from toolkit.errors import ClosedError, ToolkitError
-from toolkit.netns import NetNS
+from toolkit.netns import Home, NetNS
 from toolkit.program import Link, Map, Program, Replace
 from toolkit.program.image import MapSpec
 from toolkit.program.link import Mode
+from toolkit.program.loss import Location, Loss
 from toolkit.program.rules import Rule
 
 __all__ = ["Handover", "SharedLink", "SharedProgram", "receive_fds", "send_fds"]
@@ -62,31 +64,46 @@ def receive_fds(connection: Connection) -> list[int]:
 class SharedProgram(Program):
     """A program that another process loaded and attached. Attaching it here takes part in that attachment."""
 
-    def __init__(self, handover: Handover, fds: list[int], queues: tuple[int, ...]) -> None:
-        """Take over the descriptors. `queues` are this process's own."""
+    def __init__(
+        self, handover: Handover, fds: list[int], queues: tuple[int, ...], ended_by_owner: Callable[[], bool]
+    ) -> None:
+        """Take over the descriptors. `queues` are this process's own.
+
+        `ended_by_owner` says whether the owner has taken the program off, or is about to.
+        """
         maps = {spec.name: Map(spec, fd) for spec, fd in zip(handover.maps, fds[1:], strict=True)}
         super().__init__(fds[0], handover.name, maps, handover.rules)
         self._handover = handover
         self._queues = queues
+        self._ended = ended_by_owner
 
     def attach(self, interface: str, *, mode: Mode = "auto", replace: Replace = False, netns: NetNS = None) -> Link:
         """Return a link that stands for the owner's. Closing it takes out the sockets that were registered here."""
-        return SharedLink(self, interface, self._handover, self._queues)
+        location = Location(Home(netns), self._handover.ifindex)
+        self._elsewhere[location] = 0.0, True, None  # it runs there: its owner attached it
+        return SharedLink(self, interface, location, self._handover, self._queues)
+
+    def _ended_by_owner(self) -> bool:
+        return self._ended()
 
 
 class SharedLink(Link):
     """This process's part in an attachment: the XSKMAP entries of its sockets."""
 
-    def __init__(self, program: Program, interface: str, handover: Handover, queues: tuple[int, ...]) -> None:
+    def __init__(
+        self, program: Program, interface: str, location: Location, handover: Handover, queues: tuple[int, ...]
+    ) -> None:
         # Not Link's own constructor: there is no descriptor here. The attachment is its owner's, and ends with it.
         self.interface = interface
-        self.ifindex = handover.ifindex
+        self.location = location
         self.mode = handover.mode
         self.fallback_reason = handover.fallback_reason
         self.id = handover.link_id
-        self._program = program
+        self.program_id = program.id
+        self._shared = program
         self._queues = queues
         self._closed = False
+        self._loss = None
 
     @property
     def fd(self) -> int:
@@ -98,9 +115,15 @@ class SharedLink(Link):
         """Whether close() was called here."""
         return self._closed
 
+    def lost(self, within: float = 0.0) -> Loss | None:
+        """Return why the program does not run here any more, if neither this process nor the owner ended that."""
+        if not self._closed:
+            self._loss = self._shared.lost(self.location, within)
+        return self._loss
+
     def close(self) -> None:
         """Take this process's sockets out of the XSKMAP: their queues' packets go on to the kernel."""
         self._closed = True
         for queue in self._queues:
             with contextlib.suppress(ToolkitError, OSError):
-                self._program.unregister(queue)
+                self._shared.unregister(queue)
