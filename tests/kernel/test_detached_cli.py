@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import re
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,14 +141,21 @@ def test_workers(lab: Lab, wire: Wire, way: Way, caplog: pytest.LogCaptureFixtur
         assert workers.info()["mode"] == "detached"
 
 
-def test_workers_that_are_stopped_lost_nothing(lab: Lab, wire: Wire) -> None:
-    """Many times, for a worker asks at any moment: what the parent takes off itself is no loss."""
-    for _ in range(5):
-        with Workers("veth0", worker_jobs.count, filter="all", netns=lab.netns) as workers:
-            wire.send([frame(1)])
-            workers.stop()
-            workers.results(timeout=20)
-            assert workers.lost is None
+def test_workers_that_are_stopped_lost_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They ask at any moment, here while the parent has taken the program off and not yet said so."""
+    with Workers("veth0", worker_jobs.count, filter="all", netns=lab.netns) as workers:
+        keeper = workers._keeper
+        assert keeper is not None
+        send = keeper.send
+
+        def send_late(message: str) -> None:
+            time.sleep(1.5)  # three times as long as an answer of the kernel's is believed
+            send(message)
+
+        monkeypatch.setattr(keeper, "send", send_late)
+        workers.stop()
+        workers.results(timeout=20)
+        assert workers.lost is None
 
 
 @pytest.mark.parametrize("tee", [False, True], ids=["taken", "copied"])
