@@ -300,8 +300,7 @@ class Capture(lifecycle.NotCopied):
         """Detach the program, write what is in the rings still (at most `count` packets of it), and close().
 
         After this accepted = received + dropped, and received = written + write_dropped + unwanted, to the packet.
-        Raises what close() raises; and DeviceGoneError or DetachedError where that ended the capture before this call,
-        and no step() raised it. `statistics` has the figures all the same.
+        Raises what close() raises, and the DeviceGoneError that ended it before, if no step() did: see `statistics`.
         """
         try:
             if self._interface is not None:
@@ -310,17 +309,14 @@ class Capture(lifecycle.NotCopied):
                     self._drain(self._interface, count)
         finally:
             self.close()
-        if (loss := self._loss()) is not None and not self._raised:
+        if self._interface is not None and not self._raised and (loss := self._interface.loss()) is not None:
             raise loss
         return self.statistics
 
     @property
     def whole(self) -> bool:
         """Whether the capture has all that the filter took: nothing was dropped, and nobody took the program off."""
-        return self.statistics.lost == 0 and self._loss() is None
-
-    def _loss(self) -> DeviceGoneError | None:
-        return None if self._interface is None else self._interface.loss()
+        return self.statistics.lost == 0 and (self._interface is None or self._interface.loss() is None)
 
     def _drain(self, interface: Source, count: int | None) -> None:
         left = BATCH if count is None else count
