@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-__all__ = ["Stop", "forget_inherited", "interruptible"]
+__all__ = ["BURST", "Stop", "forget_inherited", "interruptible"]
 
 _ALWAYS = (signal.SIGINT, signal.SIGTERM)
 # Would end the process in the middle as well. Where one of them is ignored, whoever started us meant it: nohup does it.
 _UNLESS_IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+# Seconds in which further signals are taken for the first one again: `timeout` signals its child and then the whole
+# group, a terminal that closes signals by the kernel and by the shell. To die of that would leave things half undone.
+BURST = 1.0
 
 
 def forget_inherited() -> None:
@@ -47,7 +51,7 @@ def interruptible() -> Iterator[None]:
 class Stop:
     """Truthy once SIGINT or SIGTERM came, or SIGHUP (and the like) if it was not ignored, or the time is over.
 
-    A second signal ends the process at once.
+    Another signal a second after the first, or later, ends the process at once.
     """
 
     def __init__(self, seconds: float | None = None) -> None:
@@ -55,6 +59,7 @@ class Stop:
         self._seconds = seconds
         self._deadline: float | None = None
         self.signal: int | None = None  # the number that came; written by the handler only
+        self._burst = 0.0  # when that is over
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
@@ -73,14 +78,17 @@ class Stop:
         return now
 
     def __exit__(self, *exception: object) -> None:
-        """Put the former handlers back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        """Put the former handlers back. Not after a signal: the process is about to end, and more may follow."""
+        if self.signal is None:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        for each in self._before:
-            signal.signal(each, signal.SIG_DFL)
+        if self.signal is None:
+            self.signal, self._burst = number, time.monotonic() + BURST
+        elif time.monotonic() >= self._burst:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def __bool__(self) -> bool:
         """Whether to stop."""
