@@ -29,6 +29,7 @@ __all__ = ["DIRECTORY", "Guard", "Record", "Records", "netns_gone", "netns_here"
 DIRECTORY = Path("/run/afxdp-toolkit")
 
 _SO_NETNS_COOKIE = 71  # asm-generic/socket.h, Linux 5.14
+_FIRST_PID_SPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h: that of the machine itself
 _LOCK_PATIENCE = 5.0  # seconds that another process may hold the lock
 _serial = itertools.count()
 
@@ -53,8 +54,10 @@ class Record(NamedTuple):
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there still, or may be: who runs in another pid namespace cannot be seen from here."""
-        return self.pid_space != _pid_space() or _started(self.pid) == self.started
+        """Whether the process is there still, or may be: not every pid namespace can be seen into from here."""
+        if self.pid_space == _pid_space():
+            return _started(self.pid) == self.started
+        return _may_be_in(self.pid_space, self.started)
 
 
 class Records:
@@ -236,6 +239,25 @@ def _netns_mounts(pid: str, link: str) -> Iterator[str]:
 
 def _pid_space() -> int:
     return os.stat("/proc/self/ns/pid").st_ino
+
+
+def _may_be_in(pid_space: int, started: int) -> bool:
+    """Whether another pid namespace (a container's) may have a process that began then.
+
+    The first one sees the processes of all, under pids of its own; any other sees no more than those inside of it.
+    """
+    if _pid_space() != _FIRST_PID_SPACE:
+        return True
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        if _started(int(pid)) == started:
+            try:
+                if os.stat(f"/proc/{pid}/ns/pid").st_ino == pid_space:
+                    return True
+            except PermissionError:
+                return True  # for all that we know
+            except OSError:
+                pass  # it ended just now
+    return False
 
 
 def _started(pid: int) -> int | None:

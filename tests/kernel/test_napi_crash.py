@@ -220,19 +220,34 @@ def test_a_leftover_of_another_namespace_is_left_alone(make_lab: Callable[..., L
         records.Records("napi").remove(record)
 
 
-def test_a_leftover_of_another_pid_namespace_is_left_alone(lab: Lab, interface: Any) -> None:
-    """A container that shares /run: whether that process lives cannot be told from here."""
+@pytest.mark.needs("nsenter")
+def test_a_leftover_of_another_pid_namespace(lab: Lab, interface: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that shares /run: left alone while it lives, or where that cannot be seen; repaired afterwards."""
     held = defer(lab)
     mine = held._record
     assert mine is not None
-    elsewhere = mine._replace(name="napi-elsewhere.json", pid=1, started=1, pid_space=mine.pid_space - 1)
-    records.Records("napi").write(elsewhere)
-    assert leftovers(lab) == repair(lab) == []
-    held.restore()
-    assert interface() == DEFERRAL  # that one may be at work still
-    records.Records("napi").write(elsewhere._replace(pid_space=mine.pid_space))
-    assert [outcome for _, outcome in repair(lab)] == [RESTORED]
-    assert interface() == BEFORE
+    container = subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "sleep", "1000"])
+    try:
+        children = Path(f"/proc/{container.pid}/task/{container.pid}/children")
+        (inside,) = eventually(lambda: children.read_text().split())
+        space, started = os.stat(f"/proc/{inside}/ns/pid").st_ino, records._started(int(inside))
+        elsewhere = mine._replace(name="napi-elsewhere.json", pid=1, started=started or 0, pid_space=space)
+        records.Records("napi").write(elsewhere)
+        held.restore()
+        assert interface() == DEFERRAL  # the container has it still
+        assert leftovers(lab) == repair(lab) == []
+    finally:
+        container.kill()
+        container.wait()
+    assert eventually(lambda: not os.path.exists(f"/proc/{inside}"))
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "_FIRST_PID_SPACE", 0)  # as in a container, which does not see its neighbours
+        assert leftovers(lab) == repair(lab) == []
+    if records._pid_space() == records._FIRST_PID_SPACE:
+        assert [outcome for _, outcome in repair(lab)] == [RESTORED]
+        assert interface() == BEFORE
+    else:
+        records.Records("napi").remove(elsewhere)
 
 
 def test_a_leftover_of_an_interface_that_is_gone(owner: Owner, lab: Lab) -> None:
