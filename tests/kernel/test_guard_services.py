@@ -178,6 +178,22 @@ def test_hosts_that_the_filter_names(lab: Lab, service: socket.socket, host: str
     assert asked(lab, f"tcp and not host {host}") != ""
 
 
+@pytest.mark.parametrize("expression", ["src host 192.0.2.7", "ether src 02:00:00:00:99:99", f"tcp port {PORT}"])
+def test_a_filter_that_calculates_among_many_neighbours(make_lab: Callable[..., Lab], expression: str) -> None:
+    """It tells all of them apart, so that not all can be tried: whom it names comes first."""
+    lab = make_lab(neighbours=False)
+    entries = "".join(f"neigh add 10.11.0.{at} lladdr 02:00:00:00:01:{at:02x} dev veth0\n" for at in range(3, 90))
+    lab.netns.run(["ip", "-batch", "-"], input=entries, text=True, check=True)
+    with listening(lab.netns):
+        assert f"TCP to port {PORT} (" in asked(lab, f"{expression} and ip[2:2] + 4 > 20")
+
+
+@pytest.mark.parametrize("expression", ["tcp[13] & 1 != 0", "tcp[tcpflags] == tcp-rst", "tcp and len <= 54"])
+def test_segments_of_every_kind(lab: Lab, service: socket.socket, expression: str) -> None:
+    """The end of a connection, and a bare acknowledgment of a host that sends no time stamps."""
+    assert asked(lab, expression).startswith(f"TCP to port {PORT} (")
+
+
 def test_ipv6_and_link_local(lab: Lab) -> None:
     with listening(lab.netns, "::"):
         assert f"TCP to port {PORT}" in asked(lab, "ip6 and tcp")
@@ -198,7 +214,9 @@ def test_udp_to_all_and_client_sockets(lab: Lab) -> None:
         assert f"UDP to port {PORT}" in asked(lab, "ether broadcast")
         assert asked(lab, "udp src port 53") == ""
     with bound(lab.netns, port=45000):
-        assert "UDP to port 45000" in asked(lab, "udp src port 53"), "whoever has asked waits for the answer there"
+        assert asked(lab, "udp src port 53").endswith("from anybody with source port 53"), "it may wait for an answer"
+        assert asked(lab, "udp").endswith("from anybody")
+        assert asked(lab, "udp port 9") == "", "the first example of the README: nobody answers from the discard port"
 
 
 def test_multicast_that_somebody_joined(lab: Lab) -> None:

@@ -83,6 +83,15 @@ def test_many_are_few() -> None:
         assert len(Probe(expression)._kinds_of(ports, 40000)) < 40
 
 
+def test_who_sends_to_whom_is_not_all_to_all_for_a_filter_that_calculates() -> None:
+    several, targets = senders(30, 4), [FOUR._replace(address=f"10.11.0.{at}") for at in range(20)]
+    assert len(list(Probe("tcp").pairs(several, targets))) == len(several) * len(targets)
+    few = list(Probe("ip[2:2] + 4 > 20").pairs(several, targets))
+    assert len(few) == len(set(few)) == len(several) + len(targets) - 1
+    assert {source for source, _ in few} == set(several)
+    assert {target for _, target in few} == set(targets)
+
+
 @pytest.mark.parametrize(
     ("expression", "named"),
     [

@@ -23,15 +23,19 @@ from toolkit.program.expression import instructions
 
 __all__ = ["ACK", "BROADCAST", "Probe", "Source", "Target", "wire"]
 
-ACK, _SYN, _PSH = 0x10, 0x02, 0x08
+ACK, _SYN, _PSH, _FIN, _RST = 0x10, 0x02, 0x08, 0x01, 0x04
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 _STAMPS = b"\x01\x01\x08\x0a" + bytes(8)  # TCP options as Linux sends them: two no-operations, time stamps
 _OPENING = b"\x02\x04\x05\xb4\x04\x02\x08\x0a" + bytes(8) + b"\x01\x03\x03\x07"
 _EPHEMERAL = (40000, 60999, 1025)
+_DISCARD = 9  # nobody ever answers from there
 _MOST_MASKS, _MOST_KINDS, _MOST_PORTS = 16, 24, 8  # bounds of the work with long filters
 
-# TCP as (payload, flags, options), UDP as payload; with the TOS and TTL of different senders.
-_SEGMENTS = ((0, _SYN, _OPENING), (0, ACK, _STAMPS), (36, ACK | _PSH, _STAMPS), (540, ACK, b""), (1400, ACK, _STAMPS))
+# TCP as (payload, flags, options), UDP as payload; with the TOS and TTL of different senders. Windows sends no stamps.
+_SEGMENTS = (
+    *((0, _SYN, _OPENING), (0, ACK, _STAMPS), (36, ACK | _PSH, _STAMPS), (540, ACK, b""), (1400, ACK, _STAMPS)),
+    *((0, ACK, b""), (0, ACK | _FIN, _STAMPS), (0, _RST, b"")),
+)
 _DATAGRAMS = (1, 40, 120, 540, 1400)
 _TOS_TTL = ((0x00, 64), (0x10, 50), (0x48, 128), (0xB8, 255), (0x00, 61))
 
@@ -111,17 +115,30 @@ class Probe:
         raw = [frames.mac_bytes(one.mac) + frames.ip_bytes(one.address) for one in targets]
         return [targets[alike[0]] for alike in self.kinds(raw)][:_MOST_KINDS]
 
-    def ports(self, kind: str, ports: tuple[int, ...], source: Source, target: Target, clients: bool) -> set[int]:
-        """Which of our `ports` it takes packets to, from `source`; from a server's port too where they are clients'."""
-        found: set[int] = set()
+    def pairs(self, sources: Sequence[Source], targets: Sequence[Target]) -> Iterable[tuple[Source, Target]]:
+        """Who sends to whom: all to all; where all would be too many, each source to one target and the reverse."""
+        if self._calculates:
+            return dict.fromkeys(
+                [(source, target) for source in sources for target in targets[:1]]
+                + [(source, target) for source in sources[:1] for target in targets]
+            )
+        return itertools.product(sources, targets)
+
+    def ports(self, kind: str, ports: tuple[int, ...], source: Source, target: Target, clients: bool) -> dict[int, int]:
+        """Which of our `ports` it takes packets to, from `source`; from a server's port too where they are clients'.
+
+        With each the port that they must come from for that: 0 where they may come from any.
+        """
+        found: dict[int, int] = {}
         froms: tuple[int, ...] = (*_EPHEMERAL, 0) if kind == "udp" else _EPHEMERAL  # 0: the same as ours
+        servers: tuple[int, ...] = ()
         if clients:
-            froms += tuple(int(k) for k in self._constants if 0 < k < 65536)[:_MOST_PORTS]
-        for (head, tail), begin in itertools.product(_templates(kind, source, target), froms):
-            left = [alike for alike in self._kinds_of(ports, begin) if alike[0] not in found]
+            servers = tuple(int(k) for k in self._constants if 0 < k < 65536 and k != _DISCARD)[:_MOST_PORTS]
+        for (head, tail), begin in itertools.product(_templates(kind, source, target), froms + servers):
+            left = [alike for alike in self._kinds_of(ports, begin) if found.get(alike[0], -1) != 0]
             packets = [head + struct.pack(">HH", begin or alike[0], alike[0]) + tail for alike in left]
             for alike in itertools.compress(left, self.verdicts(packets)):
-                found.update(alike)
+                found.update(dict.fromkeys(alike, begin if begin in servers else 0))
         return found
 
     def _kinds_of(self, ports: tuple[int, ...], begin: int) -> list[list[int]]:
@@ -141,7 +158,8 @@ def _templates(kind: str, source: Source, target: Target) -> Iterator[tuple[byte
     """Frames of several sizes from source to target, each as what stands before and behind the ports."""
     a, b = source.address, target.address
     number = frames.IPPROTO_TCP if kind == "tcp" else frames.IPPROTO_UDP
-    for at, (tos, ttl) in enumerate(_TOS_TTL):
+    for at in range(len(_SEGMENTS if kind == "tcp" else _DATAGRAMS)):
+        tos, ttl = _TOS_TTL[at % len(_TOS_TTL)]
         if kind == "tcp":
             size, flags, options = _SEGMENTS[at]
             segment = frames.tcp(bytes(size), 0, 0, source=a, destination=b, flags=flags, options=options)

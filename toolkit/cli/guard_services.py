@@ -103,17 +103,16 @@ def _ways(lane: Lane, lanes: Sequence[Lane], probe: Probe) -> Iterator[_Way]:
         local.setdefault((one.version, one.is_link_local and one.version == 6), []).append(text)
     mine = {address for one in lanes for address in one.addresses}
     for (version, linked), addresses in local.items():
-        senders: dict[str, str] = {}
         gateways = [one for one in wire_lane.gateways if ipaddress.ip_address(one).version == version]
         mac = next((wire_lane.neighbours[one] for one in wire_lane.gateways if one in wire_lane.neighbours), "")
-        for text, own in wire_lane.neighbours.items():
-            senders[text] = own
-        for text in (*gateways, *(_stranger(text, lane.addresses[text], {*mine, *senders}) for text in addresses)):
-            senders.setdefault(text, mac or frames.FAR_MAC)
+        known = {*mine, *probe.named, *gateways, *wire_lane.neighbours}
+        names = [*probe.named, *gateways, *(_stranger(text, lane.addresses[text], known) for text in addresses)]
         if gateways:
-            senders.setdefault(_ELSEWHERE[version], mac or frames.FAR_MAC)
-        for text in probe.named:
-            senders.setdefault(text, mac or frames.FAR_MAC)
+            names.append(_ELSEWHERE[version])
+        # Those first whom the filter may speak of: not all are tried where it can tell many apart.
+        senders = {
+            text: wire_lane.neighbours.get(text, mac or frames.FAR_MAC) for text in (*names, *wire_lane.neighbours)
+        }
         fit = [
             Source(text, own)
             for text, own in senders.items()
@@ -121,7 +120,8 @@ def _ways(lane: Lane, lanes: Sequence[Lane], probe: Probe) -> Iterator[_Way]:
             and (one.is_link_local and version == 6) == linked
             and text not in mine
         ]
-        fit += [Source(fit[0].address, own) for own in probe.named_macs] if fit else []
+        ends = dict.fromkeys((fit[0].address, fit[-1].address)) if fit else ()
+        fit = [Source(text, own) for own in probe.named_macs for text in ends] + fit
         targets = [Target(text, lane.mac or frames.NEAR_MAC, lane.tags) for text in addresses]
         yield _Way(probe.sources(fit), probe.targets(targets))
 
@@ -153,7 +153,7 @@ def _of_services(ways: _Ways, bound: Sequence[Endpoint], probe: Probe) -> Iterat
     """TCP sockets that listen and UDP sockets that are bound: a line for each kind and those whom they lose."""
     kinds: tuple[Literal["tcp", "udp"], ...] = ("tcp", "udp")
     for kind in kinds:
-        lost: dict[int, list[str]] = {}
+        lost: dict[int, dict[str, int]] = {}  # by our port: senders, and from which port of theirs (0: any)
         seen: list[_Way] = []
         for lane, group in ways:
             places: dict[str, set[int]] = {}
@@ -162,27 +162,31 @@ def _of_services(ways: _Ways, bound: Sequence[Endpoint], probe: Probe) -> Iterat
                     places.setdefault(one.local, set()).add(one.port)
             for way in group if places else ():
                 seen.append(way)
-                for source, target, clients in itertools.product(
-                    way.sources, _also_all(way, lane, kind), (False, True)
-                ):
+                pairs = probe.pairs(way.sources, _also_all(way, lane, kind))
+                for (source, target), clients in itertools.product(pairs, (False, True)):
                     ports = {port for local, some in places.items() if local in ("", target.address) for port in some}
                     left = tuple(port for port in sorted(ports) if _is_clients(kind, port) is clients)
-                    for port in probe.ports(kind, left, source, target, clients) if left else ():
-                        lost.setdefault(port, []).append(source.address)
+                    for port, begin in probe.ports(kind, left, source, target, clients).items() if left else ():
+                        senders = lost.setdefault(port, {})
+                        senders[source.address] = min(begin, senders.get(source.address, begin))
         inodes: dict[int, int] = {one.port: one.inode for one in bound if one.kind == kind and one.port in lost}
         yield from _named_services(kind, lost, inodes, seen)
 
 
-def _named_services(kind: str, lost: dict[int, list[str]], inodes: dict[int, int], seen: list[_Way]) -> Iterator[Harm]:
+def _named_services(
+    kind: str, lost: dict[int, dict[str, int]], inodes: dict[int, int], seen: list[_Way]
+) -> Iterator[Harm]:
     who = sockets.owners({inode for inode in inodes.values() if inode}) if lost else {}
     alike: dict[str, list[int]] = {}
-    for port, names in lost.items():
-        alike.setdefault(_from(names, seen), []).append(port)
-    for senders, ports in alike.items():
+    for port, senders in lost.items():
+        begin = min(senders.values())
+        answers = f" with source port {begin}" if begin else ""
+        alike.setdefault(_from(list(senders), seen) + answers, []).append(port)
+    for whence, ports in alike.items():
         first = [f"{port}{_holder(who, inodes[port])}" for port in sorted(ports)[: 2 * _NAMED]]
         more = f" and {len(ports) - len(first)} more" if len(ports) > len(first) else ""
         yield Harm(
-            f"{kind.upper()} to port{'s' if len(ports) > 1 else ''} {', '.join(first)}{more}, {senders}",
+            f"{kind.upper()} to port{'s' if len(ports) > 1 else ''} {', '.join(first)}{more}, {whence}",
             _terms(kind, "dst", ports),
         )
 
