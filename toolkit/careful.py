@@ -132,7 +132,10 @@ class Folder:
     def copy(self) -> Folder:
         """Return the same directory, with a descriptor of its own."""
         other = Folder.__new__(Folder)
-        other.path, other._fd = self.path, os.dup(self._fd)
+        try:
+            other.path, other._fd = self.path, os.dup(self._fd)
+        except OSError as refused:
+            raise write_error(refused, str(self.path), "write in") from None
         lifecycle.track(other)
         return other
 

@@ -133,6 +133,27 @@ def test_files_of_a_dataset_appear_whole_and_are_added_to(tmp_path: Path) -> Non
     assert not list(tmp_path.rglob(".*"))
 
 
+def test_a_dataset_of_many_hours_needs_few_descriptors(tmp_path: Path) -> None:
+    """A recording may hold months, and each file that is open takes descriptors."""
+    hours = 150
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ParquetSink(f"{tmp_path}/d/") as sink:
+        spare = os.open("/", os.O_PATH)  # the lowest number that is free
+        os.close(spare)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (spare + hours, limit[1]))
+        try:
+            for _ in range(2):  # the second time, most of the files of the first are closed already
+                sink.write(batch_of(ALL[:1] * hours, times=[T0 + hour * HOUR for hour in range(hours)]))
+                sink._writing._flush()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert sink.written == 2 * hours
+    found = [(path.parent, read(path).num_rows) for path in tmp_path.rglob("*.parquet")]
+    assert len({directory for directory, _ in found}) == hours
+    assert sum(rows for _, rows in found) == 2 * hours
+    assert sink.bytes == sum(path.stat().st_size for path in tmp_path.rglob("*.parquet"))
+
+
 def test_a_dataset_is_one_table_to_other_engines(tmp_path: Path) -> None:
     duckdb, polars = pytest.importorskip("duckdb"), pytest.importorskip("polars")
     with ParquetSink(f"{tmp_path}/d/") as sink:

@@ -34,6 +34,7 @@ _GATHER = 2048  # packets that are decoded at once: the 60 columns cost 0.3 ms a
 _GATHER_BYTES = 1 << 24
 _ROWS = 1 << 17  # of a row group, unless somebody says how many
 _ROW = 600  # bytes of one: its columns, and once more while they are written
+_MOST_OPEN = 32  # files of a dataset at once, two descriptors each: a recording may hold the hours of a year
 _HOUR = 3_600_000_000_000  # ns
 _UNDATED = "__HIVE_DEFAULT_PARTITION__"  # Hive's name for a missing value: packets without a time
 # Columns whose values repeat: a dictionary makes them small. In the others it costs time and nothing comes of it.
@@ -312,7 +313,7 @@ class _Dataset:
         self._create = create
         self._access = access
         self._seconds = seconds
-        self._open: dict[str, ParquetFile] = {}  # by partition
+        self._open: dict[str, ParquetFile] = {}  # by partition, the one written to last behind the others
         self._until = time.monotonic() + seconds
         self._rows = self._bytes = 0  # of files that are closed
         self._number = 0
@@ -331,13 +332,15 @@ class _Dataset:
 
     def append(self, table: pa.Table) -> None:
         for partition, part in _partitions(table):
-            file = self._open.get(partition)
+            file = self._open.pop(partition, None)
             if file is None:
+                while len(self._open) >= _MOST_OPEN:
+                    self._finish(next(iter(self._open)), {})
                 date, hour = partition.split("/")
                 with self._root.below(date, self._access) as day, day.below(hour, self._access) as folder:
                     file = self._create(folder, f"part-{self._name}-{self._number:05}.parquet")
                 self._number += 1
-                self._open[partition] = file
+            self._open[partition] = file
             file.append(part)
 
     def finish(self, statistics: Mapping[str, Any]) -> None:
@@ -346,15 +349,21 @@ class _Dataset:
         self._until = time.monotonic() + self._seconds
         failure: Exception | None = None
         while self._open:
-            _, file = self._open.popitem()
             try:
-                file.close(metadata)
+                self._finish(next(reversed(self._open)), metadata)
             except Exception as refused:  # the others are closed all the same
                 failure = failure or refused
-            self._rows += file.rows
-            self._bytes += file.bytes
         if failure is not None:
             raise failure
+
+    def _finish(self, partition: str, metadata: Mapping[str, str]) -> None:
+        """Close one open file."""
+        file = self._open.pop(partition)
+        try:
+            file.close(metadata)
+        finally:
+            self._rows += file.rows
+            self._bytes += file.bytes
 
     def discard(self) -> None:
         for file in self._open.values():

@@ -84,8 +84,12 @@ class ParquetFile:
         self._at = folder.path / self._draft
         if hidden:
             folder.check(name, force=force)
-        self._fd = folder.create(self._draft, access, allowed=lambda found: force and not hidden)
         self._folder = folder.copy()
+        try:
+            self._fd = folder.create(self._draft, access, allowed=lambda found: force and not hidden)
+        except BaseException:
+            self._folder.close()
+            raise
         self._schema = parquet_schema(schema).with_metadata(dict(metadata))
         self._file = _Output(self._fd)
         self._sink = pa.PythonFile(self._file, mode="w")
