@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.abi.if_xdp import XDP_PKT_CONTD
-from toolkit.abi.xsk_meta import NO_RULE, XSK_META, XSK_META_MAGIC, XSK_META_SIZE
+from toolkit.abi.xsk_meta import NO_RULE, XSK_META_MAGIC, XSK_META_SIZE
 from toolkit.clock import clock
 from toolkit.errors import StaleBatchError
 from toolkit.umem import UMEM
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Batch"]
 
 Descs = npt.NDArray[np.uint64]  # shape (n, 2): columns addr, len | options << 32
+
+_MAGIC, _LENGTH, _RULE = 2, 4, 5  # words of XSK_META
 
 
 class Batch:
@@ -39,6 +41,7 @@ class Batch:
         "_descs",
         "_loaned",
         "_memory",
+        "_meta",
         "_rules",
         "_stale",
         "_umem",
@@ -72,6 +75,7 @@ class Batch:
         self._wire = wire_lengths  # bytes; None: as the frames say, else as long as they are
         self._rules = rules  # None: as the frames say, else unknown
         self._utc = utc_ns  # None: from the arrival times at first use
+        self._meta: tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]] | None = None  # see _read_meta()
         self._loaned = loaned and len(descs) > 0  # frames are to be given back
         self._stale = False  # set at the end of the loan
         self.queue: int = queue  # the receive queue they came from
@@ -143,8 +147,8 @@ class Batch:
         """Arrival times as the XDP program read them: shape (n,) i64, ns of CLOCK_MONOTONIC; 0 where there is none."""
         self._checked()
         if self._arrival is None:
-            self._read_meta()
-        assert self._arrival is not None
+            meta, good = self._read_meta()
+            self._arrival = np.where(good, meta.view(np.int64)[:, 0], 0)
         return self._arrival.copy()
 
     @property
@@ -160,8 +164,8 @@ class Batch:
         """
         self._checked()
         if self._rules is None:
-            self._read_meta()
-        assert self._rules is not None
+            meta, good = self._read_meta()
+            self._rules = np.where(good, meta[:, _RULE], np.uint32(NO_RULE))
         return self._rules.copy()
 
     @property
@@ -320,8 +324,8 @@ class Batch:
         """wire_lengths as they are kept (u32, where we made them): not to be written to."""
         self._checked()
         if self._wire is None:
-            self._read_meta()
-        assert self._wire is not None
+            meta, good = self._read_meta()
+            self._wire = np.where(good, meta[:, _LENGTH], self._words()[:, 2])
         return self._wire
 
     def _words(self) -> npt.NDArray[np.uint32]:
@@ -336,31 +340,31 @@ class Batch:
         assert memory is not None
         return memory
 
-    def _read_meta(self) -> None:
-        """Read struct xsk_meta in front of every packet. It counts only with the magic word, and only when it is not
-        older than the frame's loan to the kernel: a program that could not write it leaves an earlier packet's there.
-        """
-        from toolkit.decode import head
+    def _read_meta(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
+        """Read struct xsk_meta in front of every packet: its words, shape (n, 6) u32, and which count, shape (n,) bool.
 
-        n = len(self)
-        arrival, wire = np.zeros(n, dtype=np.int64), self._words()[:, 2].copy()
-        rules = np.full(n, NO_RULE, dtype=np.uint32)
-        if self._umem is not None:
-            ledger = self._umem.ledger
-            # A packet at the very start of its frame has none: what is in front of it belongs to another.
-            has_room = self._offsets() & ((1 << ledger.shift) - 1) >= XSK_META_SIZE
-            offsets = np.where(has_room, self._offsets() - XSK_META_SIZE, 0)
-            raw = head(self._bytes(), offsets, np.full(n, XSK_META_SIZE, dtype=np.uint32), XSK_META_SIZE)
-            meta = raw.view(XSK_META).reshape(-1)
-            times = meta["time"].astype(np.int64)
-            lent_at = ledger.lent_at[self._offsets() >> ledger.shift]
-            good = has_room & (meta["magic"] == XSK_META_MAGIC) & (times >= lent_at) & (times <= time.monotonic_ns())
-            arrival, wire = np.where(good, times, arrival), np.where(good, meta["length"], wire)
-            rules = np.where(good, meta["rule"], rules)
-        # What the maker gave stays: only what is missing is read.
-        self._arrival = arrival if self._arrival is None else self._arrival
-        self._wire = wire if self._wire is None else self._wire
-        self._rules = rules if self._rules is None else self._rules
+        One counts only with the magic word, and only when it is not older than the frame's loan to the kernel: a
+        program that could not write it leaves an earlier packet's there.
+        """
+        if self._meta is None:
+            n = len(self)
+            meta, good = np.zeros((n, XSK_META_SIZE // 4), dtype=np.uint32), np.zeros(n, dtype=np.bool_)
+            if self._umem is not None and n:
+                from toolkit.decode.gather import windows
+
+                ledger, starts = self._umem.ledger, self._offsets()
+                room = starts & ((1 << ledger.shift) - 1)
+                # As few operations as it takes: whoever only counts the bytes of cut packets spends most time here.
+                before = starts - np.minimum(room, XSK_META_SIZE)
+                meta = windows(self._bytes(), XSK_META_SIZE)[before].view(np.uint32).reshape(n, -1)
+                times = meta.view(np.int64)[:, 0]
+                good = meta[:, _MAGIC] == XSK_META_MAGIC
+                good &= times >= ledger.lent_at[starts >> ledger.shift]
+                good &= times <= time.monotonic_ns()
+                # A packet at the very start of its frame has none: what is in front of it belongs to another.
+                good &= room >= XSK_META_SIZE
+            self._meta = meta, good
+        return self._meta
 
 
 def _unpickle(

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from toolkit.abi.if_xdp import Statistics
 from toolkit.batch import Batch
 from toolkit.cli import output
@@ -57,7 +59,7 @@ class Totals:
         """Count a Batch."""
         if batch:
             self.packets += len(batch)
-            self.bytes += int((batch.wire_lengths if self._cut else batch.lengths).sum())
+            self.bytes += int(batch._on_wire().sum(dtype=np.int64) if self._cut else batch.lengths.sum())
 
 
 def fate(opened: Source) -> str:
