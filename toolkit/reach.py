@@ -69,6 +69,7 @@ class Lane(NamedTuple):
     neighbours: dict[str, str]  # address: MAC
     gateways: tuple[str, ...]  # to anywhere else
     groups: tuple[str, ...] = ()  # multicast groups that somebody here has joined, but those that every host is in
+    loopback: bool = False  # this host sends to itself there
 
 
 def lanes(interface: str) -> list[Lane]:
@@ -109,23 +110,27 @@ def _lane(link: Link, tags: tuple[int, ...], held: list[Any], entries: Any, gate
     neighbours = {text: mac for text, mac in known.items() if not ipaddress.ip_address(text).is_multicast}
     addresses = {_address(message): int(message["prefixlen"]) for message in held}
     leased = tuple(_address(one) for one in held if ":" not in _address(one) and not one["flags"] & _IFA_F_PERMANENT)
-    resolves = not link.flags & _IFF_NOARP
-    return Lane(link.name, link.mac, tags, resolves, addresses, leased, neighbours, tuple(gateways or ()))
+    loopback = bool(link.flags & _IFF_LOOPBACK)
+    resolves = not loopback and not link.flags & _IFF_NOARP
+    return Lane(
+        *(link.name, link.mac, tags, resolves, addresses, leased, neighbours, tuple(gateways or ())), loopback=loopback
+    )
 
 
 def _everywhere(
     links: dict[int, Link], held: dict[int, list[Any]], above: dict[int, tuple[int, ...]], start: int
 ) -> list[Lane]:
-    """Addresses that stand on no wire and are reached through any: of lo (but for loopback) and of dummy devices."""
-    found: dict[str, int] = {
-        _address(message): ipaddress.ip_address(_address(message)).max_prefixlen
-        for index, messages in held.items()
-        if index not in above and (links[index].flags & _IFF_LOOPBACK or links[index].kind == "dummy")
-        for message in messages
-        if not ipaddress.ip_address(_address(message)).is_loopback
-        and not ipaddress.ip_address(_address(message)).is_link_local
-    }
-    return [Lane(links[start].name, links[start].mac, (), False, found, (), {}, ())] if found and start else []
+    """Addresses that are reached through any device: of lo (but for loopback) and of dummies; through lo all others."""
+    if not start:
+        return []
+    here, loopback = links[start], bool(links[start].flags & _IFF_LOOPBACK)
+    found: dict[str, int] = {}
+    for index, messages in held.items():
+        if index not in above and (loopback or links[index].flags & _IFF_LOOPBACK or links[index].kind == "dummy"):
+            for address in map(ipaddress.ip_address, map(_address, messages)):
+                if not address.is_loopback and (loopback or not address.is_link_local):
+                    found[str(address)] = address.max_prefixlen
+    return [Lane(here.name, here.mac, (), False, found, (), {}, (), loopback=loopback)] if found else []
 
 
 def _groups() -> dict[str, list[str]]:

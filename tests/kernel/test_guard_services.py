@@ -170,6 +170,20 @@ def test_other_addresses_and_ports_are_nobody_s_business(lab: Lab) -> None:
         assert f"port {PORT}" in asked(lab, "tcp"), "an address of lo is reached through any interface"
 
 
+def test_on_lo_this_host_talks_to_itself(lab: Lab) -> None:
+    ip(lab, "link set lo up")
+    for address in ("127.0.0.1", "127.0.0.53", "::1", lab.ip, lab.ip6):
+        with listening(lab.netns, address):
+            assert f"TCP to port {PORT} (" in asked(lab, "all", "lo"), address
+            assert f"TCP to port {PORT} (" in asked(lab, f"dst host {address}", "lo"), address
+            assert asked(lab, f"tcp port {PORT} and src host {address}", "lo") != "", address
+            assert asked(lab, "udp or arp or icmp6", "lo") == "", address
+    with listening(lab.netns, "127.0.0.1") as server, lab.netns.entered():
+        client = socket.create_connection(("127.0.0.1", PORT))
+        with client, server.accept()[0]:
+            assert asked(lab, f"tcp src port {PORT}", "lo").startswith("the TCP connection to 127.0.0.1")
+
+
 @pytest.mark.parametrize("host", ["10.11.0.2", "10.11.0.77", "192.0.2.7"])
 def test_hosts_that_the_filter_names(lab: Lab, service: socket.socket, host: str) -> None:
     assert asked(lab, f"src host {host}").endswith(f"from {host}")

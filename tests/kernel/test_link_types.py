@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import socket
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -100,8 +102,11 @@ def test_a_tun_device_is_refused_with_the_reason(tun: Lab, way: Callable[[Lab], 
 def test_every_command_refuses_it(tun: Lab, tmp_path: Any, arguments: list[str]) -> None:
     header = bytes.fromhex("d4c3b2a1020004000000000000000000ffff000001000000")
     (tmp_path / "in.pcap").write_bytes(header + bytes(8) + (60).to_bytes(4, "little") * 2 + bytes(60))
-    done = xsk(tun, *[word.format(tmp_path) for word in arguments])
+    with tun.netns.entered(), socket.create_server(("", 8080)):  # no question, and no advice that would be refused then
+        done = xsk(tun, *[word.format(tmp_path) for word in arguments], stdin=subprocess.DEVNULL)
     assert done.returncode == 1, done.stdout
+    assert "8080" not in done.stderr
+    assert "warning" not in done.stderr
     assert "Traceback" not in done.stderr
     assert "tun0" in done.stderr
     assert "no Ethernet header" in done.stderr

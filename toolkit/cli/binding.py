@@ -102,6 +102,7 @@ class Binding:
 
     def ask(self, interface: str, expression: str | None, *, answered: bool = False) -> None:
         """Make sure that nobody takes what this host needs by mistake. ArgumentError where the answer is no."""
+        self.describe(interface)  # no question about what will be refused whatever the answer
         if expression is not None and self.on_match != "count":
             from toolkit.cli.guard import ask
 
@@ -125,11 +126,13 @@ class Binding:
         }
 
     def describe(self, interface: str) -> Device:
-        """Ask the kernel about `interface`, in the namespace meant."""
-        from toolkit.device import describe
+        """Ask the kernel about `interface`, in the namespace meant. SystemCallError for one that cannot be opened."""
+        from toolkit.device import check_ethernet, describe
 
         with entered(self.netns):
-            return describe(interface)
+            device = describe(interface)
+        check_ethernet(device)
+        return device
 
     @contextlib.contextmanager
     def sender(self, interface: str, queue: int, umem: UMEM) -> Iterator[Socket]:

@@ -52,12 +52,17 @@ def harms(interface: str, probe: Probe, known: Sequence[Session] = (), *, answer
     discovery and ping are answered in this host's place, so nobody misses them.
     """
     ours = {(one.local, one.local_port, one.peer, one.peer_port) for one in known}
-    found = [one for one in sockets.endpoints() if not _loops(one)]
-    connected = [one for one in found if one.peer and (one.local, one.port, one.peer, one.peer_port) not in ours]
-    bound = [one for one in found if not one.peer]
+    found = list(sockets.endpoints())
     if not found and not _has_default_route():
         return  # nobody is there who could miss a packet
     lanes = reach.lanes(interface)
+    if any(lane.loopback for lane in lanes):  # every address of 127.0.0.0/8 is this host's, those that are used count
+        looped = {one.local: 32 for one in found if _loops(one) and _version(one.local) == 4}
+        lanes = [lane._replace(addresses=looped | lane.addresses) for lane in lanes]
+    else:
+        found = [one for one in found if not _loops(one)]
+    connected = [one for one in found if one.peer and (one.local, one.port, one.peer, one.peer_port) not in ours]
+    bound = [one for one in found if not one.peer]
     ways = [(lane, list(_ways(lane, lanes, probe))) for lane in lanes if lane.addresses]
     yield from _of_services(ways, bound, probe)
     yield from _of_connections(ways, connected, bound, probe)
@@ -109,6 +114,8 @@ def _ways(lane: Lane, lanes: Sequence[Lane], probe: Probe) -> Iterator[_Way]:
         names = [*probe.named, *gateways, *(_stranger(text, lane.addresses[text], known) for text in addresses)]
         if gateways:
             names.append(_ELSEWHERE[version])
+        if lane.loopback:
+            names, mac = [*names, *addresses], lane.mac
         # Those first whom the filter may speak of: not all are tried where it can tell many apart.
         senders = {
             text: wire_lane.neighbours.get(text, mac or frames.FAR_MAC) for text in (*names, *wire_lane.neighbours)
@@ -118,7 +125,7 @@ def _ways(lane: Lane, lanes: Sequence[Lane], probe: Probe) -> Iterator[_Way]:
             for text, own in senders.items()
             if (one := ipaddress.ip_address(text)).version == version
             and (one.is_link_local and version == 6) == linked
-            and text not in mine
+            and (text not in mine or lane.loopback)
         ]
         ends = dict.fromkeys((fit[0].address, fit[-1].address)) if fit else ()
         fit = [Source(text, own) for own in probe.named_macs for text in ends] + fit
