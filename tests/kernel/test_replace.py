@@ -311,6 +311,18 @@ def test_without_a_place_to_pin_nothing_is_taken_off(lab: Lab, monkeypatch: pyte
     bpffs.chmod(0o700)
 
 
+def test_a_pin_that_somebody_removed_is_not_missed(lab: Lab, said: Callable[[], list[str]]) -> None:
+    """As when the BPF file system is unmounted meanwhile: this process holds the program itself."""
+    by_netlink(lab)
+    before = present(lab)
+    with opened(lab):
+        (pin,) = pins.DIRECTORY.iterdir()
+        pin.unlink()
+    assert "is back on veth0" in said()[-1]
+    assert present(lab) == before
+    assert drops(lab)
+
+
 def test_a_program_attached_by_ip(lab: Lab, said: Callable[[], list[str]]) -> None:
     """The ordinary way: iproute2 attaches a pinned program by netlink."""
     pinned = pins.DIRECTORY.parent / "firewall"

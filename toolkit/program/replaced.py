@@ -2,8 +2,9 @@
 """Taking the place of a program that is attached, and putting it back at the end.
 
 A program that was attached by netlink (`ip link set dev NAME xdp`, xdp-tools: a firewall perhaps) would be gone for
-good: nobody attaches it again. So it is pinned, with a record of where it was, before it is taken off; the end of ours
-puts it back. What a killed process could not put back, the next one that attaches on that interface does, and repair().
+good: nobody attaches it again. So it is held, and pinned with a record of where it was, before it is taken off; the end
+of ours puts it back. What a killed process could not put back, the next one that attaches on that interface does, and
+repair().
 
 A program under somebody's link goes for good: a link cannot be put back. That is done only when asked for by name.
 """
@@ -49,12 +50,16 @@ def check_replace(replace: Replace) -> None:
 class Replaced:
     """What was taken off an interface for a program of ours. `comes_back`: whether put_back() can do what it says."""
 
-    def __init__(self, interface: str, taken: query.Attached, record: Record | None) -> None:
-        """In the network namespace of the interface; `record`: of a program that comes back."""
+    def __init__(self, interface: str, taken: query.Attached, record: Record | None, program: int = -1) -> None:
+        """In the network namespace of the interface; `record`: of a program that comes back. Takes over its descriptor.
+
+        The pin is for the successor of a killed process: others may remove it, or unmount the file system.
+        """
         self.interface = interface
         self.taken = taken
         self.comes_back = record is not None
         self._record = record
+        self._program = program
         self._netns = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)  # -1 when it is done
         lifecycle.track(self)
 
@@ -81,15 +86,16 @@ class Replaced:
             return
         try:
             with entered(self):
-                _say(*_outcomes(_repair(records, self.taken.ifindex, self._record)))
+                _say(*_outcomes(_repair(records, self.taken.ifindex, self._record, self._program)))
         finally:
             self.let_go()
 
     def let_go(self) -> None:
         """Have nothing to put back any more."""
-        fd, self._netns = self._netns, -1
-        if fd >= 0:
-            os.close(fd)
+        netns, program, self._netns, self._program = self._netns, self._program, -1, -1
+        for fd in (netns, program):
+            if fd >= 0:
+                os.close(fd)
 
     def _after_fork_in_child(self) -> None:
         _guard.renew()
@@ -140,7 +146,11 @@ def _take_netlink(interface: str, present: query.Attached, records: Records) -> 
     fd = abi.libbpf().bpf_prog_get_fd_by_id(present.program.id)
     if fd < 0:
         raise kernel_error("prog_get_fd_by_id", fd, tried)
-    replaced = Replaced(interface, present, record)
+    try:
+        replaced = Replaced(interface, present, record, fd)
+    except BaseException:
+        os.close(fd)
+        raise
     try:
         records.write(record)  # before anything changes: killed in between, there is a record too many, not one too few
         pins.pin(fd, _pin(record), tried)
@@ -149,8 +159,6 @@ def _take_netlink(interface: str, present: query.Attached, records: Records) -> 
         _forget(record, records)
         replaced.let_go()
         raise
-    finally:
-        os.close(fd)
     _say(f"{interface}: took off {present}; it is put back at the end")
     return replaced
 
@@ -211,13 +219,15 @@ def _outcomes(done: list[tuple[Record, str]]) -> list[str]:
     return [f"{record.interface}: {as_text(record)} {outcome}" for record, outcome in done]
 
 
-def _repair(records: Records, ifindex: int | None = None, mine: Record | None = None) -> list[tuple[Record, str]]:
-    """Put back `mine`, and what nobody alive has the record of; the newest was there last."""
+def _repair(
+    records: Records, ifindex: int | None = None, mine: Record | None = None, program: int = -1
+) -> list[tuple[Record, str]]:
+    """Put back `mine`, of which `program` is a descriptor, and what nobody alive has the record of, newest first."""
     found = [one for one in left() if mine is None or one.name != mine.name]
     wanted = [one for one in found if not one.alive and ifindex in (None, one.ifindex)]
     done: list[tuple[Record, str]] = []
     for record in [mine, *wanted] if mine else wanted:
-        keep, outcome = _restore(record)
+        keep, outcome = _restore(record, program if record is mine else -1)
         if not keep:
             _forget(record, records)
         elif record is mine:
@@ -226,15 +236,15 @@ def _repair(records: Records, ifindex: int | None = None, mine: Record | None = 
     return done
 
 
-def _restore(record: Record) -> tuple[bool, str]:
-    """(whether to keep the record for another time, what came of it)"""
+def _restore(record: Record, program: int) -> tuple[bool, str]:
+    """(whether to keep the record for another time, what came of it); `program`: its descriptor, or -1."""
     name = _name_today(record)
     if not name:
         return False, "is not put back: the interface is gone"
     present = query.attached(record.ifindex)
     if present is None:
         try:
-            fd = pins.pinned(_pin(record))
+            fd = pins.pinned(_pin(record)) if program < 0 else os.dup(program)
         except OSError as refused:
             return False, f"cannot be put back: its pin is gone ({refused.strerror})"
         try:
