@@ -22,6 +22,7 @@ __all__ = ["DISCOVERY", "Harm", "harms"]
 
 DISCOVERY = "icmp6 and ip6[40] >= 133 and ip6[40] <= 136"
 _ELSEWHERE = {4: "203.0.113.77", 6: "2001:db8:77::77"}  # somebody beyond the gateway
+_FRAGMENT = 44  # linux/in6.h: the header of an IPv6 fragment
 _NAMED = 3  # senders and ports that a sentence names
 _MOST_GROUPS = 16  # multicast groups that are tried
 _MOST_CONNECTIONS = 500  # that are tried, one of each peer's port
@@ -65,6 +66,7 @@ def harms(interface: str, probe: Probe, known: Sequence[Session] = (), *, answer
     bound = [one for one in found if not one.peer]
     ways = [(lane, list(_ways(lane, lanes, probe))) for lane in lanes if lane.addresses]
     yield from _of_services(ways, bound, probe)
+    yield from _of_fragments(ways, [one for one in bound if one.kind == "udp"], probe)
     yield from _of_connections(ways, connected, bound, probe)
     yield from _of_name_servers(ways, probe)
     yield from _of_leases(ways, probe)
@@ -196,6 +198,34 @@ def _named_services(
             f"{kind.upper()} to port{'s' if len(ports) > 1 else ''} {', '.join(first)}{more}, {whence}",
             _terms(kind, "dst", ports),
         )
+
+
+def _of_fragments(ways: _Ways, bound: Sequence[Endpoint], probe: Probe) -> Iterator[Harm]:
+    """Fragments of long datagrams, but for the first: they have no ports, and without them none arrives."""
+    lost: list[str] = []
+    seen: list[_Way] = []
+    for lane, group in ways:
+        for way in group if any(_reaches(lane, one) for one in bound) else ():
+            seen.append(way)
+            pairs = probe.pairs(way.sources, way.targets)
+            lost += [source.address for source, target in pairs if probe.takes(_later_fragments(source, target))]
+    if lost:
+        versions = set(map(_version, lost))
+        terms = tuple(
+            term for version, term in ((4, "ip[6:2] & 0x1fff != 0"), (6, "ip6 proto 44")) if version in versions
+        )
+        yield Harm(f"later fragments of UDP datagrams, {_from(lost, seen)}", terms)
+
+
+def _later_fragments(source: Source, target: Target) -> Iterator[bytes]:
+    a, b = source.address, target.address
+    if ":" in b:
+        header = bytes((frames.IPPROTO_UDP, 0)) + (181 << 3).to_bytes(2, "big") + bytes(4)
+        packet = frames.ipv6(header + bytes(600), _FRAGMENT, source=a, destination=b)
+        yield from wire(packet, frames.ETH_P_IPV6, source.mac, target.mac, target.tags)
+    else:
+        packet = frames.ipv4(bytes(600), frames.IPPROTO_UDP, source=a, destination=b, fragment=185)
+        yield from wire(packet, frames.ETH_P_IP, source.mac, target.mac, target.tags)
 
 
 def _holder(who: dict[int, tuple[str, int]], inode: int) -> str:
