@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from toolkit import lifecycle
 from toolkit.abi.shared_library import declare, load
-from toolkit.errors import ArgumentError, ClosedError, ToolkitError, kernel_error
+from toolkit.errors import ArgumentError, ClosedError, ToolkitError, explained
 from toolkit.mapping import map_file
 from toolkit.program import Map
 from toolkit.rings.atomics import fence
@@ -92,11 +92,9 @@ class RingBuffer(lifecycle.NotCopied):
         self._record = record
         self._stride = RECORD_HEADER + (record + _ALIGNED - 1 & -_ALIGNED)
         self._size = table.max_entries  # bytes
-        try:
+        with explained(f"cannot map the ring buffer {table.name}"):
             ours = map_file(table.fd, mmap.PAGESIZE)
             theirs = map_file(table.fd, mmap.PAGESIZE + 2 * self._size, offset=mmap.PAGESIZE, writable=False)
-        except OSError as refused:
-            raise kernel_error("ringbuf", refused.errno or 0, f"cannot map the ring buffer {table.name}") from None
         self._consumer: _Position | None = _Position(ours)
         self._producer: _Position | None = _Position(theirs)
         self._memory: npt.NDArray[np.uint8] | None = np.frombuffer(theirs, np.uint8)[mmap.PAGESIZE :]

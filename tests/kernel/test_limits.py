@@ -20,6 +20,7 @@ from support import eventually, run_child
 import toolkit
 from toolkit.abi import libpcap, shared_library
 from toolkit.abi.libxdp import libxdp
+from toolkit.abi.shared_library import importing
 from toolkit.errors import LibraryError, SystemCallError, ToolkitError, explained
 from toolkit.lab import Lab
 from toolkit.program import Program, build, expression, sources
@@ -136,7 +137,7 @@ def test_the_compiler_and_the_filter_s_child_at_the_limit(
     descriptors.leave(1)
     with pytest.raises(SystemCallError, match=r"cannot start .*python.*Next step: close some"):
         build.build_images(source, source.text, cache=False, candidates=[build.SYSTEM_PYTHON])
-    with pytest.raises(SystemCallError, match=r"the process that compiles the filter.*Next step: close some"):
+    with pytest.raises(SystemCallError, match=r"filter 'udp port domain': Too many.*Next step: close some"):
         expression._in_child(10.0, expression="udp port domain", optimise=True)
     descriptors.restore()
     report = {"status": "absent", "detail": "libbcc.so.0: failed to map segment from shared object"}
@@ -176,7 +177,57 @@ def test_memory_that_is_not_to_be_had() -> None:
     for line in lines:
         assert "Cannot allocate memory (ENOMEM). Likely cause: " in line
         assert "Next step: " in line
+    assert "cannot map the ring buffer copies" in lines[2]
+    assert "this process may have (`ulimit -v`, its cgroup)" in lines[2]
     assert "4,294,967,296 bytes of memory for packets, 1,048,576 frames" in lines[0]
+
+
+PACKAGES = """
+    import os, resource
+    from toolkit.capture.compression import compressor
+    from toolkit.errors import ToolkitError
+    from toolkit.tables.arrow import pyarrow
+    from toolkit.tables.frame import data_frame
+    makes = {{"pyarrow": lambda: pyarrow("x")}}
+    if {descriptors}:
+        makes |= {{"pandas": lambda: data_frame([]), "zstandard": lambda: compressor("zstd")}}
+        limit, most = resource.RLIMIT_NOFILE, max(map(int, os.listdir("/proc/self/fd")))
+    else:
+        size = next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmSize"))
+        limit, most = resource.RLIMIT_AS, size + (8 << 20)
+    resource.setrlimit(limit, (most, resource.getrlimit(limit)[1]))
+    for name, make in makes.items():
+        try:
+            make()
+        except ToolkitError as refused:
+            print(name, getattr(refused, "errno", None), refused)
+"""
+
+
+@pytest.mark.needs("pyarrow")
+@pytest.mark.parametrize(("descriptors", "number"), [(True, errno.EMFILE), (False, errno.ENOMEM)])
+def test_a_python_package_is_missing_only_if_it_is(descriptors: bool, number: int) -> None:
+    lines = run_child(PACKAGES.format(descriptors=descriptors)).splitlines()
+    assert "pyarrow" in [line.split()[0] for line in lines]
+    for line in lines:
+        name = line.split()[0]
+        assert line.startswith(f"{name} {number} "), line
+        assert f"cannot load {name}: " in line
+        assert "ulimit" in line
+        assert "pip install" not in line
+
+
+def test_a_python_package_that_is_not_there_or_damaged() -> None:
+    with (
+        pytest.raises(LibraryError, match="take it from there"),
+        importing("nothing", LibraryError("take it from there")),
+    ):
+        import nothing  # type: ignore[import-not-found]  # noqa: F401
+    with (
+        pytest.raises(LibraryError, match=r"cannot load the Python package it: undefined symbol.*force-reinstall it`"),
+        importing("it", LibraryError("missing")),
+    ):
+        raise ImportError("undefined symbol: PyX")
 
 
 def test_what_is_explained_already_stays_as_it_is() -> None:

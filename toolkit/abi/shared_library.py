@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
+from collections.abc import Iterator
 
-from toolkit.errors import LibraryError, ToolkitError, kernel_error
+from toolkit.errors import LibraryError, ToolkitError, explained, kernel_error
 
-__all__ = ["declare", "load", "not_loaded", "refused_by"]
+__all__ = ["declare", "importing", "load", "not_loaded", "refused_by"]
 
 _LIMITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EACCES, errno.EPERM)
 
@@ -26,11 +28,8 @@ def refused_by(text: str) -> int:
 
 def not_loaded(soname: str, package: str, said: object) -> ToolkitError:
     """Build the error for a library that was not loaded: it is missing only if the dynamic linker says so."""
-    number = refused_by(str(said))
-    if number:
-        call = "library" if number in (errno.EACCES, errno.EPERM) else "memory" if number == errno.ENOMEM else ""
-        number = errno.EACCES if call == "library" else number
-        return kernel_error(call, number, f"cannot load {soname}")
+    if limit := _limit(soname, said):
+        return limit
     if os.strerror(errno.ENOENT) in str(said):
         cause, step = f"the package {package} is not installed", "install"
     else:
@@ -39,6 +38,30 @@ def not_loaded(soname: str, package: str, said: object) -> ToolkitError:
         f"cannot load {soname}: {said}. Likely cause: {cause}. "
         f"Next step: `apt-get {step} {package}` (or run scripts/setup)."
     )
+
+
+def _limit(name: str, said: object) -> ToolkitError | None:
+    """Build the error for what a limit or a permission kept from being loaded; None where it is something else."""
+    number = refused_by(str(said))
+    if not number:
+        return None
+    call = "library" if number in (errno.EACCES, errno.EPERM) else "memory" if number == errno.ENOMEM else ""
+    return kernel_error(call, errno.EACCES if call == "library" else number, f"cannot load {name}")
+
+
+@contextlib.contextmanager
+def importing(package: str, missing: ToolkitError) -> Iterator[None]:
+    """Have an import that fails in this block say why: `missing` only if the Python package is not there."""
+    try:
+        with explained(f"cannot load {package}"):
+            yield
+    except ImportError as refused:
+        if isinstance(refused, ModuleNotFoundError) and (refused.name or package).split(".")[0] == package:
+            raise missing from refused
+        raise _limit(package, refused) or LibraryError(
+            f"cannot load the Python package {package}: {refused}. Likely cause: it is damaged, or made for another "
+            f"Python. Next step: `pip install --force-reinstall {package}`."
+        ) from refused
 
 
 def load(soname: str, package: str, *, hold_gil: bool = False) -> ctypes.CDLL:

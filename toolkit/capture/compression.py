@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from toolkit.abi.shared_library import importing
 from toolkit.capture.layout import Bytes
 from toolkit.errors import ArgumentError, LibraryError
 
@@ -80,11 +81,10 @@ def _zstd_maker() -> Any:
         pass
     else:
         return lambda: zstd.ZstdCompressor(level=1)
-    try:
+    missing = LibraryError(
+        "cannot compress with zstd: this Python has no zstd. Likely cause: it came into the standard library with "
+        "Python 3.14. Next step: `pip install zstandard` (in a checkout: scripts/setup --tables), or take gzip."
+    )
+    with importing("zstandard", missing):
         import zstandard
-    except ImportError:
-        raise LibraryError(
-            "cannot compress with zstd: this Python has no zstd. Likely cause: it came into the standard library with "
-            "Python 3.14. Next step: `pip install zstandard` (in a checkout: scripts/setup --tables), or take gzip."
-        ) from None
     return lambda: zstandard.ZstdCompressor(level=1).compressobj()

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from toolkit.abi.shared_library import importing
 from toolkit.errors import RecordedError
 
 __all__ = ["decompressed", "decompression_errors"]
@@ -114,13 +115,12 @@ def _zstd(raw: Any, name: str) -> Any:
         return _Stream(raw, zstd.ZstdDecompressor)
     except ImportError:
         pass
-    try:
+    missing = RecordedError(
+        f"{name} is compressed with zstd, for which this Python has no library. "
+        f"Next step: `pip install zstandard`, or `zstd -d {name}` first."
+    )
+    with importing("zstandard", missing):
         import zstandard
-    except ImportError:
-        raise RecordedError(
-            f"{name} is compressed with zstd, for which this Python has no library. "
-            f"Next step: `pip install zstandard`, or `zstd -d {name}` first."
-        ) from None
     return _Stream(raw, lambda: _Unpacker(zstandard.ZstdDecompressor().decompressobj()))
 
 

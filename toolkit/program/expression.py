@@ -70,9 +70,9 @@ def _in_child(limit: float, **job: Any) -> Any:
     """The child's answer, or None where it took longer than `limit` seconds and was killed."""
     import subprocess
 
-    request = json.dumps(job)
+    request, asked = json.dumps(job), _short(job.get("expression", job.get("texts")))
     try:
-        with explained(f"cannot start the process that compiles the filter {_short(job)}"):
+        with explained(f"cannot start the process that compiles the filter {asked}"):
             done = run_helper([sys.executable or "/usr/bin/python3", "-I", abi.__file__], request.encode(), limit)
     except subprocess.TimeoutExpired:
         return None
@@ -80,7 +80,7 @@ def _in_child(limit: float, **job: Any) -> Any:
         return json.loads(done.stdout)
     except ValueError:
         raise FilterError(
-            f"cannot compile the filter {_short(job)}: libpcap ended with status {done.returncode} "
+            f"cannot compile the filter {asked}: libpcap ended with status {done.returncode} "
             f"{done.stderr.decode(errors='replace').strip()}"
         ) from None
 

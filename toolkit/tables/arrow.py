@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.abi.shared_library import importing
 from toolkit.errors import LibraryError
 from toolkit.tables.cells import Cells
 from toolkit.tables.text import Text
@@ -20,12 +21,9 @@ __all__ = ["pyarrow", "record_batch"]
 
 def pyarrow(what: str) -> Any:
     """Import pyarrow for `what`, or say how to get it."""
-    try:
+    missing = f"{what} needs pyarrow. Next step: `pip install pyarrow` (in a checkout: scripts/setup --tables)."
+    with importing("pyarrow", LibraryError(missing)):
         import pyarrow as pa
-    except ImportError as cause:
-        raise LibraryError(
-            f"{what} needs pyarrow. Next step: `pip install pyarrow` (in a checkout: scripts/setup --tables)."
-        ) from cause
     return pa
 
 

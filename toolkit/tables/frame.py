@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.abi.shared_library import importing
 from toolkit.errors import LibraryError
 from toolkit.tables.cells import Cells
 from toolkit.tables.text import Text
@@ -24,12 +25,9 @@ def data_frame(columns: Sequence[Cells]) -> pd.DataFrame:
     Numbers that may be missing are of pandas' nullable types (Int32, ...), text is of dtype "string": missing is
     pandas.NA in both, so that columns of several Batches have one dtype. Times are datetime64[ns, UTC].
     """
-    try:
+    missing = "to_pandas() needs pandas. Next step: `pip install pandas` (in a checkout: scripts/setup --tables)."
+    with importing("pandas", LibraryError(missing)):
         import pandas as pd
-    except ImportError as cause:
-        raise LibraryError(
-            "to_pandas() needs pandas. Next step: `pip install pandas` (in a checkout: scripts/setup --tables)."
-        ) from cause
     return pd.DataFrame({column.name: _series(pd, column) for column in columns})
 
 
