@@ -15,9 +15,11 @@ import pytest
 
 import toolkit
 from toolkit.capture import Capture
+from toolkit.tables.parquet import ParquetSink
 
-from capture_support import fill  # isort: skip
+from capture_support import batch_of, fill, frames  # isort: skip
 from interrupt_support import at_every_line, at_times_of_chance  # isort: skip
+from test_rings_interrupted import Interrupt, every_line  # isort: skip
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +44,39 @@ def test_capture(tmp_path: Path, name: str) -> None:
             path.unlink()
 
     assert at_every_line(make, close) > 50
+
+
+@pytest.mark.needs("pyarrow")
+@pytest.mark.parametrize("name", ["a.parquet", "set/"])
+def test_parquet_sink(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name.rstrip("/")
+
+    def make() -> ParquetSink:
+        assert path.is_dir() or not path.exists(), "what is left blocks a retry"
+        return ParquetSink(f"{tmp_path}/{name}")
+
+    def close(sink: ParquetSink) -> None:
+        sink.close()
+        if path.is_file():
+            path.unlink()
+
+    assert at_every_line(make, close) > 20
+
+
+@pytest.mark.needs("pyarrow")
+def test_parquet_sink_is_whole_though_its_end_is_interrupted(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    def end(k: int) -> bool:
+        path = tmp_path / f"{k}.parquet"
+        sink = ParquetSink(path)
+        sink.write(batch_of(frames(3)))
+        hit = Interrupt(k).run(sink.close)
+        sink.close()
+        assert pq.ParquetFile(path).metadata.num_rows == 3
+        return hit
+
+    assert every_line(end) > 5
 
 
 @pytest.mark.parametrize("force", [False, True])

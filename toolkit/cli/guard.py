@@ -36,13 +36,16 @@ def ask(interface: str, expression: str, *, netns: NetNS = None, assent: bool = 
         found, cut_off = harms(interface, expression, answered=answered)
         if not found:
             return
-        instead = narrower(interface, expression, found, answered=answered)
+        instead = "" if answered else narrower(interface, expression, found)
     shown = expression if len(expression) <= _LONGEST else expression[:_LONGEST] + "..."
     what = "may cut you off" if cut_off else "takes packets that this host needs"
     lines = "\n".join(f"  - {one.text}" for one in found)
     left_out = f"'{instead}' leaves all of them alone" if instead else "leave these packets out of the filter"
+    subject, way_out = f"the filter {shown!r}", f"{left_out}; or look at copies (--tee of receive, capture and top)"
+    if answered:  # nobody wrote that filter
+        subject, way_out = "answering", "echo UDP at another port (--udp-port; 0: nowhere)"
     if sys.stdin.isatty() and sys.stderr.isatty():
-        click.echo(f"xsk: the filter {shown!r} on {interface} {what}. It takes:\n{lines}", err=True)
+        click.echo(f"xsk: {subject} on {interface} {what}. It takes:\n{lines}", err=True)
         if instead:
             click.echo(f"     {left_out}.", err=True)
         with interruptible():
@@ -50,8 +53,8 @@ def ask(interface: str, expression: str, *, netns: NetNS = None, assent: bool = 
                 return
         raise ArgumentError("nothing was done.")
     raise ArgumentError(
-        f"the filter {shown!r} on {interface} {what}, so nothing was done. It would take:\n{lines}\n"
-        f"Next step: {left_out}; or look at copies (--tee of receive, capture and top); or say --yes if it is meant so."
+        f"{subject} on {interface} {what}, so nothing was done. It would take:\n{lines}\n"
+        f"Next step: {way_out}; or say --yes if it is meant so."
     )
 
 
@@ -61,7 +64,8 @@ def harms(interface: str, expression: str, *, answered: bool = False) -> tuple[l
     In the calling thread's network namespace.
     """
     probe, ours = Probe(expression), sessions.of_ancestors()
-    found = list(guard_session.harms(interface, probe, ours))
+    # Who answers takes no TCP, and no ARP that a session would miss.
+    found = [] if answered else list(guard_session.harms(interface, probe, ours))
     cut_off = bool(found)
     for one in guard_services.harms(interface, probe, ours.found, answered=answered):
         if not any(set(one.without) <= set(other.without) for other in found):
@@ -69,7 +73,7 @@ def harms(interface: str, expression: str, *, answered: bool = False) -> tuple[l
     return found, cut_off
 
 
-def narrower(interface: str, expression: str, found: list[Harm], *, answered: bool = False) -> str:
+def narrower(interface: str, expression: str, found: list[Harm]) -> str:
     """The filter without what would be missed, if that can be said and leaves something; else ""."""
     terms: dict[str, None] = {}
     for _round in range(_ROUNDS):
@@ -79,7 +83,7 @@ def narrower(interface: str, expression: str, found: list[Harm], *, answered: bo
         others = f"not ({' or '.join(terms)})" if len(terms) > 1 else f"not {next(iter(terms))}"
         proposed = others if expression == "all" else f"({expression}) and {others}"
         try:
-            found, _ = harms(interface, proposed, answered=answered)
+            found, _ = harms(interface, proposed)
         except FilterError:  # nothing is left of it
             return ""
         if not found:
