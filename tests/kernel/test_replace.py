@@ -192,6 +192,22 @@ def test_two_replacers_one_upon_the_other(lab: Lab, said: Callable[[], list[str]
     assert drops(lab)
 
 
+def test_one_that_replaced_nothing_makes_room_as_well(lab: Lab, said: Callable[[], list[str]]) -> None:
+    """It came when the place was free, as when two are started at once; the first then could not put it back."""
+    by_netlink(lab)
+    first = opened(lab)
+    abi.libbpf().bpf_link_detach(first.link.fd)
+    with Program.build("xdp_pass.c") as program:
+        second = program.attach("veth0", netns=lab.netns)
+        first.close()
+        assert "is not back yet: program" in said()[-1]
+        second.close()
+        assert [line.endswith("is back on veth0") for line in said()] == [True]
+        second.close()
+        assert said() == []
+    assert drops(lab)
+
+
 def test_a_deleted_interface(lab: Lab, said: Callable[[], list[str]]) -> None:
     by_netlink(lab)
     with opened(lab):

@@ -19,7 +19,7 @@ from toolkit.netns import Home, NetNS, entered
 from toolkit.program import loss, query
 from toolkit.program.descriptor import Descriptor
 from toolkit.program.loss import Location, Loss
-from toolkit.program.replaced import Replace, Replaced, check_replace, take_place
+from toolkit.program.replaced import Replace, Replaced, check_replace, put_back_after, take_place
 from toolkit.rcu import wait_for_readers
 
 __all__ = ["Link", "Mode", "Replace", "attach"]
@@ -123,14 +123,17 @@ class Link:
         return loss.replaced(self._program, found.program_id)
 
     def close(self) -> None:
-        """Take the program off, and put back what it took the place of.
+        """Take the program off, and put back what it took the place of, or what others could not put back meanwhile.
 
         Again is fine, and so is an interface that vanished meanwhile. What came of putting back is logged.
         """
         if not self._ending:
             self._ask()  # for the last time: what somebody else ended before is known afterwards
         self._ending = True  # first: another thread that finds the link without an interface then knows why
+        before = self.closed
         _end(self._descriptor, self._replaced)
+        if not before and self._replaced is None:
+            put_back_after(self.location)
 
     @property
     def replaced(self) -> dict[str, Any] | None:

@@ -25,11 +25,12 @@ from toolkit.device import describe
 from toolkit.errors import ArgumentError, ToolkitError, kernel_error
 from toolkit.netns import entered
 from toolkit.program import pins, query
+from toolkit.program.loss import Location
 from toolkit.program.removal import mode_flags, take_off
 from toolkit.records import Guard, Record, Records, netns_here
 from toolkit.uninterrupted import afterwards, uninterrupted
 
-__all__ = ["Replace", "Replaced", "as_text", "check_replace", "left", "repair", "take_place"]
+__all__ = ["Replace", "Replaced", "as_text", "check_replace", "left", "put_back_after", "repair", "take_place"]
 
 # False: refuse where something is attached. True: a program that can be put back. "link": one under a link as well.
 Replace = bool | Literal["link"]
@@ -201,6 +202,19 @@ def repair() -> list[tuple[Record, str]]:
             return _repair(records)
 
     return uninterrupted(work) if Records(_KIND).all() else []
+
+
+def put_back_after(location: Location) -> None:
+    """Put back what is left where a program of ours, which replaced none itself, was in the way until now."""
+
+    def work() -> None:
+        with location.home.entered() as reached, contextlib.suppress(ToolkitError, OSError):
+            if reached:
+                _put_back_left(location.ifindex)
+
+    # Not from a finalizer in the middle of just this: the next one does it.
+    if not _guard.mine and Records(_KIND).all():
+        uninterrupted(work)
 
 
 def _put_back_left(ifindex: int) -> None:
