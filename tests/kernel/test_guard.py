@@ -72,6 +72,15 @@ def test_what_takes_the_session_is_refused(lab: Lab, expression: str, ipv6: bool
     assert not report["out"], "nothing was opened"
 
 
+@pytest.mark.parametrize("ipv6", [False, True])
+def test_echo_answers_what_the_session_needs(make_lab: Callable[..., Lab], ipv6: bool) -> None:
+    """It takes ARP and neighbour discovery, but as it answers them nobody is forgotten: no question over SSH."""
+    lab = make_lab(neighbours=False)
+    report = logged_in(lab, *XSK, "echo", lab.interface, "--seconds", "0.3", ipv6=ipv6)
+    assert report["status"] == 0, report["err"]
+    assert report["works"]
+
+
 def test_copies_cut_nobody_off_but_what_is_dropped_does(lab: Lab) -> None:
     report = receive(lab, "all", "--tee", "--on-match", "drop")
     assert report["status"] == 1

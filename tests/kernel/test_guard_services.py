@@ -114,6 +114,7 @@ def test_echo_asks_for_the_port_of_somebody_else(lab: Lab) -> None:
         done = xsk(lab, "echo", "veth0", "--seconds", "0.3")
         assert done.returncode == 1
         assert "UDP to port 7 (" in done.stderr
+        assert "echo UDP at another port (--udp-port; 0: nowhere); or say --yes" in done.stderr, "it has no --filter"
         for more in (["--yes"], ["--udp-port", "9"]):
             assert xsk(lab, "echo", "veth0", "--seconds", "0.3", *more).returncode == 0
 
