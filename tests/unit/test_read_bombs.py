@@ -87,7 +87,7 @@ def test_reading_ends_soon(compress: str, what: str) -> None:
     spent = time.process_time() - began
     text = " ".join(str(one.message) for one in told) if what == "zeros" else str(told.value)
     assert found == len(PACKETS)
-    assert ("as far as was looked" if what == "zeros" else "on hold no packet") in text
+    assert ("as far as was looked" if what == "zeros" else "on hold no Ethernet packet") in text
     assert file.tell() < 10 * len(member) + MB, "20 MB, and not a gigabyte"
     assert spent < 5
 
@@ -112,7 +112,7 @@ def test_before_the_first_packet_too(compress: str) -> None:
     """read() itself looks for the first packet."""
     make = COMPRESSORS[compress]
     data = make(Pcapng().data) + make(unknown(4 * MB)) * 256
-    with pytest.raises(RecordedError, match=r"bytes from offset 0 on hold no packet"):
+    with pytest.raises(RecordedError, match=r"bytes from offset 0 on hold no Ethernet packet"):
         toolkit.read(io.BytesIO(data))
 
 

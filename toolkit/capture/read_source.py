@@ -121,8 +121,9 @@ class Window:
         if bytes_out > max(_FRUITLESS, _RATIO * bytes_in):
             raise FruitlessError(
                 f"{self.name} is not read any further: {bytes_out:,} bytes from offset {self._fruit[0]:,} on hold no "
-                f"packet, and came out of a compressed file of which only {self.source.taken:,} bytes were read until "
-                "then. Likely cause: it was made to keep its readers busy, or a machine went down and left zeros. "
+                f"Ethernet packet, and came out of a compressed file of which only {self.source.taken:,} bytes were "
+                "read until then. Likely cause: it was made to keep its readers busy, a machine went down and left "
+                "zeros, or packets of another link type are all alike (a load test). "
                 "Next step: decompress it yourself, and read that file."
             )
 
