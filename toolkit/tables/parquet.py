@@ -22,6 +22,7 @@ from toolkit.tables.arrow import pyarrow, record_batch
 from toolkit.tables.cells import Packets, of_batch, packet_cells
 from toolkit.tables.layout import Addresses
 from toolkit.tables.parquet_file import ParquetFile
+from toolkit.uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,16 +92,19 @@ class ParquetSink:
         def create(folder: Folder, name: str) -> ParquetFile:
             return ParquetFile(folder, name, schema, metadata, access=access, force=force, hidden=dataset, **options)
 
-        if dataset:
-            files: _Single | _Dataset = _Dataset(Folder(root, make=access), create, seconds_per_file, access)
-        else:
-            with Folder.of(root) as folder:
-                files = _Single(create(folder, root.name))
-        if rows_per_group is None:
-            rows_per_group = affordable(_ROWS * _ROW, _GATHER * _ROW) // _ROW
-        self._writing = _Writing(files, schema, rows_per_group, addresses, head)
-        # A sink that is forgotten, or left open when the interpreter ends, is closed; in a fork of the owner it is not.
-        self._finalizer = weakref.finalize(self, _forgotten, self._writing, os.getpid())
+        def begin() -> None:
+            if dataset:
+                files: _Single | _Dataset = _Dataset(Folder(root, make=access), create, seconds_per_file, access)
+            else:
+                with Folder.of(root) as folder:
+                    files = _Single(create(folder, root.name))
+            rows = affordable(_ROWS * _ROW, _GATHER * _ROW) // _ROW if rows_per_group is None else rows_per_group
+            self._writing = _Writing(files, schema, rows, addresses, head)
+            # Forgotten, or left open when the interpreter ends, it is closed; in a fork of its owner it is not.
+            self._finalizer = weakref.finalize(self, _forgotten, self._writing, os.getpid())
+
+        # In one piece: an interrupt in the middle could leave descriptors, and a file that the next try comes upon.
+        uninterrupted(begin, dispose=lambda _: self.discard())
 
     def __enter__(self) -> ParquetSink:
         """Close at the end of the block."""
@@ -146,8 +150,12 @@ class ParquetSink:
         statistics: `received`, `dropped` and whatever else is known of the capture; goes into the metadata of the last
         file, and of a dataset into `_capture-….json` beside its directories.
         """
-        self._finalizer.detach()
-        self._writing.close(statistics or {})
+
+        def end() -> None:
+            self._finalizer.detach()
+            self._writing.close(statistics or {})
+
+        uninterrupted(end)  # cut short, a file would lack its end
 
     def discard(self) -> None:
         """End without a trace: for who gives up before there are packets. Directories that were made stay."""
