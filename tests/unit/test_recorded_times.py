@@ -132,11 +132,14 @@ def test_a_time_that_the_format_cannot_hold_is_refused(tmp_path: Path, name: str
 def test_what_others_do_after_2106(tmp_path: Path) -> None:
     (tmp_path / "a.pcap").write_bytes(pcap([(LAST, DATA, 60)]))
     for name, expected in (("b.pcap", 999), ("b.pcapng", LAST // SECOND + 1000)):
-        subprocess.run(
+        done = subprocess.run(
             ["editcap", "-t", "1000", "-F", name[2:], tmp_path / "a.pcap", tmp_path / name],
-            check=True,
+            check=False,
             stderr=subprocess.DEVNULL,
         )
+        if name == "b.pcap" and done.returncode:
+            continue  # newer ones refuse it, as we do
+        assert done.returncode == 0
         assert [ns // SECOND for ns in times_of(tmp_path / name)] == [expected]
     with toolkit.read(tmp_path / "b.pcapng") as recorded, Capture(None, tmp_path / "c.pcapng") as capture:
         for batch in recorded:

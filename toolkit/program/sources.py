@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,6 +57,8 @@ def read(source: str | os.PathLike[str]) -> Source:
     try:
         text = path.read_text()
     except OSError as missing:
+        if missing.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise  # explained by who is building: the program is not at fault
         names = ", ".join(sorted(p.name for p in directory().glob("*.c")))
         raise ArgumentError(
             f"cannot read the program {os.fspath(source)!r}: {missing.strerror}. "
