@@ -86,17 +86,17 @@ def test_a_changed_header_is_a_changed_program(place: Path, way: str, runs: list
     program = write(place / "mine.c", MAIN.format(include=include))
     for name, text in others.items():
         write(place / name, text + "\n")
-    write(place / header, "#define VERDICT XDP_DROP\n")
-    assert verdict(program) == DROP
-    assert verdict(program) == DROP
-    assert len(runs) == 1, "it was not kept"
-    write(place / header, "#define VERDICT XDP_PASS\n")
-    assert verdict(program) == PASS
-    assert verdict(program) == PASS
-    assert len(runs) == 2
+    for text, expected in (("XDP_DROP", DROP), ("XDP_PASS", PASS)):
+        write(place / header, f"#define VERDICT {text}\n")
+        before = len(runs)
+        assert verdict(program) == expected
+        compiled = len(runs)  # an interpreter without BCC may have been asked first
+        assert compiled > before
+        assert verdict(program) == expected
+        assert len(runs) == compiled, "it was not kept"
     os.utime(place / header, (0, 0))  # another time, the same bytes
     assert verdict(program) == PASS
-    assert len(runs) == 2
+    assert len(runs) == compiled
 
 
 def test_an_absolute_include_and_one_from_another_directory(place: Path, tmp_path: Path) -> None:
