@@ -25,7 +25,11 @@ class Tcpdump:
     def __init__(self, lab: Lab, where: Cores) -> None:
         """Start it on the lab's near end."""
         self._child: subprocess.Popen[bytes] = lab.netns.popen(
-            [*child_prefix(where.consumer), "tcpdump", "-n", "-i", lab.interface, "-B", "65536", "-w", "/dev/null"],
+            # -Z root: else it would give the file that it writes, the machine's /dev/null, to its own user.
+            [
+                *(*child_prefix(where.consumer), "tcpdump", "-n", "-Z", "root", "-i", lab.interface),
+                *("-B", "65536", "-w", "/dev/null"),
+            ],
             stderr=subprocess.PIPE,
             bufsize=0,
         )
