@@ -461,7 +461,7 @@ def test_a_second_signal_of_another_kind_ends_it_at_once(lab: Lab, wire: Wire) -
             process.send_signal(signal.SIGTERM)
             time.sleep(BURST + 0.2)
             process.send_signal(signal.SIGINT)
-            assert process.wait(20) == -signal.SIGINT
+            assert process.wait(3) == -signal.SIGINT
     finally:
         os.close(reader)
         os.close(writer)

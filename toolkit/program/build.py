@@ -8,13 +8,13 @@ import errno
 import functools
 import glob
 import hashlib
-import importlib.util
 import json
 import os
 import platform
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,8 @@ _LIBRARIES = ("/usr/lib*/libbcc.so.0", "/usr/lib/*-linux-gnu/libbcc.so.0", "/usr
 def interpreters() -> list[str]:
     """The interpreters that may have BCC, best first: this one if it knows any `bcc`, then the system's."""
     own = sys.executable or ""
-    known = False
-    if own and "bcc" not in sys.modules:
-        try:
-            known = importlib.util.find_spec("bcc") is not None
-        except (ImportError, ValueError):
-            known = False
-    elif own:
-        known = True
+    # By the path alone: that import_bcc() has loaded it here from elsewhere does not help a child.
+    known = bool(own) and PathFinder.find_spec("bcc") is not None
     return list(dict.fromkeys(([own] if known else []) + [SYSTEM_PYTHON]))
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -292,3 +293,11 @@ def test_a_jump_that_llvm_gives_up_on_has_a_next_step() -> None:
     refused = build._refusal(source, report, "LLVM ERROR: Branch target out of insn range\n")
     assert isinstance(refused, CompileError)
     assert "Next step: `net`" in str(refused)
+
+
+def test_a_bcc_that_was_loaded_from_elsewhere_is_no_reason_to_ask_this_interpreter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = build.interpreters()
+    monkeypatch.setitem(sys.modules, "bcc", types.ModuleType("bcc"))
+    assert build.interpreters() == before
