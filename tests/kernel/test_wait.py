@@ -61,12 +61,12 @@ def stamps(batch: toolkit.Batch) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_payloads_arrive_as_sent(lab: Lab, wire: Wire, mode: WaitMode) -> None:
-    sent = [frame(i, 60 + i) for i in range(500)]
+    sent = [frame(i, 60 + i * 9) for i in range(150)]
     with near(lab, mode) as interface:
         assert interface.info()["wait"] == mode
-        sender = threading.Thread(target=wire.send, args=(sent,))
+        sender = threading.Thread(target=wire.send, args=(sent,))  # wants the GIL for each, beside a spinner
         sender.start()
-        got = collect(interface.receive, len(sent))
+        got = collect(interface.receive, len(sent), timeout=30.0)
         sender.join()
         assert got == sent
 
@@ -225,24 +225,38 @@ def test_poll_sleeps_and_the_others_do_not(lab: Lab, mode: WaitMode) -> None:
 
 @pytest.mark.parametrize("mode", ["spin", "busy-poll"])
 def test_other_threads_go_on_beside_a_spinner(lab: Lab, mode: WaitMode) -> None:
-    """A thread that wants the GIL now and then gets it within the switch interval, every time."""
-    waits: list[float] = []
-    stop = threading.Event()
+    """A thread that wants the GIL now and then gets it no later than beside a loop of plain Python."""
 
-    def ticks() -> None:
-        while not stop.is_set():
-            begin = time.monotonic()
-            time.sleep(0.001)
-            waits.append(time.monotonic() - begin)
+    def delays(busy: Callable[[], object]) -> list[float]:
+        """How long a sleep of 1 ms takes in another thread, while this one is `busy`."""
+        found: list[float] = []
+        stop = threading.Event()
 
-    with near(lab, mode) as interface:
+        def ticks() -> None:
+            while not stop.is_set():
+                begin = time.monotonic()
+                time.sleep(0.001)
+                found.append(time.monotonic() - begin)
+
         thread = threading.Thread(target=ticks)
         thread.start()
-        interface.receive(timeout=1.0)
+        busy()
         stop.set()
         thread.join()
-    assert len(waits) > 40
-    assert statistics.median(waits) < 0.02
+        return found
+
+    def compute() -> None:
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            pass
+
+    beside_python: list[float] = []
+    beside_waiter: list[float] = []
+    with near(lab, mode) as interface:
+        for _ in range(3):  # in turn: a busy machine is as busy for both
+            beside_python += delays(compute)
+            beside_waiter += delays(lambda: interface.receive(timeout=0.5))
+    assert statistics.median(beside_waiter) < 2 * statistics.median(beside_python)
 
 
 # --- resting while packets come steadily -----------------------------------------------------------------------------
