@@ -10,7 +10,7 @@ from collections.abc import Callable
 import toolkit
 from benchmarks.isolation import Cores, undisturbed
 from toolkit.lab import Lab
-from toolkit.lab import frames as lab_frames
+from toolkit.packets import frames as lab_frames
 
 __all__ = ["SIZES", "costs"]
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.batch import Batch
+from toolkit.batch.batch import Batch
+from toolkit.capture.parquet import ParquetSink
 from toolkit.flows import Flows
-from toolkit.lab.frames import udp_frame
-from toolkit.tables.parquet import ParquetSink
+from toolkit.packets.frames import udp_frame
 
 __all__ = ["rates"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import table
-from toolkit.careful import Access, replace_text
+from toolkit._base.careful import Access, replace_text
 
 __all__ = ["write"]
 

@@ -18,7 +18,7 @@ from benchmarks.load import Run
 from toolkit.abi import libbpf as abi
 from toolkit.errors import kernel_error
 from toolkit.lab import Lab
-from toolkit.lab.frames import udp_frame
+from toolkit.packets.frames import udp_frame
 from toolkit.program import Program
 
 __all__ = ["EXPRESSIONS", "program_ns", "through"]

@@ -20,8 +20,9 @@ from benchmarks.load import Run
 from benchmarks.pinging import Pinged, pinging
 from benchmarks.tcpdump import Tcpdump
 from benchmarks.testpmd import Settings, Testpmd
-from toolkit.checksum import folded
-from toolkit.lab import Lab, frames
+from toolkit.lab import Lab
+from toolkit.packets import frames
+from toolkit.packets.checksum import folded
 
 __all__ = ["NAMES", "Plan", "measure", "start_testpmd", "start_worker"]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import toolkit
 from benchmarks.commands import Commands
-from toolkit.forward import Forwarder
-from toolkit.lab import frames
+from toolkit.forward.forwarder import Forwarder
+from toolkit.packets import frames
 
 __all__ = ["main"]
 
@@ -44,7 +44,7 @@ def receive(*, touch: bool = False, sum_lengths: bool = False, tee: bool = False
 
 def forward(*, finish: bool = False, **options: Any) -> None:
     """Swap the MAC addresses and send back; with `finish`, look for checksums that were left open and finish them."""
-    from toolkit.edits import swap_macs
+    from toolkit.forward.edits import swap_macs
 
     with toolkit.open(INTERFACE, filter="udp", **options) as interface:
 
@@ -88,8 +88,8 @@ def send(*, batch: int = 1024, tx_size: int = 4096) -> None:
 
 def echo(mac: str, address: str, *, spin: bool = True) -> None:
     """Answer ping."""
-    from toolkit.answers import Answers
-    from toolkit.responder import Responder
+    from toolkit.forward.answers import Answers
+    from toolkit.forward.responder import Responder
 
     answers = Answers(bytes.fromhex(mac.replace(":", "")), [address])
     with toolkit.open(INTERFACE, filter="icmp or arp", wait="spin" if spin else "poll") as interface:

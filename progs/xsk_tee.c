@@ -3,7 +3,7 @@
  * The kernel gets every packet, untouched; of those that a rule redirects a copy goes to user space.
  *
  * The copies go through a BPF ring buffer, each in a slot of the same size, so that user space reads many at once as
- * rows of one array (the same layout is in toolkit/abi/xsk_tee.py). A full ring costs us the copy, never the kernel the
+ * rows of one array (the same layout is in toolkit/abi/tee_slot.py). A full ring costs us the copy, never the kernel the
  * packet.
  */
 #include <uapi/linux/bpf.h>

@@ -9,18 +9,18 @@ with toolkit.open("eth0", filter="udp port 9") as eth0:  # takes them: this host
 """
 
 from toolkit.abi.if_xdp import XDPDesc
-from toolkit.batch import Batch
-from toolkit.capture.reading import read
+from toolkit.batch.batch import Batch
 from toolkit.errors import ToolkitError
-from toolkit.interface import Interface
-from toolkit.matching import matches
-from toolkit.opening import open
+from toolkit.interface.interface import Interface
+from toolkit.interface.open_interface import open
+from toolkit.interface.open_tee import tee
+from toolkit.interface.tee import Tee
 from toolkit.program import Link, Program, Rule
-from toolkit.replaying import replay
-from toolkit.tee_interface import Tee
-from toolkit.teeing import tee
-from toolkit.umem import UMEM
-from toolkit.xsk import Socket
+from toolkit.program.matching import matches
+from toolkit.recorded.recorded import read
+from toolkit.recorded.replay import replay
+from toolkit.umem.umem import UMEM
+from toolkit.xsk.socket import Socket
 
 __all__ = [
     "UMEM",

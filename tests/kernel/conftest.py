@@ -21,9 +21,9 @@ import pytest
 import toolkit
 from toolkit.abi.libbpf import libbpf
 from toolkit.lab import Lab
-from toolkit.ledger import Ledger
 from toolkit.program import Program, directory, import_bcc, source_text
-from toolkit.umem import UMEM
+from toolkit.umem.ledger import Ledger
+from toolkit.umem.umem import UMEM
 
 from support import Wire  # isort: skip
 

@@ -7,9 +7,9 @@ import threading
 from typing import Any
 
 import toolkit
-from toolkit.answers import Answers
+from toolkit.forward.answers import Answers
+from toolkit.forward.responder import Responder
 from toolkit.lab import Lab
-from toolkit.responder import Responder
 
 __all__ = ["IP4", "IP6", "MAC", "PORT", "Host", "answerable", "run"]
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import toolkit
-from toolkit.editing import EditableBatch
-from toolkit.forward import Edit, Forwarder
+from toolkit.batch.editable import EditableBatch
+from toolkit.forward.forwarder import Edit, Forwarder
 from toolkit.lab import Lab, Namespace
 from toolkit.lab.veth import End, connect
-from toolkit.umem import UMEM
+from toolkit.umem.umem import UMEM
 
 __all__ = ["Middle", "adds_up", "moved", "settled", "swap_macs"]
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import toolkit
-from toolkit import records
+from toolkit._base import records
 from toolkit.lab import Lab
-from toolkit.napi import DEFERRAL, Deferral
-from toolkit.sysfs import InterfaceDirectory
+from toolkit.net.napi import DEFERRAL, Deferral
+from toolkit.net.sysfs import InterfaceDirectory
 
 __all__ = ["BEFORE", "busy", "defer", "own_records", "settings"]
 

@@ -16,12 +16,12 @@ from typing import Any
 from cli_support import running
 
 import toolkit
-from toolkit.cli.edit import Edits
-from toolkit.forward import Forwarder
+from toolkit.cli.commands.forward_edits import Edits
+from toolkit.forward.forwarder import Forwarder
 from toolkit.lab import Lab
 from toolkit.lab.namespace import Namespace
 from toolkit.lab.veth import End, connect
-from toolkit.umem import UMEM
+from toolkit.umem.umem import UMEM
 
 __all__ = ["Hosts", "Tagged", "csum_errors", "iperf3", "watched"]
 

@@ -18,7 +18,7 @@ import pytest
 from cli_support import ENVIRONMENT
 from support import ETHERTYPE, Wire, eventually, frame, number_of
 
-from toolkit import records
+from toolkit._base import records
 from toolkit.abi import libbpf as abi
 from toolkit.lab import Lab
 from toolkit.program import Attached, Program, attached, pins

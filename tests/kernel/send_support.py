@@ -17,12 +17,12 @@ from support import ETHERTYPE, HEADER, frame, number_of
 from test_signals import Storm
 
 import toolkit
-from toolkit.custody import SendCustody
 from toolkit.lab import Lab, Namespace
 from toolkit.rings import CompletionQueue, RingMemory, TXQueue
-from toolkit.socket_options import SocketOptions
-from toolkit.umem import UMEM
-from toolkit.wait import DeviceSocket
+from toolkit.umem.accounts import SendCustody
+from toolkit.umem.umem import UMEM
+from toolkit.wait.waiter import DeviceSocket
+from toolkit.xsk.options import SocketOptions
 
 __all__ = [
     "RING",

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 import toolkit
+from toolkit._base.netns import entered
+from toolkit._base.records import netns_here
 from toolkit.errors import ToolkitError
 from toolkit.lab import Lab
-from toolkit.netns import entered
 from toolkit.program import attached
-from toolkit.records import netns_here
-from toolkit.umem import UMEM
+from toolkit.umem.umem import UMEM
 
 ROOT = Path(__file__).resolve().parents[2]
 ETHERTYPE = 0x88B5  # IEEE Std 802: local experimental; no kernel answers it

@@ -13,7 +13,7 @@ import pytest
 from support import Wire, eventually, frame, number_of, piece_by_piece
 
 import toolkit
-from toolkit.clock import UTCClock
+from toolkit._base.clock import UTCClock
 from toolkit.lab import Lab
 from toolkit.program import Program
 
@@ -114,7 +114,7 @@ def test_a_pickled_batch_keeps_its_times_on_another_machine(
     """CLOCK_MONOTONIC means something else there."""
     readings = send(wire, 0, 10)
     kept = pickle.dumps(near.receive(timeout=5))
-    monkeypatch.setattr("toolkit.batch.clock", UTCClock(lambda: 5, lambda: 7))
+    monkeypatch.setattr("toolkit.batch.batch.clock", UTCClock(lambda: 5, lambda: 7))
     thawed = pickle.loads(kept)
     assert len(thawed) > 0
     outside([thawed], readings)

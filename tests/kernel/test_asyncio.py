@@ -17,7 +17,7 @@ from test_wait import stamps
 import toolkit
 from toolkit.errors import StaleBatchError
 from toolkit.lab import Lab
-from toolkit.wait import WaitMode
+from toolkit.wait.waiter import WaitMode
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -208,4 +208,4 @@ def test_an_idle_loop_sleeps(lab: Lab) -> None:
 
 
 def test_asyncio_is_imported_at_use() -> None:
-    run_child("import sys, toolkit; assert 'asyncio' not in sys.modules; assert 'toolkit.aio' not in sys.modules")
+    run_child("import sys, toolkit; assert 'asyncio' not in sys.modules; assert 'toolkit.wait.aio' not in sys.modules")

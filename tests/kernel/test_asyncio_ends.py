@@ -23,7 +23,7 @@ from support import Wire, child_environment, frame, numbers
 import toolkit
 from toolkit.errors import ClosedError, DeviceGoneError, ToolkitError
 from toolkit.lab import Lab
-from toolkit.wait import WaitMode
+from toolkit.wait.waiter import WaitMode
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -91,7 +91,7 @@ def test_no_packet_is_lost_by_cancelling(lab: Lab, wire: Wire) -> None:
 @pytest.mark.parametrize("style", ["areceive", "async for"])
 @pytest.mark.parametrize("where", ["task", "thread", "executor"])
 def test_closing_while_awaiting(lab: Lab, mode: str, style: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.aio._SLICE", 10)  # so that only the wake-up can end it in time
+    monkeypatch.setattr("toolkit.wait.aio._SLICE", 10)  # so that only the wake-up can end it in time
 
     async def consume(interface: Any) -> str:
         if style == "async for":
@@ -257,7 +257,7 @@ def test_a_forked_child_does_not_disturb(lab: Lab, wire: Wire) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_wake_ends_what_waits_for_good(lab: Lab, wire: Wire, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.aio._SLICE", 10)  # so that only the wake-up can end it in time
+    monkeypatch.setattr("toolkit.wait.aio._SLICE", 10)  # so that only the wake-up can end it in time
 
     async def main() -> None:
         with near(lab, mode) as interface:

@@ -14,7 +14,7 @@ import toolkit
 from toolkit.errors import FrameError
 from toolkit.lab import Lab
 from toolkit.program import Program
-from toolkit.umem import UMEM
+from toolkit.umem.umem import UMEM
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -19,7 +19,7 @@ from toolkit.errors import (
 )
 from toolkit.lab import Lab
 from toolkit.program import Program
-from toolkit.umem import UMEM
+from toolkit.umem.umem import UMEM
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -22,8 +22,9 @@ from benchmarks.isolation import Cores, cores, cpu_ns, undisturbed
 from benchmarks.pinging import pinging
 from benchmarks.tcpdump import Tcpdump
 from benchmarks.testpmd import CHOICES, Settings, Testpmd
-from toolkit.checksum_offload import finish_checksums
-from toolkit.lab import Lab, frames
+from toolkit.lab import Lab
+from toolkit.packets import frames
+from toolkit.packets.checksum_offload import finish_checksums
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs("af_xdp", "libxdp", "bcc", "setpriv", "ping")]
 

@@ -138,7 +138,7 @@ def test_doctor_says_so_too(hosts: Hosts) -> None:
 
 def test_hardware_is_looked_at_in_generic_mode_only(hosts: Hosts) -> None:
     """What comes off a wire is whole, unless the kernel joined it."""
-    from toolkit.forward import Forwarder
+    from toolkit.forward.forwarder import Forwarder
 
     with toolkit.open("veth0", filter="udp port 9", netns=hosts.lab.netns) as veth:
         assert Forwarder(veth, veth)._finish

@@ -19,7 +19,7 @@ from support import eventually, netns_cookie, netns_in_use
 
 import toolkit
 from toolkit.abi import libbpf as abi
-from toolkit.cli import demo
+from toolkit.cli.commands import demo
 from toolkit.cli.options import UNSEEN
 from toolkit.errors import ToolkitError
 from toolkit.lab import Lab

@@ -11,7 +11,7 @@ import pytest
 from cli_support import ENVIRONMENT, WAITS, XSK, ended, index_of, reconciles, running, xsk
 from support import eventually
 
-from toolkit.cli.live import LiveLine, Reading
+from toolkit.cli.view.live import LiveLine, Reading
 from toolkit.lab import Lab
 from toolkit.program import attached
 

@@ -10,10 +10,11 @@ import pytest
 from cli_support import WAITS, ended, index_of, reconciles, running, transfer, xsk
 from support import Wire, frame
 
-from toolkit.lab import Lab, frames
-from toolkit.lab.capture import Capture
+from toolkit.lab import Lab
 from toolkit.lab.namespace import Namespace
+from toolkit.lab.sniffer import Capture
 from toolkit.lab.veth import End, connect
+from toolkit.packets import frames
 from toolkit.program import attached
 
 

@@ -12,8 +12,9 @@ import pytest
 from cli_support import ENVIRONMENT, XSK, ended, index_of, udp_socket, xsk
 from support import Wire
 
-from toolkit.cli.pacer import Pacer
-from toolkit.lab import Lab, frames
+from toolkit.cli.commands.pacer import Pacer
+from toolkit.lab import Lab
+from toolkit.packets import frames
 from toolkit.program import attached
 
 

@@ -15,7 +15,7 @@ from support import HEADER, Wire, assert_all_free, frame
 import toolkit
 from toolkit.errors import FrameError
 from toolkit.lab import Lab
-from toolkit.umem import UMEM
+from toolkit.umem.umem import UMEM
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -18,11 +18,11 @@ from support import Wire, eventually, frame, numbers
 
 import toolkit
 from toolkit.errors import DetachedError, DeviceGoneError
-from toolkit.forward import Forwarder
+from toolkit.forward.forwarder import Forwarder
+from toolkit.forward.responder import Responder
+from toolkit.interface.receiving import OneReceiver
 from toolkit.lab import Lab, Namespace
-from toolkit.one_receiver import OneReceiver
 from toolkit.program import Program
-from toolkit.responder import Responder
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -169,7 +169,7 @@ def test_what_moves_packets(
 ) -> None:
     from echo_support import IP4, MAC
 
-    from toolkit.answers import Answers
+    from toolkit.forward.answers import Answers
 
     conservation.may_retire = 64
     with toolkit.open("veth0", filter="all", netns=lab.netns) as opened:

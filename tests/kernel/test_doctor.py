@@ -23,9 +23,9 @@ import pytest
 import toolkit
 from toolkit.abi import libbpf as abi
 from toolkit.doctor import Finding, compiler, examine, libraries, system
-from toolkit.doctor.netdev import NETDEV_XDP_ACT_BASIC, abilities
 from toolkit.errors import DetachedError, LibraryError, SystemCallError, ToolkitError
 from toolkit.lab import Lab
+from toolkit.net.netdev import NETDEV_XDP_ACT_BASIC, abilities
 from toolkit.program import Program, attached
 from toolkit.program.removal import take_off
 
@@ -116,7 +116,7 @@ def test_the_verdict_on_native_mode_is_what_attaching_shows(lab: Lab) -> None:
 
 
 def test_what_the_kernel_does_not_say_is_unknown(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.doctor.netdev.abilities", lambda ifindex: None)
+    monkeypatch.setattr("toolkit.net.netdev.abilities", lambda ifindex: None)
     found = findings(lab)["xdp"]
     assert (found.level, found.text[:7]) == ("note", "unknown")
     with lab.netns.entered():
@@ -134,7 +134,7 @@ def test_an_interface_that_is_down_is_a_problem_when_it_is_meant(lab: Lab) -> No
 
 def test_a_missing_carrier_is_told(lab: Lab) -> None:
     with lab.far.entered():
-        from toolkit.lab import ethtool
+        from toolkit.net import ethtool
 
         ethtool.set_up(lab.peer, up=False)
     assert eventually(lambda: "no carrier" in findings(lab)["state"].text)
@@ -369,7 +369,7 @@ def test_detach_takes_off_only_what_it_has_shown(lab: Lab) -> None:
 
 DEFER = """
     import sys, time
-    from toolkit.napi import Deferral
+    from toolkit.net.napi import Deferral
     deferral = Deferral("veth0")
     print("deferred", flush=True)
     time.sleep(60)
@@ -381,7 +381,7 @@ def deferral_of(lab: Lab) -> str:
         [
             sys.executable,
             "-c",
-            "from toolkit.sysfs import InterfaceDirectory as D; d = D('veth0');"
+            "from toolkit.net.sysfs import InterfaceDirectory as D; d = D('veth0');"
             "print(d.read('napi_defer_hard_irqs'), d.read('gro_flush_timeout'))",
         ],
         env=child_environment(),

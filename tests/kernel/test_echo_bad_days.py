@@ -16,10 +16,10 @@ from support import Wire, eventually, frame, number_of
 from test_signals import Storm
 
 import toolkit
-from toolkit.answers import Answers
 from toolkit.errors import DeviceGoneError
+from toolkit.forward.answers import Answers
+from toolkit.forward.responder import Responder
 from toolkit.lab import Lab
-from toolkit.responder import Responder
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.needs("ping")]
 

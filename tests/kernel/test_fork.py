@@ -18,7 +18,7 @@ import toolkit
 from toolkit.errors import ClosedError
 from toolkit.lab import Lab
 from toolkit.program import Program
-from toolkit.umem import UMEM
+from toolkit.umem.umem import UMEM
 
 pytestmark = [
     pytest.mark.timeout(60),

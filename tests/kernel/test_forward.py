@@ -14,9 +14,9 @@ from send_support import Tap, assert_in_order
 from support import ETHERTYPE, FAR_MAC, NEAR_MAC, Wire, frame, number_of
 
 import toolkit
-from toolkit.editing import EditableBatch
+from toolkit.batch.editable import EditableBatch
 from toolkit.errors import ArgumentError, StaleBatchError, ToolkitError
-from toolkit.forward import Forwarder
+from toolkit.forward.forwarder import Forwarder
 from toolkit.lab import Lab
 
 pytestmark = pytest.mark.timeout(60)

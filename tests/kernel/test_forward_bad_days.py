@@ -16,7 +16,7 @@ from support import Wire, frame, number_of
 
 import toolkit
 from toolkit.errors import ClosedError, DeviceGoneError, ToolkitError
-from toolkit.forward import Forwarder
+from toolkit.forward.forwarder import Forwarder
 from toolkit.lab import Lab
 
 pytestmark = pytest.mark.timeout(60)
@@ -82,7 +82,7 @@ def test_what_a_busy_kernel_left_is_sent_without_new_packets(lab: Lab, near: too
 
 def test_a_target_that_goes_down_and_up_again(middle: Middle) -> None:
     """ENETDOWN is raised and counts stay true; the source is not touched, and later it goes on."""
-    from toolkit.lab import ethtool
+    from toolkit.net import ethtool
 
     forwarder = Forwarder(middle.left, middle.right)
     with Wire(middle.lab) as wire, Tap(middle.far, "veth1") as tap:

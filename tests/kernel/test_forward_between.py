@@ -14,9 +14,9 @@ from support import FAR_MAC, NEAR_MAC, Wire, eventually, frame, number_of
 
 import toolkit
 from toolkit.errors import ArgumentError, ToolkitError
-from toolkit.forward import Forwarder
+from toolkit.forward.forwarder import Forwarder
 from toolkit.lab import Lab
-from toolkit.umem import UMEM
+from toolkit.umem.umem import UMEM
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -16,10 +16,10 @@ from offload_support import Hosts, csum_errors, iperf3, watched
 from support import eventually
 
 import toolkit
-from toolkit.checksum import update
-from toolkit.editing import EditableBatch
-from toolkit.forward import Forwarder
-from toolkit.umem import UMEM
+from toolkit.batch.editable import EditableBatch
+from toolkit.forward.forwarder import Forwarder
+from toolkit.packets.checksum import update
+from toolkit.umem.umem import UMEM
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.needs("iperf3")]
 

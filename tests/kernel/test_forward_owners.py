@@ -13,9 +13,9 @@ from send_support import Tap
 from support import Wire, frame
 
 import toolkit
-from toolkit.editing import EditableBatch
+from toolkit.batch.editable import EditableBatch
 from toolkit.errors import FrameError
-from toolkit.forward import Forwarder
+from toolkit.forward.forwarder import Forwarder
 from toolkit.lab import Lab
 
 pytestmark = pytest.mark.timeout(60)

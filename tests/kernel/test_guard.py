@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from support import ROOT
 
-from toolkit import sessions
 from toolkit.lab import Lab, Namespace
-from toolkit.sessions import Session
+from toolkit.net import sessions
+from toolkit.net.sessions import Session
 
 LOGIN = Path(__file__).with_name("ssh_like.py")
 XSK = (sys.executable, "-m", "toolkit.cli")

@@ -17,10 +17,10 @@ import pytest
 from cli_support import ENVIRONMENT, XSK, running, xsk
 from support import eventually, what_runs
 
-from toolkit import reach
 from toolkit.cli import guard_services
 from toolkit.cli.guard_probes import Probe
 from toolkit.lab import Lab, Namespace
+from toolkit.net import reach
 
 PORT = 8080
 

@@ -14,7 +14,7 @@ from support import Wire, collect, frame
 
 import toolkit
 from toolkit.errors import ArgumentError
-from toolkit.forward import Forwarder
+from toolkit.forward.forwarder import Forwarder
 from toolkit.lab import Lab
 
 pytestmark = pytest.mark.timeout(60)

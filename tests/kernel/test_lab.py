@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
+from toolkit._base.netns import entered
 from toolkit.errors import ArgumentError, ClosedError, SystemCallError
-from toolkit.lab import Lab, Namespace, ethtool
-from toolkit.netns import entered
+from toolkit.lab import Lab, Namespace
+from toolkit.net import ethtool
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -20,8 +20,9 @@ from scapy.layers.l2 import Ether
 
 from toolkit.abi.libbpf import BPF_PROG_TYPE_XDP, BPF_XDP, XDP_FLAGS_DRV_MODE, LinkCreateOpts, libbpf
 from toolkit.errors import ArgumentError, ToolkitError
-from toolkit.lab import Lab, frames
+from toolkit.lab import Lab
 from toolkit.lab.assembler import Program, R
+from toolkit.packets import frames
 
 ROOT = Path(__file__).resolve().parents[2]
 XDP_DROP = 1

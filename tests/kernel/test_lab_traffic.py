@@ -12,7 +12,8 @@ from scapy.layers.inet import UDP
 from scapy.layers.l2 import Ether
 
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, SystemCallError
-from toolkit.lab import Lab, frames
+from toolkit.lab import Lab
+from toolkit.packets import frames
 
 
 @pytest.fixture

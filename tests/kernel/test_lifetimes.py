@@ -11,9 +11,11 @@ import pytest
 from support import eventually
 
 import toolkit
-from toolkit import UMEM, Program, Socket, XDPDesc, registration, xsk_core
+from toolkit import UMEM, Program, Socket, XDPDesc
 from toolkit.errors import ArgumentError, FrameError, StaleBatchError
 from toolkit.lab import Lab
+from toolkit.xsk import core as xsk_core
+from toolkit.xsk import registration
 
 
 def test_a_socket_collected_while_another_is_created_takes_nothing_away(

@@ -22,8 +22,10 @@ from toolkit.abi import libpcap, shared_library
 from toolkit.abi.libxdp import libxdp
 from toolkit.abi.shared_library import importing
 from toolkit.errors import LibraryError, SystemCallError, ToolkitError, explained
+from toolkit.filter import expression
 from toolkit.lab import Lab
-from toolkit.program import Program, build, expression, sources
+from toolkit.program import Program, sources
+from toolkit.program import compile as build
 from toolkit.workers import Workers
 
 pytestmark = pytest.mark.timeout(100)
@@ -187,7 +189,7 @@ PACKAGES = """
     from toolkit.capture.compression import compressor
     from toolkit.errors import ToolkitError
     from toolkit.tables.arrow import pyarrow
-    from toolkit.tables.frame import data_frame
+    from toolkit.tables.data_frame import data_frame
     makes = {{"pyarrow": lambda: pyarrow("x")}}
     if {descriptors}:
         makes |= {{"pandas": lambda: data_frame([]), "zstandard": lambda: compressor("zstd")}}

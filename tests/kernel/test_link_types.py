@@ -15,12 +15,12 @@ import pytest
 from cli_support import index_of, xsk
 
 import toolkit
-from toolkit.device import check_ethernet, describe
 from toolkit.doctor import examine
 from toolkit.errors import SystemCallError
 from toolkit.lab import Lab
+from toolkit.net.device import check_ethernet, describe
 from toolkit.program import Program, attached
-from toolkit.umem import UMEM
+from toolkit.umem.umem import UMEM
 from toolkit.workers import Workers
 
 pytestmark = pytest.mark.timeout(60)

@@ -15,11 +15,11 @@ from support import Wire, udp_frame
 from test_matching import DNS
 
 import toolkit
-from toolkit import matching
 from toolkit.abi import libpcap
 from toolkit.capture import Capture
 from toolkit.errors import ArgumentError
 from toolkit.lab import Lab
+from toolkit.program import matching
 
 EXPRESSIONS = (
     "greater 1000",

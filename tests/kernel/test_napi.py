@@ -15,11 +15,12 @@ from napi_support import BEFORE, busy, defer, own_records, settings
 from support import Wire, collect, frame
 
 import toolkit
-from toolkit import napi, records
+from toolkit._base import records
 from toolkit.errors import PrivilegeError, SystemCallError, ToolkitError
 from toolkit.lab import Lab
-from toolkit.napi import DEFERRAL
-from toolkit.sysfs import InterfaceDirectory
+from toolkit.net import napi
+from toolkit.net.napi import DEFERRAL
+from toolkit.net.sysfs import InterfaceDirectory
 
 pytestmark = [
     pytest.mark.timeout(60),

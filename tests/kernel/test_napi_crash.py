@@ -16,9 +16,10 @@ import pytest
 from napi_support import BEFORE, busy, defer, own_records, settings
 from support import child_environment, eventually, run_child
 
-from toolkit import napi, records
+from toolkit._base import records
 from toolkit.lab import Lab
-from toolkit.napi import DEFERRAL
+from toolkit.net import napi
+from toolkit.net.napi import DEFERRAL
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -57,7 +58,7 @@ OWNER = """
     import os, sys
     from pathlib import Path
     import toolkit
-    from toolkit import records
+    from toolkit._base import records
     records.DIRECTORY = Path(sys.argv[1])
     class Given:
         def fileno(self):

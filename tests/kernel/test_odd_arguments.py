@@ -16,7 +16,7 @@ from support import Wire, collect, eventually, frame
 import toolkit
 from toolkit.abi.if_xdp import XDPDesc
 from toolkit.errors import ArgumentError, FrameError, ToolkitError
-from toolkit.forward import Forwarder
+from toolkit.forward.forwarder import Forwarder
 from toolkit.lab import Lab
 
 pytestmark = pytest.mark.timeout(60)
@@ -50,7 +50,7 @@ def test_open_refuses(lab: Lab, options: dict[str, Any], says: str) -> None:
 
 
 def test_a_pid_may_be_one_of_numpys_integers() -> None:
-    with toolkit.netns.entered(np.int64(os.getpid())):  # type: ignore[arg-type]
+    with toolkit._base.netns.entered(np.int64(os.getpid())):  # type: ignore[arg-type]
         pass
 
 

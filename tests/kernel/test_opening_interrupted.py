@@ -10,8 +10,8 @@ import pytest
 
 import toolkit
 from toolkit.capture import Capture
-from toolkit.device import describe
 from toolkit.lab import Lab
+from toolkit.net.device import describe
 from toolkit.program import Program, attached
 from toolkit.workers import Workers
 

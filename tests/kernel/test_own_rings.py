@@ -33,12 +33,12 @@ from toolkit.abi.if_xdp import (
     XDPDesc,
     parse_mmap_offsets,
 )
-from toolkit.custody import ReceiveCustody, SendCustody
 from toolkit.errors import ClosedError
 from toolkit.lab import Lab
 from toolkit.program import Program
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
-from toolkit.umem import UMEM
+from toolkit.umem.accounts import ReceiveCustody, SendCustody
+from toolkit.umem.umem import UMEM
 
 from support import Wire, eventually, frame, number_of  # isort: skip
 

@@ -12,8 +12,8 @@ import pytest
 from support import Wire, drain, eventually, run_child, udp_frame
 
 import toolkit
+from toolkit.capture.parquet import ParquetSink
 from toolkit.lab import Lab
-from toolkit.tables.parquet import ParquetSink
 
 pytestmark = pytest.mark.needs("bcc", "pyarrow")
 

@@ -131,7 +131,9 @@ WORK = """
     from toolkit.errors import ToolkitError
     from toolkit.lab import Lab
     from toolkit.lab.traffic import ping
-    from toolkit.program import Program, build, expression, sources
+    from toolkit.program import Program, sources
+    from toolkit.program import compile as build
+    from toolkit.filter import expression
     from toolkit.workers import Workers
     if __name__ == "__main__":
         if {gone}:

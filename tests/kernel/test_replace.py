@@ -18,7 +18,7 @@ from replace_support import by_netlink, drops, own_places, present
 from support import eventually, run_child, what_runs
 
 import toolkit
-from toolkit import records
+from toolkit._base import records
 from toolkit.abi import libbpf as abi
 from toolkit.errors import ArgumentError, SystemCallError
 from toolkit.lab import Lab
@@ -287,7 +287,7 @@ def test_after_kill_the_next_to_open_puts_it_back(lab: Lab, said: Callable[[], l
         f"""
         import os, signal, toolkit
         from pathlib import Path
-        from toolkit import records
+        from toolkit._base import records
         from toolkit.program import pins
         records.DIRECTORY, pins.DIRECTORY = Path({str(records.DIRECTORY)!r}), Path({str(pins.DIRECTORY)!r})
         class Given:

@@ -20,10 +20,10 @@ from send_support import Tap, plain_socket, sent_frames
 from support import ROOT, child_environment, frame
 
 import toolkit
-from toolkit.batch import Batch
+from toolkit.batch.batch import Batch
 from toolkit.errors import ArgumentError
 from toolkit.lab import Lab
-from toolkit.replaying import Replay
+from toolkit.recorded.replay import Replay
 
 XSK = [sys.executable, "-m", "toolkit.cli"]
 START = 1_700_000_000_000_000_000  # ns since 1970

@@ -15,14 +15,14 @@ from send_support import RING, PlainCore
 from support import frame, number_of
 
 from toolkit import XDPDesc
-from toolkit.custody import ReceiveCustody
 from toolkit.errors import ArgumentError, FrameError
-from toolkit.receiver import Receiver
-from toolkit.replier import Replier
 from toolkit.rings import FillQueue, RingMemory, RXQueue
 from toolkit.rings.memory import U32
-from toolkit.sender import Sender
-from toolkit.umem import UMEM
+from toolkit.umem.accounts import ReceiveCustody
+from toolkit.umem.umem import UMEM
+from toolkit.xsk.receiver import Receiver
+from toolkit.xsk.replier import Replier
+from toolkit.xsk.sender import Sender
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from test_rings_interrupted import Interrupt, every_line  # isort: skip

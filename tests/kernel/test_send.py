@@ -220,7 +220,7 @@ def test_sockets_on_one_umem_send_side_by_side(make_lab: Callable[..., Lab]) -> 
 
 def test_without_the_budget_of_newer_kernels(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """One system call then sends 32 packets. send() goes on until all have left, without a flush() and without RX."""
-    monkeypatch.setattr("toolkit.xsk_core.XDP_MAX_TX_SKB_BUDGET", 999)
+    monkeypatch.setattr("toolkit.xsk.core.XDP_MAX_TX_SKB_BUDGET", 999)
     with Tap.far(lab) as tap, plain_socket(lab, frames=2048, ring=1024) as sock:
         assert sock.send(stream(0, 1000)) == 1000
         assert sock.tx.outstanding == 0

@@ -18,7 +18,8 @@ from support import Wire, assert_all_free, eventually, frame, number_of
 
 import toolkit
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, FrameError, ToolkitError
-from toolkit.lab import Lab, ethtool
+from toolkit.lab import Lab
+from toolkit.net import ethtool
 
 if TYPE_CHECKING:
     from conftest import Accounts
@@ -159,7 +160,7 @@ def test_no_free_frame(lab: Lab, sock: toolkit.Socket, monkeypatch: pytest.Monke
     begin = time.monotonic()
     assert sock.send(stream(0, 3), timeout=0.1) == 0
     assert time.monotonic() - begin < 1
-    monkeypatch.setattr("toolkit.sender._STARVED", 0.3)
+    monkeypatch.setattr("toolkit.xsk.sender._STARVED", 0.3)
     with pytest.raises(FrameError, match="'user': 256"):
         sock.send(stream(0, 3))
     sock.umem.free_frames(mine)

@@ -19,12 +19,12 @@ from support import Wire, assert_all_free, eventually, frame, number_of
 from test_signals import Storm, accounted
 
 import toolkit
-from toolkit.custody import ReceiveCustody
-from toolkit.forward import Forwarder
+from toolkit.forward.forwarder import Forwarder
 from toolkit.lab import Lab
 from toolkit.program import Program
-from toolkit.sender import Sender
-from toolkit.umem import UMEM
+from toolkit.umem.accounts import ReceiveCustody
+from toolkit.umem.umem import UMEM
+from toolkit.xsk.sender import Sender
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from test_rings_interrupted import Interrupt, every_line  # isort: skip

@@ -15,10 +15,10 @@ import pytest
 from send_support import RING, U32, PlainCore, stream
 from support import assert_all_free, frame
 
-from toolkit.custody import ReceiveCustody
 from toolkit.errors import FrameError
-from toolkit.sender import Sender
-from toolkit.umem import UMEM
+from toolkit.umem.accounts import ReceiveCustody
+from toolkit.umem.umem import UMEM
+from toolkit.xsk.sender import Sender
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_receiving_thread_that_is_quicker_to_the_free_frames(umem: UMEM, monke
 
 
 def test_a_umem_without_a_free_frame_is_an_error_not_a_hang(umem: UMEM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.sender._STARVED", 0.2)
+    monkeypatch.setattr("toolkit.xsk.sender._STARVED", 0.2)
     core: Any = PlainCore(umem, 0)
     sender = Sender(core, core.tx)
     mine = umem.alloc_frames(umem.frames)

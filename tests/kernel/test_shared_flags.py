@@ -13,10 +13,10 @@ from support import Wire, collect, frame
 
 import toolkit
 from toolkit.errors import ArgumentError, SystemCallError
-from toolkit.forward import Forwarder
+from toolkit.forward.forwarder import Forwarder
 from toolkit.lab import Lab, Namespace
 from toolkit.lab.veth import End, connect
-from toolkit.umem import UMEM
+from toolkit.umem.umem import UMEM
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -22,7 +22,7 @@ import toolkit
 from toolkit.errors import ClosedError, ToolkitError
 from toolkit.lab import Lab
 from toolkit.program import Program, attached
-from toolkit.umem import UMEM
+from toolkit.umem.umem import UMEM
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -198,8 +198,8 @@ def test_close_in_a_signal_handler(
 ) -> None:
     """It cannot succeed inside receive(), and says so after 5 s; outside it closes at once. Never a dead lock."""
     if (level, timeout) != ("interface", None):  # one case with the real patience is enough
-        monkeypatch.setattr("toolkit.xsk_core._CLOSE_PATIENCE", 0.5)
-        monkeypatch.setattr("toolkit.one_receiver._CLOSE_PATIENCE", 0.5)
+        monkeypatch.setattr("toolkit.xsk.core._CLOSE_PATIENCE", 0.5)
+        monkeypatch.setattr("toolkit.interface.receiving._CLOSE_PATIENCE", 0.5)
     with Program.build("xsk_redirect.c") as program:
         if level == "socket":
             target: Any = toolkit.Socket("veth0", netns=lab.netns)
@@ -274,7 +274,7 @@ LAB_OWNER = """
     lab = Lab(queues=2)
     interface = toolkit.open("veth0", filter="all", ring_size=64, netns=lab.netns)
     sleeper = lab.far.popen(["sleep", "1000"])
-    from toolkit.records import netns_here
+    from toolkit._base.records import netns_here
     ends = []
     for end in (lab.netns, lab.far):
         with end.entered():

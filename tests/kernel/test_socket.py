@@ -25,7 +25,7 @@ import toolkit
 from toolkit.errors import FrameError, NotSupportedError, ToolkitError
 from toolkit.lab import Lab
 from toolkit.program import Program
-from toolkit.umem import UMEM
+from toolkit.umem.umem import UMEM
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -14,10 +14,10 @@ from cli_support import XSK, xsk
 from support import Wire, child_environment, eventually, frame
 
 import toolkit
+from toolkit.doctor.status import collect
 from toolkit.doctor.system import older_than
 from toolkit.lab import Lab
 from toolkit.program import Program
-from toolkit.status import collect
 
 HOLDER = """
 import sys

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(120)
 
 LOOKING = """
 import sys
-from toolkit import status
+from toolkit.doctor import status
 if len(sys.argv) > 1:
     status._pids = lambda: iter([int(sys.argv[1])])
 while True:
@@ -128,7 +128,7 @@ def test_a_killed_owner_s_queue_and_link_are_free_at_once(lab: Lab) -> None:
 
 HOLDING = """
 import os, sys
-from toolkit import status
+from toolkit.doctor import status
 mine, held = set(os.listdir("/proc/self/fd")), set()
 
 def trace(frame, event, argument):
@@ -176,7 +176,7 @@ def test_at_no_line_does_it_hold_what_it_looks_at(lab: Lab) -> None:
 
 def test_a_link_that_nobody_has_open_is_asked_and_let_go(lab: Lab) -> None:
     """One whose holder cannot be seen: it is found by its number, and ends with its owner all the same."""
-    from toolkit import status
+    from toolkit.doctor import status
 
     with Program.build("xdp_pass.c") as program, lab.netns.entered():
         link = program.attach("veth0")

@@ -147,7 +147,7 @@ def test_names_are_shown_as_they_are() -> None:
     """Brackets, and colons round letters, mean something to the library that draws the table."""
     from rich.console import Console
 
-    from toolkit.cli.shares import share_table
+    from toolkit.cli.view.shares import share_table
 
     names = ["[fe80::1]:546 → [ff02::1:2]:547 UDP", "02:00:00:cd:ab:01", "tcp[tcpflags] & tcp-syn != 0 [/]"]
     console = Console(width=120, force_terminal=False)

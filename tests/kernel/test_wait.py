@@ -20,7 +20,7 @@ from support import Wire, child_environment, collect, frame, piece_by_piece, run
 import toolkit
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, PrivilegeError
 from toolkit.lab import Lab
-from toolkit.wait import DeviceSocket, WaitMode
+from toolkit.wait.waiter import DeviceSocket, WaitMode
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -122,7 +122,7 @@ def test_another_mode_is_refused() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_close_from_another_thread(lab: Lab, mode: WaitMode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.wait._SLICE", 10)  # so that only the wake-up can end it in time
+    monkeypatch.setattr("toolkit.wait.waiter._SLICE", 10)  # so that only the wake-up can end it in time
     with near(lab, mode) as interface:
         timer = threading.Timer(0.2, interface.close)
         timer.start()
@@ -413,7 +413,7 @@ def test_a_refused_busy_poll_leaves_nothing(lab: Lab, monkeypatch: pytest.Monkey
     def refuse(*_: object) -> None:
         raise PrivilegeError(1, "no")
 
-    monkeypatch.setattr("toolkit.wait._prefer_busy_poll", refuse)
+    monkeypatch.setattr("toolkit.wait.waiter._prefer_busy_poll", refuse)
     with pytest.raises(PrivilegeError):
         near(lab, "busy-poll")
     monkeypatch.undo()

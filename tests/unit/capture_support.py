@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from toolkit.batch import Batch
+from toolkit.batch.batch import Batch
 from toolkit.capture import Capture
 from toolkit.errors import SystemCallError
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from toolkit.abi import libpcap
 from toolkit.abi.libpcap import Instruction
-from toolkit.program.match import translate_instructions
+from toolkit.filter.translate import translate_instructions
 
 # What libpcap took up to 1.10 and refuses since, without a live capture or for Ethernet.
 REFUSED_FROM_1_11 = frozenset(["ether proto 1500", "ifindex 1", "inbound", "outbound", "inbound or ip"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from toolkit.abi import libpcap
-from toolkit.program.classic import reads_unwritten
+from toolkit.filter.classic import reads_unwritten
 
 # The manual's examples, sentence by sentence: qualifiers, primitives, expressions, the section of examples.
 EXAMPLES = """

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from toolkit.abi import libpcap
 from toolkit.abi.libpcap import Instruction
-from toolkit.program.match import ROUNDS
+from toolkit.filter.translate import ROUNDS
 
 U32 = 0xFFFFFFFF
 _SIZES = {0x00: 4, 0x08: 2, 0x10: 1}

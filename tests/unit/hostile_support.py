@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.custody import ReceiveCustody, SendCustody
-from toolkit.receiver import Receiver
-from toolkit.replier import Replier
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
 from toolkit.rings.limits import rx_limits, tx_limits
-from toolkit.sender import Sender
-from toolkit.umem import UMEM
+from toolkit.umem.accounts import ReceiveCustody, SendCustody
+from toolkit.umem.umem import UMEM
+from toolkit.xsk.receiver import Receiver
+from toolkit.xsk.replier import Replier
+from toolkit.xsk.sender import Sender
 
 FRAMES, FRAME, RING = 16, 2048, 32
 START = (1 << 32) - 5  # the indices wrap soon

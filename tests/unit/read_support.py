@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.capture.reading import Recorded, read
 from toolkit.errors import RecordedError, RecordedWarning
+from toolkit.recorded.recorded import Recorded, read
 
 __all__ = ["Pcapng", "hear", "packet", "pcap", "read_all"]
 

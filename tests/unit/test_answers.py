@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from toolkit.answers import Answers
-from toolkit.editing import EditableBatch
+from toolkit.batch.editable import EditableBatch
 from toolkit.errors import ArgumentError
-from toolkit.umem import UMEM
+from toolkit.forward.answers import Answers
+from toolkit.umem.umem import UMEM
 
 scapy = pytest.importorskip("scapy.all")
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from toolkit.abi.xsk_meta import NO_RULE, XSK_META, XSK_META_MAGIC, XSK_META_SIZE
-from toolkit.batch import Batch
+from toolkit.batch.batch import Batch
 from toolkit.errors import StaleBatchError
-from toolkit.umem import UMEM
+from toolkit.umem.umem import UMEM
 
 FRAME = 2048
 LENGTHS = (60, 1, 0, 1500, 64)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from capture_support import pcap_of
 
-from toolkit.batch import Batch
+from toolkit.batch.batch import Batch
 from toolkit.capture import Capture, Queueing, direct
 from toolkit.capture.output import Output
 from toolkit.capture.writer import Item, Writer
@@ -281,9 +281,9 @@ def test_a_file_system_that_refuses_late_is_served_the_usual_way(tmp_path: Path)
 
 
 def test_what_waits_lies_in_memory_as_in_the_file_and_never_upon_other() -> None:
+    from toolkit.capture.buffer import Waiting, memory_for
     from toolkit.capture.direct import BLOCK
     from toolkit.capture.output import address
-    from toolkit.capture.waiting import Waiting, memory_for
 
     free = threading.Event()
     seen: list[bytes] = []

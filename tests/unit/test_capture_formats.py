@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit.capture import Capture
-from toolkit.capture.layout import pack
+from toolkit.capture.pack import pack
 from toolkit.errors import ArgumentError
 
 LENGTHS = st.one_of(

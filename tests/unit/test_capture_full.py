@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from capture_support import blocks_of, fill, packets_of, pcap_of, until_it_fails
 
+from toolkit._base.careful import Access
 from toolkit.capture import Capture
 from toolkit.capture.compression import compressor
 from toolkit.capture.handler import Files
-from toolkit.capture.packets import About
 from toolkit.capture.pcapng import Pcapng
+from toolkit.capture.records import About
 from toolkit.capture.writer import Item, UnwrittenError
-from toolkit.careful import Access
 from toolkit.errors import SystemCallError
 
 

@@ -12,7 +12,7 @@ import pytest
 from capture_support import batch_of, fill, frames, numbers, pcap_of
 
 from toolkit.capture import Capture
-from toolkit.capture.naming import Names, Rotation
+from toolkit.capture.rotation import Names, Rotation
 from toolkit.errors import ArgumentError, SystemCallError
 
 RECORD = 28 + 60 + 16  # bytes of a packet of 60 bytes in pcapng

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 import toolkit
+from toolkit._base.careful import Access, Folder, access_of, own_descriptor, replace_text
 from toolkit.capture import Capture
-from toolkit.careful import Access, Folder, access_of, own_descriptor, replace_text
 from toolkit.errors import ArgumentError, SystemCallError
 
 from capture_support import batch_of, fill, frames, numbers  # isort: skip

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checksums of many packets against scapy, and against the sum written out by hand in toolkit.lab.frames."""
+"""Checksums of many packets against scapy, and against the sum written out by hand in toolkit.packets.frames."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.packet import Packet, Padding, Raw
 
-from toolkit.checksum import fill_checksums, internet_checksum, update
 from toolkit.errors import ArgumentError
-from toolkit.lab.frames import checksum
-from toolkit.packets import as_matrix
+from toolkit.packets.checksum import fill_checksums, internet_checksum, update
+from toolkit.packets.frames import checksum
+from toolkit.packets.matrix import as_matrix
 
 E = Ether(src="02:11:22:33:44:55", dst="02:66:77:88:99:aa")
 V4 = IP(src="10.1.2.3", dst="192.168.200.254", ttl=7, id=0xBEEF)

@@ -23,10 +23,10 @@ from scapy.layers.sctp import SCTP, SCTPChunkData
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import NoPayload, Packet, Raw
 
-from toolkit.checksum import internet_checksum
-from toolkit.checksum_offload import finish, finish_checksums, finish_one
-from toolkit.crc32c import crc32c
 from toolkit.errors import ArgumentError
+from toolkit.packets.checksum import internet_checksum
+from toolkit.packets.checksum_offload import finish, finish_checksums, finish_one
+from toolkit.packets.crc32c import crc32c
 
 MANY = 40  # of each packet in a batch: more than are taken one by one
 ETHER = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")

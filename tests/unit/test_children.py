@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit import children
+from toolkit._base import children
 
 ROOT = Path(__file__).resolve().parents[2]
 TERMINAL = {signal.SIGHUP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
@@ -38,7 +38,7 @@ EVERYTHING = (
     "for number in signal.valid_signals() - {9, 19}: signal.signal(number, signal.SIG_IGN)\n"
     "signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())"
 )
-SHOW = "from toolkit.children import fresh\nsubprocess.run(fresh(['/bin/cat', '/proc/self/status']), check=True)"
+SHOW = "from toolkit._base.children import fresh\nsubprocess.run(fresh(['/bin/cat', '/proc/self/status']), check=True)"
 
 
 def test_a_fresh_program_has_the_signals_of_a_login() -> None:
@@ -58,7 +58,7 @@ def test_a_helper_does_not_hear_what_ends_a_job() -> None:
     helper = [sys.executable, "-c", "import sys, time; print('at work', file=sys.stderr); time.sleep(1); print('done')"]
     code = f"""
 import os, signal, sys, threading, time
-from toolkit.children import run_helper
+from toolkit._base.children import run_helper
 came = []
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, lambda number, frame: came.append(number))

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from toolkit.clock import NAT, UTCClock
+from toolkit._base.clock import NAT, UTCClock
 
 EPOCH = 1_700_000_000_000_000_000  # ns: UTC when the monotonic clock was at 0
 SECOND = 1_000_000_000

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from toolkit import coalesce
-from toolkit.coalesce import LONGEST_REST, Coalescer
+from toolkit.wait import coalesce
+from toolkit.wait.coalesce import LONGEST_REST, Coalescer
 
 WORK = 20e-6  # seconds that a batch takes
 

@@ -15,7 +15,7 @@ import pytest
 
 import toolkit
 from toolkit.capture import Capture
-from toolkit.tables.parquet import ParquetSink
+from toolkit.capture.parquet import ParquetSink
 
 from capture_support import batch_of, fill, frames  # isort: skip
 from interrupt_support import at_every_line, at_times_of_chance  # isort: skip

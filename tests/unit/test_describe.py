@@ -17,8 +17,8 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
 
 from toolkit.decode import Columns, flow_keys, top
-from toolkit.decode.flows import FLOW
-from toolkit.describe import batch_html, flow, format_ip, format_mac, summaries, summary
+from toolkit.decode.groups import FLOW
+from toolkit.decode.notebook import batch_html, flow, format_ip, format_mac, summaries, summary
 from toolkit.errors import ArgumentError
 
 E = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
@@ -157,7 +157,7 @@ def test_top_by_one_column_and_other_weights() -> None:
 
 def test_keys_that_share_a_hash_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a multiplier of 0 all keys share one hash."""
-    monkeypatch.setattr("toolkit.decode.flows._MIX", np.uint64(0))
+    monkeypatch.setattr("toolkit.decode.groups._MIX", np.uint64(0))
     columns = decode_packets([bytes(E / V4 / UDP(sport=1 + i % 3, dport=9)) for i in range(30)])
     assert sorted(top(columns).keys["src_port"].tolist()) == [1, 2, 3]
     assert top(columns).packets.tolist() == [10, 10, 10]

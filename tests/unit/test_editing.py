@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.editing import EditableBatch
+from toolkit.batch.editable import EditableBatch
 from toolkit.errors import ArgumentError, StaleBatchError
-from toolkit.umem import UMEM
+from toolkit.umem.umem import UMEM
 
 FRAME = 2048
 FRAMES = 8

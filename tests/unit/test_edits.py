@@ -15,9 +15,9 @@ from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.packet import Packet, Raw
 
-from toolkit.edits import decrement_ttl, pop_vlan, push_vlan, set_macs, swap_ips_and_ports, swap_macs
 from toolkit.errors import ArgumentError
-from toolkit.packets import as_matrix
+from toolkit.forward.edits import decrement_ttl, pop_vlan, push_vlan, set_macs, swap_ips_and_ports, swap_macs
+from toolkit.packets.matrix import as_matrix
 
 E = Ether(src="02:11:22:33:44:55", dst="02:66:77:88:99:aa")
 V4 = IP(src="10.1.2.3", dst="192.168.200.254", ttl=7, id=0xBEEF)

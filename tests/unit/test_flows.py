@@ -22,7 +22,7 @@ from test_tables import NAT, T0, batch_of
 from toolkit.errors import ArgumentError
 from toolkit.flows import Flows
 from toolkit.flows.flows import Order
-from toolkit.lab.frames import udp_frame
+from toolkit.packets.frames import udp_frame
 
 GROUPS = ("flow", "source", "destination", "port", "protocol")
 ALL = [bytes(packet) for packet in PACKETS.values()]

@@ -11,7 +11,7 @@ from filter_corpus import EXPRESSIONS
 
 from toolkit.cli.guard_probes import Probe, Source, Target, _templates
 from toolkit.errors import FilterError
-from toolkit.lab import frames
+from toolkit.packets import frames
 
 FOUR = Target("10.11.0.1", "02:00:00:00:00:01", ())
 SIX = Target("fd11::1", "02:00:00:00:00:01", ())
@@ -56,7 +56,7 @@ def probes() -> list[Probe]:
     return found
 
 
-@pytest.mark.filterwarnings("ignore::toolkit.program.expression.FilterWarning")
+@pytest.mark.filterwarnings("ignore::toolkit.filter.expression.FilterWarning")
 @pytest.mark.parametrize("target", [FOUR, SIX], ids=["ipv4", "ipv6"])
 def test_members_of_a_kind_are_alike_to_the_filter(target: Target) -> None:
     several = senders(30, 6 if target is SIX else 4)

@@ -54,6 +54,6 @@ def test_the_first_program_takes_a_port_that_nobody_misses() -> None:
         opened = re.findall(r'(?:toolkit\.open|Workers)\("eth0"(.*)', (ROOT / path).read_text())
         assert opened
         assert '"udp port 9' in opened[0], path
-    said = (ROOT / "toolkit/opening.py").read_text()
+    said = (ROOT / "toolkit/interface/open_interface.py").read_text()
     assert '"""TAKE packets' in said
     assert "does NOT reach" in said

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from toolkit.abi.if_xdp import XDP_PKT_CONTD
 from toolkit.abi.xsk_meta import XSK_META, XSK_META_MAGIC
 from toolkit.errors import FrameError
-from toolkit.ledger import RX, owner_code
+from toolkit.umem.ledger import RX, owner_code
 
 Entries = list[tuple[int, ...]]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from toolkit.abi.if_xdp import XDP_PKT_CONTD, XDP_TX_METADATA, XDPDesc
 from toolkit.errors import ArgumentError, FrameError
-from toolkit.ledger import TX, owner_code
+from toolkit.umem.ledger import TX, owner_code
 
 SENDING = owner_code(TX, 1)
 

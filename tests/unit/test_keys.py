@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 JOB = """
 import sys, time
-from toolkit.cli.keys import Keys
+from toolkit.cli.view.keys import Keys
 
 with Keys() as keys:
     print("ready", flush=True)

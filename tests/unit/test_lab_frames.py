@@ -11,7 +11,7 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 
 from toolkit.errors import ArgumentError
-from toolkit.lab import frames
+from toolkit.packets import frames
 
 ports = st.integers(1, 65535)
 addresses = st.sampled_from([frames.NEAR_IP, "192.0.2.255", frames.NEAR_IP6, "2001:db8::ffff"])

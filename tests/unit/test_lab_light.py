@@ -16,7 +16,7 @@ def test_import_is_light() -> None:
 
 
 def test_generate_needs_the_standard_library_only() -> None:
-    from toolkit.lab import generate
+    from toolkit.lab import generator_process as generate
 
     assert generate.__file__ is not None
     code = f"import runpy; runpy.run_path({generate.__file__!r})"

@@ -13,11 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from toolkit.custody import ReceiveCustody, SendCustody
 from toolkit.errors import ArgumentError, FrameError
-from toolkit.ledger import FREE, RECEIVED, RETIRED, RX, TX, USER, Ledger, describe_owner, owner_code
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory
-from toolkit.umem import UMEM
+from toolkit.umem.accounts import ReceiveCustody, SendCustody
+from toolkit.umem.ledger import FREE, RECEIVED, RETIRED, RX, TX, USER, Ledger, describe_owner, owner_code
+from toolkit.umem.umem import UMEM
 
 FRAMES, SHIFT = 8, 11
 

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from toolkit import memory, opening, teeing
+from toolkit._base import memory
 from toolkit.capture import Queueing
+from toolkit.interface import open_interface as opening
+from toolkit.interface import open_tee as teeing
 
 MB, GB = 1 << 20, 1 << 30
 V2_MOUNT = "35 25 0:30 {root} {point} rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate"
@@ -128,7 +130,7 @@ def test_the_processs_own_limits_count(limit: str) -> None:
     code = f"""
     import resource
     from toolkit.capture import Queueing
-    from toolkit.memory import available
+    from toolkit._base.memory import available
     used = available()
     fields = open("/proc/self/statm").read().split()
     now = int(fields[{0 if limit == "RLIMIT_AS" else 5}]) * resource.getpagesize()
@@ -175,7 +177,7 @@ def test_a_capture_lives_in_a_small_cgroup_whatever_its_disk_does(tmp_path: Path
     sys.path.insert(0, {str(Path(__file__).parent)!r})
     from capture_support import batch_of, frames
     from toolkit.capture import Capture, Queueing
-    from toolkit.memory import available
+    from toolkit._base.memory import available
     found = available()
     assert "cgroup" in found.where, found
     path = {str(tmp_path / name)!r}

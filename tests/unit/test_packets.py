@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.l2 import Ether
 
-from toolkit.batch import Batch
+from toolkit.batch.batch import Batch
 from toolkit.errors import ArgumentError
-from toolkit.packets import as_matrix
+from toolkit.packets.matrix import as_matrix
 
 FORMS: list[Callable[[bytes], Any]] = [
     bytes,

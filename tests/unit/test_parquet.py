@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from test_tables import ALL, NAT, T0, batch_of, expected
 
+from toolkit.capture.parquet import ParquetSink
 from toolkit.errors import ClosedError, SystemCallError
-from toolkit.tables.parquet import ParquetSink
 
 pytestmark = pytest.mark.needs("pyarrow")
 
@@ -181,7 +181,7 @@ def test_a_forgotten_sink_is_closed(tmp_path: Path) -> None:
 CHILD = """
     import resource, signal, sys, os
     from test_tables import ALL, batch_of
-    from toolkit.tables.parquet import ParquetSink
+    from toolkit.capture.parquet import ParquetSink
 """
 
 

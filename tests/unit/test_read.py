@@ -20,9 +20,9 @@ import pytest
 from read_support import Pcapng, hear, packet, pcap, read_all
 
 import toolkit
-from toolkit.capture import read_source
-from toolkit.capture.reading import read
 from toolkit.errors import ArgumentError, ClosedError, RecordedError, SystemCallError
+from toolkit.recorded import window as read_source
+from toolkit.recorded.recorded import read
 
 PACKETS = [packet(i, (60, 1500, 14, 61, 9000, 1)[i % 6]) for i in range(200)]
 MICRO = [(time // 1000 * 1000, data, wire) for time, data, wire in PACKETS]
@@ -184,7 +184,7 @@ def test_receive_as_if_live() -> None:
 
 
 def test_it_decodes() -> None:
-    from toolkit.lab.frames import udp_frame
+    from toolkit.packets.frames import udp_frame
 
     with read(
         io.BytesIO(pcap([(1, udp_frame(size=size, destination_port=9), size) for size in (64, 100, 1500)]))

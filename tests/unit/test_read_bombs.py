@@ -21,8 +21,8 @@ import pytest
 from read_support import Pcapng, hear, packet, pcap, read_all
 
 import toolkit
-from toolkit.capture import read_source
 from toolkit.errors import RecordedError
+from toolkit.recorded import window as read_source
 
 MB = 1 << 20
 PACKETS = [packet(i, 60) for i in range(5)]

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from read_support import Pcapng, hear, packet, pcap
 
-from toolkit.capture import read_source
-from toolkit.capture.reading import read
 from toolkit.errors import SystemCallError
+from toolkit.recorded import window as read_source
+from toolkit.recorded.recorded import read
 
 PACKETS = [packet(i, (60, 90, 14, 61)[i % 4]) for i in range(20)]
 CLASSIC = pcap(PACKETS)

@@ -16,12 +16,12 @@ from capture_support import batch_of, frames
 from read_support import Pcapng, hear, packet, pcap, read_all
 
 import toolkit
-from toolkit.batch import Batch
+from toolkit.batch.batch import Batch
 from toolkit.capture import Capture
+from toolkit.capture.parquet import ParquetSink
 from toolkit.errors import ArgumentError
 from toolkit.flows import Flows
-from toolkit.replaying import Replay
-from toolkit.tables.parquet import ParquetSink
+from toolkit.recorded.replay import Replay
 
 SECOND = 1_000_000_000
 FIRST = [0, SECOND // 2, SECOND]  # ns since 1970

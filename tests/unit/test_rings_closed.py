@@ -19,7 +19,7 @@ from toolkit.abi.if_xdp import XDPDesc
 from toolkit.abi.libxdp import XskRing
 from toolkit.errors import ClosedError, ToolkitError
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
-from toolkit.umem import UMEM
+from toolkit.umem.umem import UMEM
 
 from rings_oracle import STANDS, U32, ring_memory  # isort: skip
 

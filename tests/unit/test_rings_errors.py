@@ -12,7 +12,7 @@ from toolkit.abi.if_xdp import XDPDesc
 from toolkit.abi.libxdp import XskRing
 from toolkit.errors import ArgumentError
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
-from toolkit.umem import UMEM
+from toolkit.umem.umem import UMEM
 
 from rings_oracle import U32, ring_memory  # isort: skip
 

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from toolkit.batch import Batch
-from toolkit.custody import ReceiveCustody
+from toolkit.batch.batch import Batch
 from toolkit.errors import ToolkitError
-from toolkit.ledger import RECEIVED, RX, USER, owner_code
 from toolkit.rings import FillQueue, RingMemory, RXQueue
-from toolkit.umem import UMEM
-from toolkit.xsk import Socket
+from toolkit.umem.accounts import ReceiveCustody
+from toolkit.umem.ledger import RECEIVED, RX, USER, owner_code
+from toolkit.umem.umem import UMEM
+from toolkit.xsk.socket import Socket
 
 from rings_oracle import U32  # isort: skip
 
@@ -113,7 +113,7 @@ class Interrupt:
     def __call__(self, frame: Any, event: str, argument: Any) -> Any:
         name = frame.f_globals.get("__name__", "")
         # The clock holds no frame, and how much of it runs depends on the time.
-        if not name.startswith("toolkit") or name in ("toolkit.errors", "toolkit.clock"):
+        if not name.startswith("toolkit") or name in ("toolkit.errors", "toolkit._base.clock"):
             return None
         if event in ("line", "call"):
             line, before = frame.f_lineno, self.line.get(id(frame), 0) if event == "line" else 0

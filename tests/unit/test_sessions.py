@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import pytest
 
-from toolkit import reach, sessions, sockets
 from toolkit.cli import guard_session
 from toolkit.cli.guard_probes import Probe
 from toolkit.cli.guard_services import Harm
-from toolkit.reach import Link
-from toolkit.sessions import Path, Session
+from toolkit.net import reach, sessions, sockets
+from toolkit.net.reach import Link
+from toolkit.net.sessions import Path, Session
 
 FOUR = Session("10.42.0.1", 22, "10.42.0.2", 1234, 7, "sshd")
 SIX = Session("fd00::1", 22, "fd00::2", 1234, 7, "sshd")

@@ -12,9 +12,9 @@ import sys
 
 import pytest
 
-from toolkit import netlink, sock_diag
 from toolkit.abi.if_xdp import Statistics
-from toolkit.netlink import ask
+from toolkit.net import netlink, sock_diag
+from toolkit.net.netlink import ask
 
 pytestmark = pytest.mark.skipif(sys.byteorder != "little", reason="the recorded bytes are little-endian")
 

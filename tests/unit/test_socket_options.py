@@ -11,8 +11,8 @@ import pytest
 
 from toolkit.abi.if_xdp import XDP_COPY, XDP_USE_NEED_WAKEUP, XDP_USE_SG, XDP_ZEROCOPY
 from toolkit.errors import ArgumentError
-from toolkit.registration import Registration
-from toolkit.socket_options import Shared, SocketOptions
+from toolkit.xsk.options import Shared, SocketOptions
+from toolkit.xsk.registration import Registration
 
 WISHES: tuple[bool | Literal["auto"], ...] = (True, False, "auto")
 

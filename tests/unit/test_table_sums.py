@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from test_tables import ALL, batch_of
 
+from toolkit.capture.parquet import ParquetSink
 from toolkit.flows import Flows
-from toolkit.tables.layout import MACS, NUMBERS, PACKET
-from toolkit.tables.parquet import ParquetSink
+from toolkit.tables.schema import MACS, NUMBERS, PACKET
 
 pytestmark = pytest.mark.needs("pyarrow")
 

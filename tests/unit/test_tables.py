@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from test_decode import PACKETS
 from test_decode_bytes import any_packet
 
-from toolkit.batch import Batch
+from toolkit.batch.batch import Batch
 from toolkit.decode.fields import FIELDS
 from toolkit.errors import ArgumentError, LibraryError
-from toolkit.tables.layout import IP, MACS, NUMBERS, WHOLE
-from toolkit.tables.text import ip4_text, ip6_text, ip_text, mac_text
+from toolkit.tables.address_text import ip4_text, ip6_text, ip_text, mac_text
+from toolkit.tables.schema import IP, MACS, NUMBERS, WHOLE
 
 T0 = 1_800_000_000_123_456_789
 NAT = np.iinfo(np.int64).min

@@ -15,10 +15,10 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Padding, Raw
 
-from toolkit.checksum import fill_checksums
 from toolkit.decode import Columns, decode
 from toolkit.errors import ArgumentError
-from toolkit.template import Template
+from toolkit.packets.checksum import fill_checksums
+from toolkit.packets.template import Template
 
 E = Ether(src="02:11:22:33:44:55", dst="02:66:77:88:99:aa")
 V4 = IP(src="10.1.2.3", dst="192.168.200.254", ttl=7, id=0xBEEF, tos=0x5D)

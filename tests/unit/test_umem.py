@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from toolkit.abi.if_xdp import XDPDesc
 from toolkit.errors import ArgumentError, ClosedError, FrameError, ToolkitError
-from toolkit.umem import UMEM, check_ring_size
+from toolkit.umem.umem import UMEM, check_ring_size
 
 U64 = (1 << 64) - 1
 

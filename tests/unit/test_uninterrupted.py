@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from toolkit import uninterrupted as module
+from toolkit._base import uninterrupted as module
+from toolkit._base.uninterrupted import apart, uninterrupted
 from toolkit.errors import ToolkitError
-from toolkit.uninterrupted import apart, uninterrupted
 
 from test_rings_interrupted import Interrupt, every_line  # isort: skip
 
@@ -137,7 +137,7 @@ def test_without_memory_for_another_thread_it_ends() -> None:
     """The address space is full but for what a thread's stack takes: it is run here, or it fails; it does not hang."""
     code = """
     import resource, sys
-    from toolkit.uninterrupted import uninterrupted
+    from toolkit._base.uninterrupted import uninterrupted
     uninterrupted(lambda: None)
     pages = int(open("/proc/self/statm").read().split()[0])
     for room in range(0, 12 << 20, 256 << 10):

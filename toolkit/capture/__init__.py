@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets to files and back: pcapng, pcap, and the reader of both."""
+"""Packets to files: pcapng, pcap, Parquet."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from toolkit._base.door import door
 
 if TYPE_CHECKING:
-    from toolkit.capture.queueing import Queueing
-    from toolkit.capture.session import Capture, CaptureStatistics
+    from toolkit.capture.capture import Capture, CaptureStatistics
+    from toolkit.capture.options import Queueing
 
 __all__ = ["Capture", "CaptureStatistics", "Queueing"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for: `import toolkit` needs the reader only, and should stay quick."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from toolkit.capture import queueing, session
-
-    return getattr(queueing if name == "Queueing" else session, name)
+__getattr__, __dir__ = door(
+    __name__,
+    {
+        "capture": "Capture CaptureStatistics",
+        "options": "Queueing",
+    },
+)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from toolkit.abi.shared_library import importing
-from toolkit.capture.layout import Bytes
+from toolkit.capture.pack import Bytes
 from toolkit.errors import ArgumentError, LibraryError
 
 __all__ = ["SUFFIXES", "Compression", "Compressor", "compressor", "suffix_of"]

@@ -12,8 +12,8 @@ import os
 import time
 
 from toolkit.abi.libc import sched_yield
-from toolkit.capture.ahead import Ahead
-from toolkit.capture.layout import Bytes
+from toolkit.capture.pack import Bytes
+from toolkit.capture.preallocate import Ahead
 
 __all__ = ["BLOCK", "LEAST", "Direct"]
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
+from toolkit._base.careful import Access
+from toolkit.capture.buffer import Waiting, memory_for
 from toolkit.capture.compression import Compressor
 from toolkit.capture.handler import Files, Format
-from toolkit.capture.layout import Bytes
-from toolkit.capture.naming import Names, Rotation
+from toolkit.capture.options import Queueing
 from toolkit.capture.output import check_target
-from toolkit.capture.packets import Counts, Packets
-from toolkit.capture.queueing import Queueing
-from toolkit.capture.waiting import Waiting, memory_for
+from toolkit.capture.pack import Bytes
+from toolkit.capture.records import Counts, Packets
+from toolkit.capture.rotation import Names, Rotation
 from toolkit.capture.writer import Writer
-from toolkit.careful import Access
 from toolkit.errors import ToolkitError, write_error
 
 __all__ = ["PacketFiles", "check_files"]

@@ -13,12 +13,12 @@ from typing import Protocol
 
 import numpy as np
 
+from toolkit._base.careful import Access, Folder, own_descriptor
 from toolkit.capture.compression import Compressor
-from toolkit.capture.layout import Bytes, Reserve
 from toolkit.capture.output import Output
-from toolkit.capture.packets import Counts, Packets
+from toolkit.capture.pack import Bytes, Reserve
+from toolkit.capture.records import Counts, Packets
 from toolkit.capture.writer import Item, UnwrittenError, Writer
-from toolkit.careful import Access, Folder, own_descriptor
 from toolkit.errors import SystemCallError, removed_error, write_error
 
 __all__ = ["Files", "Format"]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from toolkit._base.careful import Access, Allowed, Folder, own_descriptor
 from toolkit.capture.direct import BLOCK, LEAST, Direct
-from toolkit.capture.layout import Bytes
-from toolkit.careful import Access, Allowed, Folder, own_descriptor
+from toolkit.capture.pack import Bytes
 from toolkit.errors import write_error
 
 __all__ = ["Output", "address", "check_target", "joined"]

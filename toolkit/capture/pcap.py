@@ -7,9 +7,9 @@ import struct
 
 import numpy as np
 
-from toolkit.capture import blocks
-from toolkit.capture.layout import Bytes, Reserve, pack
-from toolkit.capture.packets import About, Counts, Packets
+from toolkit.abi import pcapng as blocks
+from toolkit.capture.pack import Bytes, Reserve, pack
+from toolkit.capture.records import About, Counts, Packets
 
 __all__ = ["Pcap"]
 

@@ -6,15 +6,15 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, Protocol
 
-from toolkit.capture.packets import About
+from toolkit.capture.records import About
 from toolkit.errors import ToolkitError
-from toolkit.sysfs import InterfaceDirectory
+from toolkit.net.sysfs import InterfaceDirectory
 
 if TYPE_CHECKING:
     from toolkit.abi.if_xdp import Statistics
-    from toolkit.batch import Batch
-    from toolkit.device import Device
+    from toolkit.batch.batch import Batch
     from toolkit.errors import DeviceGoneError
+    from toolkit.net.device import Device
     from toolkit.program import Program
 
 __all__ = ["Source", "about_of"]

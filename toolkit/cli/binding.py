@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from toolkit.netns import NetNS, entered
+from toolkit._base.netns import NetNS, entered
 
 if TYPE_CHECKING:
-    from toolkit.device import Device
-    from toolkit.interface import Interface
+    from toolkit.interface.interface import Interface
+    from toolkit.interface.tee import Tee
+    from toolkit.net.device import Device
     from toolkit.program import Replace
-    from toolkit.tee_interface import Tee
-    from toolkit.umem import UMEM
-    from toolkit.wait import WaitMode
-    from toolkit.xsk import Socket
+    from toolkit.umem.umem import UMEM
+    from toolkit.wait.waiter import WaitMode
+    from toolkit.xsk.socket import Socket
 
 __all__ = ["Binding"]
 
@@ -59,7 +59,7 @@ class Binding:
 
         Asks before that where it would take what this host needs; of ARP and the like not if they are `answered`.
         """
-        from toolkit.opening import open as open_interface
+        from toolkit.interface.open_interface import open as open_interface
 
         self._said(expression)
         self.ask(interface, expression, answered=answered)
@@ -76,7 +76,7 @@ class Binding:
         self._said(expression)
         if not self.tee:
             return self.open(interface, expression)
-        from toolkit.teeing import tee as open_tee
+        from toolkit.interface.open_tee import tee as open_tee
 
         if self.on_match == "drop":
             self.ask(interface, expression)
@@ -127,7 +127,7 @@ class Binding:
 
     def describe(self, interface: str) -> Device:
         """Ask the kernel about `interface`, in the namespace meant. SystemCallError for one that cannot be opened."""
-        from toolkit.device import check_ethernet, describe
+        from toolkit.net.device import check_ethernet, describe
 
         with entered(self.netns):
             device = describe(interface)
@@ -141,7 +141,7 @@ class Binding:
         Drivers send zero-copy only while an XDP program is attached: with --zero-copy one that passes everything is;
         by default copy mode is taken where there is none.
         """
-        from toolkit.xsk import Socket
+        from toolkit.xsk.socket import Socket
 
         def bind(zero_copy: bool | Literal["auto"]) -> Socket:
             return Socket(
@@ -172,8 +172,8 @@ class Binding:
     @contextlib.contextmanager
     def _passing(self, interface: str) -> Iterator[None]:
         """Have a program attached that passes everything, natively, for the length of the block."""
-        from toolkit.device import await_carrier
         from toolkit.errors import SystemCallError, kernel_error
+        from toolkit.net.device import await_carrier
         from toolkit.program import Program
 
         device = self.describe(interface)

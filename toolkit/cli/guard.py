@@ -10,13 +10,13 @@ import sys
 
 import click
 
-from toolkit import sessions
+from toolkit._base.netns import NetNS, entered
 from toolkit.cli import guard_services, guard_session
 from toolkit.cli.guard_probes import Probe
 from toolkit.cli.guard_services import Harm
 from toolkit.cli.stop import interruptible
 from toolkit.errors import ArgumentError, FilterError
-from toolkit.netns import NetNS, entered
+from toolkit.net import sessions
 
 __all__ = ["ask", "harms", "narrower"]
 

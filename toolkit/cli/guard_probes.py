@@ -18,8 +18,8 @@ import numpy as np
 
 from toolkit.abi import libpcap
 from toolkit.abi.libpcap import Instruction
-from toolkit.lab import frames
-from toolkit.program.expression import instructions
+from toolkit.filter.expression import instructions
+from toolkit.packets import frames
 
 __all__ = ["ACK", "BROADCAST", "Probe", "Source", "Target", "wire"]
 

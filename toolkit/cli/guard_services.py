@@ -11,12 +11,12 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from toolkit import reach, sockets
 from toolkit.cli.guard_probes import BROADCAST, Probe, Source, Target, wire
-from toolkit.lab import frames
-from toolkit.reach import Lane
-from toolkit.sessions import Session
-from toolkit.sockets import Endpoint
+from toolkit.net import reach, sockets
+from toolkit.net.reach import Lane
+from toolkit.net.sessions import Session
+from toolkit.net.sockets import Endpoint
+from toolkit.packets import frames
 
 __all__ = ["DISCOVERY", "Harm", "harms"]
 

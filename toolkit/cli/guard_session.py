@@ -6,11 +6,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from toolkit import sessions
 from toolkit.cli.guard_probes import ACK, BROADCAST, Probe, wire
 from toolkit.cli.guard_services import DISCOVERY, Harm
-from toolkit.lab import frames
-from toolkit.sessions import Path, Session
+from toolkit.net import sessions
+from toolkit.net.sessions import Path, Session
+from toolkit.packets import frames
 
 __all__ = ["harms"]
 

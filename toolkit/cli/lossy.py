@@ -6,11 +6,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
+from toolkit._base.netns import entered
 from toolkit.cli.binding import Binding
 from toolkit.doctor.finding import Finding
 from toolkit.doctor.forwarding import joined_segments, lost_when_forwarded, surely_generic
-from toolkit.interface import Interface
-from toolkit.netns import entered
+from toolkit.interface.interface import Interface
 
 __all__ = ["warn_of_generic", "warn_of_losses"]
 

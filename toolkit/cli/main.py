@@ -13,7 +13,9 @@ from typing import Any
 
 import click
 
-from toolkit.cli import capturing, moving, watching
+from toolkit.cli.commands import capture_options as capturing
+from toolkit.cli.commands import moving_options as moving
+from toolkit.cli.commands import top_options as watching
 from toolkit.cli.options import (
     COPY_LONG,
     COPYING,
@@ -79,10 +81,10 @@ CAP_PERFMON and CAP_IPC_LOCK.
 def cli(context: click.Context) -> None:
     """Put back what a killed one of us could not, before any command that does more than look."""
     if context.invoked_subcommand not in ("status", "doctor", "detach", "demo"):
-        from toolkit import records
+        from toolkit._base import records
 
         if records.DIRECTORY.is_dir():  # hardly ever
-            from toolkit.cli.detach import put_back
+            from toolkit.cli.commands.detach import put_back
 
             put_back()
 
@@ -132,7 +134,7 @@ def receive(interface: str, **options: Any) -> None:
         raise click.UsageError("--tee has one ring of copies for all queues: no --workers.")
     if options["workers"] and options["dump"]:
         raise click.UsageError("--hex shows packets in order, and several --workers have none: take one of them.")
-    from toolkit.cli.receive import run
+    from toolkit.cli.commands.receive import run
 
     sys.exit(run(interface, binding_from(options), **options))
 
@@ -146,7 +148,7 @@ def status(as_json: bool, everything: bool) -> None:
     A program held by a link goes when its process ends; one attached by netlink (ip link, bpftool, older tools) stays
     until somebody detaches it: `ip link set dev NAME xdp off`. Looking changes nothing, and holds nothing of anybody's.
     """
-    from toolkit.cli.status import run
+    from toolkit.cli.commands.status import run
 
     sys.exit(run(as_json=as_json, everything=everything))
 
@@ -161,7 +163,7 @@ def doctor(interface: str | None, netns: str | None, as_json: bool) -> None:
 
     Each finding is ok, a note, or a problem, with what to do about it. Exit code 1 if there is a problem.
     """
-    from toolkit.cli.doctor import run
+    from toolkit.cli.commands.doctor import run
 
     sys.exit(run(interface, netns=netns, as_json=as_json))
 
@@ -182,7 +184,7 @@ def detach(interface: str, program: str | None, force: bool, netns: str | None, 
     firewall at work. One that a process or a link holds (this toolkit's are, and go with their process by themselves),
     or that xdp-tools keeps, goes with --force only.
     """
-    from toolkit.cli.detach import run
+    from toolkit.cli.commands.detach import run
 
     sys.exit(run(interface, program=program, force=force, netns=netns, as_json=as_json))
 
@@ -203,7 +205,7 @@ def demo(interface: str | None, expression: str | None, yes: bool, seconds: floa
     """
     if (interface is None) != (expression is None):
         raise click.UsageError("--interface and --filter go together")
-    from toolkit.cli.demo import run
+    from toolkit.cli.commands.demo import run
 
     sys.exit(run(interface, expression, seconds, as_json=as_json, yes=yes))
 

@@ -17,7 +17,7 @@ from toolkit.decode.text import cell, summary
 from toolkit.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from toolkit.tables.layout import Addresses
+    from toolkit.tables.schema import Addresses
 
 __all__ = ["Columns", "decode"]
 
@@ -109,7 +109,7 @@ class Columns:
     def to_pandas(self, *, addresses: Addresses = "text") -> Any:
         """Return a pandas.DataFrame, a row for each packet: see Batch.to_pandas()."""
         from toolkit.tables.cells import column_cells
-        from toolkit.tables.frame import data_frame
+        from toolkit.tables.data_frame import data_frame
 
         return data_frame(column_cells(self, addresses))
 

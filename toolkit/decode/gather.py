@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.arguments import whole
+from toolkit._base.arguments import whole
 from toolkit.errors import ArgumentError
 
 __all__ = ["check_packets", "gather", "head", "windows"]

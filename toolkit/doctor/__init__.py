@@ -11,11 +11,11 @@ import errno
 import socket
 from collections.abc import Iterator
 
+from toolkit._base.netns import NetNS, entered
 from toolkit.doctor.finding import Finding, Level
 from toolkit.doctor.interface import examine_interface
 from toolkit.doctor.system import examine_system
 from toolkit.errors import SystemCallError
-from toolkit.netns import NetNS, entered
 
 __all__ = ["Finding", "Level", "examine"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from toolkit.device import Device
-from toolkit.doctor import netdev
 from toolkit.doctor.finding import Finding, note
-from toolkit.doctor.offloads import active_offloads
+from toolkit.net import netdev
+from toolkit.net.device import Device
+from toolkit.net.offloads import active_offloads
 
 __all__ = ["hidden_tags", "joined_segments", "lost_when_forwarded", "surely_generic"]
 

@@ -6,17 +6,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from toolkit.device import LINK_HEADERS, Device, describe
-from toolkit.doctor import netdev
 from toolkit.doctor.finding import Finding, note, ok, problem
 from toolkit.doctor.forwarding import hidden_tags, joined_segments, surely_generic
-from toolkit.doctor.offloads import active_offloads
+from toolkit.doctor.status import Holder, Status, collect
 from toolkit.doctor.system import older_than
 from toolkit.errors import ToolkitError
+from toolkit.net import netdev
+from toolkit.net.device import LINK_HEADERS, Device, describe
+from toolkit.net.offloads import active_offloads
 from toolkit.program import Attached, attached
 from toolkit.program.replaced import as_text, left
-from toolkit.status import Holder, Status, collect
-from toolkit.umem import LONGEST_PACKET, frame_size_for
+from toolkit.umem.umem import LONGEST_PACKET, frame_size_for
 
 __all__ = ["examine_interface"]
 
@@ -218,7 +218,7 @@ def _not_back(device: Device) -> Iterator[Finding]:
 
 def _deferral(device: Device) -> Iterator[Finding]:
     """What a busy-polling process left behind when it was killed."""
-    from toolkit import napi
+    from toolkit.net import napi
 
     try:
         found = [one for one in napi.leftovers() if one.ifindex == device.ifindex]

@@ -13,14 +13,14 @@ import sys
 import warnings
 from collections.abc import Iterator
 
+from toolkit._base.cache import Cache, CacheWarning, directory
+from toolkit._base.memory import available
 from toolkit.abi import libbpf as abi
 from toolkit.abi.if_xdp import AF_XDP
 from toolkit.doctor.compiler import examine_compiler
 from toolkit.doctor.finding import Finding, note, ok, problem
 from toolkit.doctor.libraries import examine_libraries
 from toolkit.errors import LibraryError, kernel_error
-from toolkit.memory import available
-from toolkit.program.cache import Cache, CacheWarning, directory
 
 __all__ = ["examine_system", "older_than"]
 

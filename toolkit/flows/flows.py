@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.arguments import whole
-from toolkit.clock import NAT
+from toolkit._base.arguments import whole
+from toolkit._base.clock import NAT
 from toolkit.errors import ArgumentError
 from toolkit.flows.keys import COLUMNS, GROUPS, Group, keys_of
 from toolkit.flows.rows import Flow, flow_cells, flow_list
 from toolkit.flows.table import COUNTERS, Counted, Table, grouped
 
 if TYPE_CHECKING:
-    from toolkit.batch import Batch
+    from toolkit.batch.batch import Batch
     from toolkit.flows.keys import Keys
 
 __all__ = ["Evicted", "Flow", "Flows", "Order"]
@@ -192,7 +192,7 @@ class Flows:
 
     def to_pandas(self, n: int | None = None, by: Order = "bytes") -> Any:
         """Return all rows, or the `n` largest, as a pandas.DataFrame (extra `pandas`)."""
-        from toolkit.tables.frame import data_frame
+        from toolkit.tables.data_frame import data_frame
 
         return data_frame(flow_cells(*self._picked(n, by, False), self.group, self.bidirectional))
 

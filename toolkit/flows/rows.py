@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from toolkit.decode.text import ethertype_name, format_mac, protocol_name
 from toolkit.flows.keys import Ends, Group, ends_of, swapped_ends
+from toolkit.tables.address_text import Text, ip_text
 from toolkit.tables.cells import Cells
-from toolkit.tables.layout import NUMBERS
-from toolkit.tables.text import Text, ip_text
+from toolkit.tables.schema import NUMBERS
 
 if TYPE_CHECKING:
     from toolkit.flows.table import Counted

@@ -18,8 +18,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import ArgumentError, NotSupportedError, ToolkitError, kernel_error
-from toolkit.lab import frames, veth
+from toolkit.lab import veth
 from toolkit.lab.redirect import LiveRedirect, Stamp
+from toolkit.packets import frames
 
 if TYPE_CHECKING:
     from toolkit.lab.lab import Lab
@@ -126,7 +127,7 @@ class Generator:
             )
         self._dropped_before = self._dropped()
         self._child = self._lab.far.popen(
-            [sys.executable, "-I", "-S", Path(__file__).with_name("generate.py")],
+            [sys.executable, "-I", "-S", Path(__file__).with_name("generator_process.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

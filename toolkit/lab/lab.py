@@ -10,15 +10,16 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from toolkit._base.uninterrupted import uninterrupted
 from toolkit.errors import ArgumentError
-from toolkit.lab import ethtool, frames
 from toolkit.lab.namespace import Namespace
 from toolkit.lab.veth import End, connect, counters, delete, revive
-from toolkit.uninterrupted import uninterrupted
+from toolkit.net import ethtool
+from toolkit.packets import frames
 
 if TYPE_CHECKING:
-    from toolkit.lab.capture import Capture
     from toolkit.lab.generator import Generator
+    from toolkit.lab.sniffer import Capture
     from toolkit.lab.traffic import PingResult
 
 __all__ = ["Lab"]
@@ -145,7 +146,7 @@ class Lab:
 
     def capture(self, *, far: bool = False, outgoing: bool = False) -> Capture:
         """Capture what the kernel receives at the near end (or `far`) from now on; with `outgoing`, what it sends."""
-        from toolkit.lab.capture import Capture
+        from toolkit.lab.sniffer import Capture
 
         return (
             Capture(self.peer, self.far, outgoing=outgoing)

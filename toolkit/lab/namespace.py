@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from toolkit import lifecycle
+from toolkit._base import fork as lifecycle
+from toolkit._base.netns import entered
+from toolkit._base.uninterrupted import apart, uninterrupted
 from toolkit.abi.libc import CLONE_NEWNET, unshare
 from toolkit.errors import ClosedError, explained, kernel_error
-from toolkit.lab import ethtool, processes
-from toolkit.netns import entered
-from toolkit.uninterrupted import apart, uninterrupted
+from toolkit.lab import processes
+from toolkit.net import ethtool
 
 __all__ = ["Namespace"]
 

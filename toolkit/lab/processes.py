@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from toolkit._base.children import fresh
+from toolkit._base.netns import NetNS, entered
 from toolkit.abi.libc import CLONE_NEWNET, PIPES, room_for, unshare
-from toolkit.children import fresh
 from toolkit.errors import kernel_error
-from toolkit.netns import NetNS, entered
 
 __all__ = ["on_lasting_thread", "start"]
 

@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 
-from toolkit import lifecycle
+from toolkit._base import fork as lifecycle
 from toolkit.abi.libbpf import (
     BPF_MAP_TYPE_ARRAY,
     BPF_PROG_TYPE_XDP,

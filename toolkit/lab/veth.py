@@ -14,8 +14,8 @@ from typing import Any
 
 from toolkit.abi.libbpf import XdpQueryOpts, libbpf
 from toolkit.errors import ToolkitError, explained, kernel_error
-from toolkit.lab import ethtool
 from toolkit.lab.namespace import Namespace
+from toolkit.net import ethtool
 
 __all__ = ["End", "connect", "counters", "delete", "revive", "takes_live_frames"]
 

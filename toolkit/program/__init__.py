@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
+from toolkit._base.cache import CacheWarning
 from toolkit.program.bcc import import_bcc
-from toolkit.program.cache import CacheWarning
 from toolkit.program.link import Link, Replace
-from toolkit.program.loaded import Program
 from toolkit.program.maps import Map
+from toolkit.program.program import Program
 from toolkit.program.query import Attached, ProgramInfo, XdpLink, attached, xdp_links
 from toolkit.program.rules import Action, Rule, RuleCounters
 from toolkit.program.sources import directory, headers, source_text

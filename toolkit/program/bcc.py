@@ -14,7 +14,8 @@ import types
 from typing import Any
 
 from toolkit.errors import ArgumentError, LibraryError
-from toolkit.program import query, sources, worker
+from toolkit.program import bcc_process as worker
+from toolkit.program import query, sources
 from toolkit.program.image import Image, map_specs
 from toolkit.program.load import load_program
 from toolkit.program.maps import Map

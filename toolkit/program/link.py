@@ -12,15 +12,15 @@ import weakref
 from collections.abc import Collection
 from typing import Any, Literal
 
+from toolkit._base.descriptor import Descriptor
+from toolkit._base.netns import Home, NetNS, entered
 from toolkit.abi import libbpf as abi
-from toolkit.device import check_ethernet, describe, index_of
 from toolkit.errors import ArgumentError, ClosedError, SystemCallError, kernel_error
-from toolkit.netns import Home, NetNS, entered
+from toolkit.net.device import check_ethernet, describe, index_of
 from toolkit.program import loss, query
-from toolkit.program.descriptor import Descriptor
 from toolkit.program.loss import Location, Loss
+from toolkit.program.rcu import wait_for_readers
 from toolkit.program.replaced import Replace, Replaced, check_replace, put_back_after, take_place
-from toolkit.rcu import wait_for_readers
 
 __all__ = ["Link", "Mode", "Replace", "attach"]
 

@@ -8,8 +8,8 @@ import errno
 import socket
 from typing import Literal, NamedTuple
 
+from toolkit._base.netns import Home
 from toolkit.errors import DetachedError, DeviceGoneError, kernel_error
-from toolkit.netns import Home
 from toolkit.program import query
 
 __all__ = ["Location", "Loss", "detached", "gone", "replaced"]

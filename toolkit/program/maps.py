@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.descriptor import Descriptor
 from toolkit.abi import libbpf as abi
 from toolkit.errors import ArgumentError, kernel_error
-from toolkit.program.descriptor import Descriptor
 from toolkit.program.image import MapSpec
 
 __all__ = ["Map"]

@@ -10,9 +10,9 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from toolkit._base.netns import NetNS, entered
 from toolkit.abi import libbpf as abi
 from toolkit.errors import kernel_error
-from toolkit.netns import NetNS, entered
 
 __all__ = [
     "Attached",

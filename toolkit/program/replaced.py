@@ -19,16 +19,16 @@ import os
 import socket
 from typing import Literal
 
-from toolkit import lifecycle
+from toolkit._base import fork as lifecycle
+from toolkit._base.netns import entered
+from toolkit._base.records import Guard, Record, Records, netns_here
+from toolkit._base.uninterrupted import afterwards, uninterrupted
 from toolkit.abi import libbpf as abi
-from toolkit.device import describe
 from toolkit.errors import ArgumentError, ToolkitError, kernel_error
-from toolkit.netns import entered
+from toolkit.net.device import describe
 from toolkit.program import pins, query
 from toolkit.program.loss import Location
 from toolkit.program.removal import mode_flags, take_off
-from toolkit.records import Guard, Record, Records, netns_here
-from toolkit.uninterrupted import afterwards, uninterrupted
 
 __all__ = ["Replace", "Replaced", "as_text", "check_replace", "left", "put_back_after", "repair", "take_place"]
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-from toolkit.arguments import whole
+from toolkit._base.arguments import whole
 from toolkit.errors import ArgumentError
-from toolkit.program import match
+from toolkit.filter import translate as match
 
 __all__ = ["Action", "Rule", "RuleCounters", "chosen", "describe", "generate", "plain"]
 

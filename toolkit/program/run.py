@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.arguments import whole
 from toolkit.abi import libbpf as abi
-from toolkit.arguments import whole
 from toolkit.errors import ArgumentError, kernel_error
 
 __all__ = ["run_many", "run_once"]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from toolkit.errors import ArgumentError
-from toolkit.program import match
+from toolkit.filter import translate as match
 from toolkit.program.rules import Action, Rule, chosen, describe, generate, plain
 
 __all__ = ["Source", "directory", "headers", "read", "source_text"]

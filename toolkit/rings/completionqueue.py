@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.rings.consumer import Consumer
-from toolkit.rings.custody import Addresses, FrameStore
 from toolkit.rings.memory import U32
+from toolkit.rings.owners import Addresses, FrameStore
 
 __all__ = ["CompletionQueue"]
 

@@ -9,11 +9,11 @@ from operator import index as index_of  # NumPy's integers would overflow where 
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.arguments import whole
+from toolkit._base.arguments import whole
 from toolkit.errors import RING_LIES, ArgumentError, FrameError
-from toolkit.rings.custody import Addresses, Custodian
 from toolkit.rings.limits import Limits
 from toolkit.rings.memory import U32, RingMemory
+from toolkit.rings.owners import Addresses, Custodian
 
 __all__ = ["Consumer"]
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import ArgumentError
-from toolkit.rings.custody import Addresses, Custodian, FrameStore
 from toolkit.rings.memory import U32, RingMemory
+from toolkit.rings.owners import Addresses, Custodian, FrameStore
 from toolkit.rings.producer import Producer
 
 __all__ = ["FillQueue"]

@@ -19,11 +19,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from toolkit import lifecycle
+from toolkit._base import fork as lifecycle
+from toolkit._base.mapping import map_file
 from toolkit.abi.if_xdp import RingOffsets
 from toolkit.abi.libxdp import XskRing
 from toolkit.errors import ArgumentError, ClosedError, ToolkitError
-from toolkit.mapping import map_file
 from toolkit.rings.atomics import AtomicIndex, SharedIndex, shared_index
 
 __all__ = ["U32", "RingMemory"]

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from toolkit.abi.if_xdp import XDP_RING_NEED_WAKEUP
 from toolkit.errors import RING_LIES, ArgumentError, FrameError
 from toolkit.rings.atomics import fence
-from toolkit.rings.custody import Addresses, Custodian
 from toolkit.rings.limits import Limits
 from toolkit.rings.memory import U32, RingMemory
+from toolkit.rings.owners import Addresses, Custodian
 
 __all__ = ["Producer"]
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from toolkit.abi.if_xdp import XDP_DESC, XDPDesc
 from toolkit.errors import ArgumentError
 from toolkit.rings.consumer import Consumer
-from toolkit.rings.custody import Addresses
 from toolkit.rings.memory import U32
+from toolkit.rings.owners import Addresses
 
 __all__ = ["RXQueue"]
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from toolkit.abi.if_xdp import XDPDesc
 from toolkit.errors import ArgumentError
-from toolkit.rings.custody import Addresses, Custodian, FrameStore
 from toolkit.rings.memory import U32
+from toolkit.rings.owners import Addresses, Custodian, FrameStore
 from toolkit.rings.producer import Producer
 
 __all__ = ["TXQueue", "as_descs"]

@@ -10,8 +10,8 @@ import numpy as np
 
 from toolkit.abi.shared_library import importing
 from toolkit.errors import LibraryError
+from toolkit.tables.address_text import Text
 from toolkit.tables.cells import Cells
-from toolkit.tables.text import Text
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.arguments import whole
+from toolkit._base.arguments import whole
 from toolkit.errors import ArgumentError
-from toolkit.tables.layout import IP, MACS, NUMBERS, PACKET, WHOLE, Addresses, names
-from toolkit.tables.text import Text, ip4_text, ip_text, mac_text, octets
+from toolkit.tables.address_text import Text, ip4_text, ip_text, mac_text, octets
+from toolkit.tables.schema import IP, MACS, NUMBERS, PACKET, WHOLE, Addresses, names
 
 if TYPE_CHECKING:
-    from toolkit.batch import Batch
+    from toolkit.batch.batch import Batch
     from toolkit.decode import Columns
 
 __all__ = ["Cells", "Packets", "column_cells", "of_batch", "packet_cells"]

@@ -20,7 +20,7 @@ The parent compiles and attaches the program; the attachment is its alone and en
 from __future__ import annotations
 
 from toolkit.workers.child import Worker, current
-from toolkit.workers.failure import WorkerError
+from toolkit.workers.errors import WorkerError
 from toolkit.workers.pool import Workers
 
 __all__ = ["Worker", "WorkerError", "Workers", "current"]

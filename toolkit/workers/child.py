@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.mapping import map_file
 from toolkit.abi.libc import PR_SET_PDEATHSIG, prctl
 from toolkit.errors import ArgumentError
-from toolkit.interface import Interface
-from toolkit.mapping import map_file
-from toolkit.workers.failure import portable
-from toolkit.workers.function import Work, unpacked
+from toolkit.interface.interface import Interface
+from toolkit.workers.errors import portable
 from toolkit.workers.shared import Handover, SharedProgram, receive_fds
+from toolkit.workers.work import Work, unpacked
 
 __all__ = ["TOLD", "Job", "Worker", "current", "main", "page_bytes"]
 
@@ -147,7 +147,7 @@ def page_bytes(workers: int) -> int:
 def _do(
     connection: Connection, job: Job, fds: list[int], me: Worker, stop_asked: int, parents: npt.NDArray[np.uint64]
 ) -> tuple[Any, ...]:
-    from toolkit.opening import open as open_interface
+    from toolkit.interface.open_interface import open as open_interface
 
     work = unpacked(job.work)
     with (

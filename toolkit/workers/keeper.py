@@ -18,10 +18,10 @@ from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from typing import Any
 
-from toolkit.children import held_back
-from toolkit.netns import NetNS, entered
+from toolkit._base.children import held_back
+from toolkit._base.netns import NetNS, entered
 from toolkit.workers import child
-from toolkit.workers.failure import WorkerError, died, failed
+from toolkit.workers.errors import WorkerError, died, failed
 from toolkit.workers.shared import send_fds
 
 __all__ = ["Keeper", "Member", "own_cpus"]

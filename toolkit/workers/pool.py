@@ -15,22 +15,22 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from toolkit import lifecycle
-from toolkit.attachment import Attachment
-from toolkit.device import Device, await_carrier, check_ethernet, describe, queue_numbers
+from toolkit._base import fork as lifecycle
+from toolkit._base.mapping import map_file
+from toolkit._base.netns import NetNS, entered
+from toolkit._base.uninterrupted import uninterrupted
 from toolkit.errors import ArgumentError, ToolkitError, explained
-from toolkit.interface import Interface
-from toolkit.mapping import map_file
-from toolkit.netns import NetNS, entered
-from toolkit.opening import check_rules, rules_of, wants_frags
+from toolkit.interface.attachment import Attachment
+from toolkit.interface.interface import Interface
+from toolkit.interface.open_interface import check_rules, rules_of, wants_frags
+from toolkit.net.device import Device, await_carrier, check_ethernet, describe, queue_numbers
 from toolkit.program import Action, Program, Replace, Rule
+from toolkit.program.rcu import wait_for_readers
 from toolkit.program.rules import describe as in_words
-from toolkit.rcu import wait_for_readers
-from toolkit.uninterrupted import uninterrupted
 from toolkit.workers.child import TOLD, Job, page_bytes
-from toolkit.workers.function import packed, refuse_inside_worker
 from toolkit.workers.keeper import Keeper, Member, own_cpus
 from toolkit.workers.shared import Handover
+from toolkit.workers.work import packed, refuse_inside_worker
 
 __all__ = ["Workers"]
 

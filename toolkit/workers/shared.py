@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+from toolkit._base.netns import Home, NetNS
 from toolkit.errors import ClosedError, ToolkitError
-from toolkit.netns import Home, NetNS
 from toolkit.program import Link, Map, Program, Replace
 from toolkit.program.image import MapSpec
 from toolkit.program.link import Mode

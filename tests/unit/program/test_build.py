@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 
+from toolkit._base.cache import Cache, CacheWarning
 from toolkit.errors import ArgumentError, CompileError, LibraryError, ToolkitError
-from toolkit.program import bcc, build, sources
-from toolkit.program.cache import Cache, CacheWarning
+from toolkit.program import bcc, sources
+from toolkit.program import compile as build
 from toolkit.program.image import Image
 
 PROGRAM = """

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.program import cache
-from toolkit.program.cache import Cache, CacheWarning
+from toolkit._base import cache
+from toolkit._base.cache import Cache, CacheWarning
 
 ENTRY = {"a": [1, 2, 3]}
 

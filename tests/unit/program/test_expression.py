@@ -15,8 +15,8 @@ from filter_corpus import EXPRESSIONS, libpcap_version
 from toolkit.abi import libpcap
 from toolkit.abi.libpcap import Instruction
 from toolkit.errors import FilterError, LibraryError
-from toolkit.program import expression
-from toolkit.program.classic import reads_unwritten, targets
+from toolkit.filter import expression
+from toolkit.filter.classic import reads_unwritten, targets
 
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 

@@ -9,7 +9,9 @@ from ebpf import Machine
 
 from toolkit.abi import libpcap
 from toolkit.errors import FilterError
-from toolkit.program import build, match, sources
+from toolkit.filter import translate as match
+from toolkit.program import compile as build
+from toolkit.program import sources
 from toolkit.program.image import Image
 
 XDP_PASS, XDP_TX = 2, 3

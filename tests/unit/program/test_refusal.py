@@ -9,7 +9,8 @@ import filter_corpus as corpus
 import pytest
 
 from toolkit.errors import FilterError
-from toolkit.program import expression, refusal
+from toolkit.filter import explain as refusal
+from toolkit.filter import expression
 
 # Expression, and under it the caret's line.
 CARETS = """

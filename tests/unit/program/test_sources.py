@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from toolkit.errors import ArgumentError, FilterError
-from toolkit.program import build, match, sources
+from toolkit.filter import translate as match
+from toolkit.program import compile as build
+from toolkit.program import sources
 
 OWN = ("xsk_redirect.c", "xdp_drop.c", "xdp_pass.c")
 

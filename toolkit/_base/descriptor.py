@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A file descriptor with one owner: closed once, closed when forgotten, and dead in a forked child."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+
+from toolkit._base import fork as lifecycle
+from toolkit.errors import ClosedError
+
+__all__ = ["Descriptor"]
+
+
+def _close(cell: list[int]) -> None:
+    """Close what is in the cell, at most once. Runs in finalizers: no locks, no errors."""
+    with contextlib.suppress(IndexError, OSError):
+        os.close(cell.pop())
+
+
+class Descriptor(lifecycle.NotCopied):
+    """One file descriptor. `what` names the object it stands for, in errors."""
+
+    __slots__ = ("__weakref__", "_cell", "_finalizer", "_inherited", "_what")
+
+    def __init__(self, fd: int, what: str) -> None:
+        """Take `fd` over."""
+        self._what = what
+        self._inherited = False
+        self._cell = [fd]
+        self._finalizer = weakref.finalize(self, _close, self._cell)
+        lifecycle.track(self)
+
+    @property
+    def fd(self) -> int:
+        """The number. Raises ClosedError after close, and in a forked child."""
+        try:
+            return self._cell[0]
+        except IndexError:
+            why = "belongs to the parent process, and this is a forked child" if self._inherited else "is closed"
+            raise ClosedError(f"{self._what} {why}. Next step: open it again.") from None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the descriptor is gone."""
+        return not self._cell
+
+    def close(self) -> None:
+        """Give the descriptor back. Again is fine."""
+        self._finalizer()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this is a forked child's copy."""
+        return self._inherited
+
+    def _after_fork_in_child(self) -> None:
+        self._inherited = True
+        self._finalizer()

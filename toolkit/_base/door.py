@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A package's door: public names that are imported when they are asked for (PEP 562)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+__all__ = ["door"]
+
+
+def door(package: str, places: dict[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return `__getattr__` and `__dir__` of `package`, whose `__all__` holds every public name.
+
+    places: a module of the package (or, for a whole package, its own name) -> the names in it, separated by spaces.
+    """
+    where = {name: module for module, names in places.items() for name in names.split()}
+
+    def find(name: str) -> Any:
+        if name not in where:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        found = import_module(f"{package}.{where[name]}")
+        if where[name] != name:
+            found = getattr(found, name)
+        setattr(sys.modules[package], name, found)  # asked once
+        return found
+
+    def names() -> list[str]:
+        return sorted(sys.modules[package].__all__)
+
+    return find, names

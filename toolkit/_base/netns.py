@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entering a network namespace for the length of a `with` block, in the calling thread only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Protocol
+
+from toolkit._base.arguments import whole
+from toolkit.abi.libc import CLONE_NEWNET, setns
+from toolkit.errors import ArgumentError, ToolkitError, kernel_error
+
+__all__ = ["HasFileno", "Home", "NetNS", "entered"]
+
+
+class HasFileno(Protocol):
+    """An object that holds a file descriptor of a network namespace, such as `toolkit.lab.Namespace`."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+
+
+# A pid, a path ("/run/netns/blue"), the name of a namespace in /run/netns, an object with fileno(), or None for ours.
+NetNS = int | str | os.PathLike[str] | HasFileno | None
+
+
+def _open(netns: int | str | os.PathLike[str] | HasFileno) -> int:
+    if isinstance(netns, str | os.PathLike):
+        text = os.fspath(netns)
+        path = text if "/" in text else f"/run/netns/{text}"
+    elif hasattr(netns, "fileno"):
+        return os.dup(netns.fileno())
+    else:
+        path = f"/proc/{_pid(netns)}/ns/net"
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ValueError) as missing:  # ValueError: a zero byte in it
+        raise ArgumentError(
+            f"there is no network namespace {netns!r} ({path}). Next step: `ip netns list`, or give a pid or a path."
+        ) from missing
+    except OSError as refused:
+        raise kernel_error("setns", refused.errno or 0, f"cannot open the network namespace {netns!r}") from None
+
+
+def _pid(netns: object) -> int:
+    try:
+        return whole("a pid", netns)
+    except ArgumentError:
+        raise ArgumentError(
+            "a network namespace is given as a pid, a path, a name of `ip netns`, or an object with fileno(), "
+            f"not as {netns!r}"
+        ) from None
+
+
+def _setns(fd: int, tried: str) -> None:
+    try:
+        setns(fd, CLONE_NEWNET)
+    except OSError as refused:
+        raise kernel_error("setns", refused.errno or 0, tried) from None
+
+
+@contextlib.contextmanager
+def entered(netns: NetNS) -> Iterator[None]:
+    """Run the block with the calling thread in `netns`; None stays where it is.
+
+    Other threads stay in theirs. /sys keeps showing the old namespace (setns does not remount it): ask by ioctl or
+    netlink, not by path.
+    """
+    if netns is None:
+        yield
+        return
+    held: list[int] = []  # descriptors: of the target, of home
+    try:
+        try:
+            held.append(_open(netns))
+            held.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+            _setns(held[0], f"cannot enter the network namespace {netns!r}")
+            yield
+        finally:
+            _return(held)
+    finally:
+        _return(held)  # once more, for an interrupt may have cut the first short
+
+
+def _return(held: list[int]) -> None:
+    """Go home, and let go of the descriptors. Repeatable."""
+    if len(held) > 1:
+        _setns(held[1], "cannot return to the first network namespace")
+    while held:
+        os.close(held.pop())
+
+
+class Home:
+    """The network namespace in which something was made: it can be asked later, and is not kept alive for that."""
+
+    def __init__(self, netns: NetNS) -> None:
+        """Note the calling thread's namespace; `netns` is how the caller named it, None where nobody did."""
+        self._netns = netns
+        self._identity = _identity()
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same namespace."""
+        return isinstance(other, Home) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        """By the namespace."""
+        return hash(self._identity)
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[bool]:
+        """Run the block there, as entered() does. False where no way leads there any more: the block then runs here."""
+        with contextlib.ExitStack() as way:
+            reached = False
+            with contextlib.suppress(ToolkitError, OSError):
+                if _identity() != self._identity:
+                    way.enter_context(entered(self._netns))
+                reached = _identity() == self._identity
+            yield reached
+
+
+def _identity() -> tuple[int, int]:
+    """Return what tells the calling thread's network namespace from others, while it exists."""
+    status = os.stat("/proc/thread-self/ns/net")
+    return status.st_dev, status.st_ino

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records of what this toolkit changed on interfaces and has to put back, one file each in a directory of root's own.
+
+A file is there before the change and gone after it was undone: whatever happens to the process, its successor can tell.
+/run is empty after a boot, as the kernel's settings are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import socket
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from toolkit._base.careful import Access, replace_text
+from toolkit.errors import PrivilegeError, ToolkitError
+
+__all__ = ["DIRECTORY", "Guard", "Record", "Records", "netns_gone", "netns_here"]
+
+DIRECTORY = Path("/run/afxdp-toolkit")
+
+_SO_NETNS_COOKIE = 71  # asm-generic/socket.h, Linux 5.14
+_FIRST_PID_SPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h: that of the machine itself
+_LOCK_PATIENCE = 5.0  # seconds that another process may hold the lock
+_serial = itertools.count()
+
+
+class Record(NamedTuple):
+    """One process's change of one interface."""
+
+    name: str  # of the file
+    interface: str  # its name when it was changed
+    ifindex: int
+    netns: int  # inode of the network namespace, as in /proc/PID/ns/net; may come back for another one
+    cookie: int  # of the network namespace; never comes back
+    pid: int
+    started: int  # when the process began, clock ticks since boot: a pid may come back too
+    before: dict[str, Any]  # what was there before the first of us came
+    wanted: dict[str, Any]  # what this process put in its place
+    pid_space: int = 0  # inode of the process's pid namespace: a pid means another process in another one
+
+    def same_interface(self, other: Record) -> bool:
+        """Whether both are about one interface."""
+        return (self.cookie, self.ifindex) == (other.cookie, other.ifindex)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there still, or may be: not every pid namespace can be seen into from here."""
+        if self.pid_space == _pid_space():
+            return _started(self.pid) == self.started
+        return _may_be_in(self.pid_space, self.started)
+
+
+class Records:
+    """The records of this machine of one kind ("napi", "program"), in `directory`."""
+
+    def __init__(self, kind: str, directory: Path | None = None) -> None:
+        self._kind = kind
+        self._directory = DIRECTORY if directory is None else directory
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[Records]:
+        """Keep other processes out for the length of a block; make the directory where it is missing.
+
+        PrivilegeError when we may not, or when others may write there. Within a process, use a lock of your own.
+        """
+        fd = self._lock_file()
+        try:
+            deadline = time.monotonic() + _LOCK_PATIENCE
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise ToolkitError(
+                            f"{self._directory}/lock is held by another process for {_LOCK_PATIENCE:.0f} s. "
+                            f"Next step: see who that is with `fuser {self._directory}/lock`."
+                        ) from None
+                    time.sleep(0.002)
+            yield self
+        finally:
+            os.close(fd)
+
+    def _lock_file(self) -> int:
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._directory, 0o700)
+            found = os.lstat(self._directory)
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+                raise PermissionError(1, "Operation not permitted")
+            return os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as refused:
+            raise PrivilegeError(
+                refused.errno or 1,
+                f"cannot keep a record of what to restore in {self._directory}: {os.strerror(refused.errno or 1)}. "
+                "Likely cause: it takes root, in a directory that nobody else may write to. "
+                "Next step: run as root (sudo); if the directory is not root's, remove it.",
+            ) from None
+
+    def new(
+        self, interface: str, ifindex: int, netns: int, cookie: int, before: dict[str, Any], wanted: dict[str, Any]
+    ) -> Record:
+        """Make a record of this process; not written yet."""
+        pid = os.getpid()
+        name = f"{self._kind}-{netns}-{ifindex}-{pid}-{next(_serial)}.json"
+        started = _started(pid) or 0
+        return Record(name, interface, ifindex, netns, cookie, pid, started, before, wanted, _pid_space())
+
+    def write(self, record: Record) -> None:
+        """Write it in one piece: it is there whole, or not."""
+        replace_text(self._directory / record.name, json.dumps(record._asdict()), Access())
+
+    def remove(self, record: Record) -> None:
+        """Remove it. Repeatable."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._directory / record.name)
+
+    def forget_namespaces(self) -> list[Record]:
+        """Remove, and return, the records of processes that are gone in network namespaces that are gone as well."""
+        removed: list[Record] = []
+        gone: dict[int, bool] = {}
+        for record in self.all():
+            if not record.alive:
+                if record.netns not in gone:
+                    gone[record.netns] = netns_gone(record.netns)
+                if gone[record.netns]:
+                    self.remove(record)
+                    removed.append(record)
+        return removed
+
+    def all(self) -> list[Record]:
+        """Return every record that can be read, oldest first."""
+        found: list[tuple[float, Record]] = []
+        with contextlib.suppress(OSError):
+            for path in self._directory.glob(f"{self._kind}-*.json"):
+                with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+                    fields: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
+                    found.append((path.stat().st_mtime, Record(**{**fields, "name": path.name})))
+        return [record for _, record in sorted(found, key=lambda pair: pair[0])]
+
+
+class Guard:
+    """The lock of one kind of records, against threads and processes, and safe against finalizers of this process."""
+
+    def __init__(self, kind: str) -> None:
+        """`kind`: see Records."""
+        self._kind = kind
+        self.renew()
+
+    def renew(self) -> None:
+        """Make it anew, in the child of a fork: what the parent held or left to do is the parent's."""
+        self._lock = threading.Lock()
+        self._owner = 0  # ident of the thread that holds the lock
+        self._left: deque[Callable[[Records], object]] = deque()  # to be done by the next who holds it
+
+    @property
+    def mine(self) -> bool:
+        """Whether the calling thread holds the lock: a finalizer may run in the middle of anything."""
+        return self._owner == threading.get_ident()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[Records]:
+        """Hold the records; do on the way out what finalizers left to do."""
+        with self._lock:
+            self._owner = threading.get_ident()
+            try:
+                with Records(self._kind).locked() as records:
+                    try:
+                        yield records
+                    finally:
+                        while self._left:
+                            with contextlib.suppress(OSError):
+                                self._left.popleft()(records)
+            finally:
+                self._owner = 0
+
+    def finalize(self, work: Callable[[Records], object]) -> None:
+        """Do `work` with the records held, for a finalizer: now, or when the lock is free."""
+        self._left.append(work)
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+            with contextlib.suppress(OSError), self.locked():
+                pass
+
+
+def netns_here() -> tuple[int, int]:
+    """Return (inode, cookie) of the calling thread's network namespace."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asker:
+        cookie = int.from_bytes(asker.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+    return os.stat("/proc/thread-self/ns/net").st_ino, cookie
+
+
+def netns_gone(inode: int) -> bool:
+    """Whether nobody has this network namespace any more, as far as we may see: process, descriptor or mount.
+
+    It looks at names only: to open a namespace would keep it alive. False as well where another has got its number.
+    """
+    return next(_netns_paths(inode), None) is None
+
+
+def _netns_paths(inode: int) -> Iterator[str]:
+    link = f"net:[{inode}]"
+    if os.readlink("/proc/thread-self/ns/net") == link:
+        yield "/proc/thread-self/ns/net"
+    mounts: set[str] = set()
+    for pid in sorted((name for name in os.listdir("/proc") if name.isdigit()), key=int):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/{pid}/ns/net") == link:
+                yield f"/proc/{pid}/ns/net"
+        with contextlib.suppress(OSError):
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                if os.readlink(f"/proc/{pid}/fd/{fd}") == link:
+                    yield f"/proc/{pid}/fd/{fd}"
+        with contextlib.suppress(OSError):
+            space = os.readlink(f"/proc/{pid}/ns/mnt")
+            if space not in mounts:
+                mounts.add(space)
+                yield from _netns_mounts(pid, link)
+
+
+def _netns_mounts(pid: str, link: str) -> Iterator[str]:
+    """Where the namespace is mounted in the mount namespace of `pid`, as `ip netns add` does."""
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            fields = line.split(" ")
+            if fields[3] == link:  # ID, parent, device, root, mount point
+                yield f"/proc/{pid}/root" + fields[4].replace("\\040", " ")
+
+
+def _pid_space() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+def _may_be_in(pid_space: int, started: int) -> bool:
+    """Whether another pid namespace (a container's) may have a process that began then.
+
+    The first one sees the processes of all, under pids of its own; any other sees no more than those inside of it.
+    """
+    if _pid_space() != _FIRST_PID_SPACE:
+        return True
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        if _started(int(pid)) == started:
+            try:
+                if os.stat(f"/proc/{pid}/ns/pid").st_ino == pid_space:
+                    return True
+            except PermissionError:
+                return True  # for all that we know
+            except OSError:
+                pass  # it ended just now
+    return False
+
+
+def _started(pid: int) -> int | None:
+    """When a process began, clock ticks since boot; None when there is no such process (a zombie is none)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            words = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if words[0] in (b"Z", b"X") else int(words[19])

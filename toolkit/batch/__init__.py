@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets that were received: a Batch, and the EditableBatch that a Forwarder's edit function gets."""
+
+from __future__ import annotations
+
+from toolkit.batch.batch import Batch
+from toolkit.batch.batch import _unpickle as _unpickle
+from toolkit.batch.editable import EditableBatch
+
+__all__ = ["Batch", "EditableBatch"]

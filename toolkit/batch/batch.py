@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch: the packets of one receive() as arrays. A loan while it comes from a ring; yours for good after copy()."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit._base.clock import clock
+from toolkit.abi.if_xdp import XDP_PKT_CONTD
+from toolkit.abi.xsk_meta import NO_RULE, XSK_META_MAGIC, XSK_META_SIZE
+from toolkit.errors import StaleBatchError
+from toolkit.umem.umem import UMEM
+
+if TYPE_CHECKING:
+    from toolkit.decode import Columns
+    from toolkit.tables.schema import Addresses
+
+__all__ = ["Batch"]
+
+Descs = npt.NDArray[np.uint64]  # shape (n, 2): columns addr, len | options << 32
+
+_MAGIC, _LENGTH, _RULE = 2, 4, 5  # words of XSK_META
+
+
+class Batch:
+    """Packets as arrays. `len()` is their number; an empty Batch is falsy.
+
+    Its frames are lent: they go back at release(), at the end of a `with` block, or at the next receive() of the same
+    Socket or Interface. After that the Batch is stale, and says so. Arrays it handed out are copies and stay good;
+    `packet(i)` is a view of the frame itself, to be used during the loan.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_arrival",
+        "_descs",
+        "_loaned",
+        "_memory",
+        "_meta",
+        "_rules",
+        "_stale",
+        "_umem",
+        "_utc",
+        "_wire",
+        "queue",
+    )
+
+    def __init__(
+        self,
+        umem: UMEM | None,
+        descs: Descs,
+        *,
+        queue: int = 0,
+        loaned: bool = False,
+        memory: npt.NDArray[np.uint8] | None = None,
+        arrival_ns: npt.NDArray[np.int64] | None = None,
+        wire_lengths: npt.NDArray[np.integer[Any]] | None = None,
+        rules: npt.NDArray[np.uint32] | None = None,
+        utc_ns: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        """Made by receive(). Without a UMEM, over `memory` (1-D u8) and the times, wire lengths and rules given.
+
+        utc_ns: ns since 1970, shape (n,), NaT's int64 where a packet has no time: where the true time is known.
+        """
+        self._umem = umem
+        self._descs = descs
+        self._memory = memory
+        # CLOCK_MONOTONIC ns, 0 where missing; read from the frames at first use where it is None.
+        self._arrival = arrival_ns
+        self._wire = wire_lengths  # bytes; None: as the frames say, else as long as they are
+        self._rules = rules  # None: as the frames say, else unknown
+        self._utc = utc_ns  # None: from the arrival times at first use
+        self._meta: tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]] | None = None  # see _read_meta()
+        self._loaned = loaned and len(descs) > 0  # frames are to be given back
+        self._stale = False  # set at the end of the loan
+        self.queue: int = queue  # the receive queue they came from
+        if umem is not None and len(descs):
+            clock.pair()  # now, while the packets are young: the times may be asked for much later
+
+    def __len__(self) -> int:
+        """Return the number of packets; known after the loan too."""
+        return len(self._descs)
+
+    def __bool__(self) -> bool:
+        """Return whether there is any packet."""
+        return len(self._descs) > 0
+
+    def __enter__(self) -> Batch:
+        """Release at the end of the block."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Release."""
+        self.release()
+
+    def __iter__(self) -> Iterator[memoryview]:
+        """Return each packet in turn: clear, and slow. Use the arrays where rates matter."""
+        for i in range(len(self)):
+            yield self.packet(i)
+
+    def __getitem__(self, i: int) -> memoryview:
+        """Return packet `i`, as packet() does."""
+        return self.packet(i)
+
+    def __repr__(self) -> str:
+        """Show packets, bytes, queue and what became of the loan."""
+        if self.stale:
+            return f"<Batch of {len(self)} packets, stale: its frames went back>"
+        if not self:
+            return "<Batch, empty>"
+        kind = f"from queue {self.queue}, on loan" if self._loaned else "a copy"
+        return f"<Batch of {len(self)} packets, {int(self.lengths.sum())} bytes, {kind}>"
+
+    def _repr_html_(self) -> str:
+        """Show the first packets, decoded, in a notebook."""
+        if self.stale or not self:
+            return repr(self).replace("<", "&lt;").replace(">", "&gt;")
+        from toolkit.decode.notebook import batch_html
+
+        html: str = batch_html(repr(self), self.head(128), self.lengths, self.timestamps)
+        return html
+
+    # --- arrays -----------------------------------------------------------------------------------------------------
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Bytes of each packet: shape (n,) i64, a copy. With a sign, so that differences are right as sums are."""
+        return self._words()[:, 2].astype(np.int64)
+
+    @property
+    def addresses(self) -> npt.NDArray[np.uint64]:
+        """Offset of each packet's first byte in the UMEM: shape (n,) u64, a copy."""
+        return self._checked()[:, 0].copy()
+
+    @property
+    def options(self) -> npt.NDArray[np.uint32]:
+        """Descriptor options of each packet (XDP_PKT_CONTD): shape (n,) u32, a copy."""
+        return self._words()[:, 3].copy()
+
+    @property
+    def arrival_ns(self) -> npt.NDArray[np.int64]:
+        """Arrival times as the XDP program read them: shape (n,) i64, ns of CLOCK_MONOTONIC; 0 where there is none."""
+        self._checked()
+        if self._arrival is None:
+            meta, good = self._read_meta()
+            self._arrival = np.where(good, meta.view(np.int64)[:, 0], 0)
+        return self._arrival.copy()
+
+    @property
+    def wire_lengths(self) -> npt.NDArray[np.int64]:
+        """Bytes of each packet as it arrived, before snaplen cut it: shape (n,) i64; `lengths` where not known."""
+        return self._on_wire().astype(np.int64)
+
+    @property
+    def rules(self) -> npt.NDArray[np.uint32]:
+        """Number of the rule that took each packet: shape (n,) u32, 0 for a plain filter; 2**32 - 1 where unknown.
+
+        It counts the rules given to toolkit.open() or Program.build(): `batch.rules == 1` are those of the second.
+        """
+        self._checked()
+        if self._rules is None:
+            meta, good = self._read_meta()
+            self._rules = np.where(good, meta[:, _RULE], np.uint32(NO_RULE))
+        return self._rules.copy()
+
+    @property
+    def timestamps(self) -> npt.NDArray[np.datetime64]:
+        """Arrival times in UTC: shape (n,) datetime64[ns]; NaT where the packet carries none."""
+        self._checked()
+        if self._utc is None:
+            self._utc = clock.to_utc(self.arrival_ns)
+        return self._utc.astype("datetime64[ns]")
+
+    def head(self, n: int = 64) -> npt.NDArray[np.uint8]:
+        """Return the first `n` bytes of every packet as one array: shape (len, n) u8, zeros past a packet's end."""
+        from toolkit.decode import head
+
+        return head(self._bytes(), self._offsets(), self._words()[:, 2], n)
+
+    def decode(self, columns: Iterable[str] | None = None) -> Columns:
+        """Return the headers of all packets as columns (only those named in `columns`): see toolkit.decode."""
+        from toolkit.decode import decode
+
+        return decode(self._bytes(), self._offsets(), self._words()[:, 2], columns=columns)
+
+    def to_arrow(self, columns: Iterable[str] | None = None, *, addresses: Addresses = "text", head: int = 0) -> Any:
+        """Return the packets as a pyarrow.RecordBatch, a row for each (extra `arrow`).
+
+        Its columns: time (timestamp[ns, UTC]), length, wire_length, queue, rule, then those of decode(), with
+        null where a packet has none; `columns`: only these, in this order. Numbers have a sign: differences are right.
+        Bytes and whatever has 32 bits are int64, and so are right sums in every engine; ports, types and the like are
+        int32 and int16.
+        addresses: "text" writes them as people do, IPv4 and IPv6 in one column (ip_src, ip_dst), which every engine
+        can join, sort and show; "binary" is faster: IPv4 and Ethernet as int64, IPv6 as 16 bytes in ip6_src and
+        ip6_dst.
+        head: with so many first bytes of each packet, in a column `head`.
+        """
+        from toolkit.tables.arrow import record_batch
+        from toolkit.tables.cells import of_batch, packet_cells
+
+        return record_batch(packet_cells(of_batch(self, head), columns, addresses))
+
+    def to_pandas(self, columns: Iterable[str] | None = None, *, addresses: Addresses = "text", head: int = 0) -> Any:
+        """Return the packets as a pandas.DataFrame, a row for each (extra `pandas`): the columns of to_arrow().
+
+        What may be missing is of pandas' nullable types, with pandas.NA; text is of dtype "string".
+        """
+        from toolkit.tables.cells import of_batch, packet_cells
+        from toolkit.tables.data_frame import data_frame
+
+        return data_frame(packet_cells(of_batch(self, head), columns, addresses))
+
+    def packet(self, i: int) -> memoryview:
+        """Return packet `i` (negative counts from the end): a read-only view of the frame, good during the loan."""
+        descs = self._checked()
+        if not -len(descs) <= i < len(descs):
+            raise IndexError(f"packet {i} of a Batch of {len(descs)}")
+        words = descs[i].view(np.uint32)
+        offset, length = int(descs[i, 0]), int(words[2])
+        return memoryview(self._bytes()[offset : offset + length]).toreadonly()
+
+    # --- the loan ---------------------------------------------------------------------------------------------------
+
+    @property
+    def stale(self) -> bool:
+        """Whether the loan is over."""
+        return self._stale or (self._umem is not None and self._umem.closed)
+
+    def copy(self) -> Batch:
+        """Return the same packets in memory of their own: to keep, and to pickle. No loan; never stale."""
+        lengths = self._words()[:, 2].astype(np.int64)
+        offsets = np.zeros(len(lengths), dtype=np.int64)
+        np.cumsum(lengths[:-1], out=offsets[1:])
+        memory = np.empty(int(lengths.sum()), dtype=np.uint8)
+        if len(lengths):
+            # One row a packet, as wide as the longest, then the bytes that belong to packets, row after row.
+            width = int(lengths.max())
+            memory[:] = self.head(width)[np.arange(width) < lengths[:, None]]
+        descs = self._checked().copy()
+        descs[:, 0] = offsets
+        return Batch(
+            None,
+            descs,
+            queue=self.queue,
+            memory=memory,
+            arrival_ns=self.arrival_ns,
+            wire_lengths=self._on_wire(),
+            rules=self.rules,
+            utc_ns=self.timestamps.view(np.int64),
+        )
+
+    def joined(self) -> Batch:
+        """Return packets of several buffers in one piece each: a copy. Not joined, each buffer counts as a packet.
+
+        A buffer goes on in the next one where its options have XDP_PKT_CONTD.
+        """
+        kept = self.copy()
+        if not len(kept):
+            return kept
+        goes_on = kept.options & XDP_PKT_CONTD != 0
+        first = np.flatnonzero(~np.concatenate(([False], goes_on[:-1])))
+        # In the copy buffers lie one behind the other: to join them is to forget where all but the first begin.
+        lengths = np.add.reduceat(kept.lengths, first)
+        descs = np.stack((kept.addresses[first], lengths.astype(np.uint64)), axis=1)
+        return Batch(
+            None,
+            descs,
+            queue=self.queue,
+            memory=kept._memory,
+            arrival_ns=kept.arrival_ns[first],
+            # Where the program wrote none, it is the length of the first buffer.
+            wire_lengths=np.maximum(kept.wire_lengths[first], lengths).astype(np.uint32),
+            rules=kept.rules[first],
+            utc_ns=kept.timestamps.view(np.int64)[first],
+        )
+
+    def release(self) -> None:
+        """Give the frames back: the Batch is stale. Repeatable; without effect on a copy."""
+        if self._loaned and not self._stale:
+            self._stale = True
+            assert self._umem is not None
+            if not self._umem.closed:
+                self._umem.recycle(self._descs[:, 0], distinct=True)  # looked through when the ring gave them
+            self._loaned = False
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a KeyboardInterrupt cut release() short: the Socket's next receive() sees to the rest."""
+        return self._stale and self._loaned
+
+    def expire(self) -> None:
+        """Make the Batch stale: its packets go on to somebody else."""
+        self._stale = True
+
+    def invalidate(self) -> None:
+        """Make the Batch stale without giving frames back: their Socket has seen to that."""
+        if self._loaned:
+            self._stale = True
+            self._loaned = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle a copy."""
+        # A copy has nothing in its memory but its packets; a Batch from a file shares a larger piece with others.
+        compact = self._memory is not None and self._memory.size <= int(self.lengths.sum())
+        kept = self if compact else self.copy()
+        return _unpickle, (kept._descs, kept.queue, kept._memory, kept._arrival, kept._wire, kept._rules, kept._utc)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _checked(self) -> Descs:
+        if self.stale:
+            raise StaleBatchError(
+                "this Batch is stale: its frames went back to the kernel (at release(), at the end of its with block, "
+                "at the next receive(), or at close()). Next step: use it before that, or keep batch.copy()."
+            )
+        return self._descs
+
+    def _on_wire(self) -> npt.NDArray[np.integer[Any]]:
+        """wire_lengths as they are kept (u32, where we made them): not to be written to."""
+        self._checked()
+        if self._wire is None:
+            meta, good = self._read_meta()
+            self._wire = np.where(good, meta[:, _LENGTH], self._words()[:, 2])
+        return self._wire
+
+    def _words(self) -> npt.NDArray[np.uint32]:
+        return self._checked().view(np.uint32).reshape(-1, 4)
+
+    def _offsets(self) -> npt.NDArray[np.int64]:
+        return self._checked()[:, 0].view(np.int64)
+
+    def _bytes(self) -> npt.NDArray[np.uint8]:
+        self._checked()
+        memory = self._memory if self._umem is None else self._umem.memory
+        assert memory is not None
+        return memory
+
+    def _read_meta(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
+        """Read struct xsk_meta in front of every packet: its words, shape (n, 6) u32, and which count, shape (n,) bool.
+
+        One counts only with the magic word, and only when it is not older than the frame's loan to the kernel: a
+        program that could not write it leaves an earlier packet's there.
+        """
+        if self._meta is None:
+            n = len(self)
+            meta, good = np.zeros((n, XSK_META_SIZE // 4), dtype=np.uint32), np.zeros(n, dtype=np.bool_)
+            if self._umem is not None and n:
+                from toolkit.decode.gather import windows
+
+                ledger, starts = self._umem.ledger, self._offsets()
+                room = starts & ((1 << ledger.shift) - 1)
+                # As few operations as it takes: whoever only counts the bytes of cut packets spends most time here.
+                before = starts - np.minimum(room, XSK_META_SIZE)
+                meta = windows(self._bytes(), XSK_META_SIZE)[before].view(np.uint32).reshape(n, -1)
+                times = meta.view(np.int64)[:, 0]
+                good = meta[:, _MAGIC] == XSK_META_MAGIC
+                good &= times >= ledger.lent_at[starts >> ledger.shift]
+                good &= times <= time.monotonic_ns()
+                # A packet at the very start of its frame has none: what is in front of it belongs to another.
+                good &= room >= XSK_META_SIZE
+            self._meta = meta, good
+        return self._meta
+
+
+def _unpickle(
+    descs: Descs,
+    queue: int,
+    memory: npt.NDArray[np.uint8],
+    arrival_ns: npt.NDArray[np.int64] | None,
+    wire_lengths: npt.NDArray[np.integer[Any]] | None = None,
+    rules: npt.NDArray[np.uint32] | None = None,
+    utc_ns: npt.NDArray[np.int64] | None = None,
+) -> Batch:
+    return Batch(
+        None,
+        descs,
+        queue=queue,
+        memory=memory,
+        arrival_ns=arrival_ns,
+        wire_lengths=wire_lengths,
+        rules=rules,
+        utc_ns=utc_ns,
+    )

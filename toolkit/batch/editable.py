@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""EditableBatch: packets on their way through, to be changed in place as arrays before they are sent on."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.batch.batch import Batch
+from toolkit.errors import ArgumentError
+
+__all__ = ["EditableBatch"]
+
+_ROOM = 64  # bytes that may be put in front of a packet: well within the kernel's own 256 of headroom
+
+
+class EditableBatch(Batch):
+    """What an edit function is given: a Batch whose bytes, starts and lengths can be written. Good during the call."""
+
+    __slots__ = ()
+
+    def put_head(self, heads: npt.NDArray[np.uint8], rows: npt.NDArray[np.intp] | None = None) -> None:
+        """Overwrite the first bytes of packets: shape (n, k) u8, as head(k) returned them.
+
+        rows: which packets, shape (n,); all of them by default. ArgumentError when one is shorter than k.
+        """
+        starts, lengths = self._offsets(), self._words()[:, 2]
+        if rows is not None:
+            try:
+                starts, lengths = starts[rows], lengths[rows]
+            except IndexError as wrong:
+                raise ArgumentError(f"rows are numbers of packets, of which there are {len(starts)}: {wrong}") from None
+        n, width = _two_dimensions(heads, len(starts))
+        if n and width > int(lengths.min()):
+            raise ArgumentError(
+                f"cannot overwrite {width} bytes of packets of which the shortest has {int(lengths.min())}. "
+                "Next step: name the rows that are long enough, or drop the short packets (a mask)."
+            )
+        if n and width:
+            self._rows(width)[starts] = np.ascontiguousarray(heads).view(f"V{width}").reshape(-1)
+
+    def writable(self, i: int) -> memoryview:
+        """Return packet `i` as a writable view, good during the call: for the odd packet. Arrays serve the many."""
+        words = self._words()[i]
+        start = int(self._offsets()[i])
+        return memoryview(self._bytes().data)[start : start + int(words[2])]
+
+    def grow_front(self, count: int | npt.NDArray[np.int64]) -> None:
+        """Move the start of every packet `count` bytes to the front (negative: cut that many off).
+
+        count: one number for all, or one a packet, shape (n,). At most 64 bytes in all. The new bytes hold whatever was
+        there: write them with put_head().
+        """
+        descs = self._checked()
+        counts = np.asarray(count, dtype=np.int64)
+        if counts.shape not in ((), (len(descs),)):
+            raise ArgumentError(
+                f"one count for all, or one a packet: there are {len(descs)} packets, {counts.shape} counts"
+            )
+        lengths = self.lengths + counts
+        if len(descs) and (int(np.abs(counts).max()) > _ROOM or int(lengths.min()) < 14):
+            raise ArgumentError(
+                f"cannot move the start of packets by {count} bytes: at most {_ROOM}, and 14 must be left"
+            )
+        starts = self._offsets() - counts
+        self._keep_in_frame(starts, lengths)
+        self._set(starts, lengths)
+
+    def set_lengths(self, lengths: npt.ArrayLike) -> None:
+        """Cut or extend every packet: shape (n,), bytes; 14 at least, and within the frame."""
+        wanted = np.asarray(lengths, dtype=np.int64)
+        if wanted.shape != (len(self),):
+            raise ArgumentError(f"one length a packet: there are {len(self)} packets, lengths are {wanted.shape}")
+        if len(self) and int(wanted.min()) < 14:
+            raise ArgumentError("a packet has 14 bytes at least")
+        self._keep_in_frame(self._offsets(), wanted)
+        self._set(self._offsets(), wanted)
+
+    def _rows(self, width: int) -> npt.NDArray[np.void]:
+        """Every place of `width` bytes in the UMEM as an item: writing to one is one memmove."""
+        memory = self._bytes()
+        return np.ndarray((len(memory) - width + 1,), dtype=f"V{width}", buffer=memory.data, strides=(1,))
+
+    def _keep_in_frame(self, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> None:
+        assert self._umem is not None
+        shift = self._umem.ledger.shift
+        frame = self._offsets() >> shift
+        if ((starts >> shift != frame) | ((starts + np.maximum(lengths, 1) - 1) >> shift != frame)).any():
+            raise ArgumentError("a packet would reach out of its frame. Nothing was changed.")
+
+    def _set(self, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> None:
+        descs = self._checked()
+        descs[:, 0] = starts.view(np.uint64)
+        descs.view(np.uint32).reshape(-1, 4)[:, 2] = lengths
+
+
+def _two_dimensions(heads: npt.NDArray[np.uint8], packets: int) -> tuple[int, int]:
+    if not isinstance(heads, np.ndarray) or heads.dtype != np.uint8 or heads.ndim != 2 or len(heads) != packets:
+        what = f"{heads.dtype} {heads.shape}" if isinstance(heads, np.ndarray) else f"a {type(heads).__name__}"
+        raise ArgumentError(f"put_head() takes an array of uint8 with one row a packet ({packets}), not {what}")
+    return heads.shape[0], heads.shape[1]

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory for what waits to be written: one ring of bytes, used in the order in which the Writer lets go of it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+
+import numpy as np
+
+from toolkit.capture.direct import BLOCK
+from toolkit.capture.pack import Bytes
+from toolkit.capture.writer import Writer
+from toolkit.errors import kernel_error
+
+__all__ = ["Waiting", "memory_for"]
+
+
+def memory_for(size: int) -> Bytes:
+    """Map memory, which is touched, and costs, only as far as it is used. SystemCallError when that is refused."""
+    try:
+        # Page by page, as a disk wants it that fetches by itself.
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError) as refused:
+        number = getattr(refused, "errno", None) or errno.ENOMEM
+        tried = f"cannot take {size} bytes of memory for what waits for the disk"
+        raise kernel_error("write_memory", number, tried) from None
+    with contextlib.suppress(OSError):  # a kernel without them; one by one, small pages cost seven times as much
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype=np.uint8)
+
+
+class Waiting:
+    """Pieces of one mapping. Taken anew from the system for each batch, memory costs more than what is put into it."""
+
+    def __init__(self, writer: Writer, memory: Bytes) -> None:
+        """memory: from memory_for(); as much as the limit of the Writer."""
+        self._writer = writer
+        self._memory = memory
+        self._at = 0  # where the last piece ended
+        self._before = (0, 0)  # what the Writer had been offered, and _at, before the last piece
+        self.reserved = 0  # bytes of the last piece, with what was left out before it: what it occupies
+
+    def reserve(self, size: int, position: int) -> Bytes | None:
+        """Return memory for `size` bytes, None when there is no room. The caller puts it to the Writer.
+
+        position: where in the file they go. They lie in memory as they lie there, by blocks: a disk can fetch them.
+        """
+        total = self._memory.size
+        if self._writer.offered == self._before[0]:
+            self._at = self._before[1]  # the last piece was never put (an interrupt): else its bytes count for nobody
+        if not self._writer.waiting:
+            self._at = 0  # what was written last is in the cache still
+        self._before = (self._writer.offered, self._at)
+        skipped = (position - self._at) % BLOCK
+        if self._at + skipped + size > total:
+            skipped = total - self._at + position % BLOCK
+        if size + BLOCK > total or not self._writer.room(skipped + size):
+            return None
+        begin = (self._at + skipped) % total
+        self._at = begin + size
+        self.reserved = skipped + size
+        return self._memory[begin : begin + size]

@@ -1,0 +1,448 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Capture: what an Interface receives, into a file, with the figures that tell whether it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+from toolkit._base import fork as lifecycle
+from toolkit._base.arguments import seconds as as_seconds
+from toolkit._base.arguments import whole
+from toolkit._base.careful import Access, access_of, is_directory
+from toolkit._base.uninterrupted import uninterrupted
+from toolkit.batch.batch import Batch
+from toolkit.capture.compression import Compression, compressor, suffix_of
+from toolkit.capture.files import PacketFiles
+from toolkit.capture.handler import Format
+from toolkit.capture.options import Queueing
+from toolkit.capture.pcap import Pcap
+from toolkit.capture.pcapng import Pcapng
+from toolkit.capture.records import LARGEST_SNAPLEN, Counts, Packets, packets_of
+from toolkit.capture.rotation import Rotation
+from toolkit.capture.source import Source, about_of
+from toolkit.capture.table_writer import Tables, check_one_file, check_tables
+from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, ToolkitError
+
+__all__ = ["BATCH", "Capture", "CaptureStatistics", "FileFormat", "format_of"]
+
+FileFormat = Literal["pcapng", "pcap", "parquet"]
+
+_OTHERS = (".arrow", ".csv", ".feather", ".ipc", ".json", ".jsonl", ".ndjson", ".orc", ".tsv", ".xlsx")
+BATCH = 2048  # packets that run() takes at a time: some 3 MB of the longest, which is what stays in a cache
+_NOTE_SECONDS = 1.0  # between two looks at the kernel's counters
+_WAIT = 0.1  # seconds that run() waits for packets before it looks at the clock
+# What the XDP program counts, each packet once.
+_SEEN = ("redirected", "passed", "no_socket", "dropped", "counted", "sampled_out")
+
+
+class CaptureStatistics(NamedTuple):
+    """Packets and bytes of a capture so far."""
+
+    received: int  # packets that came
+    written: int  # of these, packets handed to the files
+    bytes: int  # of the packets that found room, as kept
+    wire_bytes: int  # of the same, as they were on the wire
+    untimed: int  # of those, the packets without a time of arrival: they carry that of their receipt
+    write_dropped: int  # packets dropped here: what they were to be written to did not keep up, or failed
+    unwanted: int  # packets received past the count that was asked for, or past the last file
+    accepted: int  # by the filter, as the XDP program counts
+    dropped: int  # by the kernel: no free frame, or a full ring
+    seen: int  # by the XDP program
+    file_bytes: int  # on the disk
+    files: int  # begun
+
+    @property
+    def lost(self) -> int:
+        """All that the filter accepted and that was dropped on the way."""
+        return self.dropped + self.write_dropped
+
+
+class Capture(lifecycle.NotCopied):
+    """A capture into a file (or several). One thread calls; another, its own, writes.
+
+    Use it as a context manager: at its end what waits is written, then the figures. The Interface stays open.
+    What does not fit because the disk is too slow is dropped and counted, the rings do not wait for it.
+    """
+
+    def __init__(
+        self,
+        interface: Source | None,
+        path: str | os.PathLike[str],
+        *,
+        format: FileFormat | None = None,
+        compress: Compression | None = None,
+        force: bool = False,
+        mode: int | None = None,
+        group: str | int | None = None,
+        snaplen: int | None = None,
+        rotate_bytes: int | None = None,
+        rotate_seconds: float | None = None,
+        rotate_files: int | None = None,
+        queueing: Queueing | None = None,
+    ) -> None:
+        """Make the file and begin to count.
+
+        interface: whose packets they are; None for Batches from elsewhere (its description and figures are missing
+        then). path: "-" for standard output. format: by default what the suffix says, else pcapng. compress: by default
+        what the suffix says (.gz, .zst). A path that ends in a slash is a directory: a Parquet dataset is made there.
+        force: replace a file that exists. mode, group: who may read the files, whatever the umask: 0o600 by default,
+        0o640 if a group is named; the directories of a dataset as well.
+        snaplen: bytes kept of each packet. rotate_bytes, rotate_seconds, rotate_files: tcpdump's -C, -G and -W; with
+        rotate_seconds the name holds a time (strftime). queueing: how much may wait for the disk.
+        Raises SystemCallError when the file cannot be made, ArgumentError, LibraryError when a package is missing.
+
+        In a directory that others may write to: no file of anybody's is written to, and none is replaced but those that
+        this capture made (with `force`, the regular files at the names that it uses). A symbolic link, a block device
+        and another user's FIFO are refused, wherever they are, and so is a path through another user's link. Who may
+        write in the directory can rename or remove the files, or take the next name and so end a rotation; they
+        cannot read them.
+        """
+        self._down = True
+        self._given = _checked(path)  # a slash at its end means something to Parquet
+        self.path = None if self._given == "-" else Path(self._given)
+        self.format: FileFormat = format or format_of(self._given)
+        if self.format not in get_args(FileFormat):
+            raise ArgumentError(f"format is one of {', '.join(get_args(FileFormat))}, not {format!r}")
+        if interface is not None and not hasattr(interface, "waiting"):
+            raise ArgumentError(
+                f"a capture receives from an Interface or a Tee, not from {interface!r}. Next step: Batches from "
+                "elsewhere (recorded ones, say) are written by `Capture(None, path)` and its write(batch)."
+            )
+        self._interface = interface
+        self._snaplen = LARGEST_SNAPLEN if snaplen is None else whole("snaplen", snaplen)
+        if not 1 <= self._snaplen <= LARGEST_SNAPLEN:
+            raise ArgumentError(f"snaplen is a number of bytes from 1 to {LARGEST_SNAPLEN}, not {snaplen!r}")
+        self._received = self._octets = self._on_wire = self._untimed = self._unwanted = 0
+        access = access_of(mode, group)
+        queueing = queueing or Queueing()
+        queueing.check()
+        self._known = Counts()  # as last read
+        self._start = self._first_counts()
+        self._raised = False  # whether step() told what ended the source; written by that only
+        self._dead = False  # in a fork
+        self._next_note = time.monotonic() + _NOTE_SECONDS
+        rotation = Rotation(rotate_bytes, rotate_seconds, rotate_files)
+
+        def begin() -> None:
+            self._sink: PacketFiles | Tables = self._make_sink(rotation, compress, force, access, queueing)
+            # One that is forgotten, or left open when the interpreter ends, is completed all the same.
+            self._finalizer = weakref.finalize(self, _complete, self._sink, os.getpid())
+            lifecycle.track(self)
+            self._down = False
+
+        # In one piece: an interrupt in the middle could leave a thread, and a file that the next try comes upon.
+        uninterrupted(begin, dispose=lambda _: self._give_up())
+
+    def _give_up(self) -> None:
+        """Take back what was begun, the file too."""
+        self._down = True
+        self._finalizer.detach()
+        self._sink.discard()
+
+    def _make_sink(
+        self, rotation: Rotation, compress: str | None, force: bool, access: Access, queueing: Queueing
+    ) -> PacketFiles | Tables:
+        if self.format == "parquet":
+            return self._make_tables(rotation, compress, force, access, queueing)
+        check_one_file(self._given, self.format)
+        about = about_of(self._interface, self._snaplen)
+        make: Format = Pcap(about) if self.format == "pcap" else Pcapng(about)
+        if compress is None and self.path is not None:
+            compress = suffix_of(self.path)
+        return PacketFiles(
+            self.path,
+            make,
+            rotation=rotation,
+            compressor=compressor(compress),
+            force=force,
+            access=access,
+            queueing=queueing,
+            counts=self._reader(),
+        )
+
+    def _make_tables(
+        self, rotation: Rotation, compress: str | None, force: bool, access: Access, queueing: Queueing
+    ) -> Tables:
+        check_tables(self._given, rotation, compress, force=force)
+        if self._snaplen != LARGEST_SNAPLEN:
+            raise ArgumentError("parquet holds headers as columns, not packets: there is nothing to cut at snaplen.")
+        from toolkit.capture.parquet import ParquetSink
+
+        source = self._interface
+        sink = ParquetSink(
+            self._given,
+            filter=(source.filter or "") if source is not None else "",
+            interface=source.device.name if source is not None else "",
+            force=force,
+            access=access,
+        )
+        try:
+            return Tables(sink, str(self.path), queueing, self._reader())
+        except BaseException:
+            sink.discard()
+            raise
+
+    # --- packets ------------------------------------------------------------------------------------------------------
+
+    def write(self, batch: Batch) -> int:
+        """Have the packets of a Batch written; how many found room. The Batch can be released when this returns.
+
+        A packet without a time gets that of now; such packets are counted as `untimed`.
+        Raises SystemCallError when the file cannot be written to: what it holds then is readable, close() tells more.
+        ArgumentError for a time that the format cannot hold: pcapng none before 1970, pcap none after 2106 either.
+        """
+        self._check_open()
+        if not isinstance(batch, Batch):
+            raise ArgumentError(f"write() takes a Batch, not {type(batch).__name__}")
+        wanted = batch and not self.finished
+        packets = self._packets(batch) if wanted else None
+        self._received += len(batch)
+        refused, taken = self._sink.refused, 0
+        if wanted:
+            taken = self._keep(batch, packets)
+        self._unwanted += len(batch) - taken - (self._sink.refused - refused)
+        self.tick()
+        return taken
+
+    def _packets(self, batch: Batch) -> Packets | None:
+        """Return the packets as files have them, None where tables do; ArgumentError for a time that does not fit."""
+        if not isinstance(self._sink, PacketFiles):
+            return None
+        packets, format = packets_of(batch, self._snaplen), self._sink.format
+        packets.check_times(format.last, f"a file of the format {format.name}", format.remedy)
+        return packets
+
+    def _keep(self, batch: Batch, packets: Packets | None) -> int:
+        if isinstance(self._sink, PacketFiles):
+            assert packets is not None
+            taken = self._sink.write(packets)
+            # Where some found no room: which ones, nobody noted, and it is a matter of bytes only.
+            self._octets += int(packets.captured[:taken].sum(dtype=np.int64))
+            self._on_wire += int(packets.original[:taken].sum(dtype=np.int64))
+            self._untimed += packets.untimed if taken else 0
+        else:
+            taken = self._sink.write_batch(batch)
+            if taken:
+                self._octets += int(batch.lengths.sum())
+                self._on_wire += int(batch.wire_lengths.sum())
+        return taken
+
+    def tick(self) -> None:
+        """Do what is due: the next file, a look at the kernel's counters each second. write() does it as well."""
+        self._check_open()
+        self._sink.check()
+        self._sink.tick()
+        if time.monotonic() >= self._next_note:
+            self._next_note = time.monotonic() + _NOTE_SECONDS
+            self._sink.note()
+
+    def step(self, timeout: float = _WAIT, limit: int | None = None) -> int:
+        """Receive once and write that; how many packets came. Raises what receive() and write() do."""
+        if self._interface is None:
+            raise ArgumentError("this capture has no Interface to receive from. Next step: write() Batches to it.")
+        try:
+            batch = self._interface.receive(timeout=timeout, limit=BATCH if limit is None else min(limit, BATCH))
+        except DeviceGoneError:
+            self._raised = True
+            raise
+        self.write(batch)
+        return len(batch)
+
+    def run(self, seconds: float | None = None, count: int | None = None) -> CaptureStatistics:
+        """Capture for `seconds`, or until `count` packets came, or (rotating by time) the last file is complete."""
+        deadline = None if seconds is None else time.monotonic() + as_seconds("seconds", seconds)
+        count = None if count is None else whole("count", count)
+        came = 0
+        while not self.finished and (count is None or came < count):
+            left = _WAIT if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                break
+            came += self.step(min(left, _WAIT), None if count is None else count - came)
+        return self.statistics
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last of the files asked for is complete (rotate_seconds with rotate_files)."""
+        return self._sink.finished
+
+    @property
+    def statistics(self) -> CaptureStatistics:
+        """What was captured so far; known after close() too."""
+        counts = self._counts()
+        sink = self._sink
+        return CaptureStatistics(
+            received=self._received,
+            written=counts.delivered,
+            bytes=self._octets,
+            wire_bytes=self._on_wire,
+            untimed=self._untimed,
+            write_dropped=counts.write_dropped,
+            unwanted=self._unwanted,
+            accepted=counts.accepted,
+            dropped=counts.os_dropped,
+            seen=counts.received,
+            file_bytes=sink.written,
+            files=sink.made,
+        )
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def finish(self, count: int | None = None) -> CaptureStatistics:
+        """Detach the program, write what is in the rings still (at most `count` packets of it), and close().
+
+        After this accepted = received + dropped, and received = written + write_dropped + unwanted, to the packet.
+        Raises what close() raises, and the DeviceGoneError that ended it before, if no step() did: see `statistics`.
+        """
+        try:
+            if self._interface is not None:
+                with contextlib.suppress(ClosedError, DeviceGoneError):
+                    self._interface.detach()
+                    self._drain(self._interface, count)
+        finally:
+            self.close()
+        if self._interface is not None and not self._raised and (loss := self._interface.loss()) is not None:
+            raise loss
+        return self.statistics
+
+    @property
+    def whole(self) -> bool:
+        """Whether the capture has all that the filter took: nothing was dropped, and nobody took the program off."""
+        return self.statistics.lost == 0 and (self._interface is None or self._interface.loss() is None)
+
+    def _drain(self, interface: Source, count: int | None) -> None:
+        left = BATCH if count is None else count
+        while batch := interface.receive(timeout=0.05, limit=min(left, BATCH) or BATCH):
+            if left:
+                with contextlib.suppress(ToolkitError):  # close() tells of it; the rest is counted all the same
+                    self.write(batch)
+                left -= 0 if count is None else len(batch)
+            else:
+                self._received += len(batch)
+                self._unwanted += len(batch)
+
+    def close(self) -> None:
+        """Write what waits and the figures, close the file. Repeatable. Raises what kept packets from being written."""
+        if not self._down:
+            uninterrupted(self._close)  # cut short, the file would lack its figures, and what waits
+
+    def _close(self) -> None:
+        self._down = True
+        self._finalizer.detach()
+        self._sink.close()
+
+    def __enter__(self) -> Capture:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; a failure that is under way already goes first."""
+        if error is None:
+            self.close()
+        else:
+            with contextlib.suppress(ToolkitError):
+                self.close()
+
+    def __repr__(self) -> str:
+        """Show where to, and how much."""
+        if self._down and self._dead:
+            return f"<Capture to {self.path or 'standard output'}, of the parent of a fork>"
+        return (
+            f"<Capture to {self.path or 'standard output'} ({self.format}): {self._sink.packets} packets, "
+            f"{self._sink.written} bytes{', closed' if self._down else ''}>"
+        )
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._dead:
+            raise ClosedError("this capture belongs to the parent of a fork")
+        if self._down:
+            raise ClosedError("this capture was closed")
+
+    def _counts(self) -> Counts:
+        """Return the figures since the capture began."""
+        written = self._sink.packets
+        # By what is left over, so that an interrupt in the middle of write() upsets no balance.
+        dropped = self._received - self._unwanted - written - self._sink.pending
+        return self._read_counts().since(self._start)._replace(write_dropped=dropped, delivered=written)
+
+    def _reader(self) -> Callable[[], Counts]:
+        """Return what the sink asks for figures; it does not hold this object."""
+        reference, last = weakref.ref(self), [Counts()]
+
+        def read() -> Counts:
+            capture = reference()
+            if capture is not None:
+                last[0] = capture._counts()
+            return last[0]
+
+        return read
+
+    def _first_counts(self) -> Counts:
+        """Return what had been counted when the capture began: nothing, if nobody has received from the Interface yet.
+
+        Else what waits in the rings is this capture's already.
+        """
+        waiting = None if self._interface is None else self._interface.waiting()
+        if waiting is None:
+            return Counts()
+        counts = self._read_counts()
+        return counts._replace(received=counts.received - waiting, accepted=counts.accepted - waiting)
+
+    def _read_counts(self) -> Counts:
+        """Return what the program and the kernel have counted; the last of it once the Interface is closed."""
+        if self._interface is not None:
+            with contextlib.suppress(ToolkitError, OSError):
+                counters, statistics = self._interface.counters(), self._interface.statistics()
+                seen = sum(counters.get(name, 0) for name in _SEEN)
+                self._known = Counts(seen, counters["redirected"], statistics.dropped)
+        return self._known
+
+    def _after_fork_in_child(self) -> None:
+        self._dead = self._down = True
+        with contextlib.suppress(AttributeError):
+            self._sink.abandon()
+
+
+def _complete(sink: PacketFiles | Tables, pid: int) -> None:
+    if os.getpid() == pid:
+        with contextlib.suppress(Exception):
+            sink.close()
+
+
+def _checked(path: str | os.PathLike[str]) -> str:
+    """Return the path as text; ArgumentError for what is none."""
+    try:
+        given = os.fsdecode(path)
+    except TypeError:
+        given = ""
+    if not given or "\0" in given:
+        raise ArgumentError(f"path is the name of a file, or '-' for standard output, not {path!r}")
+    return given
+
+
+def format_of(given: str) -> FileFormat:
+    """Return the format that a path asks for: pcapng where it asks for none, Parquet where it is a directory's.
+
+    ArgumentError for a name that asks for tables of another kind: whoever opened that file would not find them.
+    """
+    path = Path(given)
+    name = path.stem if suffix_of(path) else path.name
+    if (asked := Path(name).suffix.lower()) in _OTHERS:
+        raise ArgumentError(
+            f"a capture is written as pcapng, pcap or Parquet, not as {asked}. "
+            "Next step: name it x.parquet for tables; toolkit.read(...) and Batch.decode().to_pandas() make any other."
+        )
+    by_suffix: dict[str, FileFormat] = {".pcap": "pcap", ".cap": "pcap", ".parquet": "parquet"}
+    return by_suffix.get(Path(name).suffix.lower(), "parquet" if is_directory(given) else "pcapng")

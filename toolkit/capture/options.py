@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much of a capture may wait in memory for a disk, and how long anybody waits for it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from toolkit._base.arguments import seconds, whole
+from toolkit._base.memory import affordable, available
+from toolkit.errors import ArgumentError
+
+__all__ = ["LEAST", "Queueing"]
+
+LEAST = 1 << 20  # bytes
+_SHARE = 64  # of the memory that may be used where nobody says how much
+_SMALLEST, _LARGEST = 64 << 20, 256 << 20  # bytes, of that
+
+
+class Queueing(NamedTuple):
+    """How much may wait for the disk."""
+
+    # Bytes, 1 MB at least; None: a 64th of the memory that this process may have (of the machine, by its cgroups and
+    # limits), 64 to 256 MB, but no more than a quarter of what is free of it. Only what is used is taken.
+    limit: int | None = None
+    patience: float = 0.002  # seconds that write() waits for room: less than the rings hold at a million packets/s
+    stalled: float = 5.0  # seconds without progress after which close() gives up
+
+    @property
+    def room(self) -> int:
+        """Bytes that may wait."""
+        if self.limit is not None:
+            return self.limit
+        return affordable(min(max(available().total // _SHARE, _SMALLEST), _LARGEST), LEAST)
+
+    def check(self) -> None:
+        """Raise ArgumentError for what makes no sense."""
+        if self.limit is not None and whole("limit", self.limit) < LEAST:
+            raise ArgumentError(f"what may wait for the disk is {LEAST} bytes at least, not {self.limit!r}")
+        for name, value in (("patience", self.patience), ("stalled", self.stalled)):
+            if not seconds(name, value) >= 0:  # NaN is not
+                raise ArgumentError(f"{name} is a number of seconds from 0 on, not {value!r}")

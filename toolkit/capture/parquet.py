@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets into Parquet: one file, or a dataset in directories by date and hour that other engines read as one table."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toolkit._base.careful import Access, Folder, is_directory
+from toolkit._base.clock import NAT
+from toolkit._base.memory import affordable
+from toolkit._base.uninterrupted import uninterrupted
+from toolkit.capture.parquet_file import ParquetFile
+from toolkit.decode import decode
+from toolkit.errors import ClosedError
+from toolkit.tables.arrow import pyarrow, record_batch
+from toolkit.tables.cells import Packets, of_batch, packet_cells
+from toolkit.tables.schema import Addresses
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from toolkit.batch.batch import Batch
+
+__all__ = ["ParquetSink"]
+
+_GATHER = 2048  # packets that are decoded at once: the 60 columns cost 0.3 ms a time, however few packets there are
+_GATHER_BYTES = 1 << 24
+_ROWS = 1 << 17  # of a row group, unless somebody says how many
+_ROW = 600  # bytes of one: its columns, and once more while they are written
+_MOST_OPEN = 32  # files of a dataset at once, two descriptors each: a recording may hold the hours of a year
+_HOUR = 3_600_000_000_000  # ns
+_UNDATED = "__HIVE_DEFAULT_PARTITION__"  # Hive's name for a missing value: packets without a time
+# Columns whose values repeat: a dictionary makes them small. In the others it costs time and nothing comes of it.
+_REPEATING = (
+    *("eth_", "arp_", "ip_src", "ip_dst", "ip_proto", "ip_ttl", "ip6_", "src_port", "dst_port", "vlan", "queue"),
+    *("length", "wire_length", "ip_len", "udp_len", "payload_"),
+)
+
+
+class ParquetSink:
+    """Writes Batches to Parquet. Use it as a context manager, or call close(): a file without its end is unreadable.
+
+    packets: how many were given to write(). written: how many of them are in row groups on disk; the rest follow in
+    close(). After close() `packets - written` were lost, for the reason that write() or close() raised.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        filter: str | None = None,
+        interface: str | None = None,
+        force: bool = False,
+        access: Access | None = None,
+        rows_per_group: int | None = None,
+        seconds_per_file: float = 60.0,
+        addresses: Addresses = "text",
+        head: int = 0,
+        compression: str = "zstd",
+    ) -> None:
+        """Create the file, or with a trailing slash (or a directory that is there) a dataset in it.
+
+        A dataset has files in directories `date=2026-11-22/hour=18/`, in UTC; each takes its name when it is whole,
+        after `seconds_per_file`, so that one can read while it is written, and a crash costs no more than that. It is
+        added to: nothing in it is overwritten, and `force` is for single files.
+        access: who may read the files, and list the directories that are made for them; by default the owner only.
+        filter, interface: go into the files' metadata. rows_per_group: packets of a row group, all in memory until it
+        is written (some 300 bytes each); by default 131072, and fewer where memory is short. addresses, head: see
+        Batch.to_arrow(). compression: "zstd", "snappy", "none".
+        """
+        root = Path(path)
+        self.path = root
+        dataset = root.is_dir() or is_directory(os.fspath(path))
+        metadata = {"writer": "afxdp-toolkit"}
+        metadata |= {key: value for key, value in (("filter", filter), ("interface", interface)) if value is not None}
+        schema = _gathered([], addresses, head).schema
+        options = {
+            "compression": compression,
+            "use_dictionary": [name for name in schema.names if name.startswith(_REPEATING)],
+        }
+
+        access = access or Access()
+
+        def create(folder: Folder, name: str) -> ParquetFile:
+            return ParquetFile(folder, name, schema, metadata, access=access, force=force, hidden=dataset, **options)
+
+        def begin() -> None:
+            if dataset:
+                files: _Single | _Dataset = _Dataset(Folder(root, make=access), create, seconds_per_file, access)
+            else:
+                with Folder.of(root) as folder:
+                    files = _Single(create(folder, root.name))
+            rows = affordable(_ROWS * _ROW, _GATHER * _ROW) // _ROW if rows_per_group is None else rows_per_group
+            self._writing = _Writing(files, schema, rows, addresses, head)
+            # Forgotten, or left open when the interpreter ends, it is closed; in a fork of its owner it is not.
+            self._finalizer = weakref.finalize(self, _forgotten, self._writing, os.getpid())
+
+        # In one piece: an interrupt in the middle could leave descriptors, and a file that the next try comes upon.
+        uninterrupted(begin, dispose=lambda _: self.discard())
+
+    def __enter__(self) -> ParquetSink:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Show where to, and how much."""
+        return f"<ParquetSink {self.path}: {self.packets} packets, {self.bytes} bytes written>"
+
+    @property
+    def packets(self) -> int:
+        """Packets given to write()."""
+        return self._writing.packets
+
+    @property
+    def written(self) -> int:
+        """Packets in whole row groups."""
+        return self._writing.files.rows
+
+    @property
+    def bytes(self) -> int:
+        """Bytes written so far, in all files."""
+        return self._writing.files.bytes
+
+    def write(self, batch: Batch) -> None:
+        """Take the packets of a Batch; nothing refers to it afterwards.
+
+        SystemCallError when the disk is full: then what was `written` can be read after close(), and the rest is lost.
+        """
+        self._writing.add(batch)
+
+    def tick(self) -> None:
+        """Close the files whose time has come, when no packets come that would."""
+        self._writing.tick()
+
+    def close(self, statistics: Mapping[str, Any] | None = None) -> None:
+        """Write what is left, and the end of each file, whatever went wrong before. Repeatable.
+
+        statistics: `received`, `dropped` and whatever else is known of the capture; goes into the metadata of the last
+        file, and of a dataset into `_capture-….json` beside its directories.
+        """
+
+        def end() -> None:
+            self._finalizer.detach()
+            self._writing.close(statistics or {})
+
+        uninterrupted(end)  # cut short, a file would lack its end
+
+    def discard(self) -> None:
+        """End without a trace: for who gives up before there are packets. Directories that were made stay."""
+        self._finalizer.detach()
+        self._writing.discard()
+
+
+class _Writing:
+    """What a sink does, apart from the sink: its finalizer holds this."""
+
+    def __init__(
+        self, files: _Single | _Dataset, schema: pa.Schema, rows_per_group: int, addresses: Addresses, head: int
+    ) -> None:
+        self.files = files
+        self.packets = 0
+        self._schema = schema
+        self._rows_per_group = rows_per_group
+        self._how = (addresses, head)
+        self._waiting: list[_Held] = []  # not yet decoded
+        self._waiting_packets = self._waiting_bytes = 0
+        self._decoded: list[pa.RecordBatch] = []
+        self._decoded_rows = 0
+        self._failed: Exception | None = None
+        self._closed = False
+
+    def add(self, batch: Batch) -> None:
+        if self._closed:
+            raise ClosedError("this ParquetSink is closed.")
+        self.packets += len(batch)
+        if self._failed is not None:
+            raise self._failed
+        if not self._waiting and len(batch) >= _GATHER // 2:  # large enough as it is: no copy
+            addresses, head = self._how
+            self._decoded.append(record_batch(packet_cells(of_batch(batch, head), None, addresses)))
+            self._decoded_rows += len(batch)
+        elif batch:
+            held = _Held(batch)
+            self._waiting.append(held)
+            self._waiting_packets += len(batch)
+            self._waiting_bytes += held.memory.size
+            if self._waiting_packets >= _GATHER or self._waiting_bytes >= _GATHER_BYTES:
+                self._decode()
+        if self._decoded_rows >= self._rows_per_group:
+            self._flush()
+        self.tick()
+
+    def tick(self) -> None:
+        if self._failed is None and not self._closed and self.files.due():
+            self._flush()
+            self.files.finish({})
+
+    def close(self, statistics: Mapping[str, Any]) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._failed is None:
+                self._flush()
+        finally:
+            self.files.end({"packets": self.files.rows, **statistics})
+
+    def discard(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.files.discard()
+
+    def _decode(self) -> None:
+        if self._waiting:
+            self._decoded.append(_gathered(self._waiting, *self._how))
+            self._decoded_rows += self._waiting_packets
+            self._waiting, self._waiting_packets, self._waiting_bytes = [], 0, 0
+
+    def _flush(self) -> None:
+        """Write a row group of what there is."""
+        self._decode()
+        if not self._decoded:
+            return
+        table = pyarrow("Parquet").Table.from_batches(self._decoded, schema=self._schema)
+        self._decoded, self._decoded_rows = [], 0
+        try:
+            self.files.append(table)
+        except Exception as error:
+            self._failed = error
+            raise
+
+
+class _Held:
+    """What a table needs of the packets of a Batch, in memory of its own."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.lengths = batch.lengths
+        self.width = int(self.lengths.max())
+        self.memory = batch.head(self.width)
+        self.times, self.wire_lengths, self.rules = batch.timestamps, batch.wire_lengths, batch.rules
+        self.queues = np.full(len(batch), batch.queue, dtype=np.uint32)
+
+
+def _gathered(held: list[_Held], addresses: Addresses, head: int) -> pa.RecordBatch:
+    """Decode packets of several Batches as one."""
+    lengths = np.concatenate([one.lengths for one in held] or [np.zeros(0, np.int64)])
+    memory = np.concatenate([one.memory.reshape(-1) for one in held] or [np.zeros(0, np.uint8)])
+    widths = np.repeat(np.array([one.width for one in held], np.int64), [len(one.lengths) for one in held])
+    offsets = np.cumsum(widths) - widths
+    packets = Packets(
+        decode(memory, offsets, lengths),
+        np.concatenate([one.times for one in held] or [np.zeros(0, "datetime64[ns]")]),
+        np.concatenate([one.wire_lengths for one in held] or [np.zeros(0, np.uint32)]),
+        np.concatenate([one.queues for one in held] or [np.zeros(0, np.uint32)]),
+        np.concatenate([one.rules for one in held] or [np.zeros(0, np.uint32)]),
+        _heads(memory, offsets, lengths, head) if head else None,
+    )
+    return record_batch(packet_cells(packets, None, addresses))
+
+
+def _heads(memory: Any, offsets: Any, lengths: Any, head: int) -> Any:
+    from toolkit.decode import head as heads
+
+    return heads(memory, offsets, lengths, head)
+
+
+def _forgotten(writing: _Writing, owner: int) -> None:
+    if os.getpid() == owner:
+        writing.close({})
+
+
+class _Single:
+    """One file."""
+
+    def __init__(self, file: ParquetFile) -> None:
+        self._file = file
+
+    @property
+    def rows(self) -> int:
+        return self._file.rows
+
+    @property
+    def bytes(self) -> int:
+        return self._file.bytes
+
+    def due(self) -> bool:
+        return False
+
+    def append(self, table: pa.Table) -> None:
+        self._file.append(table)
+
+    def finish(self, statistics: Mapping[str, Any]) -> None:
+        """Nothing: the file ends with the sink."""
+
+    def discard(self) -> None:
+        self._file.discard()
+
+    def end(self, statistics: Mapping[str, Any]) -> None:
+        self._file.close({name: _plain(value) for name, value in statistics.items()})
+
+
+class _Dataset:
+    """Files in directories by date and hour."""
+
+    def __init__(
+        self, root: Folder, create: Callable[[Folder, str], ParquetFile], seconds: float, access: Access
+    ) -> None:
+        self._root = root
+        self._create = create
+        self._access = access
+        self._seconds = seconds
+        self._open: dict[str, ParquetFile] = {}  # by partition, the one written to last behind the others
+        self._until = time.monotonic() + seconds
+        self._rows = self._bytes = 0  # of files that are closed
+        self._number = 0
+        self._name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}-{os.urandom(3).hex()}"
+
+    @property
+    def rows(self) -> int:
+        return self._rows + sum(file.rows for file in self._open.values())
+
+    @property
+    def bytes(self) -> int:
+        return self._bytes + sum(file.bytes for file in self._open.values())
+
+    def due(self) -> bool:
+        return time.monotonic() >= self._until
+
+    def append(self, table: pa.Table) -> None:
+        for partition, part in _partitions(table):
+            file = self._open.pop(partition, None)
+            if file is None:
+                while len(self._open) >= _MOST_OPEN:
+                    self._finish(next(iter(self._open)), {})
+                date, hour = partition.split("/")
+                with self._root.below(date, self._access) as day, day.below(hour, self._access) as folder:
+                    file = self._create(folder, f"part-{self._name}-{self._number:05}.parquet")
+                self._number += 1
+            self._open[partition] = file
+            file.append(part)
+
+    def finish(self, statistics: Mapping[str, Any]) -> None:
+        """Close every open file."""
+        metadata = {name: _plain(value) for name, value in statistics.items()}
+        self._until = time.monotonic() + self._seconds
+        failure: Exception | None = None
+        while self._open:
+            try:
+                self._finish(next(reversed(self._open)), metadata)
+            except Exception as refused:  # the others are closed all the same
+                failure = failure or refused
+        if failure is not None:
+            raise failure
+
+    def _finish(self, partition: str, metadata: Mapping[str, str]) -> None:
+        """Close one open file."""
+        file = self._open.pop(partition)
+        try:
+            file.close(metadata)
+        finally:
+            self._rows += file.rows
+            self._bytes += file.bytes
+
+    def discard(self) -> None:
+        for file in self._open.values():
+            file.discard()
+        self._root.close()
+
+    def end(self, statistics: Mapping[str, Any]) -> None:
+        try:
+            self.finish(statistics)
+        finally:
+            text = json.dumps(dict(statistics), default=str) + "\n"
+            with self._root as root, open(root.create(f"_capture-{self._name}.json", self._access), "w") as file:
+                file.write(text)
+
+
+def _partitions(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Split packets by the hour in which they came, each with its directory."""
+    times = table["time"].to_numpy()
+    hours = np.where(np.isnat(times), NAT, times.astype(np.int64) // _HOUR)  # no hour is as far away as NaT
+    present = np.unique(hours)
+    for hour in present.tolist():
+        part = table if len(present) == 1 else table.take(np.flatnonzero(hours == hour))
+        if hour == NAT:
+            yield f"date={_UNDATED}/hour={_UNDATED}", part
+        else:
+            text = time.strftime("date=%Y-%m-%d", time.gmtime(hour * 3600)) + f"/hour={hour % 24}"
+            yield text, part
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One Parquet file that is being written: whole when it is closed, also when the disk fills up on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit._base import fork as lifecycle
+from toolkit._base.careful import Access, Folder
+from toolkit.errors import SystemCallError, removed_error, write_error
+from toolkit.tables.arrow import pyarrow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["ParquetFile", "parquet_schema"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FOOTER = 1 << 18  # bytes kept free for the footer of a file without row groups
+_FOOTER_GROUP = 1 << 14  # and for each row group: some 200 bytes a column
+_COLUMN = 1 << 16  # bytes of a column chunk beyond its values: page headers, a dictionary that did not pay
+
+
+def parquet_schema(schema: pa.Schema) -> pa.Schema:
+    """Return the schema of a Parquet file for record batches of `schema`: `time` in microseconds, then `time_ns`.
+
+    Spark refuses nanoseconds with a time zone, and DuckDB cuts them to microseconds: so the timestamp is one that every
+    engine reads, and the exact time stands beside it, int64, ns since 1970.
+    """
+    pa = pyarrow("Parquet")
+    fields = list(schema)
+    if "time" in schema.names:
+        at = schema.names.index("time")
+        fields[at : at + 1] = [pa.field("time", pa.timestamp("us", tz="UTC")), pa.field("time_ns", pa.int64())]
+    return pa.schema(fields)
+
+
+def _for_file(pa: Any, table: pa.Table, schema: pa.Schema) -> pa.Table:
+    arrays = []
+    for field in schema:
+        if field.name == "time":
+            arrays.append(table["time"].cast(field.type, safe=False))  # cuts the last three digits off
+        elif field.name == "time_ns":
+            arrays.append(table["time"].cast(pa.int64()))
+        else:
+            arrays.append(table[field.name])
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+class ParquetFile:
+    """A file in a directory; with `hidden` it gets its name only when it is whole (.NAME.tmp until then)."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        name: str,
+        schema: pa.Schema,
+        metadata: Mapping[str, str],
+        *,
+        access: Access,
+        force: bool,
+        hidden: bool,
+        **options: Any,
+    ) -> None:
+        """Create it. schema: of the tables that append() gets. force: replace a file that is there. options: of
+        pyarrow's ParquetWriter.
+
+        SystemCallError when it cannot be made, EEXIST when it is there and not `force`.
+        """
+        pa = pyarrow("Parquet")
+        import pyarrow.parquet as pq
+
+        self.path = folder.path / name
+        self.rows = 0  # in whole row groups
+        self._groups = 0
+        self._size = 0  # bytes, once it is closed
+        self._name, self._draft = name, f".{name}.tmp" if hidden else name
+        self._at = folder.path / self._draft
+        if hidden:
+            folder.check(name, force=force)
+        self._folder = folder.copy()
+        try:
+            self._fd = folder.create(self._draft, access, allowed=lambda found: force and not hidden)
+        except BaseException:
+            self._folder.close()
+            raise
+        self._schema = parquet_schema(schema).with_metadata(dict(metadata))
+        self._file = _Output(self._fd)
+        self._sink = pa.PythonFile(self._file, mode="w")
+        try:
+            self._reserve(0, 0)
+            self._writer: Any = pq.ParquetWriter(self._sink, self._schema, **options)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._folder.remove(self._draft, self._fd)
+            self._folder.close()
+            os.close(self._fd)
+            raise
+
+        lifecycle.track(self)
+
+    def _after_fork_in_child(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell() if self._fd >= 0 else self._size
+
+    def append(self, table: pa.Table) -> None:
+        """Write a row group. SystemCallError (ENOSPC) when it does not fit: then the file stays as it was."""
+        pa = pyarrow("Parquet")
+        table = _for_file(pa, table, self._schema)
+        # Reserved beforehand: a row group that breaks off in the middle could not be taken back.
+        self._reserve(table.nbytes + len(self._schema) * _COLUMN, self._groups + 1)
+        try:
+            self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
+        except OSError as refused:
+            raise _refused(self._at, refused) from None
+        self._groups += 1
+        self.rows += table.num_rows
+
+    def discard(self) -> None:
+        """Remove it: for who gives up before there are packets. Repeatable."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                self._folder.remove(self._draft, fd)
+            self._folder.close()
+            os.close(fd)
+            self._file.drop()
+            self._writer.close()
+
+    def close(self, metadata: Mapping[str, str]) -> None:
+        """Write the footer, `metadata` in it, and give the file its name. Repeatable."""
+        if self._fd < 0:
+            return
+        fd, end = self._fd, None
+        try:
+            self._writer.add_key_value_metadata(dict(metadata))
+            self._writer.close()
+            end = self._file.tell()
+        except OSError as refused:
+            raise _refused(self._at, refused) from None
+        finally:
+            self._fd = -1
+            if end is not None:
+                os.ftruncate(fd, end)  # what was reserved and not used
+                self._size = end
+            removed = os.fstat(fd).st_nlink == 0
+            try:
+                if end is not None and not removed and self._draft != self._name:
+                    removed = not self._folder.rename(self._draft, self._name, fd)
+            finally:
+                os.close(fd)
+                self._folder.close()
+        if removed:
+            self.rows = 0
+            raise removed_error(str(self._at))
+
+    def _reserve(self, size: int, groups: int) -> None:
+        """Have the file system set aside `size` more bytes, and the footer's."""
+        try:
+            at = self._file.tell()
+            os.posix_fallocate(self._fd, at, size + _FOOTER + groups * _FOOTER_GROUP)
+        except OSError as refused:
+            if refused.errno in _FULL:
+                raise _refused(self._at, refused) from None
+            # A file system (or a device) that cannot: then the disk has to be large enough.
+
+
+class _Output(io.RawIOBase):
+    """The file as Arrow sees it: writes are whole, for Arrow does not look; and none come from a fork of the owner."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._owner = os.getpid()
+        self._at = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def drop(self) -> None:
+        """Write nothing any more."""
+        self._owner = 0
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        size = len(left)
+        while left and os.getpid() == self._owner:
+            done = os.write(self._fd, left)
+            self._at += done
+            left = left[done:]
+        return size
+
+
+def _refused(path: Path, refused: OSError) -> SystemCallError:
+    return write_error(refused, str(path), "write")

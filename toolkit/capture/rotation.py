@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of the files of a capture that rotates: as tcpdump's -C, -G and -W make them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from toolkit._base.arguments import seconds, whole
+from toolkit.capture.compression import SUFFIXES
+from toolkit.errors import ArgumentError
+
+__all__ = ["Names", "Rotation"]
+
+
+class Rotation(NamedTuple):
+    """When the next file begins. None: never."""
+
+    size: int | None = None  # bytes, before compression
+    seconds: float | None = None
+    files: int | None = None
+
+    def check(self, path: Path | None) -> None:
+        """Raise ArgumentError for what makes no sense."""
+        for name, value in (("bytes", self.size), ("files", self.files)):
+            if value is not None and whole(f"rotate_{name}", value) <= 0:
+                raise ArgumentError(f"rotate_{name} is more than 0, not {value!r}")
+        if self.seconds is not None and not seconds("rotate_seconds", self.seconds) > 0:  # NaN is not
+            raise ArgumentError(f"rotate_seconds is more than 0, not {self.seconds!r}")
+        if path is None and (self.size or self.seconds):
+            raise ArgumentError("standard output is one stream: it cannot rotate. Next step: name a file.")
+        if self.files is not None and not (self.size or self.seconds):
+            raise ArgumentError("a number of files says nothing without a size or a time after which the next begins.")
+        if self.seconds and path is not None and "%" not in path.name and not self.size:
+            raise ArgumentError(
+                f"rotating by time, each file would be written over the last: {path.name} holds no time. "
+                "Next step: put one in, as in capture-%Y%m%d-%H%M%S.pcapng (strftime)."
+            )
+
+
+class Names:
+    """The names, one after the other. With a size they count up behind the name given; a time is put in by strftime."""
+
+    def __init__(self, path: Path, rotation: Rotation) -> None:
+        self._path = path
+        self._rotation = rotation
+        self._number = 0  # of the file since the last rotation by time
+        self._rotations = 0  # by time
+        self._dated = path  # the name given, with the time put in
+        most = rotation.files if rotation.files and rotation.size else 0
+        self._digits = len(str(most - 1)) if most else 0
+
+    def first(self) -> Path:
+        """Return the name of the first file."""
+        return self._name()
+
+    def by_size(self) -> Path:
+        """Return the next name after a file has become too large."""
+        self._number += 1
+        if self._rotation.files and self._number >= self._rotation.files:
+            self._number = 0
+        return self._name()
+
+    def by_time(self) -> Path | None:
+        """Return the next name after the time is over; None: that was the last of the files asked for."""
+        self._rotations += 1
+        if not self._rotation.size and self._rotation.files and self._rotations >= self._rotation.files:
+            return None
+        before, number, self._number = self._dated, self._number, 0
+        name = self._name()
+        if self._dated != before:
+            return name
+        # The same time again, as far as the name tells it: tcpdump writes over what it captured. We go on behind it.
+        self._number = number
+        return self.by_size() if self._rotation.size else before
+
+    def expected(self) -> list[Path]:
+        """Return the names that are known beforehand."""
+        if not self._rotation.size or self._rotation.seconds:
+            return [self._name()]
+        others = self._path.parent.glob(f"{_glob_escaped(self._stem(self._path))}[0-9]*{self._suffix(self._path)}")
+        return [self._name(), *(one for one in others if self._is_numbered(one))]
+
+    def _name(self) -> Path:
+        if self._rotation.seconds:
+            name = time.strftime(self._path.name)
+            try:
+                self._dated = self._path.with_name(name)
+            except ValueError:  # a slash, of %D or %x; or nothing at all
+                raise ArgumentError(
+                    f"{self._path.name!r} makes the file's name {name!r}, which is none. "
+                    "Next step: take %Y%m%d for the date and %H%M%S for the time."
+                ) from None
+        return self._numbered(self._dated, self._number)
+
+    def _numbered(self, path: Path, number: int) -> Path:
+        if not number and not self._digits:
+            return path
+        return path.with_name(f"{self._stem(path)}{number:0{self._digits}d}{self._suffix(path)}")
+
+    def _is_numbered(self, path: Path) -> bool:
+        stem, suffix = self._stem(self._path), self._suffix(self._path)
+        number = path.name[len(stem) : len(path.name) - len(suffix)]
+        if not (number.isascii() and number.isdecimal()):
+            return False
+        return not self._digits or (len(number) == self._digits and int(number) < (self._rotation.files or 0))
+
+    @staticmethod
+    def _suffix(path: Path) -> str:
+        """Return a suffix that says how the file is compressed: it stays at the end."""
+        return path.suffix if path.suffix.lower() in SUFFIXES else ""
+
+    def _stem(self, path: Path) -> str:
+        suffix = self._suffix(path)
+        return path.name[: -len(suffix)] if suffix else path.name
+
+
+def _glob_escaped(text: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in text)

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets into tables: Batches copied, and handed by the Writer's thread to a sink such as that of Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from toolkit._base.careful import is_directory
+from toolkit.capture.compression import suffix_of
+from toolkit.capture.options import Queueing
+from toolkit.capture.output import check_target
+from toolkit.capture.records import Counts
+from toolkit.capture.rotation import Rotation
+from toolkit.capture.writer import Item, UnwrittenError, Writer
+from toolkit.errors import ArgumentError, SystemCallError, ToolkitError, write_error
+
+if TYPE_CHECKING:
+    from toolkit.batch.batch import Batch
+
+__all__ = ["Sink", "Tables", "check_one_file", "check_tables"]
+
+_OVERHEAD = 256  # bytes of a waiting packet beside its own
+_TICK = 1.0  # seconds between two calls of tick() while nothing comes
+
+
+class Sink(Protocol):
+    """Whoever keeps Batches."""
+
+    def write(self, batch: Batch) -> None:
+        """Take a Batch (a copy)."""
+
+    def tick(self) -> None:
+        """Do what is due when nothing comes."""
+
+    def close(self, statistics: Mapping[str, Any] | None = None) -> None:
+        """End it; `statistics`: received and dropped, for those who note that."""
+
+    def discard(self) -> None:
+        """End it without a trace, when nothing was written."""
+
+    @property
+    def written(self) -> int:
+        """Packets that are safe."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on the disk."""
+
+
+class Tables:
+    """A sink, and the thread that feeds it: what PacketFiles is for packets."""
+
+    finished = False
+    pending = 0  # packets that are being written right now, and not counted yet
+
+    def __init__(self, sink: Sink, name: str, queueing: Queueing, counts: Callable[[], Counts]) -> None:
+        """counts: asked for the figures at the end."""
+        self._sink = sink
+        self._name = name
+        self._counts = counts
+        self._writer = Writer(_Feeder(sink, name), limit=queueing.room, patience=queueing.patience)
+        self._stalled = queueing.stalled
+        self._written: int | None = None  # packets, known at the end
+        self.refused = 0  # packets that found no room
+        self.made = 1
+
+    def write_batch(self, batch: Batch) -> int:
+        """Have a Batch kept; how many packets found room. Raises what the writing thread ran into."""
+        self.check()
+        size = int(batch.lengths.sum()) + _OVERHEAD * len(batch)
+        if self._writer.room(size):
+            self._writer.put(batch.copy(), size, len(batch))
+            return len(batch)
+        self.refused += len(batch)
+        return 0
+
+    def tick(self) -> None:
+        """Do nothing: tables do not rotate."""
+
+    def note(self) -> None:
+        """Do nothing: the figures stand in the file's metadata, which come last."""
+
+    def check(self) -> None:
+        """Raise what the writing thread ran into."""
+        if self._writer.error is not None:
+            raise self._writer.error
+
+    @property
+    def packets(self) -> int:
+        """Packets that found room, but for those that were not written because writing failed."""
+        return self._writer.written if self._written is None else self._written
+
+    @property
+    def written(self) -> int:
+        """Bytes on the disk, as far as the sink knows."""
+        return self._sink.bytes
+
+    def close(self) -> None:
+        """Write what waits, and the figures. Raises the first failure."""
+        gone = self._writer.close(self._stalled)
+        failure = self._writer.error
+        if gone:
+            if self._writer.error is not None:  # rows that were counted as written waited in the sink for a row group
+                self._written = self._sink.written
+            try:
+                counts = self._counts()
+                self._sink.close(
+                    {
+                        "seen": counts.received,
+                        "accepted": counts.accepted,
+                        "received": counts.delivered,
+                        "dropped": counts.os_dropped + counts.write_dropped,
+                    }
+                )
+            except OSError as refused:
+                failure = failure or _told(refused, self._name)
+            except ToolkitError as refused:
+                failure = failure or refused
+            self._written = self._sink.written
+        elif failure is None:
+            failure = ToolkitError(f"cannot write to {self._name}: nothing moved for {self._stalled:.0f} s.")
+        if failure is not None:
+            raise failure
+
+    def discard(self) -> None:
+        """End without a trace: for who gives up before there are packets."""
+        self._writer.close(self._stalled)
+        self._sink.discard()
+
+    def abandon(self) -> None:
+        """Do nothing: the sink's files are closed with the forked child."""
+
+
+def check_tables(given: str, rotation: Rotation, compress: str | None, *, force: bool) -> None:
+    """Raise what keeps tables from being written to the path `given`; makes nothing."""
+    path = Path(given)
+    if given == "-" or any(rotation) or compress or suffix_of(path):
+        raise ArgumentError(
+            "parquet goes to a file, compresses by itself and does not rotate. "
+            "Next step: name a file x.parquet, or a directory x.parquet/ for files by date and hour."
+        )
+    if not (path.is_dir() or is_directory(given)):
+        check_target(path, force=force)
+
+
+def check_one_file(given: str, format: str) -> None:
+    """Raise ArgumentError for a directory as the place of what is one file."""
+    if is_directory(given):
+        raise ArgumentError(
+            f"{format} is written to a file, and {given} names a directory. "
+            f"Next step: name a file in it; Parquet alone is written to a directory, as files by date and hour."
+        )
+
+
+class _Feeder:
+    """The Writer's handler."""
+
+    def __init__(self, sink: Sink, name: str) -> None:
+        self._sink = sink
+        self._name = name
+        self._fed = 0  # Batches
+
+    def progress(self) -> int:
+        return self._fed
+
+    def take(self, items: list[Item]) -> None:
+        for at, item in enumerate(items):
+            try:
+                self._sink.write(item.payload)
+                self._fed += 1
+            except Exception as refused:
+                lost = sum(one.packets for one in items[at:])
+                why = _told(refused, self._name) if isinstance(refused, OSError) else refused
+                raise UnwrittenError(why, lost) from refused
+
+    def patience(self) -> float | None:
+        return _TICK
+
+    def idle(self) -> None:
+        try:
+            self._sink.tick()
+        except OSError as refused:
+            raise UnwrittenError(_told(refused, self._name), 0) from refused
+
+
+def _told(refused: OSError, name: str) -> SystemCallError:
+    return write_error(refused, name)

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`xsk capture`: packets into a file, a progress line each second, and at the end what the file lacks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit._base.careful import Folder, access_of, own_descriptor
+from toolkit._base.netns import entered
+from toolkit.abi.if_xdp import Statistics
+from toolkit.capture import Capture
+from toolkit.capture.capture import CaptureStatistics, format_of
+from toolkit.capture.compression import compressor, suffix_of
+from toolkit.capture.files import check_files
+from toolkit.capture.options import Queueing
+from toolkit.capture.rotation import Rotation
+from toolkit.capture.table_writer import check_one_file, check_tables
+from toolkit.cli.binding import Binding
+from toolkit.cli.stop import Stop
+from toolkit.cli.view import text as output
+from toolkit.cli.view.live import LiveLine, Reading
+from toolkit.cli.view.summary import Source, fate, rest, told_fates
+from toolkit.errors import SystemCallError, ToolkitError
+from toolkit.tables.arrow import pyarrow
+
+if TYPE_CHECKING:
+    from toolkit.capture.capture import FileFormat
+    from toolkit.capture.compression import Compression
+
+__all__ = ["Target", "run"]
+
+_PATIENCE = 0.1  # seconds that a wait lasts, at most: so late is a packet in a pipe, and the end after a signal
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to, as asked for on the command line."""
+
+    file: str
+    rotate_size: int | None = None  # bytes
+    rotate_seconds: float | None = None
+    files: int | None = None
+    pcap: bool = False
+    compress: Compression | None = None
+    force: bool = False
+    mode: int | None = None
+    group: str | None = None
+    buffer: int | None = None  # bytes
+
+    @property
+    def path(self) -> Path | None:
+        """The file, None for standard output."""
+        return None if self.file == "-" else Path(self.file)
+
+    @property
+    def format(self) -> FileFormat:
+        """The format that the file gets."""
+        return "pcap" if self.pcap else format_of(self.file)
+
+    @property
+    def queueing(self) -> Queueing:
+        """What may wait for the disk."""
+        return Queueing(limit=self.buffer)
+
+    def check(self) -> None:
+        """Raise what keeps it from being written: before anything is taken from an interface."""
+        if self.path is None and sys.__stdout__ is None:  # what has its number now is something else of ours
+            raise ToolkitError("standard output is closed. Next step: name a file, or a pipe: `| tcpdump -r -`.")
+        if self.path is None and os.isatty(1):
+            raise ToolkitError("standard output is a terminal: packets are no text. Next step: `| tcpdump -r -`.")
+        self.queueing.check()
+        access_of(self.mode, self.group)
+        rotation = Rotation(self.rotate_size, self.rotate_seconds, self.files)
+        if self.format == "parquet":
+            check_tables(self.file, rotation, self.compress, force=self.force)
+            pyarrow("Parquet")
+        else:
+            check_one_file(self.file, self.format)
+            check_files(self.path, rotation, force=self.force)
+            compressor(self.compress or (suffix_of(self.path) if self.path is not None else None))
+
+    @contextlib.contextmanager
+    def reader(self, stop: Stop) -> Iterator[None]:
+        """Wait until somebody reads the FIFO, if it is one: without a reader it cannot be opened."""
+        if self.path is None or own_descriptor(self.file) is not None or not self.path.is_fifo():
+            yield
+            return
+        with Folder.of(self.path) as folder:
+            while True:
+                try:
+                    fd = folder.stream(self.path.name)
+                    break
+                except SystemCallError as refused:
+                    if refused.errno != errno.ENXIO or stop:
+                        raise
+                    time.sleep(min(stop.patience, _PATIENCE))
+        try:
+            yield  # open, for else the reader would see an end
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    def open(self, source: Source, binding: Binding) -> Capture:
+        """Begin the capture."""
+        with entered(binding.netns):  # where the interface is: it is asked for its speed
+            return Capture(
+                source,
+                self.file,
+                format=self.format,
+                compress=self.compress,
+                force=self.force,
+                mode=self.mode,
+                group=self.group,
+                snaplen=None if self.format == "parquet" else binding.snaplen,
+                rotate_bytes=self.rotate_size,
+                rotate_seconds=self.rotate_seconds,
+                rotate_files=self.files,
+                queueing=self.queueing,
+            )
+
+
+def run(
+    interface: str,
+    expression: str,
+    binding: Binding,
+    target: Target,
+    *,
+    count: int | None,
+    seconds: float | None,
+    interval: float,
+    as_json: bool,
+) -> int:
+    """Capture until a signal, `seconds` or `count`; the exit code. All that people read goes to stderr."""
+    target.check()
+    with Stop(seconds) as stop, contextlib.ExitStack() as opened:
+        with target.reader(stop):  # before anything is taken from the interface
+            source = binding.watch(interface, expression)
+            opened.callback(source.close)
+            capture = target.open(source, binding)
+        if not as_json:
+            _introduce(source)
+        began = stop.restart()  # compiling, and waiting for a reader, is not capturing
+        line = LiveLine(lambda: _reading(capture), interval=interval, quiet=as_json, stream=sys.stderr)
+        failure = _loop(capture, stop, line, count)
+        elapsed = time.monotonic() - began
+        try:
+            capture.finish(None if count is None else max(count - capture.statistics.received, 0))
+        except ToolkitError as refused:
+            failure = failure or refused
+        failure = failure or source.loss()
+        report = _report(source, capture, target, elapsed, failure)
+        if failure is not None and capture.statistics.write_dropped:
+            # How many packets are not in the file is known, their bytes are not.
+            report["written_bytes"] = report["wire_bytes"] = None
+    if as_json:
+        with contextlib.redirect_stdout(sys.stderr if target.path is None else sys.stdout):
+            output.print_json({**report, "error": None if failure is None else _text(failure)})
+    else:
+        _conclude(report, capture.statistics)
+    if failure is not None:
+        _say(f"xsk: {_text(failure)}")
+    return 0 if failure is None else 1
+
+
+def _introduce(source: Source) -> None:
+    info = source.info()
+    queues = ", ".join(map(str, info["queues"]))
+    copying = "zero-copy" if info["zero_copy"] else "copy mode"
+    what = f"packets that match are {fate(source)}"
+    text = f"{info['interface']}: {info['mode']} XDP, {copying}, queue {queues}; filter: {info['filter']}; {what}"
+    if info["fallback_reason"]:
+        text += f"\n  generic, because: {info['fallback_reason']}"
+    _say(text)
+
+
+def _say(text: str) -> None:
+    """Print to stderr, if anybody reads it: the capture goes on without."""
+    with contextlib.suppress(OSError):
+        if output.takes(sys.stderr, _PATIENCE):
+            print(text, file=sys.stderr, flush=True)
+
+
+def _loop(capture: Capture, stop: Stop, line: LiveLine, count: int | None) -> ToolkitError | None:
+    left = count
+    try:
+        while not stop and not capture.finished and left != 0:
+            came = capture.step(min(stop.patience, _PATIENCE), left)
+            left = None if left is None else left - came
+            try:
+                line.tick()
+            except OSError:  # nobody reads our stderr any more, or its disk is full: no reason to lose packets
+                line.next = float("inf")
+    except ToolkitError as failure:  # the device is gone, or the disk is full
+        return failure
+    return None
+
+
+def _reading(capture: Capture) -> Reading:
+    now = capture.statistics
+    drops = {"dropped": now.dropped} | ({"not written": now.write_dropped} if now.write_dropped else {})
+    size = output.octets(now.file_bytes)
+    note = f"file {size}" if now.files == 1 else f"{now.files} files {size}"
+    return Reading(now.written, now.wire_bytes, drops, note)
+
+
+def _report(
+    source: Source, capture: Capture, target: Target, seconds: float, failure: ToolkitError | None
+) -> dict[str, Any]:
+    now = capture.statistics
+    return {
+        **source.info(),
+        "mode": source.link.mode,
+        "file": target.file,
+        "format": target.format,
+        "received": now.received,
+        "dropped": now.dropped,
+        "drop_reasons": source.statistics()._asdict(),
+        **rest(source),
+        "redirected": now.accepted,
+        "written": now.written,
+        "written_bytes": now.bytes,
+        "wire_bytes": now.wire_bytes,
+        "write_dropped": now.write_dropped,
+        "unwanted": now.unwanted,
+        "untimed": now.untimed,
+        "whole": now.lost == 0 and failure is None,
+        "files": now.files,
+        "file_bytes": now.file_bytes,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _conclude(report: dict[str, Any], now: CaptureStatistics) -> None:
+    seconds = max(report["seconds"], 1e-9)
+    place = "standard output" if report["file"] == "-" else report["file"]
+    files = f" in {now.files} files" if now.files > 1 else ""
+    kept = f" (kept: {now.bytes:,})" if now.bytes != now.wire_bytes else ""
+    octets = "" if report["written_bytes"] is None else f", {now.wire_bytes:,} bytes{kept}"
+    lines = [
+        f"{now.written:,} packets{octets} in {report['seconds']:.1f} s "
+        f"({output.count(now.written / seconds)} packets/s) to {place}: {output.octets(now.file_bytes)}{files}; "
+        f"passed on to the kernel: {report['to_kernel']:,}",
+        *told_fates(report),
+        f"redirected {now.accepted:,} = received {now.received:,} + dropped {now.dropped:,}",
+    ]
+    others = {"not written": now.write_dropped, "not wanted any more": now.unwanted}
+    told = "".join(f" + {name} {value:,}" for name, value in others.items() if value)
+    lines.append(f"received {now.received:,} = written {now.written:,}{told}")
+    if now.untimed:
+        lines.append(f"{now.untimed:,} packets came without a time of arrival: they carry that of their receipt")
+    if now.lost:
+        lines.append(f"the capture LACKS {now.lost:,} packets that the filter took")
+    lines.append(output.kernel_counters(Statistics(**report["drop_reasons"])))
+    _say("\n".join(lines))
+
+
+def _text(failure: ToolkitError) -> str:
+    return failure.strerror if isinstance(failure, SystemCallError) and failure.strerror else str(failure)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`xsk detach`: takes an XDP program off an interface, after showing what it is; repairs what a killed process left.
+
+Nothing goes unasked: a program that was attached by netlink may be a firewall at work. By its id or name it goes; what
+somebody surely relies on needs --force: a program held by a link, or one whose descriptor a process holds, or
+xdp-tools' dispatcher, which stays on purpose.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from toolkit._base.netns import entered
+from toolkit.cli.options import namespace
+from toolkit.cli.view import text as output
+from toolkit.doctor.status import Holder, collect
+from toolkit.errors import ToolkitError
+from toolkit.net.device import describe
+from toolkit.program import Attached, attached
+from toolkit.program.removal import take_off
+from toolkit.program.replaced import as_text, repair
+
+__all__ = ["put_back", "run"]
+
+_DISPATCHER = "xdp_dispatcher"  # what libxdp attaches for several programs at once, and pins
+
+
+def put_back() -> None:
+    """Put back what killed processes took off interfaces of this network namespace, as far as we may; say so."""
+    import click
+
+    with contextlib.suppress(ToolkitError, OSError):
+        for record, outcome in repair():
+            click.echo(f"xsk: {record.interface}: {as_text(record)} {outcome}", err=True)
+
+
+def run(interface: str, *, program: str | None, force: bool, netns: str | None, as_json: bool) -> int:
+    """Detach, say what was done; 1 when it was refused."""
+    with entered(namespace(netns)):
+        ifindex = describe(interface).ifindex
+        repaired = _deferrals()
+        returned = repair()
+        repaired += [f"{record.interface}: {as_text(record)} {outcome}" for record, outcome in returned]
+        found = attached(ifindex)
+        report: dict[str, object] = {"interface": interface, "detached": [], "repaired": repaired, "refused": None}
+        here = [record for record, _ in returned if record.ifindex == ifindex]
+        if found is not None and (program is not None or force or not here):
+            report.update(_detach(interface, found, program, force=force))
+    if as_json:
+        output.print_json(report)
+    else:
+        _tell(interface, report, attached=found is not None)
+    return 1 if report["refused"] else 0
+
+
+def _detach(interface: str, found: Attached, program: str | None, *, force: bool) -> dict[str, object]:
+    """Take off what is there, mode by mode: {"detached": what} or {"refused": why}."""
+    gone: list[str] = []
+    while True:
+        why = _refusal(interface, found, program, force=force)
+        if why:
+            return {"detached": gone, "refused": why}
+        take_off(interface, found)
+        gone.append(str(found))
+        left = attached(found.ifindex)
+        if left is None:
+            return {"detached": gone, "refused": None}
+        if str(left) == str(found):
+            raise ToolkitError(f"the kernel detached {found} from {interface}, and it is there still")
+        found = left
+
+
+def _refusal(interface: str, found: Attached, program: str | None, *, force: bool) -> str:
+    """Why it stays; "" when it is to go."""
+    if program is not None and program not in (str(found.program.id), found.program.name):
+        return f"not {program} is attached, but {found}. It stays."
+    if force and found.link_ids is not None:
+        return ""
+    why = _in_use(found, _holders(interface))
+    if why or program is not None:
+        return why
+    return (
+        f"{found} was attached by netlink, which is how a firewall is: it stays on purpose. Next step: if it may go, "
+        f"`xsk detach {interface} --program {found.program.id}`."
+    )
+
+
+def _holders(interface: str) -> tuple[Holder, ...]:
+    return next((one.holders for one in collect().interfaces if one.interface == interface), ())
+
+
+def _in_use(found: Attached, holders: tuple[Holder, ...]) -> str:
+    """Why it should stay, unless told otherwise; "" when nobody uses it any more."""
+    if found.link_ids is None:
+        return f"who holds {found} cannot be seen. Next step: run as root (sudo)."
+    who = ", ".join(f"pid {holder.pid} ({holder.command[:60]})" for holder in holders)
+    if who:
+        return f"{found} is in use by {who}. Next step: end that process; or take it off under its feet with --force."
+    if found.link_ids:
+        return f"{found} is pinned, or held by a process that we cannot see. Next step: if it may go, --force."
+    if found.program.name.startswith(_DISPATCHER):
+        return (
+            f"{found} belongs to xdp-tools, which leaves it there on purpose. "
+            "Next step: `xdp-loader unload NAME --all`, which also cleans up; or --force."
+        )
+    return ""
+
+
+def _deferrals() -> list[str]:
+    """Give back the interrupts that a busy-polling process deferred and, killed, did not restore."""
+    from toolkit.net import napi
+
+    return [f"{napi.as_text(record)}: {outcome}" for record, outcome in napi.repair()]
+
+
+def _tell(interface: str, report: dict[str, object], *, attached: bool) -> None:
+    import click
+
+    repaired, gone = report["repaired"], report["detached"]
+    assert isinstance(repaired, list)
+    assert isinstance(gone, list)
+    for one in repaired:
+        click.echo(f"repaired: {one}")
+    for one in gone:
+        click.echo(f"{interface}: detached {one}")
+    if report["refused"]:
+        click.echo(f"xsk: {interface}: {report['refused']}", err=True)
+    elif not attached:
+        click.echo(f"{interface}: no XDP program is attached")

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`xsk doctor`: each finding with its remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from toolkit.cli.options import namespace
+from toolkit.cli.view import text as output
+from toolkit.doctor import Finding, examine
+
+__all__ = ["run"]
+
+_MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("PROBLEM", "red")}
+
+
+def run(interface: str | None, *, netns: str | None, as_json: bool) -> int:
+    """Print the findings; 1 when one of them is a problem."""
+    findings, area = [], ""
+    for finding in examine(interface, netns=namespace(netns)):
+        findings.append(finding)
+        if not as_json:
+            if finding.area != area:
+                click.secho(("\n" if area else "") + finding.area, bold=True)
+                area = finding.area
+            _print(finding)
+    problems = sum(finding.level == "problem" for finding in findings)
+    if as_json:
+        output.print_json({"problems": problems, "findings": [dataclasses.asdict(one) for one in findings]})
+    else:
+        notes = sum(finding.level == "note" for finding in findings)
+        click.echo(f"\n{_number(problems, 'problem')}, {_number(notes, 'note')}")
+    return 1 if problems else 0
+
+
+def _number(count: int, of: str) -> str:
+    return f"{count or 'no'} {of}{'' if count == 1 else 's'}"
+
+
+def _print(finding: Finding) -> None:
+    mark, colour = _MARKS[finding.level]
+    click.echo(f"  {click.style(f'{mark:<8}', fg=colour)} {finding.text}")
+    if finding.remedy:
+        click.echo(f"  {'':<8} → {finding.remedy}")

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`xsk echo`: a host in Python. ARP, ping and UDP echo, answered without the kernel's network stack."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from toolkit.cli.binding import Binding
+from toolkit.cli.lossy import warn_of_losses
+from toolkit.cli.stop import Stop
+from toolkit.cli.view import text as output
+from toolkit.cli.view.live import LiveLine, Reading
+from toolkit.cli.view.summary import ended, introduce, outcome
+from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError
+from toolkit.forward.responder import Responder
+from toolkit.interface.interface import Interface
+from toolkit.net.routes import own_addresses
+
+__all__ = ["expression_for", "run"]
+
+_FLUSH = 1.0  # seconds that the last answers have to leave
+
+
+def run(
+    interface: str,
+    binding: Binding,
+    *,
+    addresses: tuple[str, ...],
+    udp_port: int,
+    seconds: float | None,
+    interval: float,
+    extra: bool,
+    as_json: bool,
+) -> int:
+    """Answer until a signal or `seconds`; the exit code."""
+    from toolkit.forward.answers import Answers
+
+    device = binding.describe(interface)
+    mine = addresses or tuple(own_addresses(device.ifindex, binding.netns))
+    if not mine:
+        raise ArgumentError(
+            f"{interface} has no IP address that could be answered for. Next step: name one, `--ip 192.0.2.1`, or give "
+            f"the interface one, `ip address add 192.0.2.1/24 dev {interface}`."
+        )
+    answers = Answers(device.mac, mine, udp_port=udp_port or None)
+    questions = expression_for(mine, udp_port)
+    warn_of_losses(binding, [interface], tcp=False)
+    with (
+        Stop(seconds) as stop,
+        binding.open(interface, questions, frags=False, timestamps=False, answered=True) as opened,
+    ):
+        if not as_json:
+            introduce(opened, f"answering for {', '.join(mine)}")
+        responder, began = Responder(opened, answers), stop.restart()  # to compile and attach is not to answer
+        line = LiveLine(
+            lambda: Reading(
+                responder.answered,
+                others={
+                    "unanswered": responder.received - responder.answered,
+                    "dropped": opened.statistics().dropped,
+                },
+            ),
+            interval=interval,
+            statistics=opened.statistics if extra else None,
+            quiet=as_json,
+        )
+        gone = _loop(responder, stop, line, spin=binding.wait == "spin")
+        report = _summary(opened, responder, mine, time.monotonic() - began, gone)
+        if as_json:
+            output.print_json(report)
+        else:
+            _conclude(report)
+    if (failure := ended(opened, gone)) is not None:
+        print(f"xsk: {failure.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def expression_for(addresses: Iterable[str], udp_port: int) -> str:
+    """Return the filter that takes what can be answered, and nothing else: the kernel keeps its own conversations.
+
+    Fragments are left to the kernel, which can put them together.
+    """
+    parsed = [ipaddress.ip_address(address.partition("%")[0]) for address in addresses]
+    terms = []
+    ip4 = [str(address) for address in parsed if address.version == 4]
+    if ip4:
+        to_us = " or ".join(f"ip dst host {address}" for address in ip4)
+        asked = " or ".join(f"arp dst host {address}" for address in ip4)
+        udp = f" or udp dst port {udp_port}" if udp_port else ""
+        terms.append(f"(arp[6:2] = 1 and ({asked}))")
+        terms.append(f"(({to_us}) and ip[6:2] & 0x3fff = 0 and ((icmp and icmp[0] = 8){udp}))")
+    ip6 = [address for address in parsed if address.version == 6]
+    if ip6:
+        to_us = " or ".join(f"ip6 dst host {address}" for address in ip6)
+        asked = " or ".join(f"({_at_target(address.packed)})" for address in ip6)
+        udp = f" or (ip6[6] = 17 and ip6[42:2] = {udp_port})" if udp_port else ""
+        terms.append(f"(ip6[6] = 58 and ip6[40] = 135 and ({asked}))")
+        terms.append(f"(({to_us}) and ((ip6[6] = 58 and ip6[40] = 128){udp}))")
+    return " or ".join(terms)
+
+
+def _at_target(address: bytes) -> str:
+    """A neighbour solicitation for `address`: its target follows 8 bytes of ICMPv6."""
+    words = [int.from_bytes(address[at : at + 4], "big") for at in range(0, 16, 4)]
+    return " and ".join(f"ip6[{48 + 4 * at}:4] = {word:#x}" for at, word in enumerate(words))
+
+
+def _loop(responder: Responder, stop: Stop, line: LiveLine, *, spin: bool) -> DeviceGoneError | None:
+    try:
+        while not stop:
+            if spin:
+                responder.run(stop.patience, spin=True)
+            else:
+                responder.step(stop.patience)
+            line.tick()
+    except DeviceGoneError as gone:
+        return gone
+    return None
+
+
+def _summary(
+    opened: Interface,
+    responder: Responder,
+    addresses: tuple[str, ...],
+    seconds: float,
+    gone: DeviceGoneError | None,
+) -> dict[str, Any]:
+    """Detach, answer what still waits, and put the counters side by side."""
+    left = True
+    try:
+        opened.detach()
+        while responder.step(0.05):
+            pass
+        left = not opened.flush(_FLUSH)
+    except (ClosedError, DeviceGoneError):
+        pass
+    counters, statistics = opened.counters(), opened.statistics()
+    return {
+        **outcome(opened, gone, statistics.dropped),
+        "addresses": list(addresses),
+        "redirected": counters["redirected"],
+        "received": responder.received,
+        "answered": responder.answered,
+        "unanswered": responder.received - responder.answered,
+        "all_sent": not left,
+        "dropped": statistics.dropped,
+        "drop_reasons": statistics._asdict(),
+        "passed": counters.get("passed"),
+        "seconds": round(seconds, 3),
+    }
+
+
+def _conclude(report: dict[str, Any]) -> None:
+    from toolkit.abi.if_xdp import Statistics
+
+    print(
+        f"{report['answered']:,} answers in {report['seconds']:.1f} s; unanswered: {report['unanswered']:,}; "
+        f"passed on to the kernel: {report['passed']:,}"
+    )
+    print(f"redirected {report['redirected']:,} = received {report['received']:,} + dropped {report['dropped']:,}")
+    print(output.kernel_counters(Statistics(**report["drop_reasons"])), flush=True)

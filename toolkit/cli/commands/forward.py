@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`xsk forward`: from one interface to another, or back out of the same; descriptors move, bytes do not."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import select
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from toolkit.abi.if_xdp import Statistics
+from toolkit.cli.binding import Binding
+from toolkit.cli.commands.forward_edits import Edits
+from toolkit.cli.lossy import warn_of_generic, warn_of_losses
+from toolkit.cli.stop import Stop
+from toolkit.cli.view import text as output
+from toolkit.cli.view.live import LiveLine, Reading
+from toolkit.cli.view.summary import ended, introduce, outcome
+from toolkit.errors import ClosedError, DeviceGoneError
+from toolkit.forward.forwarder import Forwarder
+from toolkit.interface.interface import Interface
+from toolkit.net.device import queue_numbers
+from toolkit.umem.umem import UMEM, frame_size_for
+from toolkit.xsk.socket import Socket
+
+__all__ = ["run"]
+
+_RING = 4096  # entries of each ring, when nothing else is asked for
+_KICK_AGAIN = 0.001  # seconds after which a kernel that was busy is told again what waits in a TX ring
+_FLUSH = 1.0  # seconds that the last packets have to leave
+
+
+@dataclass
+class Direction:
+    """One way through."""
+
+    name: str
+    source: Interface
+    target: Interface | Socket
+    forwarder: Forwarder
+
+    def reading(self) -> Reading:
+        """For the live line."""
+        forwarder = self.forwarder
+        lost = {"edited out": forwarder.edited_out} if forwarder.edited_out else {}
+        dropped = self.source.statistics().dropped
+        return Reading(
+            forwarder.forwarded, forwarder.octets, others={**lost, "no room": forwarder.no_room, "dropped": dropped}
+        )
+
+
+def run(
+    interface: str,
+    other: str | None,
+    binding: Binding,
+    *,
+    expression: str | None,
+    edits: Edits,
+    both: bool,
+    batch_size: int | None,
+    seconds: float | None,
+    interval: float,
+    extra: bool,
+    as_json: bool,
+    finish_checksums: bool | Literal["auto"] = "auto",
+) -> int:
+    """Forward until a signal or `seconds`; the exit code."""
+    with Stop(seconds) as stop, contextlib.ExitStack() as parts:
+        warned = warn_of_losses(binding, [interface, *([other] if both and other else [])])
+        wanted = functools.partial(Forwarder, edit=edits.function, finish_checksums=finish_checksums)
+        directions = _open(interface, other, binding, expression, wanted, both, parts)
+        warn_of_generic([way.source for way in directions], warned)
+        if not as_json:
+            for way in directions:
+                introduce(way.source)
+                print(f"  {way.name}: {edits}", flush=True)
+        began = stop.restart()  # to compile and attach is not to forward
+        lines = [
+            LiveLine(
+                way.reading,
+                interval=interval,
+                name=way.name,
+                statistics=way.source.statistics if extra else None,
+                quiet=as_json,
+            )
+            for way in directions
+        ]
+        failure = _loop(directions, stop, lines, batch_size, binding)
+        seconds_taken = time.monotonic() - began
+        report = _summary(directions, edits, seconds_taken, failure)
+        if as_json:
+            output.print_json(report)
+        else:
+            for way in report["directions"]:
+                _conclude(way, seconds_taken)
+    for way in directions:
+        failure = ended(way.source, failure)
+    if failure is not None:
+        print(f"xsk: {failure.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+# --- opening ----------------------------------------------------------------------------------------------------------
+
+
+def _open(
+    interface: str,
+    other: str | None,
+    binding: Binding,
+    expression: str | None,
+    wanted: Callable[[Interface, Interface | Socket], Forwarder],
+    both: bool,
+    parts: contextlib.ExitStack,
+) -> list[Direction]:
+    """Open what is needed; `parts` closes it. Nothing is taken at one end while somebody is asked about the other."""
+    if both and other is not None:
+        for name in (interface, other):
+            binding.ask(name, expression)
+        binding = dataclasses.replace(binding, yes=True)
+    if other is None or other == interface:
+        source = parts.enter_context(binding.open(interface, expression, frags=False, timestamps=False))
+        return [Direction(f"{interface} → {interface}", source, source, wanted(source, source))]
+    umem = parts.enter_context(_umem(binding, interface, other))
+    first = parts.enter_context(binding.open(interface, expression, umem, frags=False, timestamps=False))
+    if not both:
+        target = parts.enter_context(binding.sender(other, 0, umem))
+        return [Direction(f"{interface} → {other}", first, target, wanted(first, target))]
+    second = parts.enter_context(binding.open(other, expression, umem, frags=False, timestamps=False))
+    return [Direction(f"{a.name} → {b.name}", a, b, wanted(a, b)) for a, b in ((first, second), (second, first))]
+
+
+def _umem(binding: Binding, interface: str, other: str) -> UMEM:
+    """Make the memory that both share: a full ring for every queue to receive into, and as much again to send from."""
+    devices = [binding.describe(name) for name in (interface, other)]
+    queues = max(len(queue_numbers(device, binding.queues or "all")) for device in devices)
+    ring = binding.ring_size or _RING
+    longest = max(device.longest for device in devices)
+    # Each Interface lends a quarter of a shared UMEM's frames to the kernel.
+    return UMEM(4 * ring * queues, frame_size_for(longest), fill_size=ring, comp_size=ring)
+
+
+# --- work -------------------------------------------------------------------------------------------------------------
+
+
+def _loop(
+    directions: list[Direction], stop: Stop, lines: list[LiveLine], batch_size: int | None, binding: Binding
+) -> DeviceGoneError | None:
+    try:
+        if len(directions) == 1:
+            step, line = directions[0].forwarder.step, lines[0]
+            while not stop:
+                step(stop.patience, batch_size)
+                line.tick()
+            return None
+        there, back = (way.forwarder for way in directions)
+        wait = _waiting_on_both(directions, binding)
+        while not stop:
+            if not there.step(0, batch_size) + back.step(0, batch_size):
+                wait(stop.patience)
+            for line in lines:
+                line.tick()
+    except DeviceGoneError as gone:
+        return gone
+    return None
+
+
+def _waiting_on_both(directions: list[Direction], binding: Binding) -> Callable[[float], object]:
+    """Return what waits a while for packets at either end, in the way asked for."""
+    if binding.wait != "poll":
+        # One round over each: it drives the driver where that is meant, and does not sleep.
+        return lambda seconds: any(way.source.wait(0) for way in directions)
+    poll = select.poll()
+    sockets = [sock for way in directions for sock in way.source.sockets]
+    for sock in sockets:
+        poll.register(sock.fileno(), select.POLLIN)
+
+    def wait(seconds: float) -> object:
+        if any(sock.tx.outstanding for sock in sockets):
+            seconds = min(seconds, _KICK_AGAIN)
+        return poll.poll(seconds * 1000)
+
+    return wait
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+def _summary(directions: list[Direction], edits: Edits, seconds: float, gone: DeviceGoneError | None) -> dict[str, Any]:
+    """Detach, forward what still waits, and put the counters side by side, a direction at a time.
+
+    What ended one of them, `gone`, ended all.
+    """
+    for way in directions:
+        with contextlib.suppress(ClosedError, DeviceGoneError):
+            way.source.detach()
+    left = []
+    for way in directions:
+        waiting = True
+        with contextlib.suppress(ClosedError, DeviceGoneError):
+            while way.forwarder.step(0.05):
+                pass
+            waiting = not way.target.flush(_FLUSH)
+        left.append(waiting)
+    reports = [_report(way, gone, all_sent=not waiting) for way, waiting in zip(directions, left, strict=True)]
+    return {
+        "edits": str(edits),
+        "seconds": round(seconds, 3),
+        "whole": all(one["whole"] for one in reports),
+        "error": next((one["error"] for one in reports if one["error"]), None),
+        "directions": reports,
+    }
+
+
+def _report(way: Direction, gone: DeviceGoneError | None, *, all_sent: bool) -> dict[str, Any]:
+    forwarder, counters, statistics = way.forwarder, way.source.counters(), way.source.statistics()
+    sending = statistics if way.target is way.source else way.target.statistics()
+    return {
+        **outcome(way.source, gone, statistics.dropped + forwarder.no_room),
+        "from": way.source.name,
+        "to": way.target.name if isinstance(way.target, Interface) else way.target.interface,
+        "redirected": counters["redirected"],
+        "received": forwarder.received,
+        "forwarded": forwarder.forwarded,
+        "octets": forwarder.octets,
+        "checksums_finished": forwarder.finished,
+        "edited_out": forwarder.edited_out,
+        "no_room": forwarder.no_room,
+        "all_sent": all_sent,
+        "dropped": statistics.dropped,
+        "drop_reasons": statistics._asdict(),
+        "target_reasons": sending._asdict(),
+        "passed": counters.get("passed"),
+    }
+
+
+def _conclude(report: dict[str, Any], seconds: float) -> None:
+    print(
+        f"{report['from']} → {report['to']}: {report['forwarded']:,} packets in {seconds:.1f} s "
+        f"({output.count(report['forwarded'] / max(seconds, 1e-9))} packets/s, "
+        f"{output.bits(report['octets'] * 8 / max(seconds, 1e-9))}); "
+        f"passed on to the kernel: {report['passed']:,}"
+    )
+    print(f"redirected {report['redirected']:,} = received {report['received']:,} + dropped {report['dropped']:,}")
+    print(
+        f"received {report['received']:,} = forwarded {report['forwarded']:,} + edited out {report['edited_out']:,} "
+        f"+ no room {report['no_room']:,}"
+    )
+    if report["checksums_finished"]:
+        print(f"checksums finished that the sender had left to its device: {report['checksums_finished']:,}")
+    if not report["all_sent"]:
+        print(f"some of them still wait in the TX ring of {report['to']}: is it up, and has it a carrier?")
+    ours = Statistics(**report["drop_reasons"])
+    theirs = Statistics(**report["target_reasons"])
+    # What concerns sending is counted by the sockets of the other end.
+    merged = ours._replace(tx_invalid_descs=theirs.tx_invalid_descs, tx_ring_empty_descs=theirs.tx_ring_empty_descs)
+    print(output.kernel_counters(merged), flush=True)

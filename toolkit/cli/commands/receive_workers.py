@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`xsk receive --workers`: several processes count; one rate line each second, one summary that reconciles."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from toolkit.abi.if_xdp import Statistics
+from toolkit.cli.stop import Stop
+from toolkit.cli.view import text as output
+from toolkit.cli.view.summary import Totals
+from toolkit.errors import DeviceGoneError
+from toolkit.interface.interface import Interface
+from toolkit.workers import Workers, current
+
+__all__ = ["Rates", "run", "work"]
+
+_TELL_SECONDS = 0.1  # how old the kernel's drop counters may be in the rate lines
+
+
+class Counted(NamedTuple):
+    """What one worker counted until its rings were empty."""
+
+    packets: int
+    bytes: int  # on the wire
+    statistics: Statistics
+    ended: str | None = None  # what ended it, if that was not the parent
+
+
+def work(interface: Interface) -> Counted:
+    """Count until stopped, and tell: packets, bytes, dropped. Runs in every worker."""
+    me = current()
+    assert me is not None
+    totals, dropped, next_look = Totals(interface), 0, 0.0
+    ended: str | None = None
+    while True:
+        try:
+            batch = interface.receive(timeout=_TELL_SECONDS)
+        except DeviceGoneError as gone:
+            ended = gone.strerror
+            break
+        totals.add(batch)
+        if not batch and me.stopping:
+            break
+        if (now := time.monotonic()) > next_look:
+            next_look = now + _TELL_SECONDS
+            dropped = interface.statistics().dropped
+        me.tell(totals.packets, totals.bytes, dropped)
+    # stop() has detached the program, so nothing new comes: what is still in the rings is all there is.
+    while ended is None and (batch := interface.receive(timeout=0.02)):
+        totals.add(batch)
+    statistics = interface.statistics()
+    me.tell(totals.packets, totals.bytes, statistics.dropped)
+    return Counted(totals.packets, totals.bytes, statistics, ended)
+
+
+def run(
+    interface: str, *, workers: int, seconds: float | None, count: int | None, as_json: bool, **options: Any
+) -> int:
+    """Receive in `workers` processes until a signal, `seconds`, or `count` packets in all; the exit code."""
+    with (
+        _failures_in_words(),
+        Stop(seconds) as stop,
+        Workers(interface, work, workers=workers, cpus="auto", **options) as pool,
+    ):
+        if not as_json:
+            _introduce(pool)
+        began, rates = stop.restart(), Rates(pool)  # to compile and attach is not to receive
+        while not stop and pool.alive:
+            time.sleep(min(0.05, stop.patience))
+            if count is not None and int(pool.told[:, 0].sum()) >= count:
+                stop.request()
+            if not as_json:
+                rates.maybe_print()
+        elapsed, taken = time.monotonic() - began, pool.told[:, :2].sum(axis=0)
+        pool.stop()
+        report = _summary(pool, elapsed, taken.tolist())
+    if as_json:
+        output.print_json(report)
+    else:
+        _conclude(report)
+    if report["error"] is not None:
+        print(f"xsk: {report['error']}", file=sys.stderr)
+    return 1 if report["failed_workers"] or report["error"] is not None else 0
+
+
+@contextlib.contextmanager
+def _failures_in_words() -> Iterator[None]:
+    """Show at once, on stderr, that a worker died."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("xsk: %(message)s"))
+    log = logging.getLogger("toolkit.workers")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+def _introduce(pool: Workers) -> None:
+    info = pool.info()
+    copying = "zero-copy" if info["zero_copy"] else "copy mode"
+    print(
+        f"{info['interface']}: {info['mode']} XDP, {copying}, filter: {info['filter']}; packets that match are TAKEN, "
+        "this host does not get them"
+    )
+    for number, (queues, pid) in enumerate(zip(pool.queues, pool.pids, strict=True)):
+        print(f"  worker {number} (pid {pid}): queue {', '.join(map(str, queues))}")
+    if info["fallback_reason"]:
+        print(f"  generic, because: {info['fallback_reason']}")
+    sys.stdout.flush()
+
+
+class Rates:
+    """Prints what the last second brought, over all workers and each."""
+
+    def __init__(self, pool: Workers) -> None:
+        self._pool = pool
+        self._last = (time.monotonic(), pool.told)
+
+    def maybe_print(self) -> None:
+        """Print a line when a second has passed since the last."""
+        now, (then, before) = time.monotonic(), self._last
+        if now - then < 1.0:
+            return
+        told = self._pool.told
+        self._last = (now, told)
+        packets, received_bytes, dropped = (told - before)[:, :3].sum(axis=0).tolist()
+        each = " ".join(output.count(one / (now - then)) for one in (told - before)[:, 0].tolist())
+        print(
+            f"{time.strftime('%H:%M:%S')}  {output.count(packets / (now - then)):>8} packets/s  "
+            f"{output.bits(received_bytes * 8 / (now - then)):>12}  "
+            f"total {output.count(int(told[:, 0].sum())):>8}  dropped {output.count(dropped)}  workers: {each}",
+            flush=True,
+        )
+
+
+def _summary(pool: Workers, seconds: float, taken: list[int]) -> dict[str, Any]:
+    """Put the program's counters, the workers' and the kernel's side by side; none is computed from the others.
+
+    A worker that failed took the kernel's counters of its queues along: what it had told last stands in for it.
+    """
+    statistics = Statistics(0, 0, 0, 0, 0, 0)
+    packets = received_bytes = 0
+    failures = []
+    ended = pool.lost
+    for future, told in zip(pool.futures, pool.told.tolist(), strict=True):
+        if (error := future.exception()) is None:
+            counted: Counted = future.result()
+            statistics += counted.statistics
+            ended = ended or counted.ended
+            packets, received_bytes = packets + counted.packets, received_bytes + counted.bytes
+        else:
+            failures.append(str(getattr(error, "strerror", None) or error).splitlines()[0])
+            packets, received_bytes = packets + told[0], received_bytes + told[1]
+    counters = pool.counters()
+    return {
+        **pool.info(),
+        "mode": pool.link.mode,
+        "whole": ended is None and not failures and not statistics.dropped,
+        "error": ended,
+        "sent": None,
+        "redirected": counters["redirected"],
+        "received": packets,
+        "received_bytes": received_bytes,
+        "taken": taken[0],
+        "taken_bytes": taken[1],
+        "dropped": statistics.dropped,
+        "drop_reasons": statistics._asdict(),
+        "passed": counters.get("passed"),
+        "no_socket": counters.get("no_socket"),
+        "seconds": round(seconds, 3),
+        "failed_workers": failures,
+    }
+
+
+def _conclude(report: dict[str, Any]) -> None:
+    took = f"{report['seconds']:.1f} s ({output.count(report['taken'] / max(report['seconds'], 1e-9))} packets/s)"
+    print(f"{report['taken']:,} packets, {report['taken_bytes']:,} bytes in {took}")
+    print(f"passed on to the kernel: {report['passed']:,}, and {report['no_socket']:,} for want of a worker")
+    why = output.reasons(Statistics(**report["drop_reasons"]))
+    unknown = report["redirected"] - report["received"] - report["dropped"]
+    lost = f" + with failed workers {unknown:,}" if report["failed_workers"] else ""
+    print(
+        f"redirected {report['redirected']:,} = received {report['received']:,} + dropped {report['dropped']:,}{lost}"
+        f"{f' ({why})' if why else ''}",
+        flush=True,
+    )

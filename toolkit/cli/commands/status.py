@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`xsk status`: what is attached where, and who holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import socket
+
+from toolkit.cli.view import text as output
+from toolkit.doctor.status import Holder, InterfaceStatus, SocketStatus, Status, collect
+from toolkit.net.netdev import taken_queues
+from toolkit.program.replaced import as_text, left
+
+__all__ = ["run"]
+
+
+def run(*, as_json: bool, everything: bool) -> int:
+    """Print the status; the exit code."""
+    found = collect()
+    taken = {one.interface: _taken(one) for one in found.interfaces}
+    if as_json:
+        report = dataclasses.asdict(found)
+        for one in report["interfaces"]:
+            one["taken_queues"] = taken[one["interface"]]
+        report["replaced"] = [
+            {"interface": one.interface, **one.before, "pid": one.pid, "comes_back": one.alive} for one in left()
+        ]
+        output.print_json(report)
+        return 0
+    _print_interfaces(found, everything=everything)
+    for name, queues in taken.items():
+        if queues and not any(one.interface == name for one in found.sockets):  # sock_diag says more
+            several = "queues" if len(queues) > 1 else "queue"
+            print(f"{several} {', '.join(map(str, queues))} of {name}: taken by an AF_XDP socket")
+    for record in left():
+        then = f"put back when pid {record.pid} ends" if record.alive else f"not back: `xsk detach {record.interface}`"
+        print(f"{record.interface}: {as_text(record)} was taken off by --replace, {then}")
+    _print_sockets(found.sockets)
+    for link in found.elsewhere:
+        holders = ", ".join(f"pid {holder['pid']} ({holder['command']})" for holder in link["holders"]) or "unknown"
+        print(f"link {link['link_id']} (program {link['program_id']}) in another network namespace, held by {holders}")
+    if os.geteuid() != 0:
+        print("(not root: links, sockets and processes of others cannot be seen)")
+    return 0
+
+
+def _taken(one: InterfaceStatus) -> list[int]:
+    """The queues that AF_XDP sockets hold, whoever's they are; newer kernels tell it without sock_diag."""
+    with contextlib.suppress(OSError):
+        return taken_queues(socket.if_nametoindex(one.interface), one.queues)
+    return []
+
+
+def _who(holders: tuple[Holder, ...]) -> str:
+    return ", ".join(f"{holder.pid} {holder.command[:40]}" for holder in holders)
+
+
+def _print_interfaces(found: Status, *, everything: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = [one for one in found.interfaces if everything or one.program_id is not None]
+    if not shown:
+        print(f"no XDP program on any of {len(found.interfaces)} interfaces")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("interface", "driver", "queues", "XDP program", "mode", "held by"):
+        table.add_column(title, overflow="fold")
+    for one in shown:
+        driver = one.driver if one.link == "Ethernet" else f"{one.driver} (no Ethernet: {one.link})"
+        table.add_row(one.interface, driver, str(one.queues), *_program_cells(one))
+    Console(highlight=False, markup=False).print(table)
+
+
+def _program_cells(one: InterfaceStatus) -> tuple[str, str, str]:
+    if one.program_id is None:
+        return "-", "-", ""
+    name = f"{one.program or 'no name'} (id {one.program_id})"
+    if one.outlives:
+        return name, one.mode or "", f"netlink: stays until `ip link set dev {one.interface} xdp off`"
+    if one.link_ids is None:
+        return name, one.mode or "", "not told without root (CAP_SYS_ADMIN)"
+    return name, one.mode or "", f"link {one.link_ids[0]}: {_who(one.holders) or 'pinned, or a process we cannot see'}"
+
+
+def _print_sockets(sockets: list[SocketStatus]) -> None:
+    for one in sockets:
+        who = "a process that we cannot see"
+        if one.holder is not None:
+            who = f"pid {one.holder.pid} ({one.holder.command[:40]})"
+        print(f"AF_XDP socket of {who}: {_about(one)}")
+
+
+def _about(one: SocketStatus) -> str:
+    """Where it is bound and what it dropped, as far as this kernel says so."""
+    where = f"queue {one.queue} of {one.interface}" if one.interface else "not said by this kernel on which queue"
+    parts = [where]
+    if one.zero_copy is not None:
+        parts.append("zero-copy" if one.zero_copy else "copy mode")
+    if one.statistics is not None:
+        drops = {name: value for name, value in one.statistics.items() if value and name in output.DROP_REASONS}
+        parts.append(", ".join(f"{name} {value:,}" for name, value in drops.items()) or "no drops")
+    return ", ".join(parts)

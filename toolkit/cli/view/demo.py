@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo shows: live tables on a terminal, plain lines elsewhere, and a summary."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from toolkit.abi.if_xdp import Statistics
+from toolkit.cli.view import text as output
+from toolkit.cli.view.sampler import Sampler
+from toolkit.cli.view.shares import percent, share_table
+from toolkit.cli.view.summary import Totals
+from toolkit.interface.interface import Interface
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+    from toolkit.lab import Lab
+
+__all__ = ["View"]
+
+_REFRESH = 0.2  # seconds between two pictures on a terminal
+_LINE = 1.0  # seconds between two lines elsewhere
+_ROWS = 5
+
+
+class View:
+    """Shows the demo. With `quiet` nothing is printed."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._console: Console | None = None
+        self._live: Live | None = None
+        self.begin()
+        self._rates = (0.0, 0.0)  # packets and bits per second
+        self._peak = 0.0
+
+    def begin(self) -> None:
+        """Have the first rate begin now: to compile and attach is not to receive."""
+        self._last = (time.monotonic(), 0, 0)  # when the rate was last computed; packets and bytes then
+
+    def __enter__(self) -> View:
+        if not self._quiet:
+            from rich.console import Console
+
+            self._console = Console(highlight=False)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._end_live()
+
+    def introduce_lab(self, lab: Lab, opened: Interface) -> None:
+        """Say what is about to happen on the private network."""
+        self._say(
+            "\n[bold]AF_XDP: packets from the network driver straight into a Python program[/bold]\n\n"
+            "Two hosts were just made out of nothing: network namespaces, joined by a virtual cable.\n\n"
+            f"  [cyan]far host[/cyan]  {lab.peer} {lab.peer_ip}  ══════ packets ══════▶  "
+            f"{lab.interface} {lab.ip}  [cyan]near host[/cyan]\n"
+            "  [dim]an ordinary kernel sends ping and UDP,      the XDP program in veth0's driver picks them,[/dim]\n"
+            "  [dim]then a flood                                Python gets them before the kernel does[/dim]\n"
+        )
+        self._say_mode(opened)
+
+    def introduce(self, opened: Interface) -> None:
+        """Say what is about to happen on a real interface."""
+        self._say(f"\n[bold]AF_XDP on {opened.name}[/bold]: what the filter takes does not reach this host's kernel.\n")
+        self._say_mode(opened)
+
+    def _say_mode(self, opened: Interface) -> None:
+        from rich.markup import escape
+
+        where = "inside the driver" if opened.mode == "native" else "behind the driver (generic: slower)"
+        how = "written by the driver" if opened.zero_copy else "copied once by the kernel"
+        self._say(
+            f"The XDP program runs [bold]{where}[/bold]. "
+            f"It takes “{escape(str(opened.filter))}” and lets all else pass.\n"
+            f"Packets are {how} into memory shared with this process, and appear here as NumPy arrays.\n"
+        )
+
+    def show(self, elapsed: float, totals: Totals, sampler: Sampler, opened: Interface, phase: str) -> None:
+        """Draw the live picture, or print a line, when it is time."""
+        if self._console is None:
+            return
+        now = time.monotonic()
+        terminal = self._console.is_terminal
+        then, packets, octets = self._last
+        if now - then < (_REFRESH if terminal else _LINE):
+            return
+        self._last = (now, totals.packets, totals.bytes)
+        self._rates = ((totals.packets - packets) / (now - then), (totals.bytes - octets) * 8 / (now - then))
+        self._peak = max(self._peak, self._rates[0])
+        if not terminal:
+            self._say(f"{elapsed:5.1f} s  {self._rate_text()}  total {output.count(totals.packets)}  {phase}")
+            return
+        picture = self._picture(elapsed, totals, sampler, opened.statistics(), phase)
+        if self._live is None:
+            from rich.live import Live
+
+            self._live = Live(picture, console=self._console, auto_refresh=False)
+            self._live.start()
+        self._live.update(picture, refresh=True)
+
+    def _rate_text(self) -> str:
+        return f"{output.count(self._rates[0]):>8} packets/s  {output.bits(self._rates[1]):>12}"
+
+    def _picture(
+        self, elapsed: float, totals: Totals, sampler: Sampler, statistics: Statistics, phase: str
+    ) -> RenderableType:
+        from rich.console import Group
+        from rich.panel import Panel
+        from rich.table import Table
+        from rich.text import Text
+
+        head = Text.from_markup(
+            f"[bold green]{self._rate_text()}[/bold green]   total {totals.packets:,} packets   "
+            f"dropped {statistics.dropped:,}\n[dim]{elapsed:.1f} s  {phase}[/dim]"
+        )
+        tables = Table.grid(padding=(0, 4))
+        tables.add_row(
+            _shares("protocol", sampler.protocols, _ROWS),
+            _shares("top flows", sampler.flows, _ROWS),
+        )
+        packets = Text("\n".join(list(sampler.lines)[-_ROWS:]), overflow="ellipsis", no_wrap=True)
+        return Panel(
+            Group(head, Text(), tables, Text(), Text("some of the packets, decoded", style="bold"), packets),
+            title="received through AF_XDP",
+            border_style="cyan",
+        )
+
+    def conclude(self, report: dict[str, Any]) -> None:
+        """Say what happened, with the sums that must come out even."""
+        self._end_live()
+        statistics = Statistics(**report["drop_reasons"])
+        why = output.reasons(statistics)
+        even = report["received"] + report["dropped"] == report["redirected"]
+        lines = ["\n[bold]What happened[/bold]\n"]
+        if report["sent"] is not None:
+            lines.append(f"  sent        {report['sent']:>14,}   counted by the senders on the far host")
+        if report["lost_on_the_cable"]:
+            lost = report["lost_on_the_cable"]
+            lines.append(f"  lost        {lost:>14,}   on the cable: veth0's own queue was full before XDP saw them")
+        lines += [
+            f"  redirected  {report['redirected']:>14,}   counted by the XDP program",
+            f"  received    {report['received']:>14,}   counted here, in Python",
+            f"  dropped     {report['dropped']:>14,}   counted by the kernel" + (f": {why}" if why else ""),
+        ]
+        verdict = (
+            "[green]✓[/green] received + dropped = redirected" if even else "[red]✗ the counters do not add up[/red]"
+        )
+        rate = report["received"] / max(report["seconds"], 1e-9)
+        lines.append(f"\n  {verdict}")
+        lines.append(f"  {report['seconds']:.1f} s, {output.count(rate)} packets/s on average")
+        best = output.count(max(self._peak, rate))
+        lines.append(f"  {best} packets/s at best; {report['mode']} XDP, one process, one queue\n")
+        if report["sent"] is not None:
+            lines.append("The network, the program and the memory are gone again: nothing to clean up.")
+            lines.append("Next: [bold]xsk receive --help[/bold], or examples/first_packets.ipynb\n")
+        for line in lines:
+            self._say(line)
+
+    def _say(self, text: str) -> None:
+        if self._console is not None:
+            self._console.print(text, soft_wrap=True)
+            sys.stdout.flush()
+
+    def _end_live(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def _shares(title: str, counted: Counter[str], rows: int) -> RenderableType:
+    total = sum(counted.values())
+    return share_table(
+        title,
+        ("packets", "share"),
+        [(name, output.count(packets), percent(packets, total)) for name, packets in counted.most_common(rows)],
+    )

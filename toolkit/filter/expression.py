@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiling a tcpdump expression without ever hanging: here if it is harmless, else in a child that can be killed.
+
+libpcap's optimiser takes a minute on a list of a thousand hosts (its time grows with the cube of the length), and a
+name in an expression makes it ask the DNS. Neither can be interrupted from Python. What took long is kept on disk;
+what names meant is not, because that changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from toolkit._base.cache import Cache
+from toolkit._base.children import run_helper
+from toolkit.abi import libpcap as abi
+from toolkit.abi.libpcap import Instruction
+from toolkit.abi.shared_library import not_loaded
+from toolkit.errors import FilterError, ToolkitError, explained
+from toolkit.filter import explain as refusal
+from toolkit.filter.classic import reads_unwritten
+
+__all__ = ["FilterWarning", "instructions"]
+
+FEW_WORDS = 60  # up to here the optimiser takes about a millisecond
+OPTIMISER_TIME = 60.0  # s, enough for a thousand hosts
+NAMES_TIME = 30.0  # s, unoptimised: what is left is asking for names
+MOST_UNOPTIMISED = 20_000  # instructions: 600 hosts, which clang compiles in about a minute
+ASKING_TIME = 5.0  # s, for the place of an error: it is refused anyway
+
+# What they ask for stands beside a packet, where neither pcap_offline_filter() nor an XDP program sees it.
+_BESIDE = re.compile(r"(?<![\w.-])(inbound|outbound|ifindex)(?![\w.-])")
+
+# Words that libpcap understands by itself. Any other may be a host, a port or a protocol that it looks up.
+_KEYWORDS = frozenset(
+    word
+    for line in (
+        "and or not host net mask port portrange src dst gateway proto protochain ether wlan ip ip6 arp rarp",
+        "tcp udp sctp icmp icmp6 igmp igrp pim vrrp carp ah esp broadcast multicast less greater byte inbound",
+        "outbound vlan mpls pppoed pppoes geneve len atalk aarp decnet lat sca moprc mopdl iso stp ipx",
+        "netbeui link fddi tr ppp slip tcp-fin tcp-syn tcp-rst tcp-push tcp-ack tcp-urg tcp-ece tcp-cwr",
+        "tcpflags icmptype icmpcode icmp6type icmp6code",
+    )
+    for word in line.split()
+)
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*|::[0-9A-Fa-f:.]*")
+_PLAIN = re.compile(r"(0[xX][0-9A-Fa-f]+|[0-9]+(\.[0-9]+){0,3}|[0-9]+-[0-9]+|(icmp6?-[a-z6-]+))\Z")
+_COLONS = re.compile(r"[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*\Z")
+
+
+class FilterWarning(UserWarning):
+    """A filter that is well-formed, but cannot mean here what its words say; the text says why."""
+
+
+def _kind(expression: str) -> str:
+    """ "names" if libpcap may look a word up, else "long" or "short"."""
+    words = _WORD.findall(expression)
+    if not all(word in _KEYWORDS or _PLAIN.match(word) or _COLONS.match(word) for word in words):
+        return "names"
+    return "short" if len(words) <= FEW_WORDS else "long"
+
+
+def _in_child(limit: float, **job: Any) -> Any:
+    """The child's answer, or None where it took longer than `limit` seconds and was killed."""
+    import subprocess
+
+    request, asked = json.dumps(job), _short(job.get("expression", job.get("texts")))
+    try:
+        with explained(f"cannot start the process that compiles the filter {asked}"):
+            done = run_helper([sys.executable or "/usr/bin/python3", "-I", abi.__file__], request.encode(), limit)
+    except subprocess.TimeoutExpired:
+        return None
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        raise FilterError(
+            f"cannot compile the filter {asked}: libpcap ended with status {done.returncode} "
+            f"{done.stderr.decode(errors='replace').strip()}"
+        ) from None
+
+
+def _refused(expression: str, message: str) -> FilterError:
+    return FilterError(refusal.explain(expression, message, _messages))
+
+
+def _messages(texts: Sequence[str]) -> list[str | None] | None:
+    """libpcap's message for each text, None where it accepts one; None if that took too long or failed."""
+    with contextlib.suppress(FilterError):
+        answer = _in_child(ASKING_TIME, texts=list(texts))
+        if answer is not None and "messages" in answer:
+            return list(answer["messages"])
+    return None
+
+
+def _absent(detail: object) -> ToolkitError:
+    return not_loaded("libpcap, which compiles filters", "libpcap0.8", detail)
+
+
+def _short(expression: object) -> str:
+    """The expression in quotes, or its beginning."""
+    text = expression if isinstance(expression, str) else json.dumps(expression)
+    return repr(text if len(text) < 200 else text[:200] + "...")
+
+
+def instructions(expression: str) -> list[Instruction]:
+    """Classic BPF for an expression, optimised where that takes seconds at most.
+
+    Raises FilterError with libpcap's message, LibraryError where there is no libpcap. Warns (FilterWarning) of words
+    that ask for what no program sees.
+    """
+    found = _instructions(expression)
+    if reads_unwritten(found):  # also by an error of the optimiser, in long arithmetic
+        found, _ = _with_time_limits(expression, (False,))
+        if reads_unwritten(found):
+            raise FilterError(
+                f"the filter {_short(expression)} cannot be had: for some packets libpcap's program reads memory that "
+                "nothing has written, so that its verdict is left to chance. Likely cause: what stands behind `geneve` "
+                "or `vxlan` is asked of the packet inside the tunnel, also to the right of an `or`, and not every "
+                "packet has one. Next step: put the tunnel last (`ip or geneve`), or make it a rule of its own "
+                "(rules=[Rule(...), Rule(...)])."
+            )
+    beside = _BESIDE.search(expression)
+    if beside and any(code & 0xE7 == 0x20 and k >= abi.SKF_AD_OFF for code, _, _, k in found):
+        warnings.warn(
+            f"in the filter {_short(expression)}, `{beside[1]}` asks for what is not in a packet's bytes: a packet on "
+            "which it is asked never matches. All that an XDP program sees is inbound, on the interface that it is "
+            "attached to. Next step: leave the word out.",
+            FilterWarning,
+            stacklevel=3,
+        )
+    return found
+
+
+def _instructions(expression: str) -> list[Instruction]:
+    if not expression.strip():
+        raise FilterError('the filter is empty. Next step: filter="all" takes everything; a tcpdump expression less.')
+    if "\0" in expression:
+        raise FilterError(f"the filter {expression!r} has a zero byte in it.")
+    kind = _kind(expression)
+    if kind == "names":
+        return _with_time_limits(expression)[0]
+    try:
+        if kind == "short":
+            return abi.compile_expression(expression)
+        version: bytes = abi.libpcap().pcap_lib_version()
+    except ValueError as refused:
+        raise _refused(expression, str(refused)) from None
+    except OSError as missing:
+        raise _absent(missing) from missing
+    return _kept(expression, version)
+
+
+def _kept(expression: str, version: bytes) -> list[Instruction]:
+    """From the cache, else compiled and put there."""
+    text = expression.encode(errors="surrogateescape")
+    key = "filter-" + hashlib.sha256(b"%d:%s:" % (len(version), version) + text).hexdigest()[:40]
+    with Cache() as cache:
+        found = _checked((cache.load(key) or {}).get("instructions"))
+        if found is None:
+            found, optimised = _with_time_limits(expression)
+            if optimised:
+                cache.store(key, {"instructions": found})
+    return found
+
+
+def _checked(stored: Any) -> list[Instruction] | None:
+    """Instructions as JSON has them; None if that is not what they are."""
+    try:
+        found = [(int(code), int(jt), int(jf), int(k)) for code, jt, jf, k in stored]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    fit = all(0 <= c < 1 << 16 and 0 <= jt < 256 and 0 <= jf < 256 and 0 <= k < 1 << 32 for c, jt, jf, k in found)
+    return found if found and fit else None
+
+
+def _with_time_limits(expression: str, ways: Sequence[bool] = (True, False)) -> tuple[list[Instruction], bool]:
+    """Compiled in a child, and whether optimised: the first of the ways that ends. Raises FilterError, LibraryError."""
+    for optimise in ways:
+        answer = _in_child(OPTIMISER_TIME if optimise else NAMES_TIME, expression=expression, optimise=optimise)
+        if answer is None:
+            continue
+        if "refused" in answer:
+            raise _refused(expression, answer["refused"])
+        if "absent" in answer:
+            raise _absent(answer["absent"])
+        found = [(int(code), int(jt), int(jf), int(k)) for code, jt, jf, k in answer["instructions"]]
+        if not optimise and len(found) > MOST_UNOPTIMISED:
+            raise FilterError(
+                f"the filter {_short(expression)} is too long: libpcap does not optimise it (not rightly, or not in "
+                f"{OPTIMISER_TIME:.0f} s), and as they are, its {len(found)} instructions would take clang minutes. "
+                "Next step: `net` and `portrange` instead of lists of hosts and ports; or a broader filter here, and "
+                "the rest in Python (`Batch.decode()`)."
+            )
+        return found, optimise
+    raise FilterError(
+        f"libpcap did not finish the filter {_short(expression)} in {OPTIMISER_TIME + NAMES_TIME:.0f} s. Likely "
+        "cause: a name in it that the DNS does not answer for. Next step: use addresses and port numbers."
+    )

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets on to another interface, or answers to them: Forwarder, Responder, and ready edits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from toolkit._base.door import door
+
+if TYPE_CHECKING:
+    from toolkit.forward.answers import Answers
+    from toolkit.forward.edits import decrement_ttl, pop_vlan, push_vlan, set_macs, swap_ips_and_ports, swap_macs
+    from toolkit.forward.forwarder import Edit, Forwarder
+    from toolkit.forward.responder import Responder
+
+__all__ = [
+    "Answers",
+    "Edit",
+    "Forwarder",
+    "Responder",
+    "decrement_ttl",
+    "pop_vlan",
+    "push_vlan",
+    "set_macs",
+    "swap_ips_and_ports",
+    "swap_macs",
+]
+
+__getattr__, __dir__ = door(
+    __name__,
+    {
+        "forwarder": "Edit Forwarder",
+        "responder": "Responder",
+        "answers": "Answers",
+        "edits": "decrement_ttl pop_vlan push_vlan set_macs swap_ips_and_ports swap_macs",
+    },
+)

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host answers: ARP, ICMP and ICMPv6 echo, neighbour discovery, UDP echo. The answer is made of the question, in
+place: one packet at a time for ping-pong, whole batches as arrays.
+
+Nobody is answered whom no host would answer: frames for another station, groups and broadcast addresses as senders,
+fragments, source routes, and UDP from the echo port itself (two hosts that echo would never come to an end).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit._base.arguments import whole
+from toolkit.batch.editable import EditableBatch
+from toolkit.errors import ArgumentError
+from toolkit.packets.checksum_offload import finish_one
+
+__all__ = ["Answers"]
+
+_HEAD = 62  # Ethernet, IPv6 and the first 8 bytes of ICMPv6 or UDP
+_TTL = 64
+_ARP_REQUEST = bytes.fromhex("0001080006040001")  # Ethernet, IPv4, sizes, operation 1
+_ALL_NODES = (bytes.fromhex("333300000001"), bytes.fromhex("ff02") + bytes(13) + b"\x01")
+_SOLICITED_NODE = bytes.fromhex("ff02") + bytes(9) + bytes.fromhex("01ff")  # and the last 3 bytes of the address
+_LINK_OPTION = b"\x02\x01"  # target link-layer address, one unit of 8 bytes
+_SOURCE_ROUTES = (131, 137)  # IPv4 options LSRR and SSRR
+
+# The commonest question in one piece: Ethernet (to, from, type), IPv4 without options (version and header length,
+# service, total length, identification, fragment, time to live, protocol, checksum, source, target), ICMP (type and
+# code, checksum).
+_PING = struct.Struct("!6s6sHBBHHHBBH4s4sHH")
+_PING_BYTES = 42  # with the identifier and the sequence number, which an answer keeps
+
+Rows = npt.NDArray[np.intp]
+Heads = npt.NDArray[np.uint8]
+
+
+class Answers:
+    """Answers for one host: a MAC address, IP addresses, and a port that echoes UDP."""
+
+    def __init__(self, mac: bytes, addresses: Iterable[str], *, udp_port: int | None = 7) -> None:
+        """mac: 6 bytes. addresses: IPv4 and IPv6, as text. udp_port: None echoes no UDP."""
+        if not isinstance(mac, bytes | bytearray | memoryview) or len(mac) != 6:
+            raise ArgumentError(f"a MAC address is 6 bytes, such as bytes.fromhex('020000000001'), not {mac!r}")
+        if udp_port is not None and not 0 < whole("udp_port", udp_port) < 65536:
+            raise ArgumentError(f"a UDP port is 1 to 65535, not {udp_port}")
+        try:
+            parsed = [ipaddress.ip_address(_without_zone(address)) for address in addresses]
+        except ValueError as refused:
+            raise ArgumentError(f"{refused}. Next step: give addresses such as 192.0.2.1 or 2001:db8::1.") from None
+        self.mac = bytes(mac)
+        self.addresses = frozenset(address.packed for address in parsed)  # 4 or 16 bytes each
+        self.udp_port = udp_port
+        self._port = udp_port.to_bytes(2, "big") if udp_port is not None else b""
+        self._ip4 = np.array([int(address) for address in parsed if address.version == 4], dtype=np.uint32)
+        self._ip6 = [np.frombuffer(address.packed, np.uint8) for address in parsed if address.version == 6]
+
+    # --- one packet -------------------------------------------------------------------------------------------------
+
+    def one(self, packet: memoryview) -> bool:
+        """Turn a question into its answer, in place. False: it is none that we answer, and was not changed."""
+        if len(packet) >= _PING_BYTES and self._ping_one(packet):
+            return True
+        head = bytes(packet[:_HEAD])
+        if len(head) < 42 or head[6] & 1 or not (head[0] & 1 or head[:6] == self.mac):
+            return False
+        kind = head[12:14]
+        if kind == b"\x08\x00":
+            return self._ip4_one(packet, head)
+        if kind == b"\x86\xdd":
+            return self._ip6_one(packet, head)
+        return kind == b"\x08\x06" and self._arp_one(packet, head)
+
+    def _ping_one(self, packet: memoryview) -> bool:
+        """Answer an IPv4 echo request to this station without IP options. False: it is something else."""
+        to, asker, kind, first, service, total, name, part, ttl, protocol, checksum, source, target, what, own = (
+            _PING.unpack_from(packet)
+        )
+        if kind != 0x0800 or first != 0x45 or protocol != 1 or what != 0x0800 or part & 0x3FFF:
+            return False
+        if to != self.mac or target not in self.addresses or asker[0] & 1 or not 28 <= total <= len(packet) - 14:
+            return False
+        if not 0 < source[0] < 224 or source[0] == 127:
+            return False
+        checksum += ((ttl - _TTL) << 8) % 0xFFFF  # ones' complement (RFC 1624), as _added() does it
+        own += 0x0800
+        checksum, own = (checksum & 0xFFFF) + (checksum >> 16), (own & 0xFFFF) + (own >> 16)
+        _PING.pack_into(
+            packet, 0, asker, to, kind, first, service, total, name, part, _TTL, 1, checksum, target, source, 0, own
+        )
+        return True
+
+    def _arp_one(self, packet: memoryview, head: bytes) -> bool:
+        if head[14:22] != _ARP_REQUEST or head[38:42] not in self.addresses:
+            return False
+        sender = head[22:32]  # its MAC and IPv4 address
+        packet[:42] = head[6:12] + self.mac + head[12:20] + b"\x00\x02" + self.mac + head[38:42] + sender
+        return True
+
+    def _ip4_one(self, packet: memoryview, head: bytes) -> bool:
+        if head[14] >> 4 != 4 or head[20] & 0x3F or head[21] or head[30:34] not in self.addresses:
+            return False  # not IPv4, a fragment, or not for us
+        if not 0 < head[26] < 224 or head[26] == 127:
+            return False  # no sender, or none that can be answered
+        at = 14 + (head[14] & 15) * 4
+        total = head[16] << 8 | head[17]
+        if at < 34 or total < at - 14 + 8 or total + 14 > len(packet):
+            return False
+        if at > 34 and _source_routed(bytes(packet[34:at])):
+            return False
+        question = bytes(packet[at : at + 8])
+        if head[23] == 1 and question[:2] == b"\x08\x00":
+            packet[at : at + 4] = b"\x00\x00" + _added(question[2:4], 0x0800)
+        elif head[23] == 17 and question[2:4] == self._port and question[:2] not in (self._port, b"\0\0"):
+            packet[at : at + 4] = question[2:4] + question[:2]
+        else:
+            return False
+        # The sum of the header changes only with the time to live.
+        checksum = _added(head[24:26], (head[22] - _TTL) << 8)
+        packet[:34] = (
+            head[6:12] + self.mac + head[12:22] + bytes((_TTL, head[23])) + checksum + head[30:34] + head[26:30]
+        )
+        if head[23] == 17:
+            finish_one(packet)  # what the asker left to its device nobody else will finish
+        return True
+
+    def _ip6_one(self, packet: memoryview, head: bytes) -> bool:
+        payload = head[18] << 8 | head[19]
+        if len(head) < 62 or head[14] >> 4 != 6 or payload < 8 or payload + 54 > len(packet) or head[22] == 0xFF:
+            return False
+        kind, code = head[54], head[55]
+        if head[20] == 58 and kind == 135 and code == 0:
+            return self._neighbour_one(packet, head, payload)
+        if head[38:54] not in self.addresses or not any(head[22:38]):
+            return False
+        if head[20] == 58 and kind == 128 and code == 0:
+            packet[54:58] = b"\x81\x00" + _added(head[56:58], -0x0100)
+        elif head[20] == 17 and head[56:58] == self._port and head[54:56] not in (self._port, b"\0\0"):
+            packet[54:58] = head[56:58] + head[54:56]
+        else:
+            return False
+        packet[:54] = head[6:12] + self.mac + head[12:21] + bytes((_TTL,)) + head[38:54] + head[22:38]
+        if head[20] == 17:
+            finish_one(packet)
+        return True
+
+    def _neighbour_one(self, packet: memoryview, head: bytes, payload: int) -> bool:
+        """Answer a neighbour solicitation (RFC 4861), a duplicate address detection (RFC 4862) included."""
+        target, asker = bytes(packet[62:78]), head[22:38]
+        if payload < 24 or head[21] != 255 or target not in self.addresses:
+            return False
+        if not any(asker) and head[38:54] != _SOLICITED_NODE + target[13:]:
+            return False
+        question = bytes(packet[54 : 54 + payload])
+        if _checksum(asker + head[38:54] + payload.to_bytes(4, "big") + b"\x00\x00\x00\x3a" + question) != b"\0\0":
+            return False
+        to_mac, to_ip = (head[6:12], asker) if any(asker) else _ALL_NODES
+        solicited = b"\x60" if any(asker) else b"\x20"
+        body = b"\x88\x00\x00\x00" + solicited + bytes(3) + target
+        if len(packet) >= 86:  # a question without an option has no room for one; then nobody asks for our MAC address
+            body += _LINK_OPTION + self.mac
+        checksum = _checksum(target + to_ip + len(body).to_bytes(4, "big") + b"\x00\x00\x00\x3a" + body)
+        body = body[:2] + checksum + body[4:]
+        fixed = head[12:18] + len(body).to_bytes(2, "big") + b"\x3a\xff"
+        packet[: 54 + len(body)] = to_mac + self.mac + fixed + target + to_ip + body
+        return True
+
+    # --- many packets -----------------------------------------------------------------------------------------------
+
+    def many(self, batch: EditableBatch) -> npt.NDArray[np.bool_]:
+        """Turn the questions of a batch into answers, in place; which of the packets are answers now, shape (n,).
+
+        Echo requests and UDP without IP options or extension headers are answered as arrays; the rest one by one.
+        """
+        heads, lengths = batch.head(_HEAD), batch.lengths
+        kind = heads[:, 12].astype(np.uint16) << 8 | heads[:, 13]
+        ours = (heads[:, 0] & 1 == 1) | (heads[:, :6] == np.frombuffer(self.mac, np.uint8)).all(axis=1)
+        ours &= heads[:, 6] & 1 == 0
+        answered = np.zeros(len(batch), dtype=np.bool_)
+        answered |= self._ip4_many(batch, heads, lengths, ours & (kind == 0x0800))
+        answered |= self._ip6_many(batch, heads, lengths, ours & (kind == 0x86DD))
+        odd = (kind == 0x0806) | ((kind == 0x0800) & (heads[:, 14] > 0x45))
+        odd |= (kind == 0x86DD) & (heads[:, 20] == 58) & (heads[:, 54] == 135)
+        for row in np.flatnonzero(odd):
+            answered[row] = self.one(batch.writable(int(row)))
+        return answered
+
+    def _ip4_many(
+        self, batch: EditableBatch, heads: Heads, lengths: npt.NDArray[np.int64], candidates: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.bool_]:
+        total = _u16(heads, 16)
+        fit = candidates & (heads[:, 14] == 0x45) & (total >= 28) & (total + 14 <= lengths)
+        fit &= ((heads[:, 20] & 0x3F) == 0) & (heads[:, 21] == 0)
+        fit &= (heads[:, 26] > 0) & (heads[:, 26] < 224) & (heads[:, 26] != 127)
+        target = np.ascontiguousarray(heads[:, 30:34]).view(">u4").reshape(-1)
+        fit &= np.isin(target, self._ip4)
+        echo = fit & (heads[:, 23] == 1) & (heads[:, 34] == 8) & (heads[:, 35] == 0)
+        udp = fit & (heads[:, 23] == 17) & self._echoes(heads, 34)
+        heads[echo, 34] = 0
+        _add(heads, 36, np.flatnonzero(echo), 0x0800)
+        heads[udp, 34:38] = heads[udp][:, [36, 37, 34, 35]]
+        rows = np.flatnonzero(echo | udp)
+        _add(heads, 24, rows, (heads[rows, 22].astype(np.int64) - _TTL) << 8)
+        heads[rows, 22] = _TTL
+        heads[rows, 26:34] = heads[rows][:, [30, 31, 32, 33, 26, 27, 28, 29]]
+        self._send_back(batch, heads, rows, 42)
+        answered: npt.NDArray[np.bool_] = echo | udp
+        return answered
+
+    def _ip6_many(
+        self, batch: EditableBatch, heads: Heads, lengths: npt.NDArray[np.int64], candidates: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.bool_]:
+        payload = _u16(heads, 18)
+        fit = candidates & (payload >= 8) & (payload + 54 <= lengths) & (heads[:, 14] >> 4 == 6)
+        fit &= (heads[:, 22] != 0xFF) & heads[:, 22:38].any(axis=1)
+        ours = np.zeros(len(heads), dtype=np.bool_)
+        for address in self._ip6:
+            ours |= (heads[:, 38:54] == address).all(axis=1)
+        fit &= ours
+        echo = fit & (heads[:, 20] == 58) & (heads[:, 54] == 128) & (heads[:, 55] == 0)
+        udp = fit & (heads[:, 20] == 17) & self._echoes(heads, 54)
+        heads[echo, 54] = 129
+        _add(heads, 56, np.flatnonzero(echo), -0x0100)
+        heads[udp, 54:58] = heads[udp][:, [56, 57, 54, 55]]
+        rows = np.flatnonzero(echo | udp)
+        heads[rows, 21] = _TTL
+        heads[rows, 22:54] = heads[rows][:, [*range(38, 54), *range(22, 38)]]
+        self._send_back(batch, heads, rows, 62)
+        answered: npt.NDArray[np.bool_] = echo | udp
+        return answered
+
+    def _echoes(self, heads: Heads, at: int) -> npt.NDArray[np.bool_]:
+        """Whether UDP ports at column `at` are a question to the echo port, from one that can be answered."""
+        source, target = _u16(heads, at), _u16(heads, at + 2)
+        port = self.udp_port or -1
+        echoes: npt.NDArray[np.bool_] = (target == port) & (source != port) & (source != 0)
+        return echoes
+
+    def _send_back(self, batch: EditableBatch, heads: Heads, rows: Rows, width: int) -> None:
+        if len(rows):
+            heads[rows, :6] = heads[rows, 6:12]
+            heads[rows, 6:12] = np.frombuffer(self.mac, np.uint8)
+            batch.put_head(heads[rows, :width], rows)
+
+
+def _without_zone(address: str) -> str:
+    """Return fe80::1 of fe80::1%eth0: this host is on one link."""
+    return address.partition("%")[0] if isinstance(address, str) else address
+
+
+def _source_routed(options: bytes) -> bool:
+    """Whether IPv4 options hold a source route, which an answer would have to turn round, or make no sense."""
+    at = 0
+    while at < len(options) and options[at] != 0:
+        if options[at] == 1:  # no operation
+            at += 1
+            continue
+        if options[at] in _SOURCE_ROUTES or at + 1 >= len(options) or options[at + 1] < 2:
+            return True
+        at += options[at + 1]
+    return at > len(options)
+
+
+def _u16(heads: Heads, at: int) -> npt.NDArray[np.int64]:
+    return heads[:, at].astype(np.int64) << 8 | heads[:, at + 1]
+
+
+def _added(checksum: bytes, difference: int) -> bytes:
+    """Return an Internet checksum (RFC 1071) with `difference` added in ones' complement: RFC 1624."""
+    value = (checksum[0] << 8 | checksum[1]) + difference % 0xFFFF
+    return ((value & 0xFFFF) + (value >> 16)).to_bytes(2, "big")
+
+
+def _add(heads: Heads, at: int, rows: Rows, difference: int | npt.NDArray[np.int64]) -> None:
+    """The same for the checksums at column `at` of many rows."""
+    value = _u16(heads, at)[rows] + np.mod(difference, 0xFFFF)
+    value = (value & 0xFFFF) + (value >> 16)
+    heads[rows, at], heads[rows, at + 1] = value >> 8, value & 0xFF
+
+
+def _checksum(covered: bytes) -> bytes:
+    words = np.frombuffer(covered, dtype=">u2").astype(np.int64)
+    total = int(words.sum())
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return (~total & 0xFFFF).to_bytes(2, "big")

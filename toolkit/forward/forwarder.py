@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Forwarder: packets from one socket to another. Descriptors move, bytes do not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.batch.editable import EditableBatch
+from toolkit.errors import ArgumentError, DeviceGoneError
+from toolkit.interface.interface import Interface
+from toolkit.packets.checksum_offload import finish
+from toolkit.rings.memory import U32
+from toolkit.xsk.socket import Socket
+
+__all__ = ["Edit", "Forwarder"]
+
+# Sees each batch and may change it in place; returns None to send all, or a mask of what to keep, shape (n,) bool.
+Edit = Callable[[EditableBatch], Any]
+
+_LENGTH = np.array(U32, dtype=np.uint64)  # the lower half of a descriptor's second word
+_KICK_AGAIN = 0.001  # seconds after which a busy kernel is told again what waits in the TX ring
+_PATIENCE = 0.01  # seconds that a batch waits for room in a full TX ring; then what is left of it is dropped
+
+
+class Forwarder:
+    """Takes what `source` receives and sends it on `target`, which must be on the same UMEM.
+
+    One thread runs it; it is the receiving thread of the source and the sending thread of the target. What the edit
+    function drops, and what finds no room, goes back to the free stack and is counted; so does a whole batch over which
+    the edit function raises. After each step, received == forwarded + edited_out + no_room.
+
+    A host that sends into a veth, a tap or a virtio NIC leaves the checksums of TCP and UDP to "the hardware", which
+    nothing on the way through here is. They are finished before the edit function sees the packet, so that what it
+    changes may be corrected in the checksum (RFC 1624): see toolkit.packets.checksum_offload.
+    """
+
+    def __init__(
+        self,
+        source: Socket | Interface,
+        target: Socket | Interface,
+        edit: Edit | None = None,
+        *,
+        finish_checksums: bool | Literal["auto"] = "auto",
+    ) -> None:
+        """Queue i of the source goes to queue i of the target (of fewer: i modulo their number).
+
+        Source and target may be the same: packets then leave where they came from. finish_checksums: "auto" looks for
+        open checksums wherever the source may have any: everywhere but in native mode on hardware; False leaves packets
+        byte for byte as they came.
+        """
+        sources, targets = _sockets(source), _sockets(target)
+        if edit is not None and not callable(edit):
+            raise ArgumentError(f"edit is a function that is called with each batch, not {edit!r}")
+        if sources[0].umem is not targets[0].umem:
+            raise ArgumentError(
+                "source and target are on two UMEMs, and forwarding moves descriptors, not bytes. "
+                "Next step: make one UMEM and open both on it: toolkit.open(..., umem=umem)."
+            )
+        for sock in sources:
+            _ = sock.rx  # raises on a Socket made with rx=False
+            if sock.sg:
+                raise ArgumentError(
+                    f"{sock!r} takes packets of several frames, which are not forwarded or answered: an edit would see "
+                    "pieces. Next step: open all that share its UMEM with frags=False, or as Sockets with sg=False "
+                    "(longer packets are then dropped, and counted)."
+                )
+        for sock in targets:
+            _ = sock.tx  # raises on a Socket made with tx=False
+        self._pairs = [(sock, targets[at % len(targets)]) for at, sock in enumerate(sources)]
+        self._source = source
+        self._edit = edit
+        self._finish = _may_be_open(source) if finish_checksums == "auto" else bool(finish_checksums)
+        self._umem = sources[0].umem
+        self.received = 0  # packets taken from the source
+        self.forwarded = 0  # packets put into the target's TX ring
+        self.octets = 0  # bytes of these, as they left
+        self.finished = 0  # checksums that the sender had left to its device
+        self.edited_out = 0  # packets that the edit function dropped, or raised over
+        self.no_room = 0  # packets dropped because the TX ring stayed full, or the interface went down
+
+    def __repr__(self) -> str:
+        """Show the counts."""
+        return (
+            f"<Forwarder received={self.received} forwarded={self.forwarded} edited_out={self.edited_out} "
+            f"no_room={self.no_room}>"
+        )
+
+    def step(self, timeout: float | None = 0, limit: int | None = None) -> int:
+        """Forward what waits on every queue now; returns how many packets were taken.
+
+        timeout: seconds to wait for the first packet when nothing is there; None waits for ever.
+        """
+        taken = self._look(limit)
+        if not taken and timeout != 0:
+            if any(target.tx.outstanding for _, target in self._pairs):  # the kernel was busy: kick again soon
+                timeout = _KICK_AGAIN if timeout is None else min(timeout, _KICK_AGAIN)
+            if self._source.wait(timeout):
+                taken = self._look(limit)
+        return taken
+
+    def run(self, seconds: float | None = None, *, stop: Callable[[], object] = lambda: False) -> None:
+        """Forward until `seconds` passed, or `stop()` is true (asked every 0.2 s at least)."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while not stop() and (deadline is None or time.monotonic() < deadline):
+            self.step(0.2 if deadline is None else max(min(0.2, deadline - time.monotonic()), 0))
+
+    def step_queue(self, source: Socket, limit: int | None = None) -> int:
+        """Forward what waits on one queue now: `source` is one of the source's sockets."""
+        for sock, target in self._pairs:
+            if sock is source:
+                return self._move(sock, target, limit)
+        raise ArgumentError(f"{source!r} is not among the sources of this Forwarder")
+
+    def _look(self, limit: int | None) -> int:
+        taken, gone = 0, None
+        for source, target in self._pairs:
+            try:
+                taken += self._move(source, target, limit)
+            except DeviceGoneError as error:
+                if source.feed.lost() is None and source.feed.left is None:
+                    raise  # of the target
+                gone = error  # what waits on other queues goes first
+        if gone is not None and not taken:
+            raise gone
+        return taken
+
+    def _move(self, source: Socket, target: Socket, limit: int | None) -> int:
+        target.reclaim()  # first: taking() lends what is free to the kernel
+        with source.taking(limit) as descs:
+            if not len(descs):
+                if target.tx.outstanding:
+                    target.pass_on(descs, 0)
+                return 0
+            self.received += len(descs)
+            descs[:, 1] &= _LENGTH  # no options: those of an RX ring mean nothing in a TX ring
+            if self._finish:
+                self._finish_checksums(descs)
+            keep = descs if self._edit is None else self._edited(descs, source.queue)
+            left = self._sent(target, keep)
+            if len(left):
+                self._umem.recycle(left[:, 0])
+        return len(descs)
+
+    def _sent(self, target: Socket, descs: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """Send, and count by what the TX ring took, also when the kick raised afterwards; returns what is left."""
+        before = target.tx.next_index
+        try:
+            return target.pass_on(descs, _PATIENCE, distinct=True)  # one ring gave them in one batch
+        finally:
+            taken = (target.tx.next_index - before) & U32
+            self.forwarded += taken
+            self.octets += int(descs[:taken, 1].sum())
+            self.no_room += len(descs) - taken
+
+    def _finish_checksums(self, descs: npt.NDArray[np.uint64]) -> None:
+        memory = self._umem.memory
+        if memory is not None:
+            self.finished += int(np.count_nonzero(finish(memory, descs[:, 0], descs[:, 1])))
+
+    def _edited(self, descs: npt.NDArray[np.uint64], queue: int) -> npt.NDArray[np.uint64]:
+        """Run the edit function; free what it drops. What it raises goes through: source.taking() frees the frames."""
+        assert self._edit is not None
+        batch = EditableBatch(self._umem, descs, queue=queue)
+        try:
+            keep = _as_mask(self._edit(batch), len(descs))
+        except BaseException:
+            self.edited_out += len(descs)
+            raise
+        finally:
+            batch.expire()
+        if keep is None or keep.all():
+            return descs
+        dropped: npt.NDArray[np.uint64] = descs[~keep]
+        self.edited_out += len(dropped)
+        self._umem.recycle(dropped[:, 0])
+        kept: npt.NDArray[np.uint64] = descs[keep]
+        return kept
+
+
+def _may_be_open(source: Socket | Interface) -> bool:
+    """Whether packets of this source may have open checksums.
+
+    In generic mode also on hardware: the kernel has joined TCP segments before the program sees them, and leaves the
+    checksum of the whole open.
+    """
+    mode = "unknown" if isinstance(source, Socket) else source.mode
+    return mode != "native" or not source.device.on_a_wire
+
+
+def _as_mask(answer: Any, packets: int) -> npt.NDArray[np.bool_] | None:
+    if answer is None:
+        return None
+    mask = np.asarray(answer)
+    if mask.dtype != np.bool_ or mask.shape != (packets,):
+        raise ArgumentError(
+            f"an edit function returns None, or a mask of bool with one entry a packet ({packets}), "
+            f"not {mask.dtype} {mask.shape}"
+        )
+    return mask
+
+
+def _sockets(end: Socket | Interface) -> Sequence[Socket]:
+    if not hasattr(end, "sockets") and not isinstance(end, Socket):
+        raise ArgumentError(f"a Forwarder goes from a Socket or Interface to another, not {type(end).__name__}")
+    return (end,) if isinstance(end, Socket) else end.sockets

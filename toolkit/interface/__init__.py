@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An interface as a whole (Interface), or copies of its packets (Tee): what toolkit.open() and tee() return."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from toolkit._base.door import door
+
+if TYPE_CHECKING:
+    from toolkit.interface.interface import Interface
+    from toolkit.interface.tee import Tee
+
+__all__ = ["Interface", "Tee"]
+
+__getattr__, __dir__ = door(
+    __name__,
+    {
+        "interface": "Interface",
+        "tee": "Tee",
+    },
+)

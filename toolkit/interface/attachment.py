@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A program of ours at work on an interface: what it is called, how it runs, what it counts, whether it still does."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import ClassVar, TypeVar
+
+from toolkit._base import fork as lifecycle
+from toolkit.errors import ClosedError, DeviceGoneError
+from toolkit.net.device import Device
+from toolkit.program import Link, Program, RuleCounters
+
+__all__ = ["Attachment"]
+
+A = TypeVar("A", bound="Attachment")
+
+
+class Attachment(lifecycle.NotCopied):
+    """Base of what is opened on an interface: one program, attached until close()."""
+
+    device: Device
+    program: Program
+    link: Link
+    _why_dead = ""  # why every call raises; written by close() and in a forked child
+    _SUBJECT: ClassVar[str]  # of the sentence that says so, with {} for the interface's name
+
+    def close(self) -> None:
+        """Detach the program and give everything back. Repeatable."""
+        raise NotImplementedError
+
+    def __enter__(self: A) -> A:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    @property
+    def name(self) -> str:
+        """The interface's name."""
+        return self.device.name
+
+    @property
+    def mode(self) -> str:
+        """How the program runs: "native" (in the driver), "generic" (after it, slower), or not: "detached"."""
+        return "detached" if self.link.closed or self.loss() is not None else self.link.mode
+
+    @property
+    def lost(self) -> str | None:
+        """Why nothing comes any more, where somebody else ended that: a sentence. None while it was not, or by us.
+
+        Stays known after detach() and close().
+        """
+        error = self.loss()
+        return None if error is None else error.strerror
+
+    def loss(self) -> DeviceGoneError | None:
+        """Return the error that receiving ends with, where somebody took the program off, or the interface went."""
+        found = self.link.lost()
+        return None if found is None else found.error(f"cannot receive on {self.name} any more")
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() has begun, or this process is a fork of the owner."""
+        return bool(self._why_dead)
+
+    def counters(self) -> dict[str, int]:
+        """Return what the XDP program counted, summed over the CPUs: `redirected`, `passed`, …"""
+        self._check_open()
+        return self.program.counters
+
+    def rules(self) -> tuple[RuleCounters, ...]:
+        """Return what each rule did, in their order; a plain filter is one rule. Batch.rules has their numbers."""
+        self._check_open()
+        return self.program.rule_counters
+
+    def _check_open(self) -> None:
+        if self._why_dead:
+            raise ClosedError(f"{self._SUBJECT.format(self.name)} {self._why_dead}")

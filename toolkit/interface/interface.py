@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interface: an XDP program, a UMEM, and a Socket on every queue. `toolkit.open()` returns one."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from typing import Any
+
+import numpy.typing as npt
+
+from toolkit.abi.if_xdp import Statistics
+from toolkit.batch.batch import Batch
+from toolkit.errors import ArgumentError, DeviceGoneError
+from toolkit.interface.receiving import OneReceiver
+from toolkit.net.device import Device
+from toolkit.net.napi import Deferral
+from toolkit.program import Link, Program
+from toolkit.umem.umem import UMEM
+from toolkit.wait.coalesce import LONGEST_REST, Coalescer
+from toolkit.wait.waiter import Waiter, WaitMode
+from toolkit.xsk.socket import Socket
+
+__all__ = ["Interface"]
+
+_EVERYTHING = 1 << 31  # entries: more than a ring has
+
+
+class Interface(OneReceiver):
+    """A network interface whose packets come to this process: `receive()` returns them as Batches.
+
+    One thread receives; close() may come from any thread. Use it as a context manager. Made by `toolkit.open()`.
+    """
+
+    _SUBJECT = "the interface {} is"
+
+    def __init__(
+        self,
+        device: Device,
+        program: Program,
+        link: Link,
+        umem: UMEM,
+        sockets: list[Socket],
+        *,
+        own_program: bool,
+        own_umem: bool,
+        filter: str | None,
+        wait: WaitMode = "poll",
+        coalesce: float = LONGEST_REST,
+        deferral: Deferral | None = None,
+    ) -> None:
+        """Take over parts that belong together; `own_program`, `own_umem`: close them with the Interface.
+
+        `deferral` is undone with it. The sockets must be made with the same `wait`.
+        """
+        waiter = Waiter([sock._core.sock for sock in sockets], device.name)
+        ring_size = min(sock.rx_limit for sock in sockets)
+        coalescer = Coalescer(coalesce if wait == "poll" else 0.0, ring_size, len(sockets))
+        super().__init__(device, program, link, waiter, coalescer)
+        self.umem = umem
+        self.sockets = tuple(sockets)  # in order of their queues
+        self.filter = filter
+        self._own_program = own_program
+        self._own_umem = own_umem
+        waiter.configure(wait, [sock.rx for sock in sockets])
+        self._deferral = deferral
+        if deferral is not None:
+            waiter.on_undriven = deferral.restore
+            weakref.finalize(self, deferral.finalize)
+        # The program knows its links as well: without this, a forgotten Interface on a program of the user's own would
+        # stay attached for as long as that program.
+        weakref.finalize(self, link.close)
+        self._next = 0  # position of the socket to look at first: each gets its turn
+        self._lender: Socket | None = None  # whose frames the last Batch holds; written by receive() only
+
+    def __repr__(self) -> str:
+        """Show what came about: mode, copy or zero-copy, queues, filter."""
+        if self._why_dead:
+            return f"<Interface {self.name}, {self._why_dead}>"
+        copying = "zero-copy" if self.zero_copy else "copy mode"
+        return f"<Interface {self.name}: {self.mode}, {copying}, {len(self.sockets)} queue(s), filter {self.filter!r}>"
+
+    def _repr_html_(self) -> str:
+        """Show the same as a table, in a notebook."""
+        if self._why_dead:
+            return repr(self).replace("<", "&lt;").replace(">", "&gt;")
+        from toolkit.decode.notebook import table_html
+
+        return table_html(repr(self), {**self.info(), **self.counters(), **self.statistics()._asdict()})
+
+    # --- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def zero_copy(self) -> bool:
+        """Whether the driver writes into the UMEM itself on every queue, as the kernel reports."""
+        return all(sock.zero_copy for sock in self.sockets)
+
+    def info(self) -> dict[str, Any]:
+        """Return what came about, for people and for JSON."""
+        return {
+            "interface": self.name,
+            "driver": self.device.driver,
+            "mode": self.mode,
+            "fallback_reason": self.link.fallback_reason,
+            "replaced": self.link.replaced,
+            "lost": self.lost,
+            "zero_copy": self.zero_copy,
+            "frags": all(sock.sg for sock in self.sockets),
+            "need_wakeup": all(sock.need_wakeup for sock in self.sockets),
+            "queues": [sock.queue for sock in self.sockets],
+            "filter": self.filter,
+            "frames": self.umem.frames,
+            "frame_size": self.umem.frame_size,
+            "ring_size": self.umem.fill_size,
+            "wait": self._waiter.mode,
+            "busy_polling": None if self._why_dead else self._waiter.drives,
+        }
+
+    def statistics(self) -> Statistics:
+        """Return the kernel's six counters, summed over the queues."""
+        self._check_open()
+        total = Statistics(0, 0, 0, 0, 0, 0)
+        for sock in self.sockets:
+            total += sock.statistics()
+        return total
+
+    def waiting(self) -> int | None:
+        """Return how many packets are in the RX rings; None if none was ever taken from them."""
+        self._check_open()
+        rings = [sock.rx for sock in self.sockets]
+        if not any(ring.next_index for ring in rings):
+            return None
+        return sum(ring.available(_EVERYTHING) for ring in rings)
+
+    # --- receiving --------------------------------------------------------------------------------------------------
+
+    def _begin(self, limit: int | None, timeout: float | None) -> Batch | None:
+        """While resting between looks, look at the queues that had no turn since the last rest."""
+        pace = self._coalescer
+        if pace.active and pace.turns and timeout != 0:
+            return self._look(limit, pace.turns)
+        return None
+
+    def _look(self, limit: int | None, turns: int | None = None) -> Batch:
+        """Look at `turns` queues (one or more), beginning after the last that had packets."""
+        lender, sockets = self._lender, self.sockets
+        turns = len(sockets) if turns is None else turns
+        gone: DeviceGoneError | None = None
+        for turn in range(turns):
+            at = (self._next + turn) % len(sockets)
+            sock = sockets[at]
+            if lender is not None and lender is not sock:
+                lender.end_loan()
+                self._lender = lender = None
+            try:
+                batch = sock.poll_once(limit)
+            except DeviceGoneError as error:  # what waits on other queues goes first
+                gone = error
+                continue
+            if batch:
+                self._lender, self._next = sock, at + 1
+                self._coalescer.turns = turns - turn - 1
+                return batch
+        self._lender = None
+        if gone is None:
+            return batch
+        if turns < len(sockets):
+            return self._look(limit)
+        raise self.loss() or gone
+
+    def loss(self) -> DeviceGoneError | None:
+        """Return the error that receiving ends with, where somebody took the program off, or the interface went."""
+        for sock in self.sockets:
+            if sock.feed.left is not None:
+                return sock.feed.left.error(f"cannot receive on {self.name} any more")
+        return super().loss()
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        packets: Any,
+        lengths: npt.ArrayLike | None = None,
+        timeout: float | None = None,
+        *,
+        queue: int | None = None,
+    ) -> int:
+        """Send packets on one queue (by default the first that was opened): see Socket.send().
+
+        Bytes leave as they are. Packets that were received from a veth, a tap or a virtio NIC may have checksums that
+        their sender left to its device: toolkit.packets.checksum_offload.finish_checksums() finishes those of a matrix.
+        """
+        return self._socket_of(queue).send(packets, lengths, timeout)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until every queue has sent everything (True), or `timeout` seconds passed for one of them."""
+        self._check_open()
+        empty = [sock.flush(timeout) for sock in self.sockets]  # each of them, also after one that took too long
+        return all(empty)
+
+    def _socket_of(self, queue: int | None) -> Socket:
+        self._check_open()
+        for sock in self.sockets:
+            if queue is None or sock.queue == queue:
+                return sock
+        raise ArgumentError(f"queue {queue} of {self.name} was not opened; open are {[s.queue for s in self.sockets]}")
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def _take_down(self) -> None:
+        with contextlib.ExitStack() as parts:  # all of them, whatever one of them raises; last in, first out
+            if self._own_umem:
+                parts.callback(self.umem.close)
+            if self._own_program:
+                parts.callback(self.program.close)
+            for sock in self.sockets:
+                parts.callback(sock.close)
+            parts.callback(self.link.close)
+            if self._deferral is not None:
+                parts.callback(self._deferral.restore)

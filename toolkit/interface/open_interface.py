@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`toolkit.open()`: from the name of an interface to an Interface that receives; all of it, or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import warnings
+from collections.abc import Iterable
+from mmap import PAGESIZE
+from typing import Literal, NamedTuple
+
+from toolkit._base.arguments import seconds as as_seconds
+from toolkit._base.memory import affordable
+from toolkit._base.netns import NetNS, entered
+from toolkit._base.uninterrupted import uninterrupted
+from toolkit.errors import ArgumentError, SystemCallError, VerifierError, explained, kernel_error
+from toolkit.interface.interface import Interface
+from toolkit.net.device import Device, await_carrier, check_ethernet, describe, queue_numbers
+from toolkit.net.napi import Deferral
+from toolkit.program import Action, Program, Replace, Rule, attached
+from toolkit.program.rules import chosen
+from toolkit.program.rules import describe as in_words
+from toolkit.umem.umem import LONGEST_PACKET, UMEM, check_ring_size, frame_size_for
+from toolkit.wait.coalesce import LONGEST_REST
+from toolkit.wait.waiter import WaitMode, check_wait_mode
+from toolkit.xsk.options import SocketOptions
+from toolkit.xsk.registration import Registration
+from toolkit.xsk.socket import Socket
+
+__all__ = ["check_rules", "open", "rules_of"]
+
+_SURELY_LINEAR = 3072  # bytes: up to here drivers have room in one page; veth's limit is some hundred bytes above
+_ENTRIES = 32768  # of all RX rings together, at most, unless the rings would be smaller than _SMALLEST
+_LARGEST, _SMALLEST = 8192, 64  # entries of one ring
+
+
+class _Wanted(NamedTuple):
+    """What the caller asked for: see open()."""
+
+    rules: tuple[Rule, ...]  # empty where the program is the caller's
+    program: Program | None
+    queues: Iterable[int] | Literal["all"]
+    mode: Literal["auto", "native", "generic"]
+    zero_copy: bool | Literal["auto"]
+    replace: Replace
+    umem: UMEM | None
+    ring_size: int | None
+    frames: int | None
+    frame_size: int | None
+    need_wakeup: bool | Literal["auto"]
+    tx: bool
+    poison: bool
+    wait: WaitMode
+    coalesce: float
+    frags: bool | Literal["auto"]
+    timestamps: bool
+    netns: NetNS
+
+
+def open(
+    interface: str,
+    *,
+    filter: str | None = None,
+    rules: Iterable[Rule] | None = None,
+    on_match: Action = "redirect",
+    sample: float = 1,
+    snaplen: int | None = None,
+    program: Program | None = None,
+    queues: Iterable[int] | Literal["all"] = "all",
+    mode: Literal["auto", "native", "generic"] = "auto",
+    zero_copy: bool | Literal["auto"] = "auto",
+    replace: Replace = False,
+    umem: UMEM | None = None,
+    ring_size: int | None = None,
+    frames: int | None = None,
+    frame_size: int | None = None,
+    need_wakeup: bool | Literal["auto"] = "auto",
+    tx: bool = True,
+    poison: bool = False,
+    wait: WaitMode = "poll",
+    coalesce: float = LONGEST_REST,
+    frags: bool | Literal["auto"] = "auto",
+    timestamps: bool = True,
+    netns: NetNS = None,
+) -> Interface:
+    """TAKE packets from `interface`: compile (or find) the program, bind a Socket to every queue, attach.
+
+    What the filter matches does NOT reach this host's kernel while the Interface is open: its services, connections and
+    neighbours do not get it. Nobody is asked (the command `xsk` does ask). toolkit.tee() looks at copies instead.
+
+    filter: what to take, a tcpdump expression; everything else goes on to the kernel. "all" takes everything, ARP and
+    the SSH session that you may be using included.
+    on_match: what becomes of it: "redirect" to here, "drop" in the driver, or "count" and let go on to the kernel.
+    sample: of what matches, act on 1 in so many, at random (100, or 1/100); the others go on to the kernel.
+    snaplen: deliver the first so many bytes of each packet; Batch.wire_lengths tells how long they were.
+    rules: several filters, each with an action, sample and snaplen of its own, instead of these four; the first that
+    matches decides (see Rule). Batch.rules tells their packets apart, Interface.rules() what each did.
+    program: a Program of your own with an XSKMAP, instead of a filter; it is not closed with the Interface.
+    queues: numbers of receive queues; packets of other queues go on to the kernel.
+    mode: "auto" attaches natively where the driver can, else generically; `Interface.mode` says which came about.
+    zero_copy: True demands it, False forbids it.
+    replace: True takes the place of a program that was attached by netlink (a firewall, say), and puts it back at the
+    end; after a crash the next `xsk`, or the next one that opens this interface, does. It takes a mounted BPF file
+    system and root. "link" takes the place of what somebody's link holds as well, which cannot be put back.
+    info()["replaced"] names it.
+    umem: one that several Interfaces share, so that packets can go from one to the other without a copy; it is not
+    closed with the Interface, and the next three arguments are its own. In frags, need_wakeup and zero_copy they are
+    alike: the first one decides, "auto" follows it, and to ask for something else is an ArgumentError.
+    ring_size: entries of each ring, a power of two; by default 8192 (20 MB a queue) for up to
+    4 queues, then less, so that 64 queues do not cost a gigabyte, and less where a cgroup or a limit leaves little.
+    frames: per queue; by default a quarter more than the ring, so that sending cannot starve.
+    frame_size: 2048 or 4096 bytes; by default the smaller one that holds the MTU. poison: see UMEM.
+    wait: "poll" sleeps until packets come. "spin" and "busy-poll" never sleep, and take a core for the lowest latency;
+    the latter has the driver look for packets instead of waiting for its interrupts, and defers those until close()
+    (napi_defer_hard_irqs, gro_flush_timeout: see toolkit.net.napi). `info()["busy_polling"]` says whether it works.
+    coalesce: with "poll", seconds that packets may wait so that more come at once; this saves most of the CPU time at
+    medium rates, and happens only while 10 000 packets/s or more come steadily (see toolkit.wait.coalesce). 0: never.
+    frags: whether packets may come in several frames, as jumbo frames do (XDP_USE_SG, Linux 6.6, and a program loaded
+    for it); they are whole in the Batch, which is then a copy. "auto": where the MTU asks for it and the kernel can. An
+    Interface that forwards or answers wants False, and drops what is longer than a frame.
+    timestamps: False leaves out arrival times, and with them Batch.rules and the true length of what snaplen cut: the
+    program writes nothing in front of the packets, which makes the kernel some 15 % quicker at the highest rates.
+    netns: the interface's network namespace: a pid, a path, a name of `ip netns`, or an object with fileno().
+
+    Everything is undone when it fails, when the Interface is closed, and when the process ends, however it ends.
+    """
+    _check_parts(program, umem, shaped=(ring_size, frames, frame_size, poison) != (None, None, None, False))
+    wanted = _Wanted(
+        rules_of(interface, program, filter, rules, on_match, sample, snaplen),
+        program,
+        queues,
+        mode,
+        zero_copy,
+        replace,
+        umem,
+        ring_size,
+        frames,
+        frame_size,
+        need_wakeup,
+        tx,
+        poison,
+        check_wait_mode(wait),
+        _checked_rest(coalesce),
+        _checked_frags(frags),
+        timestamps,
+        netns,
+    )
+    return _open_whole(interface, wanted)
+
+
+def _check_parts(program: Program | None, umem: UMEM | None, *, shaped: bool) -> None:
+    """Raise ArgumentError for what is not such a part, and for a UMEM that other arguments would shape."""
+    for name, given, kind in (("umem", umem, UMEM), ("program", program, Program)):
+        if given is not None and not isinstance(given, kind):
+            raise ArgumentError(f"{name} is a toolkit.{kind.__name__}, not {type(given).__name__}")
+    if umem is not None and shaped:
+        raise ArgumentError("ring_size, frames, frame_size and poison belong to the UMEM: give them to UMEM(...).")
+
+
+def _open_whole(interface: str, wanted: _Wanted) -> Interface:
+    """Do it in the network namespace of the interface, all of it or nothing."""
+
+    def work() -> Interface:
+        with explained(f"cannot open {interface}"), entered(wanted.netns), contextlib.ExitStack() as undo:
+            opened = _open_fitting(interface, wanted, undo)
+            undo.pop_all()
+            return opened
+
+    # In one piece: an interrupt in the middle could leave a program attached that no object stands for.
+    return uninterrupted(work, dispose=Interface.close)
+
+
+def _open_fitting(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -> Interface:
+    """Do it, in the calling thread's network namespace: with packets of several frames where they are to be expected,
+    and without where that was not asked for and cannot be had.
+    """
+    device = describe(interface)
+    check_ethernet(device)
+    registration: Registration | None = wanted.umem.registration if wanted.umem is not None else None
+    shared = registration.shared if registration is not None else None
+    asked = SocketOptions.checked(zero_copy=wanted.zero_copy, need_wakeup=wanted.need_wakeup, sg=wanted.frags)
+    asked.on(shared, device.name)  # what the UMEM refuses: now, before anything is attached
+    if wanted.frags is True:
+        return _open(device, wanted, undo)
+    reason = ""
+    if wanted.frags == "auto" and shared is not None and not shared.sg:
+        reason = " Packets of several frames cannot be had: the sockets of its UMEM were opened without (frags=False)."
+    elif wanted.frags == "auto" and wanted.program is None and wants_frags(device):
+        try:
+            with contextlib.ExitStack() as attempt:
+                opened = _open(device, wanted._replace(frags=True), attempt)
+                undo.push(attempt.pop_all())
+                return opened
+        except (VerifierError, SystemCallError) as refused:
+            if refused.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.E2BIG):
+                raise
+            reason = f" Packets of several frames cannot be had: {refused}"
+    if device.longest > LONGEST_PACKET:
+        warnings.warn(
+            f"{device.name} has an MTU of {device.mtu}: packets longer than {LONGEST_PACKET} bytes do not fit a frame "
+            f"and will be dropped (rx_dropped counts them).{reason}",
+            stacklevel=3,
+        )
+    return _open(device, wanted, undo)
+
+
+def wants_frags(device: Device) -> bool:
+    """Whether packets of an MTU like this one's may come in several frames, or drivers want a program that can."""
+    return device.longest > _SURELY_LINEAR
+
+
+def _open(device: Device, wanted: _Wanted, undo: contextlib.ExitStack) -> Interface:
+    """Open as wanted; each step tells `undo` how it is taken back."""
+    interface = device.name
+    if not device.up:
+        raise kernel_error(
+            "bind",
+            errno.ENETDOWN,
+            f"cannot receive on {interface}",
+            remedy=f"bring it up: `ip link set dev {interface} up`",
+        )
+    numbers = queue_numbers(device, wanted.queues)
+    umem = wanted.umem or undo.enter_context(_umem(device, len(numbers), wanted))
+    program = wanted.program
+    if program is None:
+        check_rules(device, wanted.rules, numbers)
+        program = Program.build(
+            rules=wanted.rules,
+            frags=wanted.frags is True,
+            defines={} if wanted.timestamps else {"XSK_UNTIMED": 1},
+            map_entries={"xsks_map": max(64, max(numbers) + 1)},
+        )
+        undo.callback(program.close)
+
+    def bind() -> list[Socket]:
+        return [undo.enter_context(_socket(interface, queue, umem, len(numbers), wanted)) for queue in numbers]
+
+    # What is there already is taken off only when the queues are ours: else its owner would lose it for nothing.
+    sockets = bind() if wanted.replace and attached(device.ifindex) is not None else []
+    # Attached while the map is still empty (everything passes): zero-copy drivers want the program before the bind.
+    link = undo.enter_context(program.attach(interface, mode=wanted.mode, replace=wanted.replace, netns=wanted.netns))
+    await_carrier(device)
+    sockets = sockets or bind()
+    deferral = undo.enter_context(Deferral(interface)) if wanted.wait == "busy-poll" else None
+    for sock in sockets:
+        program.register(sock)
+    return Interface(
+        device,
+        program,
+        link,
+        umem,
+        sockets,
+        own_program=wanted.program is None,
+        own_umem=wanted.umem is None,
+        filter=in_words(wanted.rules) if wanted.rules else None,
+        wait=wanted.wait,
+        coalesce=wanted.coalesce,
+        deferral=deferral,
+    )
+
+
+def rules_of(
+    interface: str,
+    program: Program | None,
+    filter: str | None,
+    rules: Iterable[Rule] | None,
+    on_match: Action,
+    sample: float,
+    snaplen: int | None,
+) -> tuple[Rule, ...]:
+    """Return the rules that open() means by its arguments; none with a program of the caller's. ArgumentError."""
+    if (filter is not None or rules is not None) == (program is not None):
+        raise ArgumentError(
+            f"say what to take from {interface}: filter= with a tcpdump expression such as 'udp port 53', or 'all' for "
+            "everything (it cuts off the SSH session that comes in there), rules= with several of them, or program= "
+            "with one of your own; not both."
+        )
+    if program is None:
+        return chosen(filter, rules, on_match, sample, snaplen)
+    if (on_match, sample, snaplen) != ("redirect", 1, None):
+        raise ArgumentError(
+            f"on_match, sample and snaplen go into the program for {interface}, and program= is one that is finished. "
+            "Next step: give them to Program.build()."
+        )
+    return ()
+
+
+def check_rules(device: Device, rules: Iterable[Rule], numbers: list[int]) -> None:
+    """Raise ArgumentError for a rule that redirects packets of a queue that is not opened."""
+    for rule in rules:
+        if rule.queue is not None and rule.action == "redirect" and rule.queue not in numbers:
+            raise ArgumentError(
+                f"the rule {str(rule)!r} redirects packets of queue {rule.queue} of {device.name}, which is not open: "
+                f"the queues are {', '.join(map(str, numbers))}. A rule cannot move packets to another queue; "
+                f"`ethtool -N {device.name} flow-type …` makes the NIC do that."
+            )
+
+
+def _socket(interface: str, queue: int, umem: UMEM, sharing: int, wanted: _Wanted) -> Socket:
+    """Bind a Socket that holds its share of the UMEM's frames for receiving, and fill it before the bind."""
+    size = umem.fill_size
+    if wanted.umem is None:
+        rx_limit = min(size, max(umem.frames // sharing * 4 // 5, 1))
+    else:  # nobody knows how many will share it: leave room for as many again
+        rx_limit = min(size, max(umem.frames // sharing // 4, 1))
+    sock = Socket(
+        interface,
+        queue,
+        umem,
+        rx_size=size,
+        tx_size=size,
+        zero_copy=wanted.zero_copy,
+        need_wakeup=wanted.need_wakeup,
+        sg=wanted.frags,
+        tx=wanted.tx,
+        prefill=rx_limit,
+        wait=wanted.wait,
+        netns=wanted.netns,
+    )
+    sock.rx_limit = rx_limit
+    return sock
+
+
+def _checked_rest(seconds: float) -> float:
+    if not 0 <= as_seconds("coalesce", seconds) <= 0.1:
+        raise ArgumentError(f"coalesce is a time in seconds from 0 to 0.1, not {seconds!r}")
+    return seconds
+
+
+def _checked_frags(frags: bool | Literal["auto"]) -> bool | Literal["auto"]:
+    if frags not in (True, False, "auto"):
+        raise ArgumentError(f'frags is True, False or "auto", not {frags!r}')
+    return frags if frags == "auto" else bool(frags)
+
+
+def _umem(device: Device, queues: int, wanted: _Wanted) -> UMEM:
+    """Make the memory that the Sockets of an Interface share."""
+    frame_size = wanted.frame_size or frame_size_for(device.longest)
+    asked = _ring_size(queues, frame_size) if wanted.ring_size is None else wanted.ring_size
+    size = check_ring_size("ring_size", asked)
+    per_queue = wanted.frames if wanted.frames is not None else max(size + size // 4, 2)
+    total = per_queue * queues
+    if wanted.frames is None:
+        total += -total % (PAGESIZE // frame_size)  # whole pages
+    return UMEM(total, frame_size, fill_size=size, comp_size=size, poison=wanted.poison)
+
+
+def _ring_size(queues: int, frame_size: int) -> int:
+    """Return the default size. The kernel keeps some 150 bytes for each frame of a UMEM in each queue that shares it:
+    with rings of one size, 64 queues would cost gigabytes. Where memory is short, rings are smaller still.
+    """
+    share = max(_ENTRIES // queues, _SMALLEST)
+    size = min(1 << (share.bit_length() - 1), _LARGEST)
+    entry = queues * frame_size * 5 // 4  # bytes of the UMEM
+    entries = affordable(size * entry, _SMALLEST * entry) // entry
+    return min(size, 1 << (entries.bit_length() - 1))

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`toolkit.tee()`: from the name of an interface to a Tee that receives; all of it, or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from toolkit._base.arguments import whole
+from toolkit._base.memory import affordable
+from toolkit._base.netns import NetNS, entered
+from toolkit._base.uninterrupted import uninterrupted
+from toolkit.abi.tee_slot import slot_size
+from toolkit.errors import ArgumentError, SystemCallError, VerifierError, explained, kernel_error
+from toolkit.interface.open_interface import check_rules
+from toolkit.interface.tee import Tee
+from toolkit.net.device import LINK_HEADERS, Device, await_carrier, check_ethernet, describe, queue_numbers
+from toolkit.program import Action, Program, Replace, Rule
+from toolkit.program.ringbuf import ring_bytes
+from toolkit.program.rules import chosen
+from toolkit.program.rules import describe as in_words
+from toolkit.wait.coalesce import LONGEST_REST
+
+__all__ = ["Tee", "tee"]
+
+_LONGEST = 65535 + LINK_HEADERS
+_SLOTS = 16384  # for each queue, up to _QUEUES of them: the kernel's work for each packet delays whoever reads
+_QUEUES = 4
+_RING = 64 << 20  # bytes of the ring at most, unless the caller asks for more
+_LARGEST = 1 << 31
+_ONE_BUFFER = 3072  # bytes: any driver has room for so much in a page, beside what the kernel keeps there
+
+
+def tee(
+    interface: str,
+    *,
+    filter: str | None = None,
+    rules: Iterable[Rule] | None = None,
+    on_match: Action = "redirect",
+    sample: float = 1,
+    snaplen: int | None = None,
+    queues: Iterable[int] | Literal["all"] = "all",
+    mode: Literal["auto", "native", "generic"] = "auto",
+    replace: Replace = False,
+    slots: int | None = None,
+    coalesce: float = LONGEST_REST,
+    netns: NetNS = None,
+) -> Tee:
+    """Receive copies of what arrives at `interface`; the kernel gets all of it as well, untouched.
+
+    filter, rules, on_match, sample, queues, mode, replace, coalesce, netns: as for toolkit.open(), where "redirect"
+    means: copy. A rule that drops does drop.
+    snaplen: copy the first so many bytes of each packet; by default as many as the MTU lets arrive. The receiving host
+    may join segments to packets longer than that before a program in generic mode sees them: these are cut,
+    Batch.wire_lengths tells how long they were.
+    slots: how many copies find room, rounded up; by default 16384 for each queue, up to 4 queues, in 64 MB at most,
+    and in less where a cgroup or a limit leaves little memory.
+
+    Everything is undone when it fails, when the Tee is closed, and when the process ends, however it ends.
+    Raises what toolkit.open() does.
+    """
+    if (filter is None) == (rules is None):
+        raise ArgumentError(
+            f"say what to copy from {interface}: filter= with a tcpdump expression such as 'udp port 53', or 'all' for "
+            "everything, or rules= with several of them; not both."
+        )
+    wanted = chosen(filter, rules, on_match, sample, None)
+    if snaplen is not None and not 1 <= whole("snaplen", snaplen) <= _LONGEST:
+        raise ArgumentError(f"snaplen is a number of bytes from 1 to {_LONGEST}, not {snaplen!r}")
+    if slots is not None and whole("slots", slots) < 1:
+        raise ArgumentError(f"slots is a number from 1 on, not {slots!r}")
+    if not 0 <= coalesce <= 0.1:
+        raise ArgumentError(f"coalesce is a time in seconds from 0 to 0.1, not {coalesce!r}")
+
+    def work() -> Tee:
+        with explained(f"cannot open {interface}"), entered(netns), contextlib.ExitStack() as undo:
+            device = describe(interface)
+            check_ethernet(device)
+            if not device.up:
+                remedy = f"bring it up: `ip link set dev {interface} up`"
+                raise kernel_error("bind", errno.ENETDOWN, f"cannot receive on {interface}", remedy=remedy)
+            numbers = queue_numbers(device, queues)
+            longest = min(device.longest, _LONGEST) if snaplen is None else snaplen
+            check_rules(device, wanted, numbers)
+            size = _size(len(numbers), slots, slot_size(longest))
+            chosen_queues = None if queues == "all" else numbers
+            program = _build(device, wanted, longest, size, chosen_queues)
+            undo.callback(program.close)
+            link = undo.enter_context(program.attach(interface, mode=mode, replace=replace, netns=netns))
+            await_carrier(device)
+            words = in_words(wanted)
+            made = Tee(device, program, link, snaplen=longest, queues=numbers, filter=words, coalesce=coalesce)
+            undo.pop_all()
+            return made
+
+    # In one piece: an interrupt in the middle could leave a program attached that no object stands for.
+    return uninterrupted(work, dispose=Tee.close)
+
+
+def _size(queues: int, slots: int | None, record: int) -> int:
+    """Return the bytes of the ring."""
+    if slots is not None:
+        size = ring_bytes(slots, record)
+        if size > _LARGEST:
+            raise ArgumentError(
+                f"{slots} slots of {record} bytes make a ring of {size >> 20} MB, and the kernel has them up to "
+                f"{_LARGEST >> 20} MB. Next step: fewer slots, or a snaplen."
+            )
+        return size
+    least = ring_bytes(1, record)
+    size = min(ring_bytes(_SLOTS * min(queues, _QUEUES), record), max(_RING, least))
+    return max(least, 1 << (affordable(size, least).bit_length() - 1))  # powers of two
+
+
+def _build(device: Device, rules: tuple[Rule, ...], longest: int, size: int, queues: list[int] | None) -> Program:
+    """Compile and load: for packets of several buffers where the MTU asks for that and the kernel can."""
+    defines: dict[str, str | int] = {"TEE_SNAPLEN": longest}
+    if queues is not None:
+        defines["TEE_QUEUES"] = " || ".join(f"queue == {number}" for number in queues)
+
+    def build(**how: Any) -> Program:
+        macros = {**defines, **how.pop("defines", {})}
+        return Program.build("xsk_tee.c", rules=rules, defines=macros, map_entries={"copies": size}, **how)
+
+    if device.longest > _ONE_BUFFER:
+        with contextlib.suppress(VerifierError):  # Linux before 5.18: such interfaces take generic mode only
+            return build(frags=True)
+    try:
+        return build()
+    except SystemCallError as refused:  # perhaps for want of CAP_PERFMON, or in a locked-down kernel
+        with contextlib.suppress(SystemCallError):
+            return build(defines={"TEE_HELPERS": 1})
+        raise refused

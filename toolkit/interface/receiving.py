@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One thread receives, and any thread closes: that one is woken and waited for, and everything goes once."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from toolkit._base import fork as lifecycle
+from toolkit._base.arguments import seconds, whole
+from toolkit._base.uninterrupted import uninterrupted
+from toolkit.batch.batch import Batch
+from toolkit.errors import ArgumentError, ClosedError, ToolkitError
+from toolkit.interface.attachment import Attachment
+from toolkit.net.device import Device
+from toolkit.program import Link, Program
+from toolkit.program.rcu import wait_for_readers
+from toolkit.wait.coalesce import Coalescer
+from toolkit.wait.waiter import Waiter
+
+if TYPE_CHECKING:
+    from toolkit.flows import Flows
+    from toolkit.flows.keys import Group
+    from toolkit.wait.aio import AsyncWaiter
+
+__all__ = ["OneReceiver"]
+
+B = TypeVar("B", bound="Batch | None")
+T = TypeVar("T")
+
+_CLOSE_PATIENCE = 5.0  # seconds that close() waits for a thread inside receive()
+
+
+class OneReceiver(Attachment):
+    """Base of what brings the packets of an interface to one thread, or to one task of an event loop."""
+
+    def __init__(self, device: Device, program: Program, link: Link, waiter: Waiter, coalescer: Coalescer) -> None:
+        """Take over a program that `link` attached to `device`, and the `waiter`."""
+        self.device = device
+        self.program = program
+        self.link = link
+        self._waiter = waiter
+        self._coalescer = coalescer
+        self._wait_finalizer = weakref.finalize(self, waiter.close)
+        self._async_waiter: AsyncWaiter | None = None  # made by the first areceive() that waits
+        self._guard = threading.Lock()  # held by the thread that is inside receive()
+        self._awaited = False  # whether a coroutine is inside areceive()
+        self._close_lock = threading.Lock()
+        self._flows: list[weakref.ref[Flows]] = []  # what is fed with every Batch
+        self._down = False  # whether close() came to its end
+        lifecycle.track(self)
+
+    # --- receiving --------------------------------------------------------------------------------------------------
+
+    def receive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
+        """Return waiting packets of one queue, at most `limit`, as a Batch; the queues get their turns.
+
+        timeout: seconds to wait for the first packet; None waits for ever, 0 not at all. On time-out the Batch is empty
+        (and falsy). The next receive() ends the loan of this Batch.
+        DeviceGoneError when the interface vanished, DetachedError when somebody took the program off it or put another
+        in its place: what waits is returned first. ClosedError after (or during) close().
+        """
+        self._check_alone()
+        _check_limit(limit)
+        with self._guard:
+            batch = self._begin(limit, timeout)
+            if not batch:
+                if rest := self._coalescer.rest(timeout):
+                    time.sleep(rest)
+                    self._check_open()
+                batch = self._look(limit)
+            if not batch and timeout != 0:
+                self._coalescer.idle()
+                deadline = None if timeout is None else time.monotonic() + seconds("timeout", timeout)
+                while self._waiter.wait(timeout):
+                    self._check_open()
+                    if batch := self._look(limit):
+                        break
+                    if deadline is not None and (timeout := deadline - time.monotonic()) <= 0:
+                        break
+            self._coalescer.note(len(batch))
+        if not batch:
+            self._check_open()
+        elif self._flows:
+            self._count(batch)
+        return batch
+
+    async def areceive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
+        """Do what receive() does in an asyncio event loop, without a thread: other tasks run while this one waits.
+
+        One task receives. It can be cancelled at any time; no packet is lost by that, unless asyncio.wait_for() drops a
+        Batch that had come already: use `timeout`.
+        """
+        import asyncio
+
+        self._check_alone()
+        _check_limit(limit)
+        self._awaited = True
+        try:
+            await asyncio.sleep(0)  # also while packets come without end, other tasks get their turn
+            batch = self._locked(self._begin, limit, timeout)
+            if not batch:
+                if rest := self._coalescer.rest(timeout):
+                    await asyncio.sleep(rest)
+                batch = self._locked(self._look, limit, None)
+            if not batch and timeout != 0:
+                self._coalescer.idle()
+                deadline = None if timeout is None else time.monotonic() + seconds("timeout", timeout)
+                while await self._async().wait(timeout):
+                    if batch := self._locked(self._look, limit, None):
+                        break
+                    if deadline is not None and (timeout := deadline - time.monotonic()) <= 0:
+                        break
+            self._coalescer.note(len(batch))
+        finally:
+            self._awaited = False
+        if not batch:
+            self._check_open()
+        elif self._flows:
+            self._count(batch)
+        return batch
+
+    def __aiter__(self) -> AsyncIterator[Batch]:
+        """`async for batch in interface`: Batches until it is closed, or nothing waits after wake()."""
+        return self
+
+    async def __anext__(self) -> Batch:
+        """Return the next Batch that is not empty."""
+        if self._why_dead == "closed":
+            raise StopAsyncIteration
+        try:
+            while not (batch := await self.areceive()):
+                if self._waiter.woken:
+                    raise StopAsyncIteration
+            return batch
+        except ClosedError:
+            if self._why_dead == "closed":
+                raise StopAsyncIteration from None
+            raise
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until packets wait on a queue (True) or `timeout` seconds passed (False); raises as receive() does."""
+        self._check_alone()
+        with self._guard:
+            readable = self._holds() or self._waiter.wait(timeout)
+        self._check_open()
+        return readable
+
+    def wake(self) -> None:
+        """Have what waits in receive(), areceive() or wait() return at once, and all that would from now on.
+
+        For good: to end a loop from outside of it, from any thread. What waits in the rings can still be received.
+        """
+        self._waiter.wake()
+
+    def _begin(self, limit: int | None, timeout: float | None) -> Batch | None:
+        """Return what can be had before a rest, if anything."""
+        raise NotImplementedError
+
+    def _look(self, limit: int | None, turns: int | None = None) -> Batch:
+        """Return what waits now, also after an empty Batch; `turns` at how many queues to look, by default at each."""
+        raise NotImplementedError
+
+    def _holds(self) -> bool:
+        """Whether packets are at hand already, of which no Waiter would tell."""
+        return False
+
+    def _check_alone(self) -> None:
+        self._check_open()
+        if self._guard.locked() or self._awaited:
+            raise ToolkitError(
+                f"two threads or tasks receive on {self.name} at once (or a signal handler interrupted receive()). "
+                "Next step: receive from one of them."
+            )
+
+    def _locked(self, look: Callable[[int | None, T], B], limit: int | None, how: T) -> B:
+        self._check_open()
+        with self._guard:
+            return look(limit, how)
+
+    def _async(self) -> AsyncWaiter:
+        if self._async_waiter is None:
+            from toolkit.wait.aio import AsyncWaiter
+
+            # The Waiter outlives a forgotten owner, whose finalizer closes it: it must not hold the owner.
+            reference = weakref.ref(self)
+            self._async_waiter = AsyncWaiter(
+                self._waiter, self._guard, lambda: (me := reference()) is None or me.closed
+            )
+        return self._async_waiter
+
+    # --- what it counts -----------------------------------------------------------------------------------------------
+
+    def flows(self, max_flows: int = 1 << 16, *, group: Group = "flow", bidirectional: bool = False) -> Flows:
+        """Return counters by flow (or source, destination, port, protocol) that every receive() adds to from now on.
+
+        It ends when nobody holds them any more. See toolkit.flows.Flows.
+        """
+        from toolkit.flows import Flows
+
+        self._check_open()
+        flows = Flows(max_flows, group=group, bidirectional=bidirectional)
+        self._flows = [*self._flows, weakref.ref(flows)]
+        return flows
+
+    def _count(self, batch: Batch) -> None:
+        """Feed a Batch to those of `flows()` that somebody holds."""
+        for reference in self._flows:
+            flows = reference()
+            if flows is None:
+                self._flows = [one for one in self._flows if one is not reference]
+            else:
+                flows.add(batch)
+
+    def waiting(self) -> int | None:
+        """Return how many packets came that nobody has taken yet; None where nobody has taken any at all."""
+        raise NotImplementedError
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def detach(self) -> None:
+        """Take the program off the interface: nothing new comes, what waits can be received. Repeatable.
+
+        To reconcile counters: detach, receive until nothing comes, then received + statistics().dropped equals
+        counters()["redirected"], to the packet.
+        """
+        self._check_open()
+        self.link.close()
+        wait_for_readers()
+
+    def close(self) -> None:
+        """Detach the program and give everything back. Repeatable; waits for a thread in receive()."""
+        if self._why_dead.startswith("dead"):
+            return
+        self._why_dead = "closed"
+        if not self._down:
+            uninterrupted(self._close, patience=2 * _CLOSE_PATIENCE, stuck=self._stuck)
+
+    def _close(self) -> None:
+        with self._close_lock:  # another thread may be closing: return when it is done
+            if self._down:
+                return
+            self._wake_receiver()
+            if not self._guard.acquire(timeout=_CLOSE_PATIENCE):
+                raise ToolkitError(self._stuck)
+            try:
+                if self._async_waiter is not None:
+                    self._async_waiter.close()
+                try:
+                    self._take_down()
+                finally:
+                    self._wait_finalizer()
+                self._down = True
+            finally:
+                self._guard.release()
+
+    def _wake_receiver(self) -> None:
+        """Have a receive() that waits return; once or more often."""
+        self._waiter.wake()
+
+    def _take_down(self) -> None:
+        """Give everything back. Nobody is inside receive(). Called again when it raised."""
+        raise NotImplementedError
+
+    def _after_fork_in_child(self) -> None:
+        if not self._why_dead:
+            self._why_dead = "dead: it belongs to the parent of a fork"
+            self._waiter.close()
+            if self._async_waiter is not None:
+                self._async_waiter.close()
+
+    @property
+    def _stuck(self) -> str:
+        return (
+            f"cannot close the {type(self).__name__} on {self.name}: receive() is still inside it after "
+            f"{_CLOSE_PATIENCE:.0f} s. Likely cause: close() was called from a signal handler that interrupted it. "
+            "Next step: set a flag in the handler, close outside of it."
+        )
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and whole("limit", limit) < 1:
+        raise ArgumentError(f"limit is a number of packets from 1 on, not {limit!r}")

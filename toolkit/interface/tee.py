@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets for two: the kernel gets each one as if nobody looked, and a copy of those that a filter takes comes here.
+
+An Interface takes packets away from the kernel. A Tee has the XDP program pass them on, and copy them first, into a BPF
+ring buffer. So the kernel loses nothing, whatever happens here; when this process is too slow, it is the copy that is
+lost, and counted. docs/tee.md has the figures, and what else was tried.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+
+from toolkit._base.clock import clock
+from toolkit.abi.if_xdp import Statistics
+from toolkit.abi.tee_slot import slot_size
+from toolkit.batch.batch import Batch
+from toolkit.interface.receiving import OneReceiver
+from toolkit.interface.tee_batch import Columns, by_queue
+from toolkit.interface.tee_waiter import TeeWaiter
+from toolkit.net.device import Device
+from toolkit.program import Link, Program
+from toolkit.program.ringbuf import RingBuffer, Rows
+from toolkit.wait.coalesce import LONGEST_REST, Coalescer
+
+__all__ = ["Tee"]
+
+
+class Tee(OneReceiver):
+    """Copies of an interface's packets, which the kernel gets as well. Made by `toolkit.tee()`.
+
+    It receives as an Interface does: one thread calls receive(), close() may come from any. It sends nothing.
+    """
+
+    _SUBJECT = "the tee of {} is"
+
+    def __init__(
+        self,
+        device: Device,
+        program: Program,
+        link: Link,
+        *,
+        snaplen: int,
+        queues: list[int],
+        filter: str,
+        coalesce: float = LONGEST_REST,
+    ) -> None:
+        """Take over a `xsk_tee.c` program, attached by `link`, which copies `snaplen` bytes of a packet."""
+        self._table = program.maps["copies"]
+        self._ring = RingBuffer(self._table, slot_size(snaplen))
+        waiter = TeeWaiter(self._table.fd, link, device.name)
+        super().__init__(device, program, link, waiter, Coalescer(coalesce, self._ring.records))
+        self.filter: str | None = filter
+        self.snaplen = snaplen
+        """Bytes of a packet that are copied, at most; Batch.wire_lengths tells how long it was."""
+        self._queues = queues
+        # What was taken from the ring, and what of it receive() has not returned yet. One assignment changes both, so
+        # that an interrupt between two steps can neither lose a packet nor bring it twice.
+        self._held: tuple[Rows | None, list[Columns]] = (None, [])
+        self._returned = 0  # packets, by receive(); written by that only
+        self._lent: weakref.ref[Batch] | None = None  # the last Batch
+
+    def __repr__(self) -> str:
+        """Show what came about."""
+        if self._why_dead:
+            return f"<Tee {self.name}, {self._why_dead}>"
+        return f"<Tee {self.name}: {self.mode}, filter {self.filter!r}, {self._ring.records} slots>"
+
+    # --- what it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def zero_copy(self) -> bool:
+        """False: what is not taken away has to be copied."""
+        return False
+
+    def fileno(self) -> int:
+        """The descriptor to wait for elsewhere: readable when copies wait, once receive() returned an empty Batch."""
+        self._check_open()
+        return self._table.fd
+
+    def info(self) -> dict[str, Any]:
+        """Return what came about, for people and for JSON: the keys of Interface.info(), as far as they apply."""
+        return {
+            "interface": self.name,
+            "driver": self.device.driver,
+            "mode": self.mode,
+            "fallback_reason": self.link.fallback_reason,
+            "replaced": self.link.replaced,
+            "lost": self.lost,
+            "zero_copy": False,
+            "queues": list(self._queues),
+            "filter": self.filter,
+            "tee": True,
+            "slots": self._ring.records,
+            "snaplen": self.snaplen,
+            "ring_bytes": self._ring.size,
+            "wait": "poll",
+        }
+
+    def statistics(self) -> Statistics:
+        """Return the drops as an Interface does: `rx_ring_full` are packets whose copy found no room.
+
+        counters() has them as `lost`; `redirected` are all that were to be copied, and the others come here.
+        """
+        return Statistics(0, 0, 0, self.counters()["lost"], 0, 0)
+
+    def waiting(self) -> int | None:
+        """Return how many copies receive() has not returned yet; None if it has returned none at all."""
+        if not self._returned:
+            return None
+        counters = self.counters()
+        return max(counters["redirected"] - counters["lost"] - self._returned, 0)
+
+    # --- receiving ----------------------------------------------------------------------------------------------------
+
+    def _begin(self, limit: int | None, timeout: float | None) -> Batch | None:
+        return self._next(limit) if self._end_loan() else None
+
+    def _look(self, limit: int | None, turns: int | None = None) -> Batch:
+        # Nothing may have come though the Waiter said so: the kernel tells of a copy that another CPU is still at.
+        if not self._take():
+            self._waiter.check_feed()
+        return self._next(limit)
+
+    def _holds(self) -> bool:
+        """Whether copies were taken with the last Batch. Ends its loan: meanwhile the kernel tells of nothing new."""
+        return self._end_loan()
+
+    def _end_loan(self) -> bool:
+        """Make the last Batch stale. Whether packets taken with it are still to be returned; else the slots go back."""
+        self._expire_last()
+        self._lent = None
+        rows, waiting = self._held
+        if waiting:
+            return True
+        if rows is not None:
+            self._ring.release(rows)
+            self._held = (None, [])
+        return False
+
+    def _take(self) -> bool:
+        """Look into the ring: whether anything was there."""
+        rows = self._ring.take()
+        if rows.records:
+            clock.pair()  # now, while the packets are young: the times may be asked for much later
+            self._held = (rows, by_queue(rows))
+        return rows.records > 0
+
+    def _next(self, limit: int | None) -> Batch:
+        rows, waiting = self._held
+        if not waiting:
+            return Batch(None, np.empty((0, 2), np.uint64), memory=np.empty(0, np.uint8))
+        columns, others = waiting[0], waiting[1:]
+        if limit is not None and limit < len(columns.descs):
+            columns, others = columns.part(slice(limit)), [columns.part(slice(limit, None)), *others]
+        batch = columns.batch()
+        self._lent = weakref.ref(batch)
+        self._held = (rows, others)
+        self._returned += len(batch)
+        return batch
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _wake_receiver(self) -> None:
+        super()._wake_receiver()
+        self.link.close()  # whatever comes next: nothing of ours stays in the packets' way
+
+    def _after_fork_in_child(self) -> None:
+        super()._after_fork_in_child()
+        self._expire_last()  # its memory stayed with the parent
+
+    def _expire_last(self) -> None:
+        last = self._lent() if self._lent is not None else None
+        if last is not None:
+            last.expire()
+
+    def _take_down(self) -> None:
+        self._expire_last()
+        self._held = (None, [])
+        self._ring.close()
+        self.program.close()

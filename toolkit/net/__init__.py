@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel says of interfaces, and the settings that come back: netlink, ethtool, sysfs, NAPI, namespaces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from toolkit._base.door import door
+from toolkit._base.netns import NetNS, entered
+
+if TYPE_CHECKING:
+    from toolkit.net.device import Device, describe
+    from toolkit.net.napi import leftovers, repair
+
+__all__ = ["Device", "NetNS", "describe", "entered", "leftovers", "repair"]
+
+__getattr__, __dir__ = door(
+    __name__,
+    {
+        "device": "Device describe",
+        "napi": "leftovers repair",
+    },
+)

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel says of a network interface, by ioctl: fast, and right in any network namespace (unlike /sys)."""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import operator
+import re
+import socket
+import struct
+import time
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from toolkit.errors import ArgumentError, kernel_error
+
+__all__ = [
+    "LINK_HEADERS",
+    "Device",
+    "await_carrier",
+    "check_ethernet",
+    "check_queue",
+    "describe",
+    "index_of",
+    "queue_numbers",
+]
+
+# linux/sockios.h, linux/ethtool.h, linux/if.h
+_SIOCGIFFLAGS = 0x8913
+_SIOCGIFINDEX = 0x8933
+_SIOCGIFMTU = 0x8921
+_SIOCGIFHWADDR = 0x8927
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_GDRVINFO = 0x00000003
+_ETHTOOL_GCHANNELS = 0x0000003C
+_IFF_UP = 0x1
+_IFF_RUNNING = 0x40
+_IFNAMSIZ = 16
+
+# linux/if_arp.h
+ARPHRD_ETHER = 1
+_ARPHRD_LOOPBACK = 772  # its packets have Ethernet headers too
+_KINDS = {  # those that XDP can be attached to, or that people may try
+    32: "InfiniBand",
+    512: "PPP",
+    519: "a modem's raw IP",
+    768: "an IP-in-IP tunnel",
+    769: "an IPv6 tunnel",
+    776: "an IPv6-in-IPv4 tunnel (sit)",
+    778: "a GRE tunnel",
+    801: "802.11",
+    802: "802.11 in monitor mode",
+    803: "802.11 in monitor mode",
+    823: "a GRE tunnel over IPv6",
+    824: "a netlink monitor",
+    65534: "layer 3: tun, WireGuard or the like",
+}
+LINK_HEADERS = 14 + 2 * 4  # bytes of Ethernet and two VLAN tags, which an MTU does not count
+_HARDWARE = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$|usb-")  # a place on PCI, or on USB
+_SHARED = ("virtio_net", "vmxnet3")
+_CARRIER_PATIENCE = 4.0  # seconds: some drivers restart the link when a program is attached
+
+
+class Device(NamedTuple):
+    """An interface, as of the moment it was asked."""
+
+    name: str
+    ifindex: int
+    up: bool
+    running: bool  # has a carrier
+    mtu: int  # bytes, without the Ethernet header
+    mac: bytes  # 6 bytes
+    queues: int  # receive queues in use
+    driver: str  # "" where the driver does not say
+    paired: bool  # whether `ethtool -L` counts receive and transmit queues in pairs ("combined")
+    bus: str = ""  # where the driver says that the device is: "0000:00:1f.6" for PCI, "virtio0", "usb-…", or ""
+    kind: int = ARPHRD_ETHER  # what its packets begin with (linux/if_arp.h)
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest packet that the MTU lets arrive."""
+        return self.mtu + LINK_HEADERS
+
+    @property
+    def link(self) -> str:
+        """What kind of device it is by its link layer: "Ethernet", or what it is instead."""
+        if self.kind in (ARPHRD_ETHER, _ARPHRD_LOOPBACK):
+            return "Ethernet"
+        return _KINDS.get(self.kind, f"of hardware type {self.kind}")
+
+    @property
+    def on_a_wire(self) -> bool:
+        """Whether what arrives comes off a wire, with its checksums whole, or was perhaps left by a host beside us.
+
+        That may be where the device is no hardware (veth, tap, bridge, loopback) or is shared by guests of one machine
+        (virtio, vmxnet3): see toolkit.packets.checksum_offload.
+        """
+        return _HARDWARE.match(self.bus) is not None and self.driver not in _SHARED
+
+
+def describe(interface: str) -> Device:
+    """Ask about `interface` in the calling thread's network namespace. SystemCallError (ENODEV) when there is none."""
+    name = _checked_name(interface)
+    with _asker(interface) as asker:
+
+        def ioctl(request: int, payload: bytes = b"") -> bytes:
+            return fcntl.ioctl(asker, request, struct.pack("16s24s", name, payload))
+
+        try:
+            # Not socket.if_nametoindex(), which tells no errno.
+            ifindex = struct.unpack_from("=i", ioctl(_SIOCGIFINDEX), 16)[0]
+            flags = struct.unpack_from("=H", ioctl(_SIOCGIFFLAGS), 16)[0]
+            mtu = struct.unpack_from("=i", ioctl(_SIOCGIFMTU), 16)[0]
+            address = ioctl(_SIOCGIFHWADDR)  # its family is the kind of device, which /sys shows of one namespace only
+            kind, mac = struct.unpack_from("=H", address, 16)[0], address[18:24]
+        except OSError as refused:
+            number = refused.errno if refused.errno in (errno.EMFILE, errno.ENFILE, errno.EPERM) else errno.ENODEV
+            raise kernel_error("", number, f"cannot open the interface {interface}") from None
+        queues, paired = _channels(asker, name)
+        driver, bus = _driver(asker, name)
+    up, running = bool(flags & _IFF_UP), bool(flags & _IFF_RUNNING)
+    return Device(interface, ifindex, up, running, mtu, mac, queues, driver, paired, bus, kind)
+
+
+def index_of(interface: str) -> int:
+    """Return the number of `interface`. OSError with the kernel's errno, which socket.if_nametoindex() keeps back."""
+    name = _checked_name(interface)
+    with _asker(interface) as asker:
+        answer = fcntl.ioctl(asker, _SIOCGIFINDEX, struct.pack("16s24s", name, b""))
+    index: int = struct.unpack_from("=i", answer, 16)[0]
+    return index
+
+
+def _asker(interface: str) -> socket.socket:
+    try:
+        return socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    except OSError as refused:
+        raise kernel_error("", refused.errno or errno.EIO, f"cannot open the interface {interface}") from None
+
+
+def _checked_name(interface: str) -> bytes:
+    if not isinstance(interface, str):
+        raise ArgumentError(f"an interface is named by a str, not {type(interface).__name__}")
+    name = interface.encode(errors="surrogateescape")
+    if not 0 < len(name) < _IFNAMSIZ or b"/" in name or b"\0" in name or any(byte <= 32 for byte in name):
+        raise ArgumentError(
+            f"{interface!r} is no interface name: it has 1 to 15 bytes without spaces or slashes. "
+            "Next step: list the interfaces with `ip link`."
+        )
+    return name
+
+
+def _ethtool(asker: socket.socket, name: bytes, words: array.array[int]) -> bool:
+    """Run one SIOCETHTOOL command on the buffer `words`, in place. False where the driver does not know it."""
+    address, _ = words.buffer_info()
+    try:
+        fcntl.ioctl(asker, _SIOCETHTOOL, struct.pack("16sP16x", name, address))
+    except OSError:
+        return False
+    return True
+
+
+def _channels(asker: socket.socket, name: bytes) -> tuple[int, bool]:
+    """Receive queues in use, and whether they are counted in pairs."""
+    # struct ethtool_channels: cmd, max_rx, max_tx, max_other, max_combined, rx, tx, other, combined
+    words = array.array("I", [_ETHTOOL_GCHANNELS] + [0] * 8)
+    if _ethtool(asker, name, words):
+        return max(words[5] + words[8], 1), words[8] > 0
+    return 1, False
+
+
+def _driver(asker: socket.socket, name: bytes) -> tuple[str, str]:
+    """The driver's name, and on which bus the device is; "" where the driver does not say."""
+    # struct ethtool_drvinfo (196 bytes): cmd, driver[32], version[32], fw_version[32], bus_info[32], …
+    words = array.array("I", [_ETHTOOL_GDRVINFO] + [0] * 48)
+    if not _ethtool(asker, name, words):
+        return "", ""
+    told = words.tobytes()
+    driver, bus = (told[at : at + 32].split(b"\0")[0].decode(errors="replace") for at in (4, 100))
+    return driver, bus
+
+
+def queue_numbers(device: Device, queues: Iterable[int] | Literal["all"]) -> list[int]:
+    """Return what `queues` means on this device, in order. SystemCallError (EINVAL) for one that it does not have."""
+    if isinstance(queues, str):
+        if queues != "all":
+            raise ArgumentError(f'queues is "all" or numbers, not {queues!r}')
+        return list(range(device.queues))
+    try:
+        numbers = sorted({operator.index(queue) for queue in queues})
+    except TypeError:
+        raise ArgumentError(f'queues is "all" or whole numbers, not {queues!r}') from None
+    if not numbers:
+        raise ArgumentError('queues is empty. Next step: name at least one, or "all".')
+    for queue in (numbers[0], numbers[-1]):
+        check_queue(device, queue)
+    return numbers
+
+
+def check_queue(device: Device, queue: int) -> None:
+    """Raise when the device has no such receive queue."""
+    if queue < 0:
+        raise ArgumentError(f"a queue is a number from 0 on, not {queue!r}")
+    if queue >= device.queues:
+        raise kernel_error(
+            "bind",
+            errno.EINVAL,
+            f"cannot bind to queue {queue} of {device.name}",
+            cause=f"{device.name} has {device.queues} receive queue(s), numbered from 0",
+            remedy=f"take a lower queue, or give it more: `ethtool -L {device.name} combined N`",
+        )
+
+
+def check_ethernet(device: Device) -> None:
+    """Raise SystemCallError (EOPNOTSUPP) for a device whose packets do not begin with an Ethernet header.
+
+    Generic XDP takes such devices; filters would then match nothing, and decoding and files be nonsense.
+    """
+    if device.link != "Ethernet":
+        raise kernel_error(
+            "link",
+            errno.EOPNOTSUPP,
+            f"cannot use {device.name}",
+            cause=f"its packets have no Ethernet header ({device.link}), and filters, decoding, files and answers here "
+            "begin with one",
+            remedy="open the Ethernet interface that its packets come through, or leave, in their tunnel (`ip -d link "
+            f"show {device.name}` and `ip route get ADDRESS` name it); `tcpdump -i {device.name}` shows what is inside",
+        )
+
+
+def await_carrier(device: Device) -> None:
+    """Some drivers take the link down for a second or two when a program is attached: wait until it is back."""
+    deadline = time.monotonic() + _CARRIER_PATIENCE
+    while device.running and not describe(device.name).running and time.monotonic() < deadline:
+        time.sleep(0.02)

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From C text to an Image: out of the cache, or by a BCC worker in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import glob
+import hashlib
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from toolkit._base.cache import Cache
+from toolkit._base.children import run_helper
+from toolkit.abi.shared_library import refused_by
+from toolkit.errors import ArgumentError, CompileError, LibraryError, ToolkitError, kernel_error
+from toolkit.program import dependencies, sources
+from toolkit.program.bcc import PLACES, have_kernel_headers
+from toolkit.program.image import Image, images
+from toolkit.program.load import LESS
+
+__all__ = ["build_images", "choose"]
+
+FORMAT = 2  # of the cached report; a change of worker.py's output needs a new number
+TIME_LIMIT = 120.0  # s; a compilation takes a quarter of a second, on an emulated machine some fifty
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+_MISSING_HEADER = re.compile(r"fatal error: '([^']+)' file not found")
+_NO_PRIVILEGE = re.compile(r"could not open bpf map.*Operation not permitted|bpf.*Operation not permitted")
+_TOO_FAR = "Branch target out of insn range"  # newer LLVMs give up; older ones cut the jump, and the verifier sees it
+_LIBRARIES = ("/usr/lib*/libbcc.so.0", "/usr/lib/*-linux-gnu/libbcc.so.0", "/usr/local/lib*/libbcc.so.0")
+
+
+def interpreters() -> list[str]:
+    """The interpreters that may have BCC, best first: this one if it knows any `bcc`, then the system's."""
+    own = sys.executable or ""
+    # By the path alone: that import_bcc() has loaded it here from elsewhere does not help a child.
+    known = bool(own) and PathFinder.find_spec("bcc") is not None
+    return list(dict.fromkeys(([own] if known else []) + [SYSTEM_PYTHON]))
+
+
+def _stamp(path: str) -> str:
+    status = os.stat(path)
+    return f"{path} {status.st_mtime_ns} {status.st_size}"
+
+
+@functools.cache
+def _toolchain() -> str:
+    """What a result depends on besides its text: kernel, machine, BCC's files, our headers and worker."""
+    files = [path for pattern in PLACES for path in glob.glob(os.path.join(pattern, "version.py"))]
+    files += [path for pattern in _LIBRARIES for path in glob.glob(pattern)]
+    files += [str(Path(__file__).with_name("bcc_process.py"))]
+    files += sorted(str(path) for path in sources.headers().rglob("*.h"))
+    stamps = sorted({_stamp(path) for path in files if os.path.exists(path)})
+    return "\n".join([str(FORMAT), platform.release(), platform.machine(), str(os.sysconf("SC_PAGE_SIZE")), *stamps])
+
+
+def _key(parts: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode(errors="surrogateescape")
+        digest.update(b"%d:" % len(encoded) + encoded)
+    return digest.hexdigest()[:40]
+
+
+def _kernel_version() -> int:
+    """LINUX_VERSION_CODE of the running kernel."""
+    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", platform.release())
+    major, minor, patch = (int(n or 0) for n in found.groups()) if found else (5, 15, 0)
+    return (major << 16) + (minor << 8) + min(patch, 255)
+
+
+def _flags(source: sources.Source, own_headers: bool) -> list[str]:
+    flags = [f"-I{place}" for place in source.include]
+    if own_headers:
+        flags += [f"-DXSK_LINUX_VERSION_CODE={_kernel_version()}", f"-DXSK_PAGE_SIZE={os.sysconf('SC_PAGE_SIZE')}"]
+    return flags
+
+
+def _run(interpreter: str, request: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """One worker: its report and what it wrote to stderr. It is gone when this returns, or when this process dies."""
+    import subprocess
+
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+    worker = str(Path(__file__).with_name("bcc_process.py"))
+    text = json.dumps({**request, "parent": os.getpid()})
+    try:
+        done = run_helper([interpreter, "-I", worker], text.encode(), TIME_LIMIT, environment)
+    except FileNotFoundError:
+        return {"status": "absent", "detail": "there is no such interpreter"}, ""
+    except OSError as refused:
+        number = refused.errno or errno.EIO
+        raise kernel_error("", number, f"cannot start {interpreter}, which compiles the program") from refused
+    except subprocess.TimeoutExpired as late:
+        raise ToolkitError(
+            f"compiling the program with {interpreter} took longer than {TIME_LIMIT:.0f} s and was stopped. "
+            "Likely cause: a machine under heavy load, or a very long filter. Next step: try "
+            "again; `net` and `portrange` instead of lists of hosts and ports."
+        ) from late
+    chatter = done.stderr.decode(errors="replace")
+    try:
+        return json.loads(done.stdout), chatter
+    except ValueError:
+        detail = f"it ended with status {done.returncode} and no report"
+        return {"status": "error", "detail": detail}, chatter
+
+
+def _compile(request: dict[str, Any], candidates: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """The first report that comes from a real BCC."""
+    tried = []
+    for interpreter in candidates:
+        report, chatter = _run(interpreter, request)
+        if report["status"] == "absent":
+            number = refused_by(report["detail"])
+            if number:
+                call = "memory" if number == errno.ENOMEM else ""
+                raise kernel_error(call, number, f"cannot load BCC into {interpreter}")
+            tried.append(f"{interpreter} ({report['detail']})")
+        elif report["status"] == "wrong":
+            tried.append(f"{interpreter} ({report['detail']} is another package of the name bcc, from PyPI)")
+        else:
+            return report, chatter
+    raise LibraryError(
+        f"no interpreter has BCC, which compiles XDP programs: tried {', '.join(tried)}. Likely cause: the package "
+        "python3-bpfcc is not installed (the bcc on PyPI is something else). "
+        "Next step: `apt-get install python3-bpfcc` (or run scripts/setup)."
+    )
+
+
+def _refusal(source: sources.Source, report: dict[str, Any], chatter: str) -> Exception:
+    """The exception for a report that is not ok."""
+    if _NO_PRIVILEGE.search(chatter):
+        return kernel_error("map_create", 1, f"cannot create the maps of {source.name}")
+    if report["status"] == "compile" and "error" in chatter:
+        text = f"{source.name} does not compile:\n{chatter.strip()}"
+        missing = _MISSING_HEADER.search(chatter)
+        if missing and missing[1] != "xsk_filter.h":
+            text += (
+                f"\nThe toolkit carries the few kernel headers that XDP programs need, and {missing[1]} is not one of "
+                f"them. Next step: `apt-get install linux-headers-{platform.release()}`, or do without it."
+            )
+        return CompileError(text)
+    if _TOO_FAR in chatter:
+        return CompileError(
+            f"{source.name} does not compile: LLVM says {_TOO_FAR!r}. Likely cause: the program, most often its filter "
+            f"or the number of its rules, is longer than a jump reaches (32,767 instructions). {LESS}"
+        )
+    says = report.get("detail", report["status"])
+    return CompileError(f"{source.name} does not compile: BCC says {says!r}.\n{chatter}".strip())
+
+
+def _attempts(source: sources.Source) -> Iterator[tuple[str | None, list[str]]]:
+    """Our own headers first: they are ten times faster. The machine's, if it has any, for programs that need more."""
+    yield str(sources.headers()), _flags(source, True)
+    if have_kernel_headers():
+        yield None, _flags(source, False)
+
+
+def _fresh(source: sources.Source, text: str, candidates: Sequence[str]) -> dict[str, Any]:
+    """The report, with what it depends on (see dependencies.noted) in place of what clang read, and when."""
+    report: dict[str, Any] = {}
+    headers: str | None = None
+    chatter = ""
+    for headers, flags in _attempts(source):
+        request = {"text": text, "cflags": flags, "headers": headers}
+        report, chatter = _compile(request, candidates)
+        if report["status"] == "ok" or not _MISSING_HEADER.search(chatter):
+            break
+    if report["status"] != "ok":
+        raise _refusal(source, report, chatter)
+    read, began = report.pop("read"), report.pop("began")
+    report["depends"] = dependencies.noted(text, read, began, include=source.include, kernel_headers=headers)
+    return report
+
+
+def build_images(
+    source: sources.Source, text: str, *, cache: bool = True, candidates: Sequence[str] | None = None
+) -> dict[str, Image]:
+    """Compile `text`, or take it from the cache: the Images of its functions, by name.
+
+    `candidates` overrides the interpreters that are tried. Raises CompileError with clang's text, LibraryError where
+    there is no BCC, PrivilegeError where maps cannot be created.
+    """
+    if not cache:
+        return images(_fresh(source, text, candidates or interpreters()))
+    key = _key([_toolchain(), text, *_flags(source, True)])
+    with Cache() as kept:
+        entry = kept.load(key)
+        if entry is not None and dependencies.hold(entry.get("depends")):
+            with contextlib.suppress(Exception):  # damaged on disk, in whatever way: compiled anew and overwritten
+                if found := images(entry):
+                    return found
+        report = _fresh(source, text, candidates or interpreters())
+        if report["depends"] is not None:
+            kept.store(key, report)
+    return images(report)
+
+
+def choose(built: dict[str, Image], function: str | None, source: str) -> Image:
+    """The function that is wanted; the only one, if none was named."""
+    if function is None and len(built) == 1:
+        return next(iter(built.values()))
+    if function in built:
+        return built[function]
+    has = f"has the functions {', '.join(built)}" if built else "has no function that could be an XDP program"
+    raise ArgumentError(f"{source} {has}. Next step: say which one to load with function=...")

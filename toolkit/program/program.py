@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Program: an XDP program in the kernel with its maps, its links, and the sockets registered in its XSKMAP."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import time
+import types
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit._base.descriptor import Descriptor
+from toolkit._base.netns import NetNS
+from toolkit._base.uninterrupted import uninterrupted
+from toolkit.abi import libbpf as abi
+from toolkit.errors import ArgumentError, ToolkitError, explained
+from toolkit.program import compile as build
+from toolkit.program import link as links
+from toolkit.program import load, query, run, sources
+from toolkit.program.link import Link, Mode, Replace
+from toolkit.program.loss import Location, Loss, detached
+from toolkit.program.maps import Map
+from toolkit.program.rcu import wait_for_readers
+from toolkit.program.rules import Action, Rule, RuleCounters, chosen
+
+__all__ = ["Program"]
+
+_ELSEWHERE = 0.5  # seconds between two questions about an attachment that no link of ours tells of: 50 us each
+
+
+class Program:
+    """An XDP program that the kernel has accepted.
+
+    Made by `Program.build(source)`, which compiles with BCC in another process, or by `Program.from_bcc(bpf, function)`
+    from a BPF object of your own. Closing it takes it off every interface. One Program may be attached to several
+    interfaces, but its XSKMAP knows queues only, so their sockets need Programs of their own.
+    """
+
+    def __init__(self, fd: int, name: str, maps: Mapping[str, Map], rules: Iterable[Rule] = ()) -> None:
+        """Take over `fd`, a loaded program, and its maps. Use `build` or `from_bcc`."""
+        self.name = name
+        self.rules = tuple(rules)
+        """The rules in it, in order, as far as they are known: what Batch.rules counts."""
+        self._descriptor = Descriptor(fd, f"the XDP program {name}")
+        self._maps = dict(maps)
+        self._links: list[Link] = []
+        # queue -> weak reference to the Socket that has it, or a token for a bare descriptor; by register()
+        self._registered: dict[int, object] = {}
+        self._elsewhere: dict[Location, tuple[float, bool, Loss | None]] = {}  # by _lost_elsewhere()
+        info = query.program_info(fd)
+        self.id = info.id
+        """The kernel's number of the program."""
+
+    @classmethod
+    def build(
+        cls,
+        source: str | os.PathLike[str] = "xsk_redirect.c",
+        *,
+        function: str | None = None,
+        filter: str = "all",
+        rules: Iterable[Rule] | None = None,
+        on_match: Action = "redirect",
+        sample: float = 1,
+        snaplen: int | None = None,
+        defines: Mapping[str, str | int] | None = None,
+        frags: bool = False,
+        map_entries: Mapping[str, int] | None = None,
+        cache: bool = True,
+    ) -> Program:
+        """Compile and load a program.
+
+        `source` is the name of one of the toolkit's programs, a path, or C text (anything with a newline), in the C
+        that BCC compiles. `function` names the XDP program where the source has several. `filter` is a tcpdump
+        expression, or "all"; the source sees it as `match()` of xsk_filter.h. `on_match`, `sample` and `snaplen` make
+        a Rule with it, and `rules` are several in its place: see Rule. The source sees those as `decide()` of
+        xsk_rules.h. `defines` are macros. `frags` is for packets of several buffers (jumbo frames): the program is
+        loaded for them, and the filter sees all of them, not only the first buffer. `map_entries` overrides the sizes
+        of maps. Without `cache` it is compiled anew.
+
+        Raises CompileError, VerifierError, FilterError, LibraryError (no BCC), PrivilegeError, ArgumentError.
+        """
+
+        def work() -> Program:
+            with explained(f"cannot build the XDP program {os.fspath(source)[:80]!r}"):
+                found = sources.read(source)
+                wanted = chosen(filter, rules, on_match, sample, snaplen)
+                text = sources.assemble(found, wanted, defines or {}, frags)
+                image = build.choose(build.build_images(found, text, cache=cache), function, found.name)
+            maps = load.create_maps(image, map_entries or {})
+            try:
+                fd = load.load_program(image, maps, frags=frags, source=found.name)
+            except BaseException:
+                for one in maps.values():
+                    one.close()
+                raise
+            return cls(fd, image.function, maps, wanted)
+
+        # In one piece: an interrupt in the middle could leave file descriptors that no object stands for, or clang.
+        return uninterrupted(work, dispose=Program.close)
+
+    @classmethod
+    def from_bcc(cls, bpf: Any, function: Any = None, *, rules: Iterable[Rule] = ()) -> Program:
+        """Take over from a `bcc.BPF` object of your own: `function` is a name, or what `bpf.load_func` returned.
+
+        A function that is not loaded yet is loaded. The Program has file descriptors of its own: the BPF object may go
+        before or after it. It does not attach or detach what `bpf.attach_xdp` did. `rules` are those that source_text()
+        was given, if any: names for rule_counters.
+        """
+        from toolkit.program import bcc
+
+        known = chosen(None, rules, "redirect", 1, None) if rules else ()
+        fd, name, maps = bcc.adopt(bpf, function)
+        return cls(fd, name, maps, known)
+
+    @property
+    def fd(self) -> int:
+        """The program's file descriptor. Raises ClosedError after close."""
+        return self._descriptor.fd
+
+    def fileno(self) -> int:
+        """The program's file descriptor."""
+        return self.fd
+
+    @property
+    def maps(self) -> Mapping[str, Map]:
+        """The program's maps by their names in the source."""
+        return types.MappingProxyType(self._maps)
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """The open links: where the program is attached."""
+        return tuple(link for link in self._links if not link.closed)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the program was closed, or belongs to the parent of a fork."""
+        return self._descriptor.closed
+
+    def attach(self, interface: str, *, mode: Mode = "auto", replace: Replace = False, netns: NetNS = None) -> Link:
+        """Run the program on `interface` until the Link or the Program is closed, or the process ends, however it ends.
+
+        `mode="auto"` tries native mode first and falls back to generic; `Link.mode` says which came about and
+        `Link.fallback_reason` why. What is attached there already is refused by name. replace=True takes its place if
+        it was attached by netlink, as a firewall is: it comes back when the Link ends (`Link.replaced` names it; the
+        end is logged). replace="link" takes the place of what a link holds as well, and that cannot come back.
+        `netns` is the interface's network namespace, if it is not this thread's.
+        """
+
+        def work() -> Link:
+            link = links.attach(
+                self.fd,
+                self.name,
+                interface,
+                mode,
+                replace,
+                netns,
+                filters=any(rule.filter != "all" for rule in self.rules),
+            )
+            self._links = [*self.links, link]
+            return link
+
+        # In one piece: an interrupt in the middle could leave a program attached that no object stands for.
+        return uninterrupted(work, dispose=Link.close)
+
+    def lost(self, location: Location, within: float = 0.0) -> Loss | None:
+        """Return why the program does not run at `location` any more, if somebody ended that; None else.
+
+        That is: if it ran there, and neither this object nor its Link took it off. See Link.lost().
+        """
+        mine = [link for link in self._links if link.location == location]
+        if not mine:
+            return self._lost_elsewhere(location, within)
+        found = [link.lost(within) for link in mine if not link.closed]
+        return None if None in found or not found else found[-1]
+
+    def _lost_elsewhere(self, location: Location, within: float) -> Loss | None:
+        """Do the same where others attached it: by netlink (BCC, `ip link`), or the process that made it.
+
+        Known from the first time on that it was seen there.
+        """
+        asked, ran, found = self._elsewhere.get(location, (0.0, False, None))
+        if found is None and (now := time.monotonic()) >= asked + max(within, _ELSEWHERE):
+            runs = location.runs(self.id)
+            if ran and runs is False and not self._ended_by_owner():
+                found = detached(location, self.name, "it was attached by netlink or another process")
+                wait_for_readers()
+            self._elsewhere[location] = now, ran or bool(runs), found
+        return found
+
+    def _ended_by_owner(self) -> bool:
+        """Whether it was taken off where it belongs: by the process that shares it with this one."""
+        return False
+
+    @functools.cached_property
+    def xsks_map(self) -> Map:
+        """The map of AF_XDP sockets, by queue. Raises ArgumentError if the program has none, or several."""
+        found = [one for one in self._maps.values() if one.type == abi.BPF_MAP_TYPE_XSKMAP]
+        named = [one for one in found if one.name == "xsks_map"]
+        if len(found) == 1 or named:
+            return (named or found)[0]
+        raise ArgumentError(
+            f"the program {self.name} has {len(found)} XSKMAPs, so no socket can be registered. "
+            "Next step: declare one, `BPF_XSKMAP(xsks_map, 64);`."
+        )
+
+    def register(self, sock: Any, queue: int | None = None) -> None:
+        """Have the program redirect the packets of a queue to `sock`: the XSKMAP entry.
+
+        `sock` is a `toolkit.Socket`, whose queue it is and which takes itself out again when it closes, or anything
+        with `fileno()`, or a file descriptor; those two need `queue`.
+        """
+        number = getattr(sock, "queue", None) if queue is None else queue
+        if not isinstance(number, int):
+            raise ArgumentError(f"of which queue is {sock!r}? Next step: register(sock, queue=...).")
+        table = self.xsks_map
+        if not 0 <= number < table.max_entries:
+            raise ArgumentError(
+                f"the map {table.name} has no room for queue {number}: it has {table.max_entries} entries. "
+                f'Next step: Program.build(..., map_entries={{"{table.name}": {number + 1}}}).'
+            )
+        holder = self._registered.get(number)
+        other = holder() if isinstance(holder, weakref.ref) else None
+        if other is not None and other is not sock and not getattr(other, "closed", True):
+            raise ArgumentError(
+                f"queue {number} of the program {self.name} is taken by {other!r}: its XSKMAP knows queues, not "
+                "interfaces, and packets of both would go to one socket. Next step: close that socket, or build a "
+                "Program for each interface."
+            )
+        update = getattr(sock, "update_xskmap", None)
+        if update is not None and number == getattr(sock, "queue", number):
+            update(table.fd)
+        else:
+            table.update(number, sock if isinstance(sock, int) else sock.fileno())
+        on_close = getattr(sock, "on_close", None)
+        token = self._registered[number] = object() if on_close is None else weakref.ref(sock)
+        if on_close is not None:
+            # Weak: a socket must not keep the program, and with it the attachment, alive.
+            on_close(functools.partial(_socket_closes, weakref.ref(self), number, token))
+        if (feed := getattr(sock, "feed", None)) is not None:
+            feed.begin(self)
+
+    def unregister(self, queue: int) -> None:
+        """Take a queue's entry out: its packets go on to the kernel. An entry that is not there is fine."""
+        holder = self._registered.pop(queue, None)
+        sock = holder() if isinstance(holder, weakref.ref) else None
+        if (feed := getattr(sock, "feed", None)) is not None:
+            feed.end(self)
+        self.xsks_map.delete(queue)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What the program counted, summed over the CPUs: members of the struct in its per-CPU array `counters`.
+
+        Where that array has several entries (one a rule, and one for packets that no rule takes), over all of them.
+        """
+        rows = self._counted()
+        return {name: int(rows[name].sum(dtype=np.uint64)) for name in rows.dtype.names or ()}
+
+    @property
+    def rule_counters(self) -> tuple[RuleCounters, ...]:
+        """What each rule did, in the order of `rules`, which is what Batch.rules counts. Read one after the other."""
+        rows = self._counted()
+        if "matched" not in (rows.dtype.names or ()):
+            raise ArgumentError(f"the program {self.name} counts no rules. Next step: see progs/xsk_redirect.c.")
+        names = [str(rule) for rule in self.rules] or [f"rule {i}" for i in range(len(rows) - 1)]
+        if len(names) != len(rows) - 1:
+            raise ArgumentError(
+                f"the program {self.name} has {len(rows) - 1} rules, and {len(names)} were named: {'; '.join(names)}. "
+                "Next step: give from_bcc() the rules that source_text() was given."
+            )
+        totals = {name: rows[name].sum(axis=1, dtype=np.uint64).tolist() for name in rows.dtype.names or ()}
+        fields = ("matched", *RuleCounters._fields[2:])
+        return tuple(RuleCounters(rule, *(totals[one][i] for one in fields)) for i, rule in enumerate(names))
+
+    def _counted(self) -> npt.NDArray[Any]:
+        """The map `counters`: shape (entries, CPUs), of its struct."""
+        table = self._maps.get("counters")
+        names = table.dtype.names if table is not None and table.type == abi.BPF_MAP_TYPE_PERCPU_ARRAY else None
+        if table is None or names is None:
+            raise ArgumentError(
+                f"the program {self.name} has no counters. Next step: declare "
+                "`struct counters { u64 redirected; }; BPF_PERCPU_ARRAY(counters, struct counters, 1);`."
+            )
+        return np.stack([table.per_cpu(i) for i in range(table.max_entries)])
+
+    def test_run(self, packet: bytes, repeat: int = 1) -> tuple[int, bytes]:
+        """Run the program on bytes, without an interface: (XDP action, packet as the program left it)."""
+        return run.run_once(self.fd, packet, repeat)
+
+    def test_run_many(self, packets: Sequence[bytes]) -> npt.NDArray[np.uint32]:
+        """Run the program on each packet: the XDP actions, shape (len(packets),)."""
+        return run.run_many(self.fd, packets)
+
+    def close(self) -> None:
+        """Take the program off its interfaces and out of the sockets' way, and give everything back. Again is fine."""
+        for link in self._links:
+            link.close()
+        self._links = []
+        if not self.closed:
+            for queue in list(self._registered):
+                with contextlib.suppress(ToolkitError, OSError):
+                    self.unregister(queue)
+        self._registered = {}
+        for one in self._maps.values():
+            one.close()
+        self._descriptor.close()
+
+    def __enter__(self) -> Program:
+        """For the length of a block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"<Program {self.name}: closed>"
+        where = ", ".join(f"{link.interface} ({link.state})" for link in self.links) or "not attached"
+        return f"<Program {self.name}: id {self.id}, {where}>"
+
+
+def _socket_closes(program: weakref.ref[Program], queue: int, token: object) -> None:
+    """A registered socket is about to close: its entry goes, unless another socket has the queue by now."""
+    alive = program()
+    if alive is not None and not alive.closed and alive._registered.get(queue) is token:
+        alive.unregister(queue)

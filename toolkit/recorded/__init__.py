@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings as Batches, and out of an interface again. toolkit.read() and toolkit.replay() open them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from toolkit._base.door import door
+
+if TYPE_CHECKING:
+    from toolkit.recorded.format import RecordedInterface
+    from toolkit.recorded.recorded import Recorded
+    from toolkit.recorded.replay import Replay, Replayed
+
+__all__ = ["Recorded", "RecordedInterface", "Replay", "Replayed"]
+
+__getattr__, __dir__ = door(
+    __name__,
+    {
+        "recorded": "Recorded",
+        "format": "RecordedInterface",
+        "replay": "Replay Replayed",
+    },
+)

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pcapng: blocks one after the other, in sections that may differ in byte order and in what they tell of interfaces."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit._base.clock import NAT
+from toolkit.abi.pcapng import (
+    BYTE_ORDER_MAGIC,
+    ENHANCED_PACKET_BLOCK,
+    EPB_HEADER,
+    EPB_HEADER_SIZE,
+    IF_DESCRIPTION,
+    IF_FILTER,
+    IF_NAME,
+    IF_OS,
+    IF_TSOFFSET,
+    IF_TSRESOL,
+    INTERFACE_DESCRIPTION_BLOCK,
+    INTERFACE_STATISTICS_BLOCK,
+    ISB_FILTERACCEPT,
+    ISB_IFDROP,
+    ISB_IFRECV,
+    ISB_OSDROP,
+    ISB_USRDELIV,
+    LINKTYPE_ETHERNET,
+    OBSOLETE_PACKET_BLOCK,
+    OPT_COMMENT,
+    SECTION_HEADER_BLOCK,
+    SIMPLE_PACKET_BLOCK,
+)
+from toolkit.recorded.format import ByteOrder, Corrupt, Found, RecordedInterface, link_type_error
+from toolkit.recorded.times import utc_of
+from toolkit.recorded.window import Window
+
+__all__ = ["Pcapng"]
+
+_BLOCK = 12  # bytes of a block without a body
+_LONGEST = 1 << 24  # bytes of a block: libpcap's bound, too
+_MOST_INTERFACES = 1 << 16  # each is remembered: a file of nothing else would fill the memory
+_MOST_OPTIONS = 1 << 12  # of a block that are looked at
+_MOST_TEXT = 1 << 24  # bytes of their names, filters, ...: those that come later are left out
+# Bytes before the packet, by type of block; the trailing length comes after it.
+_HEADERS = {ENHANCED_PACKET_BLOCK: EPB_HEADER_SIZE, OBSOLETE_PACKET_BLOCK: EPB_HEADER_SIZE, SIMPLE_PACKET_BLOCK: 12}
+_NOTED = (SECTION_HEADER_BLOCK, INTERFACE_DESCRIPTION_BLOCK, INTERFACE_STATISTICS_BLOCK)  # others are passed over
+_STATISTICS = {
+    ISB_IFRECV: "received",
+    ISB_IFDROP: "dropped",
+    ISB_FILTERACCEPT: "accepted",
+    ISB_OSDROP: "os_dropped",
+    ISB_USRDELIV: "delivered",
+}
+
+Positions = npt.NDArray[np.int64]
+
+
+class Pcapng:
+    """Reads packet blocks of all three kinds; notes interfaces and statistics; passes over what it knows not."""
+
+    def __init__(self, window: Window) -> None:
+        """Read what stands before the first packet, as far as it is there."""
+        self.interfaces: list[RecordedInterface] = []  # of all sections
+        self.comment = ""
+        self.skipped = 0
+        self.undated = 0
+        self.need = 0
+        self._order: ByteOrder = "<"
+        self._text_left = _MOST_TEXT
+        self._others: set[int] = set()  # places in `interfaces` of those that are not Ethernet
+        self._first = 0  # number in `interfaces` of this section's first
+        self._kind = ENHANCED_PACKET_BLOCK  # the kind of packet block that is being read
+        self._counted: dict[tuple[int, str], int] = {}  # (interface, name): as its last statistics block says
+        self._head = struct.Struct("<II").unpack_from
+        window.require(_BLOCK)
+        while not self._other(window) and self.need and window.require(self.need):
+            if len(self.interfaces):
+                break  # of a pipe, the first packet may be a long time coming
+
+    @property
+    def statistics(self) -> dict[str, int]:
+        """What was counted while recording, summed over interfaces, by name; empty as long as nothing is told."""
+        total: dict[str, int] = {}
+        for (_, name), value in self._counted.items():
+            total[name] = total.get(name, 0) + value
+        return total
+
+    def take(self, window: Window, count: int) -> Found | None:
+        """Find packets: see Format. Those found together are in blocks of one kind, of one section."""
+        places: list[int] = []
+        note = places.append
+        while len(places) < count:
+            try:
+                if not self._other(window, new_section=not places):
+                    break
+            except Corrupt:
+                if not places:
+                    raise
+                break
+            at, end, view, kind, unpack = window.at, window.end, window.view, self._kind, self._head
+            least = _HEADERS[kind] + 4
+            for _ in range(count - len(places)):
+                if at + _BLOCK > end:
+                    break
+                found, total = unpack(view, at)
+                following = at + total
+                if found != kind or following > end or total < least or total > _LONGEST or total & 3:
+                    break  # whatever that is, _other() finds out
+                note(at)
+                at = following
+            if at == window.at:
+                break  # a packet block of another kind
+            window.at = at
+        return self._found(window, np.array(places, dtype=np.int64)) if places else None
+
+    # --- blocks that are no packets ---------------------------------------------------------------------------------
+
+    def _other(self, window: Window, new_section: bool = True) -> bool:
+        """Go past blocks that are no packets. True: a whole packet block is next; False: see `need`, or not allowed."""
+        while True:
+            self.need = 0
+            if window.left < _BLOCK:
+                self.need = _BLOCK
+                return False
+            kind, total = self._head(window.view, window.at)
+            if kind == SECTION_HEADER_BLOCK:
+                if not new_section:
+                    return False
+                order = self._byte_order(window)
+                total = struct.unpack_from(order + "I", window.view, window.at + 4)[0]
+            else:
+                order = self._order
+            self._check_total(kind, total)
+            if window.left < total:
+                self.need = total
+                return False
+            if kind in _HEADERS:
+                if kind != self._kind and not new_section:
+                    return False
+                self._kind = kind
+                return True
+            if struct.unpack_from(order + "I", window.view, window.at + total - 4)[0] != total:
+                raise Corrupt("a block whose two lengths differ")
+            if kind in _NOTED:
+                self._note(kind, order, bytes(window.view[window.at : window.at + total]))
+            window.at += total
+
+    def _byte_order(self, window: Window) -> ByteOrder:
+        order: ByteOrder
+        for order in ("<", ">"):
+            if struct.unpack_from(order + "I", window.view, window.at + 8)[0] == BYTE_ORDER_MAGIC:
+                return order
+        raise Corrupt("a section header without its byte-order magic")
+
+    def _check_total(self, kind: int, total: int) -> None:
+        if total > _LONGEST or total & 3:
+            raise Corrupt(f"a block of {total:,} bytes")
+        if total < _HEADERS.get(kind, _BLOCK - 4) + 4:
+            raise Corrupt("a header of zeros" if kind == total == 0 else f"a block of {total} bytes")
+
+    def _note(self, kind: int, order: ByteOrder, block: bytes) -> None:
+        body = block[8:-4]
+        try:
+            if kind == SECTION_HEADER_BLOCK:
+                self._section(order, body)
+            elif kind == INTERFACE_DESCRIPTION_BLOCK:
+                self._interface(body)
+            elif kind == INTERFACE_STATISTICS_BLOCK:
+                self._statistics(body)
+        except struct.error:
+            raise Corrupt("a block too short for what it must hold") from None
+
+    def _section(self, order: ByteOrder, body: bytes) -> None:
+        major, minor = struct.unpack_from(order + "HH", body, 4)
+        if major != 1:
+            raise Corrupt(f"a section of pcapng version {major}.{minor}, which is not known")
+        self._order = order
+        self._head = struct.Struct(order + "II").unpack_from
+        self._first = len(self.interfaces)
+        for code, value in self._options(body[16:]):
+            if code == OPT_COMMENT and not self.comment:
+                self.comment = _text(value)
+
+    def _interface(self, body: bytes) -> None:
+        link_type, _, snaplen = struct.unpack_from(self._order + "HHI", body)
+        told: dict[str, Any] = {}
+        texts = {IF_NAME: "name", IF_DESCRIPTION: "description", IF_OS: "os"}
+        for code, value in self._options(body[8:]):
+            if code in texts:
+                told[texts[code]] = self._kept_text(value)
+            elif code == IF_FILTER and value[:1] == b"\0":  # 0: a libpcap expression; other kinds are programs
+                told["filter"] = self._kept_text(value[1:])
+            elif code == IF_TSRESOL and value:
+                told["resolution"] = value[0]
+            elif code == IF_TSOFFSET and len(value) == 8:
+                told["offset"] = struct.unpack(self._order + "q", value)[0]
+        if len(self.interfaces) == _MOST_INTERFACES:
+            raise Corrupt(f"the description of one interface more than {_MOST_INTERFACES:,}, the most that are read")
+        if link_type != LINKTYPE_ETHERNET:
+            self._others.add(len(self.interfaces))
+        self.interfaces.append(RecordedInterface(link_type, snaplen=snaplen, **told))
+
+    def _kept_text(self, value: bytes) -> str:
+        if len(value) > self._text_left:
+            return ""
+        self._text_left -= len(value)
+        return _text(value)
+
+    def _statistics(self, body: bytes) -> None:
+        (number,) = struct.unpack_from(self._order + "I", body)
+        if self._first + number >= len(self.interfaces):
+            return  # of an interface that nobody described: there is no end of those
+        for code, value in self._options(body[12:]):
+            if code in _STATISTICS and len(value) == 8:
+                self._counted[self._first + number, _STATISTICS[code]] = struct.unpack(self._order + "Q", value)[0]
+
+    def _options(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Code and value of each option; of a list that is damaged, those before the damage."""
+        at = 0
+        for _ in range(_MOST_OPTIONS):
+            if at + 4 > len(data):
+                return
+            code, length = struct.unpack_from(self._order + "HH", data, at)
+            if not code or at + 4 + length > len(data):
+                return
+            yield code, data[at + 4 : at + 4 + length]
+            at += 4 + (length + 3 & ~3)
+
+    # --- packets ----------------------------------------------------------------------------------------------------
+
+    def _found(self, window: Window, starts: Positions) -> Found | None:
+        """Read the headers of packet blocks, all at once; what is found before the first that is damaged counts."""
+        from toolkit.decode.gather import gather
+
+        size = _HEADERS[self._kind]
+        rows = gather(window.memory, starts, np.broadcast_to(np.int64(size), starts.shape), size)
+        words = rows.view(self._order + "u4").reshape(-1, size // 4).astype(np.int64)
+        totals = words[:, 1]
+        ends = gather(window.memory, starts + totals - 4, np.broadcast_to(np.int64(4), starts.shape), 4)
+        if self._kind == SIMPLE_PACKET_BLOCK:
+            interfaces = np.full(len(starts), self._first, dtype=np.int64)
+            times, wire = None, words[:, 2]
+            captured = self._cut(wire)
+        else:
+            headers = rows.view(EPB_HEADER.newbyteorder(self._order)).reshape(-1)
+            times = headers["time_high"].astype(np.uint64) << np.uint64(32) | headers["time_low"]
+            interfaces = words[:, 2]
+            if self._kind == OBSOLETE_PACKET_BLOCK:  # two u16: the interface, and a count of drops
+                interfaces = interfaces >> 16 if self._order == ">" else interfaces & 0xFFFF
+            interfaces = interfaces + self._first
+            captured, wire = words[:, 5], words[:, 6]
+        bad = ends.view(self._order + "u4").reshape(-1) != totals
+        bad |= captured > totals - size - 4
+        bad |= interfaces >= len(self.interfaces)
+        n = int(bad.argmax()) if bad.any() else len(starts)
+        if n < len(starts):
+            window.at = int(starts[n])
+            if not n:
+                raise Corrupt(self._fault(int(interfaces[0]), bool(captured[0] > totals[0] - size - 4)))
+        if times is None:
+            utc = np.full(n, NAT, dtype=np.int64)
+        else:
+            utc = utc_of(times[:n], interfaces[:n], self.interfaces)
+            self.undated += int(np.count_nonzero(utc == NAT))
+        found = Found(starts[:n] + size, captured[:n].astype(np.uint32), wire[:n].astype(np.uint32), utc)
+        return self._ethernet(window, found, interfaces[:n])
+
+    def _cut(self, wire: Positions) -> Positions:
+        """How much of each packet a simple packet block holds: the interface's snaplen says."""
+        snaplen = self.interfaces[self._first].snaplen if len(self.interfaces) > self._first else 0
+        return np.minimum(wire, snaplen) if snaplen else wire
+
+    def _fault(self, interface: int, too_long: bool) -> str:
+        if interface >= len(self.interfaces):
+            return f"a packet of interface {interface - self._first}, which the file does not describe"
+        return "a packet longer than its block" if too_long else "a block whose two lengths differ"
+
+    def _ethernet(self, window: Window, found: Found, interfaces: Positions) -> Found | None:
+        """Leave out packets of other link types; an error when the file has nothing else."""
+        if not self._others:
+            return found
+        if len(self._others) == len(self.interfaces):
+            raise link_type_error(window.name, self.interfaces[int(interfaces[0])].link_type)
+        keep = np.ones(len(interfaces), dtype=np.bool_)
+        for number in np.unique(interfaces).tolist():
+            if number in self._others:
+                keep[interfaces == number] = False
+        self.skipped += len(keep) - int(keep.sum())
+        return Found(found.offsets[keep], found.lengths[keep], found.wire_lengths[keep], found.utc_ns[keep])
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", errors="replace").rstrip("\0")

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""UMEM: the packet memory that a process shares with the kernel. Mirrors gVisor's pkg/xdp/umem.go, with safety."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import threading
+from collections import deque
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit._base import fork as lifecycle
+from toolkit._base.arguments import whole
+from toolkit._base.mapping import Mapping
+from toolkit.abi.if_xdp import XDP_PACKET_HEADROOM
+from toolkit.abi.libxdp import XSK_RING_CONS__DEFAULT_NUM_DESCS, XSK_RING_PROD__DEFAULT_NUM_DESCS
+from toolkit.errors import ArgumentError, ClosedError, FrameError, ToolkitError, explained
+from toolkit.umem.ledger import USER, Addresses, FrameNumbers, Ledger
+
+__all__ = ["LONGEST_PACKET", "UMEM", "check_ring_size", "frame_size_for"]
+
+LONGEST_PACKET = 4096 - XDP_PACKET_HEADROOM  # bytes that the largest frame holds, without a headroom of ours
+
+_POISON = 0xDE
+
+
+class Desc(Protocol):
+    """Anything with the fields of struct xdp_desc."""
+
+    @property
+    def addr(self) -> int:
+        """Offset into the UMEM."""
+
+    @property
+    def len(self) -> int:
+        """Bytes."""
+
+
+class UMEM(lifecycle.NotCopied):
+    """Memory for packets, in frames of equal size, and the ledger of who owns which.
+
+    Serves any number of Sockets at once, one after another or at the same time; each frame is in exactly one place.
+    Thread-safe as far as one receiving and one sending thread go.
+    """
+
+    def __init__(
+        self,
+        frames: int = 4096,
+        frame_size: int = 4096,
+        *,
+        headroom: int = 0,
+        fill_size: int = XSK_RING_PROD__DEFAULT_NUM_DESCS,
+        comp_size: int = XSK_RING_CONS__DEFAULT_NUM_DESCS,
+        tx_metadata_len: int = 0,
+        poison: bool = False,
+    ) -> None:
+        """Map `frames` frames of `frame_size` bytes (2048 or 4096).
+
+        headroom: bytes to keep free in front of each received packet, beside the kernel's own 256.
+        fill_size, comp_size: entries of the fill and completion rings of every Socket on it, powers of two (as in
+        struct xsk_umem_config, they belong to the UMEM).
+        tx_metadata_len: bytes of TX metadata in front of a packet to send (libxdp 1.5 and later), a multiple of 8.
+        poison: overwrite frames with 0xDE when they are given back, so that use after release shows.
+        """
+        frames, frame_size = whole("frames", frames), whole("frame_size", frame_size)
+        headroom, tx_metadata_len = whole("headroom", headroom), whole("tx_metadata_len", tx_metadata_len)
+        _check_shape(frames, frame_size, headroom, tx_metadata_len)
+        self.frames = frames
+        self.frame_size = frame_size
+        self.headroom = headroom
+        self.fill_size = check_ring_size("fill_size", fill_size)
+        self.comp_size = check_ring_size("comp_size", comp_size)
+        self.tx_metadata_len = tx_metadata_len
+        self.poison = poison
+        self._frame_mask = frame_size - 1
+        self.size = frames * frame_size  # bytes
+        # Private and on huge pages: an order of magnitude quicker to fault in and pin than shared memory of small ones.
+        # Not inherited by a fork: copy-on-write would split what the kernel writes from what this process reads.
+        with explained(f"cannot have {self.size:,} bytes of memory for packets, {frames:,} frames"):
+            self.ledger = Ledger(frames, frame_size.bit_length() - 1)
+            self._mapping = Mapping(-1, self.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):  # a kernel without transparent huge pages
+            self._mapping.madvise(mmap.MADV_HUGEPAGE)
+        self._mapping.keep_from_children()
+        # Views of the mapping. A view that a caller still holds at close() keeps the memory mapped, never dangling.
+        self._view: memoryview | None = memoryview(self._mapping)
+        # All bytes as an array, shape (size,) u8, for batch code; None once closed.
+        self.memory: npt.NDArray[np.uint8] | None = np.frombuffer(self._mapping, dtype=np.uint8)
+        # Set and cleared by Socket: the libxdp side of this UMEM while any Socket is open on it.
+        self.registration: Any = None
+        # Serialises the making and closing of Sockets on this UMEM. Not re-entrant: a finalizer that comes in between
+        # must find it taken, by its own thread too, and leave its Socket in `unreachable`.
+        self.registration_lock = threading.Lock()
+        # Sockets that were garbage-collected while the lock was held; the next holder takes them down.
+        self.unreachable: deque[Any] = deque()
+        self._holders = 0  # sockets ever made on this UMEM; each has a number of its own in the ledger
+        self._dead = ""  # why every call raises, once closed or forked
+        lifecycle.track(self)
+
+    def __enter__(self) -> UMEM:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Show size and free frames."""
+        state = self._dead or f"{self.ledger.depth} free"
+        return f"<UMEM {self.frames} frames of {self.frame_size} bytes, {state}>"
+
+    def _repr_html_(self) -> str:
+        """Show where every frame is, in a notebook."""
+        from toolkit.decode.notebook import table_html
+
+        return table_html(repr(self), {} if self._dead else self.audit())
+
+    @property
+    def address(self) -> int:
+        """Address of the first byte in this process, for libxdp."""
+        return self._mapping.address
+
+    @property
+    def n_free_frames(self) -> int:
+        """Frames on the free stack."""
+        self._check_open()
+        return self.ledger.count_free()
+
+    @property
+    def packet_capacity(self) -> int:
+        """The longest packet in bytes that the kernel can receive into one frame."""
+        return self.frame_size - XDP_PACKET_HEADROOM - self.headroom
+
+    def alloc_frame(self) -> int:
+        """Take one free frame: its address. FrameError when there is none."""
+        return int(self.alloc_frames(1)[0])
+
+    def alloc_frames(self, n: int) -> Addresses:
+        """Take `n` free frames, all or none: addresses, shape (n,) u64."""
+        self._check_open()
+        return self.ledger.alloc(n, USER)
+
+    def free_frame(self, addr: int) -> None:
+        """Give one frame back; any address inside it will do.
+
+        FrameError when it is foreign, free already, or lent to the kernel.
+        """
+        self._check_open()
+        self.ledger.free_one(int(addr), wipe=self._wipe if self.poison else None)
+
+    def free_frames(self, addrs: npt.ArrayLike) -> None:
+        """Give frames back, all or none: addresses, shape (n,), any integer dtype; any address inside a frame.
+
+        FrameError when one is foreign, free already, lent to the kernel, or named twice.
+        """
+        self.recycle(addrs)
+
+    def recycle(self, addresses: npt.ArrayLike, owner: int | None = None, *, distinct: bool = False) -> None:
+        """Give frames back as free_frames() does.
+
+        owner: the owner code (see Ledger) that each must have, where a ring returned them; by default any of the
+        user's. distinct: the caller knows that no frame is named twice, as of what a ring returned in one batch and was
+        looked through then.
+        """
+        self._check_open()
+        wipe = self._wipe if self.poison else None
+        self.ledger.free(_as_addresses(addresses), was=owner, distinct=distinct, wipe=wipe)
+
+    def get(self, desc: Desc) -> memoryview:
+        """Return the bytes that a descriptor points to: a writable view of the frame itself, no copy.
+
+        Whatever the descriptor says, the view stays within one frame of this UMEM; else FrameError.
+        """
+        addr, length = int(desc.addr), int(desc.len)  # NumPy's own integers would wrap, and NumPy 1 mixes them badly
+        view = self._view
+        if view is None:
+            raise self._closed()
+        # The size is a multiple of the frame size: what begins inside and stays within a frame ends inside.
+        if not 0 <= addr < self.size or not 0 <= length <= self.frame_size - (addr & self._frame_mask):
+            raise FrameError(
+                f"the descriptor (addr={addr:#x}, len={length}) is not within one frame of this UMEM "
+                f"({self.frames} frames of {self.frame_size} bytes). Likely cause: it comes from another UMEM, or was "
+                "computed wrongly."
+            )
+        return view[addr : addr + length]
+
+    def audit(self) -> dict[str, Any]:
+        """Say where every frame is: counts of free, user, rx, received, tx, retired; their sum is `frames`."""
+        self._check_open()
+        return self.ledger.audit()
+
+    def new_holder(self) -> int:
+        """Number a new socket on this UMEM, for the ledger."""
+        self._check_open()
+        self._holders += 1
+        return self._holders
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called, here or in the parent of a fork."""
+        return bool(self._dead)
+
+    def close(self) -> None:
+        """Unmap the memory. Repeatable. Refused while a Socket is open on it.
+
+        Views that get() returned stay valid: the memory goes with the last of them.
+        """
+        if self._dead:
+            return
+        if self.registration is not None:
+            raise ToolkitError("cannot close the UMEM: a Socket is open on it. Next step: close the Socket first.")
+        self._kill("closed")
+        with contextlib.suppress(BufferError):  # a caller holds a view of a packet: the mapping goes with it
+            self._mapping.close()
+
+    def _kill(self, why: str) -> None:
+        self._dead = why
+        self._view = self.memory = None
+
+    def _after_fork_in_child(self) -> None:
+        if not self._dead:
+            self._kill("dead: it belongs to the parent of a fork")
+
+    def _closed(self) -> ClosedError:
+        return ClosedError(f"this UMEM is {self._dead}")
+
+    def _check_open(self) -> None:
+        if self._dead:
+            raise self._closed()
+
+    def _wipe(self, numbers: FrameNumbers | int) -> None:
+        """Overwrite frames that are about to be free."""
+        if self.memory is not None:
+            self.memory.reshape(self.frames, self.frame_size)[numbers] = _POISON
+
+
+def _as_addresses(given: npt.ArrayLike) -> Addresses:
+    """Take addresses of any integer dtype as u64; ArgumentError for what is no list of them."""
+    if isinstance(given, np.ndarray) and given.dtype == np.uint64 and given.ndim == 1:
+        return given
+    array = np.asarray(given)
+    if array.size and (array.ndim != 1 or array.dtype.kind not in "iu"):
+        raise ArgumentError(f"addresses are a 1-D array of integers, not {array.dtype} of shape {array.shape}")
+    return array.reshape(-1).astype(np.uint64)  # a negative one is outside every UMEM then
+
+
+def check_ring_size(name: str, size: int) -> int:
+    """Return `size` if the kernel takes it for a ring, else raise ArgumentError."""
+    size = whole(name, size)
+    if size < 1 or size & (size - 1) or size > 1 << 20:
+        raise ArgumentError(f"{name}={size!r} is refused by the kernel: a ring has a power-of-two number of entries.")
+    return size
+
+
+def _check_shape(frames: int, frame_size: int, headroom: int, tx_metadata_len: int) -> None:
+    """Raise ArgumentError for what no kernel registers."""
+    page = mmap.PAGESIZE
+    if frame_size not in (2048, 4096) or frame_size > page:
+        raise ArgumentError(
+            f"a frame of {frame_size} bytes is refused by the kernel: it must be 2048 or 4096, and not larger than "
+            f"a page ({page}). Next step: frame_size=2048 carries packets up to 1792 bytes, 4096 up to 3840."
+        )
+    if frames < 1 or frames * frame_size % page or frames > 1 << 24:
+        raise ArgumentError(
+            f"a UMEM of {frames} frames of {frame_size} bytes is refused: it must fill whole pages of {page} bytes "
+            "(an even number of frames of 2048), and have 1 to 16777216 frames."
+        )
+    if not 0 <= headroom < frame_size - XDP_PACKET_HEADROOM:
+        raise ArgumentError(
+            f"a headroom of {headroom} bytes does not fit: a frame of {frame_size} bytes has "
+            f"{frame_size - XDP_PACKET_HEADROOM} beside the kernel's {XDP_PACKET_HEADROOM}."
+        )
+    if not 0 <= tx_metadata_len < 256 or tx_metadata_len % 8:
+        raise ArgumentError(f"tx_metadata_len is a multiple of 8 below 256, not {tx_metadata_len}.")
+
+
+def frame_size_for(packet: int) -> int:
+    """Return the size of a frame for packets of so many bytes; longer ones than LONGEST_PACKET need several."""
+    return 2048 if packet <= 2048 - XDP_PACKET_HEADROOM else 4096

@@ -1,0 +1,418 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a Socket owns in libxdp and the kernel, and the order in which it goes. Knows nothing of the Socket, so that a
+Socket that is garbage-collected without close() is taken down as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import mmap
+import os
+import socket as stdlib_socket
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from toolkit._base import fork as lifecycle
+from toolkit._base.uninterrupted import uninterrupted
+from toolkit.abi.if_xdp import (
+    AF_XDP,
+    SOL_XDP,
+    XDP_MAX_TX_SKB_BUDGET,
+    XDP_MMAP_OFFSETS,
+    XDP_OPTIONS,
+    XDP_OPTIONS_ZEROCOPY,
+    MmapOffsets,
+    parse_mmap_offsets,
+)
+from toolkit.abi.libc import munmap
+from toolkit.abi.libxdp import (
+    XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD,
+    XskRing,
+    XskSocketConfig,
+    libxdp,
+)
+from toolkit.errors import ClosedError, DeviceGoneError, FrameError, ToolkitError, kernel_error
+from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
+from toolkit.rings.limits import rx_limits, tx_limits
+from toolkit.rings.memory import ADDRESS_BYTES, DESC_BYTES
+from toolkit.umem.accounts import ReceiveCustody, SendCustody
+from toolkit.umem.umem import UMEM
+from toolkit.wait.feed import Feed
+from toolkit.wait.waiter import DeviceSocket, Waiter
+from toolkit.xsk.options import Shared, SocketOptions
+from toolkit.xsk.registration import Registration
+
+__all__ = ["Core"]
+
+_EBUSY_PATIENCE = 1.0  # seconds: the kernel frees a closed socket's queue asynchronously, in about 26 ms
+_CLOSE_PATIENCE = 5.0  # seconds that close() waits for threads inside receive() or send()
+_DRAIN_PATIENCE = 0.1  # seconds that close() waits for frames that are being sent
+
+
+class Loan(Protocol):
+    """A Batch, as far as the end of its Socket goes."""
+
+    def invalidate(self) -> None:
+        """Make it stale."""
+
+
+class Core:
+    """The kernel's socket, libxdp's handle, the four rings' memory and the Socket's side of the ledger."""
+
+    _fork_order = 0
+
+    def __init__(
+        self, interface: str, queue: int, umem: UMEM, options: SocketOptions, prefill: int, feed: Feed
+    ) -> None:
+        """Create and bind, in the calling thread's network namespace. `prefill` frames are lent before bind if the
+        socket is the first on its UMEM, else right after (libxdp maps the others' fill rings only then).
+        """
+        self.where = f"queue {queue} of {interface}"
+        self.umem = umem
+        self.options = options
+        self.feed = feed
+        self._structs = [XskRing() for _ in range(4)]  # rx, tx, fill, comp: libxdp keeps their addresses
+        self._memories: list[RingMemory] = []
+        self._on_close: list[Callable[[], None]] = []
+        self.rx_guard = threading.Lock()  # held by the thread that is inside receive() or wait()
+        self.tx_guard = threading.Lock()  # held by the thread that is inside send()
+        self._close_lock = threading.Lock()
+        self.loan: Callable[[], Loan | None] | None = None  # weak reference to the Batch that is out; by receive()
+        self.why_dead = ""  # why every call raises; written by close() and in a forked child
+        self.fd = -1
+        self.pointer = ctypes.c_void_p()
+        with self._serialised():
+            self.holder = umem.new_holder()
+            self.receive_custody = ReceiveCustody(umem.ledger, self.holder)
+            self.send_custody = SendCustody(umem.ledger, self.holder)
+            try:
+                self._open(interface, queue, prefill)
+            except BaseException:
+                self._undo_open()
+                raise
+        lifecycle.track(self)
+
+    def _open(self, interface: str, queue: int, prefill: int) -> None:
+        if self.umem.registration is None:
+            self.umem.registration = Registration(self.umem)
+        self._registration: Registration = self.umem.registration
+        self._registration.opening += 1
+        first = self._registration.first
+        self.options = self.options.on(self._registration.shared, self.where)
+        if first:
+            self._structs[2], self._structs[3] = self._registration.fill, self._registration.comp
+            self._map_fill_and_completion()
+            self.fill.fill_all(self.umem, prefill)
+        self._create(interface, queue)
+        self.fd = libxdp().xsk_socket__fd(self.pointer)
+        os.set_inheritable(self.fd, False)
+        self._registration.join(self)
+        self.sock = DeviceSocket(AF_XDP, stdlib_socket.SOCK_RAW, 0, fileno=self.fd)
+        self.sock.feed = self.feed
+        # Made here, in one piece with the socket: a receiver that made it could miss a close() before that, and an
+        # interrupt could leave its descriptor to nobody.
+        self.waiter = Waiter([self.sock], self.where)
+        self._offsets = parse_mmap_offsets(self.sock.getsockopt(SOL_XDP, XDP_MMAP_OFFSETS, 128))
+        if not first:
+            if not self._structs[2].ring:  # libxdp would have it share the rings of another socket on the same queue
+                raise self._registration.not_bound(errno.EBUSY, self.where)
+            self._map_fill_and_completion()
+            self.fill.fill_all(self.umem, prefill)
+        self._map_rx_and_tx()
+        self.waiter.configure(self.options.wait, [] if self.rx is None else [self.rx])
+        if self.options.tx:
+            # Without it one sendto() sends 32 packets in copy mode. Older kernels do not know it; that is fine.
+            with contextlib.suppress(OSError):
+                self.sock.setsockopt(SOL_XDP, XDP_MAX_TX_SKB_BUDGET, max(self.options.tx_size, 32))
+        self.zero_copy = bool(self._option(XDP_OPTIONS) & XDP_OPTIONS_ZEROCOPY)
+        if self.options.zero_copy and not self.zero_copy:
+            raise kernel_error("bind", errno.EOPNOTSUPP, f"cannot bind zero-copy to {self.where}")
+        # The kernel keeps these with the UMEM. It reports the last one only; the others came about when bind() did.
+        self._registration.shared = Shared(bool(self.options.sg), bool(self.options.need_wakeup), self.zero_copy)
+        self._registration.opening -= 1
+
+    def _create(self, interface: str, queue: int) -> None:
+        library, options = libxdp(), self.options
+        rx, tx, fill, comp = (ctypes.byref(struct) for struct in self._structs)
+        config = XskSocketConfig(
+            options.rx_size, options.tx_size, XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD, 0, options.bind_flags
+        )
+        name, deadline = interface.encode(), time.monotonic() + _EBUSY_PATIENCE
+        while True:
+            number = abs(
+                library.xsk_socket__create_shared(
+                    ctypes.byref(self.pointer),
+                    name,
+                    queue,
+                    self._registration.pointer,
+                    rx if options.rx else None,
+                    tx if options.tx else None,
+                    fill,
+                    comp,
+                    ctypes.byref(config),
+                )
+            )
+            if number == 0:
+                return
+            if number == errno.EBUSY:  # perhaps a Socket that nobody can reach any more holds the queue
+                self._finalize_unreachable()
+            if number == errno.ENOENT and _out_of_descriptors():  # libxdp's way to say so
+                number = errno.EMFILE
+            if number != errno.EBUSY or time.monotonic() > deadline:
+                raise self._registration.not_bound(number, self.where)
+            time.sleep(0.005)
+
+    def _map_fill_and_completion(self) -> None:
+        fill = RingMemory.from_libxdp(self._structs[2], ADDRESS_BYTES)
+        comp = RingMemory.from_libxdp(self._structs[3], ADDRESS_BYTES)
+        self._memories += [fill, comp]
+        self.fill = FillQueue(fill, self.receive_custody, self._wake_rx)
+        self.completion = CompletionQueue(comp, self.send_custody)
+
+    def _map_rx_and_tx(self) -> None:
+        self.rx: RXQueue | None = None
+        self.tx: TXQueue | None = None
+        if self.options.rx:
+            memory = RingMemory.from_libxdp(self._structs[0], DESC_BYTES)
+            self._memories.append(memory)
+            self.rx = RXQueue(memory, self.receive_custody, rx_limits(self.umem.frame_size, bool(self.options.sg)))
+        if self.options.tx:
+            memory = RingMemory.from_libxdp(self._structs[1], DESC_BYTES)
+            self._memories.append(memory)
+            limits = tx_limits(self.umem.frame_size, bool(self.options.sg), self.umem.tx_metadata_len)
+            self.tx = TXQueue(memory, self.send_custody, self._wake_tx, limits)
+
+    def _undo_open(self) -> None:
+        self.why_dead = "closed"
+        for memory in self._memories:
+            memory.close()
+        if hasattr(self, "sock"):
+            self.sock.detach()  # libxdp closes the descriptor; its number may be somebody else's later
+        if hasattr(self, "_registration"):
+            self._registration.opening -= 1
+        self._leave_libxdp()
+        self.receive_custody.end()
+        self.send_custody.end(retire=False)
+        self._close_waiter()
+
+    def _option(self, option: int) -> int:
+        return int.from_bytes(self.sock.getsockopt(SOL_XDP, option, 4), "little")
+
+    # --- system calls -----------------------------------------------------------------------------------------------
+
+    def _wake_rx(self) -> bool:
+        """Have the driver look at the fill ring: recvfrom() with MSG_DONTWAIT, as libxdp's users do."""
+        if self.fd < 0:
+            return True  # filled before bind: nobody to wake yet
+        try:
+            self.sock.recv(1, stdlib_socket.MSG_DONTWAIT)
+        except OSError as refused:
+            return self._passing(refused, "receive on")
+        return True
+
+    def _wake_tx(self) -> bool:
+        """Have the kernel look at the TX ring: sendto() with MSG_DONTWAIT. False: call again."""
+        try:
+            self.sock.send(b"", stdlib_socket.MSG_DONTWAIT)
+        except OSError as refused:
+            return self._passing(refused, "send on")
+        return True
+
+    def _passing(self, refused: OSError, what: str) -> bool:
+        if refused.errno in (errno.EAGAIN, errno.EBUSY, errno.ENOBUFS):
+            return False
+        tried = f"cannot {what} {self.where}"
+        error = kernel_error("wake", refused.errno or errno.EIO, tried)
+        if refused.errno == errno.ENXIO:
+            error = self.feed.gone().error(tried, errno.ENXIO)
+        elif refused.errno == errno.ENETDOWN:
+            error = DeviceGoneError(refused.errno, error.strerror)
+        raise error from None
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called before the socket goes: the XSKMAP entry must be out first."""
+        self._on_close.append(callback)
+
+    def check_open(self) -> None:
+        """Raise ClosedError once close() has begun, or in a forked child."""
+        if self.why_dead:
+            raise ClosedError(f"the socket on {self.where} is {self.why_dead}")
+
+    def close(self) -> None:
+        """Take everything down, in order; wait for threads that are inside. Repeatable, from any thread."""
+        if self.why_dead.startswith("dead"):
+            return
+        self.why_dead = "closed"
+        if self.fd >= 0:
+            # Longer than the guards' patience, whose error says more; shorter than for ever.
+            uninterrupted(self._close, patience=2 * _CLOSE_PATIENCE, stuck=f"cannot close {self._stuck}")
+
+    def _close(self) -> None:
+        with self._close_lock:  # another thread may be closing: return when it is done
+            if self.fd < 0:
+                return
+            self.waiter.wake()
+            with self._alone(), self._serialised():
+                self._take_down()
+
+    @property
+    def _stuck(self) -> str:
+        return (
+            f"the socket on {self.where}: a call is still inside it after {_CLOSE_PATIENCE:.0f} s. Likely cause: "
+            "close() was called from a signal handler that interrupted that call. Next step: set a flag in the "
+            "handler, and close outside of it."
+        )
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        held: list[threading.Lock] = []
+        try:
+            for guard in (self.rx_guard, self.tx_guard):
+                if not guard.acquire(timeout=_CLOSE_PATIENCE):
+                    raise ToolkitError(f"cannot close {self._stuck}")
+                held.append(guard)
+            yield
+        finally:
+            for guard in held:
+                guard.release()
+
+    @contextlib.contextmanager
+    def _serialised(self) -> Iterator[None]:
+        """Hold the UMEM's lock; take down what finalizers left, before and after."""
+        with self.umem.registration_lock:
+            self._finalize_unreachable()
+            try:
+                yield
+            finally:
+                self._finalize_unreachable()
+
+    def _finalize_unreachable(self) -> None:
+        """Take down Sockets that were collected while the lock was taken. The caller holds it."""
+        while self.umem.unreachable:
+            core: Core = self.umem.unreachable.popleft()
+            if core.fd >= 0:
+                core.why_dead = "closed"
+                core._take_down(finalizing=True)
+
+    def _take_down(self, *, finalizing: bool = False) -> None:
+        callbacks, self._on_close = self._on_close, []
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception as failure:  # the user's own: the socket goes all the same
+                warnings.warn(f"{callback!r} failed while the socket on {self.where} closed: {failure!r}", stacklevel=2)
+        loan = self.loan() if self.loan is not None else None
+        if loan is not None:
+            loan.invalidate()
+        all_sent = not self.send_custody.sending_frames if finalizing else self._drain()
+        for memory in self._memories:
+            memory.close()
+        for ring in (self.fill, self.tx):
+            if ring is not None:
+                ring.forget_wake()
+        self.sock.detach()
+        self._leave_libxdp()
+        # The kernel tells a zero-copy driver to stop after the socket is gone, in about 26 ms.
+        self.receive_custody.end(linger=_EBUSY_PATIENCE if self.zero_copy else 0.0)
+        self.send_custody.end(retire=not all_sent)
+        self._close_waiter()
+
+    def _close_waiter(self) -> None:
+        waiter: Waiter | None = getattr(self, "waiter", None)
+        if waiter is not None:
+            waiter.close()
+
+    def finalize(self) -> None:
+        """Take down a Socket that nobody can reach any more. Never waits for a lock: the garbage collector may have
+        interrupted its holder. What cannot be done now is left to the next Socket call on the UMEM.
+        """
+        if self.fd < 0 or self.why_dead:
+            return
+        if not self.umem.registration_lock.acquire(blocking=False):
+            self.umem.unreachable.append(self)
+            return
+        try:
+            self.why_dead = "closed"
+            self._take_down(finalizing=True)
+        finally:
+            self.umem.registration_lock.release()
+
+    def _drain(self) -> bool:
+        """Collect frames that are being sent. False when the kernel did not return them all in time."""
+        if self.tx is None:
+            return True
+        deadline = time.monotonic() + _DRAIN_PATIENCE
+        while True:
+            with contextlib.suppress(OSError):
+                if self.tx.outstanding:
+                    self._wake_tx()
+            try:
+                self.completion.free_all(self.umem)
+            except FrameError:  # somebody overwrote published entries: nobody can say what was sent
+                return False
+            if not self.send_custody.sending_frames:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+
+    def _leave_libxdp(self) -> None:
+        registration: Registration | None = getattr(self, "_registration", None)
+        if registration is None:
+            return
+        if self.pointer:
+            libxdp().xsk_socket__delete(self.pointer)
+            self.pointer = ctypes.c_void_p()
+            if self in registration.members:
+                registration.leave(self)
+        self.fd = -1
+        if not registration.members and not registration.opening:
+            registration.delete()
+            self.umem.registration = None
+
+    # --- fork -------------------------------------------------------------------------------------------------------
+
+    def _after_fork_in_child(self) -> None:
+        if self.fd < 0:
+            return
+        self.why_dead = "dead: it belongs to the parent of a fork"
+        whole = [memory.abandon() for memory in self._memories]
+        # The child's mappings would keep the kernel's socket alive after the parent closed it.
+        if all(whole):
+            for struct, layout, entry in zip(self._structs, self._layouts(), _ENTRY_BYTES, strict=True):
+                _unmap(struct, layout, entry)
+        # libxdp's own close would do more than drop this process's descriptors.
+        for fd in {self.fd, self._registration.fd}:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self.sock.detach()
+        self._close_waiter()
+
+    def _layouts(self) -> tuple[int, int, int, int]:
+        offsets: MmapOffsets = self._offsets
+        return offsets.rx.desc, offsets.tx.desc, offsets.fr.desc, offsets.cr.desc
+
+
+def _out_of_descriptors() -> bool:
+    try:
+        os.close(os.eventfd(0, os.EFD_CLOEXEC))
+    except OSError as refused:
+        return refused.errno in (errno.EMFILE, errno.ENFILE)
+    return False
+
+
+_ENTRY_BYTES = (DESC_BYTES, DESC_BYTES, ADDRESS_BYTES, ADDRESS_BYTES)
+
+
+def _unmap(struct: XskRing, desc_offset: int, entry_bytes: int) -> None:
+    if struct.ring:
+        length = desc_offset + struct.size * entry_bytes
+        with contextlib.suppress(OSError):  # libc was found when the UMEM was mapped: no lock here
+            munmap(struct.ring - desc_offset, -(-length // mmap.PAGESIZE) * mmap.PAGESIZE)

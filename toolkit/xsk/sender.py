@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sender: the sending side of a Socket. Free stack → frame → TX ring → kick → completion ring → free stack."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit._base.arguments import seconds
+from toolkit.abi.if_xdp import XDPDesc
+from toolkit.errors import ArgumentError, FrameError, ToolkitError
+from toolkit.packets.matrix import as_matrix
+from toolkit.rings import TXQueue
+from toolkit.rings.owners import Addresses
+from toolkit.rings.txqueue import as_descs
+from toolkit.wait.waiter import raise_if_gone
+from toolkit.xsk.core import Core
+
+__all__ = ["Sender"]
+
+_SHORTEST = 14  # bytes: an Ethernet header; the kernel refuses less
+_CHUNK = 1024  # packets written and published at a time: the cache holds them, and sent frames come back meanwhile
+_PAUSE = (20e-6, 1e-3)  # seconds to sleep, at first and at most, while the kernel is busy
+_GONE_CHECK = 0.1  # seconds between two looks whether the device of a waiting sender is still there
+_LAST_KICK = 1.0  # seconds that send() goes on telling a busy kernel what is in the ring already
+_STARVED = 5.0  # seconds that send() waits for a free frame while none is on its way back from sending
+_LOCK_PATIENCE = 0.1  # seconds: a finalizer may have interrupted the holder of the ledger's lock
+
+
+class _Pauses:
+    """The pauses of a sender that waits: longer and longer, until the time is over. Raises when nothing can come."""
+
+    def __init__(self, core: Core, timeout: float | None) -> None:
+        self._core = core
+        self._deadline = None if timeout is None else time.monotonic() + seconds("timeout", timeout)
+        self._next_check = 0.0  # monotonic seconds
+        self._pause = _PAUSE[0]
+
+    def progress(self) -> None:
+        """Begin with short pauses again."""
+        self._pause = _PAUSE[0]
+
+    def sleep(self) -> bool:
+        """Sleep a little; False: the time is over. ClosedError, DeviceGoneError."""
+        self._core.check_open()  # close() waits for this thread
+        now = time.monotonic()
+        if self._deadline is not None and now >= self._deadline:
+            return False
+        if now >= self._next_check:  # of a driver that needs no kick, no kick says that it is gone
+            self._next_check = now + _GONE_CHECK
+            raise_if_gone(self._core.sock, self._core.where)
+        left = self._pause if self._deadline is None else min(self._pause, self._deadline - now)
+        time.sleep(left)
+        self._pause = min(2 * self._pause, _PAUSE[1])
+        return True
+
+
+class Sender:
+    """Sends on one Socket. Not thread-safe: one thread sends, whichever it is."""
+
+    def __init__(self, core: Core, tx: TXQueue) -> None:
+        self._core = core
+        self._tx = tx
+        self._unfinished = False  # set while frames change hands: an interrupt leaves it set
+        self._starved_since = 0.0  # monotonic seconds; 0 while frames are free, or on their way back
+        core.on_close(self._settle)
+
+    def send(
+        self, packets: Any, lengths: npt.ArrayLike | None = None, timeout: float | None = None, *, kick: bool = True
+    ) -> int:
+        """Copy packets into frames and put them into the TX ring; returns how many of them, from the first on.
+
+        See Socket.send() for the forms of `packets`. timeout: seconds to wait for room when the ring is full or no
+        frame is free; None waits as long as it takes, 0 not at all. FrameError when it would take for ever: for 5 s
+        no frame was free, and none on its way back from sending.
+        """
+        matrix, sizes = as_matrix(packets, lengths, longest=self._core.umem.frame_size)
+        width = self._check(sizes)
+        if matrix.shape[1] > width:
+            matrix = matrix[:, :width]  # wider rows than packets: a row must not reach into the next frame
+        with self.sending():
+            pauses = _Pauses(self._core, timeout)
+            self._starved_since = 0.0
+            done, told = 0, True
+            while done < len(matrix):
+                self._core.check_open()
+                accepted = self._put(matrix[done : done + _CHUNK], sizes[done : done + _CHUNK])
+                done += accepted
+                told = self._kick() if kick else True
+                if accepted:
+                    pauses.progress()
+                elif not pauses.sleep():
+                    return done
+            if not told:
+                self._tell(timeout)
+        return done
+
+    def _tell(self, timeout: float | None) -> None:
+        """Kick a kernel that is busy until it has taken note of what is in the ring, for a second at most."""
+        pauses = _Pauses(self._core, _LAST_KICK if timeout is None else min(timeout, _LAST_KICK))
+        while pauses.sleep() and not self._kick():
+            pass
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Kick until the kernel has sent everything and returned every frame (True), or `timeout` seconds passed."""
+        with self.sending():
+            pauses = _Pauses(self._core, timeout)
+            while True:
+                self._reclaim()
+                if not self._core.send_custody.sending_frames:
+                    return True
+                # Also when the TX ring is empty: some drivers look for sent frames only when they are told to.
+                self._kick()
+                if not self._reclaim() and not pauses.sleep():
+                    return False
+
+    def pass_on(
+        self, descs: npt.NDArray[np.uint64], patience: float, *, distinct: bool = False
+    ) -> npt.NDArray[np.uint64]:
+        """Put frames that the caller holds into the TX ring and kick; returns those that found no room in time.
+
+        distinct: the caller knows that no frame is named twice.
+        """
+        descs = as_descs(descs)
+        with self.sending():
+            deadline = 0.0
+            while True:
+                self._begin()
+                descs = descs[self._hand_over(descs, distinct) :]
+                self._unfinished = False
+                self._kick()
+                if not len(descs):
+                    break
+                now = time.monotonic()
+                deadline = deadline or now + patience
+                if now >= deadline:
+                    break
+                self._core.check_open()
+                self._reclaim()  # a completion ring that nobody drains would stop the kernel
+        return descs
+
+    def pass_on_one(self, desc: XDPDesc) -> bool:
+        """Put one frame that the caller holds into the TX ring and kick. False: there is no room.
+
+        The caller holds the lock that sending() returns.
+        """
+        core = self._core
+        self._begin()
+        custody = core.send_custody
+        custody.pending = (self._tx.next_index, (desc.addr,))
+        try:
+            accepted = self._tx.put_one(desc)
+        except ToolkitError:  # as in _hand_over()
+            custody.pending = None
+            raise
+        custody.pending = None
+        self._unfinished = False
+        # In copy mode the kernel always wants the call; to ask whether it does would cost half as much again.
+        if accepted and (core.zero_copy or not self._tx.wake()):
+            self._kick()
+        return accepted
+
+    def _hand_over(self, descs: npt.NDArray[np.uint64], distinct: bool) -> int:
+        custody = self._core.send_custody
+        custody.pending = (self._tx.next_index, descs[:, 0])
+        try:
+            accepted = self._tx.put(descs, distinct=distinct)
+        except ToolkitError:  # refused whole: nothing changed hands, and what was on its way already stays there
+            custody.pending = None
+            raise
+        custody.sent()
+        return accepted
+
+    def reclaim(self) -> int:
+        """Put frames that were sent on the free stack again; how many."""
+        with self.sending():
+            return self._reclaim()
+
+    def _reclaim(self) -> int:
+        self._begin()
+        freed = self._core.completion.free_all(self._core.umem)
+        self._unfinished = False
+        return freed
+
+    def kick(self) -> bool:
+        """Have the kernel look at the TX ring, where it asks for that. False: it was busy, or has more to do."""
+        with self.sending():
+            return self._kick()
+
+    def _kick(self) -> bool:
+        """Make the system call again as long as that leads on: one may send no more than 32 packets."""
+        tx = self._tx
+        if self._core.options.need_wakeup and not tx.needs_wakeup:
+            return True
+        left = tx.outstanding
+        while not tx.wake():
+            before, left = left, tx.outstanding
+            # A completion ring that is full stops the kernel as well.
+            if not self._reclaim() and left == before:
+                return False
+        return True
+
+    def _put(self, matrix: npt.NDArray[np.uint8], sizes: npt.NDArray[np.uint32]) -> int:
+        """Write and publish as many packets as there is room for now."""
+        core, tx = self._core, self._tx
+        # Sent frames come back first: on a busy socket the next packets go into the warmest frames.
+        self._reclaim()
+        free = core.umem.ledger.count_free()
+        n = min(len(matrix), tx.free(len(matrix)), free)
+        if not n:
+            self._check_starved(free)
+            return 0
+        self._begin()
+        try:
+            addresses = core.send_custody.prepare(n, tx.next_index)
+        except FrameError:  # the receiving thread was quicker
+            self._unfinished = False
+            return 0
+        self._write(addresses, matrix[:n])
+        descs = np.empty((n, 2), dtype=np.uint64)
+        descs[:, 0] = addresses
+        descs[:, 1] = sizes[:n]
+        tx.put(descs, noted=True)
+        core.send_custody.sent()
+        self._unfinished = False
+        self._starved_since = 0.0
+        return n
+
+    def _write(self, addresses: Addresses, matrix: npt.NDArray[np.uint8]) -> None:
+        """Copy rows of bytes to frames: one memmove a packet, none of it in Python."""
+        umem, width = self._core.umem, matrix.shape[1]
+        memory = umem.memory
+        if memory is None:
+            self._core.check_open()
+            raise ToolkitError("the UMEM is closed")
+        frames: npt.NDArray[np.void] = np.ndarray(
+            (umem.frames,), dtype=f"V{width}", buffer=memory.data, strides=(umem.frame_size,)
+        )
+        frames[umem.ledger.numbers(addresses)] = np.ascontiguousarray(matrix).view(f"V{width}").reshape(-1)
+
+    def _check(self, sizes: npt.NDArray[np.uint32]) -> int:
+        """Refuse what the kernel would refuse; the length of the longest packet."""
+        if not len(sizes):
+            return 0
+        longest, shortest = int(sizes.max()), int(sizes.min())
+        if longest > self._core.umem.frame_size:
+            raise ArgumentError(
+                f"a packet of {longest} bytes does not fit a frame of {self._core.umem.frame_size}. Nothing was sent. "
+                "Next step: send shorter packets, or make the UMEM with frame_size=4096."
+            )
+        if shortest < _SHORTEST:
+            raise ArgumentError(
+                f"a packet of {shortest} bytes has no whole Ethernet header ({_SHORTEST} bytes), and the kernel would "
+                f"refuse it. Nothing was sent. It is number {int(sizes.argmin())}."
+            )
+        return longest
+
+    def _check_starved(self, free: int) -> None:
+        """Raise FrameError once no frame has been free, or on its way back, for 5 s: nobody would ever send."""
+        if free or self._core.send_custody.sending_frames:
+            self._starved_since = 0.0
+            return
+        now = time.monotonic()
+        self._starved_since = self._starved_since or now
+        if now - self._starved_since > _STARVED:
+            raise FrameError(
+                f"cannot send on {self._core.where}: for {_STARVED:.0f} s no frame of the UMEM was free, and none is "
+                f"being sent. Where they are: {self._core.umem.audit()}. Likely cause: all were lent to the kernel for "
+                "receiving, or are held. Next step: leave some free (fill_all(umem, n)), or make the UMEM larger."
+            )
+
+    def sending(self) -> threading.Lock:
+        """Return the lock that the sending thread holds; an error when another holds it, or the Socket is closed."""
+        guard = self._core.tx_guard
+        self._core.check_open()
+        if guard.locked():
+            raise ToolkitError(
+                f"two threads send on {self._core.where} at once (or a signal handler interrupted send()). A ring has "
+                "one producer. Next step: send from one thread, or give each thread a queue of its own."
+            )
+        return guard
+
+    def _begin(self) -> None:
+        """Note that frames change hands from here on; first put right what an interrupt left."""
+        if self._unfinished:
+            self._recover()
+        self._unfinished = True
+
+    def _recover(self) -> None:
+        """Put every frame back in its place after a send() that an exception (KeyboardInterrupt) cut short."""
+        completion, tx = self._core.completion, self._tx
+        completion.resync()
+        waiting = completion.available(completion.size)
+        tx.resync()
+        self._core.send_custody.recover(tx.next_index, completion.addresses(completion.next_index, waiting))
+
+    def _settle(self) -> None:
+        """Do the same at the end, or frames that never reached the TX ring would count as the kernel's."""
+        lock = self._core.umem.ledger.lock
+        if self._unfinished and lock.acquire(timeout=_LOCK_PATIENCE):
+            lock.release()
+            with contextlib.suppress(FrameError):  # a completion ring that is not to be believed: close() retires them
+                self._recover()

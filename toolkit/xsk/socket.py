@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Socket: an AF_XDP socket on one queue of one interface, with its UMEM and four rings (gVisor's ControlBlock)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit._base import fork as lifecycle
+from toolkit._base.arguments import whole
+from toolkit._base.netns import Home, NetNS, entered
+from toolkit._base.uninterrupted import uninterrupted
+from toolkit.abi.if_xdp import SOL_XDP, XDP_STATISTICS, Statistics, parse_statistics
+from toolkit.abi.libxdp import (
+    XSK_RING_CONS__DEFAULT_NUM_DESCS,
+    XSK_RING_PROD__DEFAULT_NUM_DESCS,
+    libxdp,
+)
+from toolkit.batch.batch import Batch
+from toolkit.errors import ArgumentError, ToolkitError, explained, kernel_error
+from toolkit.net.device import Device, check_ethernet, check_queue, describe
+from toolkit.program.loss import Location
+from toolkit.rings import CompletionQueue, FillQueue, RXQueue, TXQueue
+from toolkit.umem.umem import UMEM
+from toolkit.wait.feed import Feed
+from toolkit.wait.waiter import WaitMode
+from toolkit.xsk.core import Core
+from toolkit.xsk.options import SocketOptions
+from toolkit.xsk.receiver import Receiver
+from toolkit.xsk.replier import Replier
+from toolkit.xsk.sender import Sender
+
+__all__ = ["Socket"]
+
+
+class Socket(lifecycle.NotCopied):
+    """An AF_XDP socket: one queue of one interface, a UMEM and the rings `rx`, `tx`, `fill` and `completion`.
+
+    One thread receives and one sends; close() may come from any thread. Use it as a context manager.
+    """
+
+    def __init__(
+        self,
+        interface: str,
+        queue: int = 0,
+        umem: UMEM | None = None,
+        *,
+        rx_size: int = XSK_RING_CONS__DEFAULT_NUM_DESCS,
+        tx_size: int = XSK_RING_PROD__DEFAULT_NUM_DESCS,
+        zero_copy: bool | Literal["auto"] = "auto",
+        need_wakeup: bool | Literal["auto"] = "auto",
+        sg: bool | Literal["auto"] = "auto",
+        rx: bool = True,
+        tx: bool = True,
+        prefill: int = 0,
+        wait: WaitMode = "poll",
+        netns: NetNS = None,
+    ) -> None:
+        """Create the socket and bind it; it receives once a Program that redirects to it is attached and registered.
+
+        umem: shared with other Sockets, or None for one of its own (closed with the Socket).
+        rx_size, tx_size: ring entries, powers of two. rx=False or tx=False leaves that ring out.
+        zero_copy: True demands it, False forbids it, "auto" takes it where the driver has it; `zero_copy` says.
+        need_wakeup: the kernel asks for system calls when it needs them, rather than polling ("auto": True).
+        sg: packets larger than a frame arrive as several descriptors (XDP_PKT_CONTD), and in a Batch whole, which is
+        then a copy ("auto": False).
+        In these three all sockets of a UMEM are alike, because the kernel gives each what the first one has: "auto"
+        takes that over, and to ask for something else is an ArgumentError. The properties of these names say what came
+        about.
+        prefill: frames to lend to the kernel before binding (some zero-copy drivers want that).
+        wait: how wait() and receive() wait, see toolkit.wait: "poll" sleeps, "busy-poll" and "spin" take a core.
+        netns: the network namespace of the interface: a pid, a path, a name of `ip netns`, or an object with fileno().
+
+        SystemCallError when the kernel refuses: no such interface (ENODEV), interface down (ENETDOWN), queue out of
+        range (EINVAL) or taken (EBUSY), no privilege (EPERM), no memory to lock (ENOBUFS), no zero-copy (EOPNOTSUPP).
+        """
+        options = SocketOptions.checked(
+            rx_size=rx_size,
+            tx_size=tx_size,
+            zero_copy=zero_copy,
+            need_wakeup=need_wakeup,
+            sg=sg,
+            rx=rx,
+            tx=tx,
+            wait=wait,
+        )
+        if umem is not None and not isinstance(umem, UMEM):
+            raise ArgumentError(f"umem is a toolkit.UMEM, or None for one of its own, not {type(umem).__name__}")
+        self._own_umem = umem is None
+        self.interface = interface
+        self.queue = queue = whole("queue", queue)
+
+        def bind() -> None:
+            with explained(f"cannot open a socket on queue {queue} of {interface}"), entered(netns):
+                self.device: Device = describe(interface)
+                _check_device(self.device, queue)
+                self.umem: UMEM = UMEM() if umem is None else umem
+                try:
+                    feed = Feed(Location(Home(netns), self.device.ifindex))
+                    self._core = Core(interface, queue, self.umem, options, whole("prefill", prefill), feed)
+                except BaseException:
+                    if self._own_umem:
+                        self.umem.close()
+                    raise
+            self._finalizer = weakref.finalize(self, self._core.finalize)
+            self.fill: FillQueue = self._core.fill
+            self.completion: CompletionQueue = self._core.completion
+
+        uninterrupted(bind, dispose=lambda _: self.close())
+
+    def __enter__(self) -> Socket:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Show where it is bound, and how."""
+        state = self._core.why_dead or ("zero-copy" if self.zero_copy else "copy mode")
+        return f"<Socket {self.interface} queue {self.queue}, {state}>"
+
+    # --- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def rx(self) -> RXQueue:
+        """The RX ring. ToolkitError on a socket made with rx=False."""
+        if self._core.rx is None:
+            raise ToolkitError(f"the socket on {self._core.where} has no RX ring (it was made with rx=False)")
+        return self._core.rx
+
+    @property
+    def tx(self) -> TXQueue:
+        """The TX ring. ToolkitError on a socket made with tx=False."""
+        if self._core.tx is None:
+            raise ToolkitError(f"the socket on {self._core.where} has no TX ring (it was made with tx=False)")
+        return self._core.tx
+
+    @property
+    def zero_copy(self) -> bool:
+        """Whether the driver writes into the UMEM itself, as the kernel reports (XDP_OPTIONS)."""
+        return self._core.zero_copy
+
+    @property
+    def sg(self) -> bool:
+        """Whether packets may come as several descriptors (XDP_USE_SG)."""
+        return bool(self._core.options.sg)
+
+    @property
+    def need_wakeup(self) -> bool:
+        """Whether the kernel says when it needs a system call (XDP_USE_NEED_WAKEUP)."""
+        return bool(self._core.options.need_wakeup)
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() has begun, or this process is a fork of the owner."""
+        return bool(self._core.why_dead)
+
+    def fileno(self) -> int:
+        """Return the descriptor, for select, poll and epoll: readable when packets wait. Closed with the Socket."""
+        self._core.check_open()
+        return self._core.fd
+
+    def statistics(self) -> Statistics:
+        """Return the kernel's six counters of this socket, since it was made (XDP_STATISTICS)."""
+        self._core.check_open()
+        try:
+            return parse_statistics(self._core.sock.getsockopt(SOL_XDP, XDP_STATISTICS, 48))
+        except OSError as refused:
+            self._core.check_open()
+            raise kernel_error(
+                "statistics", refused.errno or 0, f"cannot read the statistics of {self._core.where}"
+            ) from None
+
+    def update_xskmap(self, map_fd: int) -> None:
+        """Enter this socket in an XSKMAP under its queue (xsk_socket__update_xskmap). Program.register() calls it."""
+        self._core.check_open()
+        number = libxdp().xsk_socket__update_xskmap(self._core.pointer, map_fd)
+        if number:
+            raise kernel_error(
+                "xskmap",
+                number,
+                f"cannot enter the socket on {self._core.where} in the XSKMAP",
+                cause=f"the map has no slot {self.queue}" if abs(number) == errno.E2BIG else "",
+                remedy='build the program with map_entries={"xsks_map": …}' if abs(number) == errno.E2BIG else "",
+            )
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called first when the Socket closes: to take its entry out of an XSKMAP."""
+        self._core.check_open()
+        self._core.on_close(callback)
+
+    @property
+    def feed(self) -> Feed:
+        """What brings packets here: Program.register() says so."""
+        return self._core.feed
+
+    # --- receiving --------------------------------------------------------------------------------------------------
+
+    def receive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
+        """Return the packets that wait, at most `limit`, as a Batch; the frames of the last one go back to the kernel.
+
+        limit: by default a quarter of rx_limit.
+        timeout: seconds to wait for the first packet; None waits for ever, 0 not at all. On time-out the Batch is empty
+        (and falsy). One Batch is out at a time: the next receive() ends the loan of the last.
+        """
+        batch = self.poll_once(limit)
+        if not batch and timeout != 0 and self.wait(timeout):
+            batch = self.poll_once(limit)
+        return batch
+
+    def poll_once(self, limit: int | None = None) -> Batch:
+        """Do receive(timeout=0): one look at the RX ring."""
+        return self._receiver.poll_once(limit)
+
+    def taking(self, limit: int | None = None) -> contextlib.AbstractContextManager[npt.NDArray[np.uint64]]:
+        """Take descriptors for the length of a block: shape (n, 2) u64. The block gives every frame away, or frees it.
+
+        When it raises, what it has not given away is freed. For Forwarder and its like.
+        """
+        return self._receiver.taking(limit)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until packets wait (True) or `timeout` seconds passed (False).
+
+        DeviceGoneError when the device vanished, DetachedError when somebody took the registered Program off; what
+        waits in the ring goes first. A close() from another thread ends it with ClosedError.
+        """
+        return self._receiver.wait(timeout)
+
+    def end_loan(self) -> None:
+        """Take back the frames of the last Batch: it is stale from now on."""
+        self._receiver.end_loan()
+
+    @property
+    def rx_limit(self) -> int:
+        """Frames that the kernel may hold for receiving at most: the rest is for loans and for sending."""
+        return self._receiver.limit
+
+    @rx_limit.setter
+    def rx_limit(self, frames: int) -> None:
+        frames = whole("rx_limit", frames)
+        if frames < 1:
+            raise ArgumentError(f"rx_limit={frames}: without a frame the kernel has no place for a packet")
+        self._receiver.limit = frames
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    def send(self, packets: Any, lengths: npt.ArrayLike | None = None, timeout: float | None = None) -> int:
+        """Send packets; returns how many were accepted, from the first on (all of them unless `timeout` struck).
+
+        packets: a list of bytes-like objects; a 2-D array, shape (n, width) u8, of which `lengths` (shape (n,)) says
+        how much of each row counts; or a Batch. They are copied into free frames: the arguments can be reused at once.
+        timeout: seconds to wait for room in the TX ring and for free frames; None waits as long as it takes.
+
+        Accepted packets are in the TX ring, the kernel was told, and their frames come back by themselves; flush()
+        waits for that. ArgumentError for packets shorter than 14 bytes or longer than a frame: then none was sent.
+        SystemCallError (ENETDOWN, ENXIO) when the interface is down or gone: packets in the ring stay there, and go out
+        with the next send() or flush() once it is up again.
+        """
+        return self._sender.send(packets, lengths, timeout)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until the kernel has sent everything and returned the frames (True), or `timeout` seconds passed."""
+        return self._sender.flush(timeout)
+
+    def reply(self, answer: Callable[[memoryview], bool], limit: int = 2, looks: int | None = None) -> tuple[int, int]:
+        """Take up to `limit` packets one at a time; `answer` changes each in place and says whether to send it back.
+
+        Returns (taken, sent back). The short path for ping-pong, without NumPy's fixed costs. looks: how often to look
+        at the RX ring (by default `limit` times): more of them is to spin. Raises what wait() does.
+        """
+        if self.sg:
+            raise ArgumentError(
+                f"{self!r} takes packets of several frames, and an answer is made of one: it would see pieces. "
+                "Next step: make the Socket with sg=False (longer packets are then dropped, and counted)."
+            )
+        return self._replier.reply(answer, limit, limit if looks is None else looks)
+
+    @property
+    def replied(self) -> tuple[int, int]:
+        """(packets that reply() ever took, those that it sent back), also where it raised."""
+        return self._replier.taken, self._replier.sent
+
+    def reclaim(self) -> int:
+        """Put frames that were sent on the free stack again, as send() and flush() do by themselves; how many."""
+        return self._sender.reclaim()
+
+    def pass_on(
+        self, descs: npt.NDArray[np.uint64], patience: float, *, distinct: bool = False
+    ) -> npt.NDArray[np.uint64]:
+        """Put received frames of this UMEM into the TX ring; returns the descriptors that found no room in `patience`
+        seconds: shape (n, 2) u64, still the caller's. For Forwarder and its like.
+
+        FrameError, and nothing is sent, when one is not the caller's, named twice (which is not looked for where the
+        caller says that they are `distinct`), or when a descriptor leaves its frame.
+        """
+        return self._sender.pass_on(descs, patience, distinct=distinct)
+
+    @functools.cached_property
+    def _receiver(self) -> Receiver:
+        return Receiver(self._core, self.umem, self.rx, self.fill, self.queue)
+
+    @functools.cached_property
+    def _sender(self) -> Sender:
+        return Sender(self._core, self.tx)
+
+    @functools.cached_property
+    def _replier(self) -> Replier:
+        return Replier(self.umem, self.rx, self.tx, self._receiver, self._sender)
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Leave the XSKMAP, free the queue, return every frame. Repeatable; waits for a thread inside receive()."""
+        self._core.close()
+        self._finalizer.detach()
+        if self._core.rx is not None:
+            self._receiver.forget_loan()
+        if self._own_umem:
+            self.umem.close()
+
+
+def _check_device(device: Device, queue: int) -> None:
+    check_ethernet(device)
+    if not device.up:
+        raise kernel_error(
+            "bind",
+            errno.ENETDOWN,
+            f"cannot bind to queue {queue} of {device.name}",
+            remedy=f"bring it up: `ip link set dev {device.name} up`",
+        )
+    check_queue(device, queue)
