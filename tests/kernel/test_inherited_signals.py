@@ -148,7 +148,7 @@ def test_a_signal_to_the_whole_job_while_it_compiles(lab: Lab, number: int, tmp_
     )
     try:
         assert eventually(
-            lambda: any("worker.py" in line for line in descendants(process.pid).values()), 30, step=0.001
+            lambda: any("bcc_process.py" in line for line in descendants(process.pid).values()), 30, step=0.001
         )
         os.killpg(process.pid, number)
         out, err = process.communicate(timeout=60)

@@ -16,81 +16,36 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# A module imports from lower floors, or from its own floor without a cycle. The key is the first name below toolkit:
-# toolkit/rings/rxqueue.py stands on the floor of "rings". A new module gets its floor here and in docs/architecture.md.
+# A package imports from lower floors only, for types too; modules of one package import each other without a circle.
+# toolkit/ itself holds __init__.py, errors.py and packages. A new package gets its floor here and in
+# docs/architecture.md.
 FLOORS = {
     "errors": 0,
-    "abi": 0,
-    "netns": 0,
-    "lifecycle": 0,
-    "mapping": 0,
-    "careful": 0,
-    "memory": 0,
-    "uninterrupted": 0,
-    "children": 0,
-    "arguments": 0,
-    "clock": 0,
-    "rcu": 0,
-    "rings": 1,
-    "ledger": 1,
-    "custody": 1,
-    "umem": 1,
-    "decode": 1,
-    "tables": 1,
-    "flows": 2,
-    "describe": 1,
-    "program": 1,
-    "device": 1,
-    "ringbuf": 1,
-    "coalesce": 1,
-    "sysfs": 1,
-    "sessions": 1,
-    "sockets": 1,
-    "reach": 1,
-    "records": 1,
-    "netlink": 1,
-    "sock_diag": 1,
-    "napi": 1,
-    "feed": 2,
-    "wait": 2,
-    "aio": 2,
-    "registration": 2,
-    "socket_options": 2,
-    "xsk_core": 2,
-    "packets": 1,
-    "checksum": 1,
-    "checksum_offload": 1,
-    "crc32c": 1,
-    "template": 1,
-    "places": 1,
-    "edits": 1,
-    "receiver": 2,
-    "replier": 2,
-    "sender": 2,
-    "editing": 2,
-    "forward": 3,
-    "responder": 3,
-    "answers": 2,
-    "doctor": 3,
-    "xsk": 2,
-    "batch": 2,
-    "copies": 2,
-    "matching": 2,
-    "status": 3,
-    "attachment": 2,
-    "one_receiver": 2,
-    "interface": 3,
-    "workers": 3,
-    "opening": 3,
-    "tee_interface": 3,
-    "tee_waiter": 3,
-    "teeing": 3,
-    "capture": 3,
-    "replaying": 3,
-    "lab": 3,
-    "cli": 4,
-    "": 5,  # toolkit/__init__.py: the public names, on top of everything
+    "abi": 1,
+    "_base": 2,
+    "filter": 3,
+    "net": 3,
+    "rings": 3,
+    "tables": 3,
+    "umem": 3,
+    "decode": 4,
+    "batch": 5,
+    "packets": 5,
+    "flows": 6,
+    "lab": 6,
+    "program": 6,
+    "capture": 7,
+    "doctor": 7,
+    "wait": 7,
+    "xsk": 8,
+    "interface": 9,
+    "forward": 10,
+    "recorded": 10,
+    "workers": 10,
+    "cli": 11,
+    "": 11,  # toolkit/__init__.py: the public names, on top of everything
 }
+MOST_MODULES = 20  # of a package; the command has more, in folders of its own
 
 # What `import toolkit` must not drag in: it costs start-up time and memory, and belongs where it is used.
 HEAVY = {"bcc", "click", "matplotlib", "pandas", "pyarrow", "pyroute2", "rich"}
@@ -108,18 +63,9 @@ def module_files(root: Path) -> dict[str, Path]:
     return modules
 
 
-def is_type_checking(node: ast.AST) -> bool:
-    """Whether `node` is an `if TYPE_CHECKING:`."""
-    return isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
-
-
 def import_nodes(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
-    """Every import that can run, inside functions too."""
-    if isinstance(tree, ast.Import | ast.ImportFrom):
-        yield tree
-    children = tree.orelse if isinstance(tree, ast.If) and is_type_checking(tree) else ast.iter_child_nodes(tree)
-    for child in children:
-        yield from import_nodes(child)
+    """Every import, inside functions and for type checkers too."""
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom))
 
 
 def imported_modules(name: str, path: Path, modules: dict[str, Path]) -> set[str]:
@@ -139,9 +85,14 @@ def imported_modules(name: str, path: Path, modules: dict[str, Path]) -> set[str
     return {other for other in wanted if other.split(".")[0] == "toolkit"} - {name}
 
 
+def package_of(name: str) -> str:
+    """The package that a module belongs to: "rings" of toolkit.rings.rxqueue."""
+    return [*name.split("."), ""][1]
+
+
 def floor_of(name: str) -> int | None:
-    """The floor that a module stands on."""
-    return FLOORS.get([*name.split("."), ""][1])
+    """The floor that a module's package stands on."""
+    return FLOORS.get(package_of(name))
 
 
 def violations(root: Path) -> list[str]:
@@ -159,8 +110,15 @@ def violations(root: Path) -> list[str]:
             continue
         for other in sorted(imports):
             above = floor_of(other)
-            if above is not None and above > floor:
+            if above is not None and above >= floor and package_of(other) != package_of(name):
                 problems.append(f"{name} (floor {floor}) imports {other} (floor {above}): imports go down only")
+    for path in sorted((root / "toolkit").glob("*.py")):
+        if path.name not in ("__init__.py", "errors.py"):
+            problems.append(f"{path.relative_to(root)} stands beside the packages: find it a room")
+    for package in sorted((root / "toolkit").iterdir()):
+        count = sum(path.name != "__init__.py" for path in package.glob("*.py"))
+        if count > MOST_MODULES:
+            problems.append(f"{package.relative_to(root)} has {count} modules, more than {MOST_MODULES}: two rooms?")
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as cycle:
@@ -186,15 +144,34 @@ def test_imports_go_down_and_never_in_circles() -> None:
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        ({"umem.py": "import toolkit.xsk", "xsk.py": ""}, "imports toolkit.xsk (floor 2)"),
+        ({"umem/a.py": "import toolkit.xsk.b", "xsk/b.py": ""}, "imports toolkit.xsk.b (floor 8)"),
         ({"errors.py": "def f():\n    from toolkit import cli", "cli/__init__.py": ""}, "imports toolkit.cli"),
         ({"abi/a.py": "from ..rings.rx import RX", "rings/rx.py": "RX = 1"}, "imports toolkit.rings.rx"),
-        ({"cli/main.py": "from toolkit import UMEM", "__init__.py": "UMEM = 1"}, "imports toolkit (floor 5)"),
-        ({"xsk.py": "import toolkit.batch", "batch.py": "import toolkit.xsk"}, "a cycle of imports"),
+        (
+            {"umem/a.py": "import typing\nif typing.TYPE_CHECKING:\n    import toolkit.xsk.b", "xsk/b.py": ""},
+            "toolkit.umem.a (floor 3) imports toolkit.xsk.b",
+        ),
+        ({"cli/main.py": "from toolkit import UMEM", "__init__.py": "UMEM = 1"}, "imports toolkit (floor 11)"),
+        ({"net/a.py": "import toolkit.filter.b", "filter/b.py": ""}, "imports toolkit.filter.b (floor 3)"),
+        ({"xsk/a.py": "import toolkit.xsk.b", "xsk/b.py": "import toolkit.xsk.a"}, "a cycle of imports"),
         ({"rings/__init__.py": "from .rx import RX", "rings/rx.py": "from toolkit.rings import RX"}, "a cycle"),
-        ({"novelty.py": ""}, "toolkit/novelty.py has no floor: add 'novelty'"),
+        ({"novelty/a.py": ""}, "toolkit/novelty/a.py has no floor: add 'novelty'"),
+        ({"umem.py": ""}, "toolkit/umem.py stands beside the packages"),
+        ({f"umem/m{i}.py": "" for i in range(MOST_MODULES + 1)}, "toolkit/umem has 21 modules"),
     ],
-    ids=["upward", "upward-in-function", "relative", "from-the-top", "cycle", "cycle-through-init", "no-floor"],
+    ids=[
+        "upward",
+        "upward-in-function",
+        "relative",
+        "for-types",
+        "from-the-top",
+        "sideways",
+        "cycle",
+        "cycle-through-init",
+        "no-floor",
+        "no-package",
+        "crowded",
+    ],
 )
 def test_a_violation_is_found(tmp_path: Path, files: dict[str, str], expected: str) -> None:
     problems = violations(write_tree(tmp_path, files))
@@ -204,12 +181,12 @@ def test_a_violation_is_found(tmp_path: Path, files: dict[str, str], expected: s
 
 def test_what_is_allowed_passes(tmp_path: Path) -> None:
     files = {
-        "errors.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from toolkit.xsk import Socket",
-        "umem.py": "from toolkit.errors import E\nimport numpy",
+        "errors.py": "import numpy",
+        "umem/__init__.py": "from toolkit.errors import E\nimport numpy",
         "rings/__init__.py": "from toolkit.rings.rx import RX",
-        "rings/rx.py": "from ..umem import U\nfrom toolkit.errors import E",
-        "xsk.py": "from toolkit import rings, umem",
-        "__init__.py": "from .xsk import Socket\nfrom toolkit.errors import E",
+        "rings/rx.py": "from ..errors import E",
+        "xsk/socket.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from toolkit import rings, umem",
+        "__init__.py": "from .xsk.socket import Socket\nfrom toolkit.errors import E",
     }
     assert violations(write_tree(tmp_path, files)) == []
 

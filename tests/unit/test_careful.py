@@ -321,4 +321,4 @@ def test_no_other_module_makes_or_removes_files_by_name() -> None:
         for path in root.rglob("*.py")
         if any(word in path.read_text(encoding="utf-8") for word in words)
     }
-    assert found == {"careful.py", "program/cache.py", "program/pins.py", "records.py"}
+    assert found == {"_base/cache.py", "_base/careful.py", "_base/records.py", "program/pins.py"}

@@ -18,7 +18,8 @@ from scapy.packet import Raw
 
 from toolkit.decode import Columns, flow_keys, top
 from toolkit.decode.groups import FLOW
-from toolkit.decode.notebook import batch_html, flow, format_ip, format_mac, summaries, summary
+from toolkit.decode.notebook import batch_html
+from toolkit.decode.text import flow, format_ip, format_mac, summaries, summary
 from toolkit.errors import ArgumentError
 
 E = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.arguments import whole
 from toolkit._base.clock import clock
 from toolkit.abi.if_xdp import XDP_PKT_CONTD
 from toolkit.abi.xsk_meta import NO_RULE, XSK_META_MAGIC, XSK_META_SIZE
-from toolkit.errors import StaleBatchError
+from toolkit.errors import ArgumentError, StaleBatchError
 from toolkit.umem.umem import UMEM
 
 if TYPE_CHECKING:
     from toolkit.decode import Columns
+    from toolkit.tables.cells import Packets
     from toolkit.tables.schema import Addresses
 
 __all__ = ["Batch"]
@@ -201,19 +203,29 @@ class Batch:
         head: with so many first bytes of each packet, in a column `head`.
         """
         from toolkit.tables.arrow import record_batch
-        from toolkit.tables.cells import of_batch, packet_cells
+        from toolkit.tables.cells import packet_cells
 
-        return record_batch(packet_cells(of_batch(self, head), columns, addresses))
+        return record_batch(packet_cells(self.tabular(head), columns, addresses))
 
     def to_pandas(self, columns: Iterable[str] | None = None, *, addresses: Addresses = "text", head: int = 0) -> Any:
         """Return the packets as a pandas.DataFrame, a row for each (extra `pandas`): the columns of to_arrow().
 
         What may be missing is of pandas' nullable types, with pandas.NA; text is of dtype "string".
         """
-        from toolkit.tables.cells import of_batch, packet_cells
+        from toolkit.tables.cells import packet_cells
         from toolkit.tables.data_frame import data_frame
 
-        return data_frame(packet_cells(of_batch(self, head), columns, addresses))
+        return data_frame(packet_cells(self.tabular(head), columns, addresses))
+
+    def tabular(self, head: int = 0) -> Packets:
+        """Return what a table of the packets is made from, and `head` bytes of each: for to_arrow(), files."""
+        from toolkit.tables.cells import Packets
+
+        if whole("the number of bytes", head) < 0:
+            raise ArgumentError(f"head of {head} bytes: the number of bytes cannot be negative.")
+        queues = np.full(len(self), self.queue, dtype=np.uint32)
+        first = self.head(head) if head else None
+        return Packets(self.decode(), self.timestamps, self.wire_lengths, queues, self.rules, first)
 
     def packet(self, i: int) -> memoryview:
         """Return packet `i` (negative counts from the end): a read-only view of the frame, good during the loan."""
@@ -386,3 +398,6 @@ def _unpickle(
         rules=rules,
         utc_ns=utc_ns,
     )
+
+
+_unpickle.__module__ = "toolkit.batch"  # pickles name the package: a file in it may move

@@ -21,7 +21,7 @@ from toolkit.capture.parquet_file import ParquetFile
 from toolkit.decode import decode
 from toolkit.errors import ClosedError
 from toolkit.tables.arrow import pyarrow, record_batch
-from toolkit.tables.cells import Packets, of_batch, packet_cells
+from toolkit.tables.cells import Packets, packet_cells
 from toolkit.tables.schema import Addresses
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class _Writing:
             raise self._failed
         if not self._waiting and len(batch) >= _GATHER // 2:  # large enough as it is: no copy
             addresses, head = self._how
-            self._decoded.append(record_batch(packet_cells(of_batch(batch, head), None, addresses)))
+            self._decoded.append(record_batch(packet_cells(batch.tabular(head), None, addresses)))
             self._decoded_rows += len(batch)
         elif batch:
             held = _Held(batch)

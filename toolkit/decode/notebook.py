@@ -1,42 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets in words: addresses as people write them, one line for a packet or a flow, a table for a notebook."""
+"""The first packets of a Batch as a table, for a notebook."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.decode import decode
-from toolkit.decode.text import cell, ethertype_name, flow, format_ip, format_mac, protocol_name, summaries, summary
+from toolkit._base.html import LEFT
+from toolkit.decode.columns import decode
+from toolkit.decode.text import summaries
 
-__all__ = [
-    "batch_html",
-    "cell",
-    "ethertype_name",
-    "flow",
-    "format_ip",
-    "format_mac",
-    "protocol_name",
-    "summaries",
-    "summary",
-    "table_html",
-]
+__all__ = ["batch_html"]
 
 _SHOWN = 8  # packets in a table
-_LEFT = " style='text-align:left'"  # notebooks set tables flush right, which suits numbers and nothing else
-
-
-def table_html(title: str, rows: Mapping[str, object]) -> str:
-    """Return a notebook's table of names and values, a row each, under `title`."""
-    body = "".join(
-        f"<tr><th{_LEFT}>{html.escape(name)}</th><td{_LEFT}>{html.escape(str(value))}</td></tr>"
-        for name, value in rows.items()
-    )
-    return f"<p>{html.escape(title)}</p><table><tbody>{body}</tbody></table>"
 
 
 def batch_html(
@@ -60,7 +39,7 @@ def batch_html(
     lines = []
     for row, line in enumerate(summaries(columns)):
         time = "" if timestamps is None or np.isnat(timestamps[row]) else str(timestamps[row]).replace("T", " ")
-        lines.append(f"<tr><td>{row}</td><td>{time}</td><td{_LEFT}>{html.escape(line)}</td></tr>")
+        lines.append(f"<tr><td>{row}</td><td>{time}</td><td{LEFT}>{html.escape(line)}</td></tr>")
     more = f"<p>… and {len(heads) - shown} more</p>" if len(heads) > shown else ""
-    head = f"<tr><th>#</th><th>arrival, UTC</th><th{_LEFT}>packet</th></tr>"
+    head = f"<tr><th>#</th><th>arrival, UTC</th><th{LEFT}>packet</th></tr>"
     return f"<p>{html.escape(title)}</p><table><thead>{head}</thead><tbody>{''.join(lines)}</tbody></table>{more}"

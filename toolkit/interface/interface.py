@@ -84,7 +84,7 @@ class Interface(OneReceiver):
         """Show the same as a table, in a notebook."""
         if self._why_dead:
             return repr(self).replace("<", "&lt;").replace(">", "&gt;")
-        from toolkit.decode.notebook import table_html
+        from toolkit._base.html import table_html
 
         return table_html(repr(self), {**self.info(), **self.counters(), **self.statistics()._asdict()})
 

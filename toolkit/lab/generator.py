@@ -15,15 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from toolkit.errors import ArgumentError, NotSupportedError, ToolkitError, kernel_error
 from toolkit.lab import veth
+from toolkit.lab.namespace import Namespace
 from toolkit.lab.redirect import LiveRedirect, Stamp
 from toolkit.packets import frames
-
-if TYPE_CHECKING:
-    from toolkit.lab.lab import Lab
 
 __all__ = ["Generator", "Report"]
 
@@ -52,6 +50,20 @@ class Report:
         return self.sent / self.seconds if self.seconds else 0.0
 
 
+class Wire(Protocol):
+    """A Lab, as far as a generator needs it."""
+
+    interface: str
+    peer: str
+    queues: int
+    mtu: int
+    far: Namespace
+
+    @property
+    def near(self) -> Namespace:
+        """The namespace of the receiving end."""
+
+
 class Generator:
     """Frames from the far end of a Lab to its near end, made by the kernel, in a process of its own on one CPU.
 
@@ -61,7 +73,7 @@ class Generator:
 
     def __init__(
         self,
-        lab: Lab,
+        lab: Wire,
         *,
         rate: float | None = None,
         seconds: float | None = None,

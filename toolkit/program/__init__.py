@@ -7,6 +7,7 @@ from toolkit._base.cache import CacheWarning
 from toolkit.program.bcc import import_bcc
 from toolkit.program.link import Link, Replace
 from toolkit.program.maps import Map
+from toolkit.program.matching import forget, matches
 from toolkit.program.program import Program
 from toolkit.program.query import Attached, ProgramInfo, XdpLink, attached, xdp_links
 from toolkit.program.rules import Action, Rule, RuleCounters
@@ -26,8 +27,10 @@ __all__ = [
     "XdpLink",
     "attached",
     "directory",
+    "forget",
     "headers",
     "import_bcc",
+    "matches",
     "source_text",
     "xdp_links",
 ]

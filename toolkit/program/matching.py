@@ -15,7 +15,7 @@ from toolkit.batch.batch import Batch
 from toolkit.errors import ArgumentError
 from toolkit.filter.classic import jumps_back
 from toolkit.filter.expression import instructions
-from toolkit.program import Program
+from toolkit.program.program import Program
 from toolkit.program.run import SHORTEST, run_many
 
 __all__ = ["forget", "matches"]
@@ -92,8 +92,8 @@ def matches(expression: str, packets: Any) -> npt.NDArray[np.bool_]:
     in libpcap: where the filter asks for it, the interpreter answers as well. A filter that reads what was cut off
     does not match.
 
-    The programs of the last 16 expressions stay loaded until this process ends, or
-    `toolkit.program.matching.forget()`; names in them mean until then what they meant at first.
+    The programs of the last 16 expressions stay loaded until this process ends, or `toolkit.program.forget()`; names in
+    them mean until then what they meant at first.
 
     Raises FilterError, ArgumentError (not packets; longer than 65549 bytes; a filter with `protochain` and a length, of
     packets that were cut), PrivilegeError, VerifierError.

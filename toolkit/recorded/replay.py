@@ -76,8 +76,8 @@ def replay(
     by more than 10 s, is a clock that was set, and not waited for either. count: send no more than these.
     loop: so many times; needs a path or Batches that are kept. Their bytes go out as they are: addresses, and wrong
     checksums too. finish_checksums: but for those that a recording on the sending host shows before its device finished
-    them (see toolkit.packets.checksum_offload): these leave as they left then. Packets that the interface cannot send are left
-    out, and counted.
+    them (see toolkit.packets.finish_checksums): these leave as they left then. Packets that the interface cannot send
+    are left out, and counted.
 
     ArgumentError, and what read() and send() raise.
     """

@@ -5,26 +5,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from toolkit._base.arguments import whole
 from toolkit.errors import ArgumentError
 from toolkit.tables.address_text import Text, ip4_text, ip_text, mac_text, octets
 from toolkit.tables.schema import IP, MACS, NUMBERS, PACKET, WHOLE, Addresses, names
 
-if TYPE_CHECKING:
-    from toolkit.batch.batch import Batch
-    from toolkit.decode import Columns
-
-__all__ = ["Cells", "Packets", "column_cells", "of_batch", "packet_cells"]
+__all__ = ["Cells", "Packets", "column_cells", "packet_cells"]
 
 Array = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
 
 _UNKNOWN_RULE = 0xFFFFFFFF  # Batch.rules where nobody knows
+
+
+class Columns(Protocol):
+    """Decoded columns by name: toolkit.decode.Columns, as far as a table of them goes."""
+
+    def __getitem__(self, name: str) -> Array:
+        """Return a column: shape (n,), or (n, 16) uint8 for IPv6 addresses."""
+
+    def __contains__(self, name: object) -> bool:
+        """Say whether there is a column of that name."""
+
+    def keys(self) -> list[str]:
+        """Return the names."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +64,6 @@ class Packets:
     queues: Array
     rules: Array
     head: npt.NDArray[np.uint8] | None = None
-
-
-def of_batch(batch: Batch, head: int = 0) -> Packets:
-    """Decode a Batch, and take the first `head` bytes of each packet along."""
-    head = whole("the number of bytes", head)
-    if head < 0:
-        raise ArgumentError(f"head of {head} bytes: the number of bytes cannot be negative.")
-    return Packets(
-        batch.decode(),
-        batch.timestamps,
-        batch.wire_lengths,
-        np.full(len(batch), batch.queue, dtype=np.uint32),
-        batch.rules,
-        batch.head(head) if head else None,
-    )
 
 
 def packet_cells(packets: Packets, wanted: Iterable[str] | None = None, addresses: Addresses = "text") -> list[Cells]:

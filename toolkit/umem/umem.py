@@ -115,7 +115,7 @@ class UMEM(lifecycle.NotCopied):
 
     def _repr_html_(self) -> str:
         """Show where every frame is, in a notebook."""
-        from toolkit.decode.notebook import table_html
+        from toolkit._base.html import table_html
 
         return table_html(repr(self), {} if self._dead else self.audit())
 

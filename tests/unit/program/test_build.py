@@ -221,7 +221,7 @@ def test_the_worker_dies_with_its_parent(tmp_path: Path) -> None:
         """,
     )
     script = (
-        "from toolkit.program import build, sources\n"
+        "from toolkit.program import compile as build, sources\n"
         f"source = sources.read({PROGRAM!r})\n"
         f"build.build_images(source, source.text, cache=False, candidates=[{slow!r}])\n"
     )

@@ -76,7 +76,7 @@ def _loop(
 
 
 def _dump(batch: Batch) -> None:
-    from toolkit.decode.notebook import summaries
+    from toolkit.decode.text import summaries
 
     for line, arrival, packet in zip(summaries(batch.decode()), batch.timestamps, batch, strict=True):
         print(f"{arrival}  queue {batch.queue}  {line}")

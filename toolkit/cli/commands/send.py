@@ -84,7 +84,7 @@ def run(
 
 def _introduce(sock: Socket, packets: npt.NDArray[np.uint8], rate: float | None) -> None:
     from toolkit.decode import decode
-    from toolkit.decode.notebook import summaries
+    from toolkit.decode.text import summaries
 
     first = packets[0]
     (words,) = summaries(decode(first, [0], [len(first)]))

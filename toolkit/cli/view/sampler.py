@@ -50,7 +50,7 @@ class Sampler:
 
     def _decode(self, batch: Batch, weight: float) -> None:
         from toolkit.decode import top
-        from toolkit.decode.notebook import ethertype_name, flow, protocol_name, summary
+        from toolkit.decode.text import ethertype_name, flow, protocol_name, summary
 
         columns = batch.decode()
         for number, packets in zip(*np.unique(columns["ip_proto"], return_counts=True), strict=True):

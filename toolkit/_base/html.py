@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A notebook's table of names and values: what public objects show of themselves."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+
+__all__ = ["LEFT", "table_html"]
+
+LEFT = " style='text-align:left'"  # notebooks set tables flush right, which suits numbers and nothing else
+
+
+def table_html(title: str, rows: Mapping[str, object]) -> str:
+    """Return a notebook's table of names and values, a row each, under `title`."""
+    body = "".join(
+        f"<tr><th{LEFT}>{html.escape(name)}</th><td{LEFT}>{html.escape(str(value))}</td></tr>"
+        for name, value in rows.items()
+    )
+    return f"<p>{html.escape(title)}</p><table><tbody>{body}</tbody></table>"
