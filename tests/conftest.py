@@ -68,7 +68,7 @@ def _no_library(soname: str, package: str) -> str:
 
 
 def _no_bcc() -> str:
-    from toolkit.program.compile import interpreters
+    from toolkit.program.build import interpreters
 
     return "" if any(interpreters()) else "no interpreter that could have BCC"
 

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 from toolkit.abi import libpcap
 from toolkit.errors import FilterError, VerifierError
-from toolkit.program import Program, load, run, sources
-from toolkit.program import compile as build
+from toolkit.program import Program, build, load, run, sources
 
 XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
 EXPRESSIONS = corpus.spoken(dict.fromkeys([*manual.EXAMPLES, *manual.PRIMITIVES, *corpus.EXPRESSIONS]))

@@ -14,8 +14,7 @@ import toolkit
 from toolkit import UMEM, Program, Socket, XDPDesc
 from toolkit.errors import ArgumentError, FrameError, StaleBatchError
 from toolkit.lab import Lab
-from toolkit.xsk import core as xsk_core
-from toolkit.xsk import registration
+from toolkit.xsk import core, registration
 
 
 def test_a_socket_collected_while_another_is_created_takes_nothing_away(
@@ -25,10 +24,10 @@ def test_a_socket_collected_while_another_is_created_takes_nothing_away(
     with UMEM(256, 2048) as umem:
         for moment in ("before", "after"):
             forgotten = [Socket(lab.interface, 0, umem, netns=lab.netns, prefill=16)]
-            create = xsk_core.Core._create
+            create = core.Core._create
 
             def collecting(
-                self: xsk_core.Core, *arguments: Any, then: Any = create, when: str = moment, old: Any = forgotten
+                self: core.Core, *arguments: Any, then: Any = create, when: str = moment, old: Any = forgotten
             ) -> None:
                 if when == "before":
                     old.clear()
@@ -40,7 +39,7 @@ def test_a_socket_collected_while_another_is_created_takes_nothing_away(
 
             other = Lab(interface="veth8", peer="veth9")
             with other, monkeypatch.context() as patch:
-                patch.setattr(xsk_core.Core, "_create", collecting)
+                patch.setattr(core.Core, "_create", collecting)
                 with Socket(other.interface, 0, umem, netns=other.netns, prefill=16) as sock:
                     patch.undo()
                     assert umem.registration is not None

@@ -24,8 +24,7 @@ from toolkit.abi.shared_library import importing
 from toolkit.errors import LibraryError, SystemCallError, ToolkitError, explained
 from toolkit.filter import expression
 from toolkit.lab import Lab
-from toolkit.program import Program, sources
-from toolkit.program import compile as build
+from toolkit.program import Program, build, sources
 from toolkit.workers import Workers
 
 pytestmark = pytest.mark.timeout(100)

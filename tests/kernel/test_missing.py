@@ -20,7 +20,7 @@ OPEN_AS_NOBODY = """
     import ctypes
     from toolkit.lab import Lab
     from toolkit.program import Program
-    import toolkit.program.compile
+    import toolkit.program.build
     with Lab() as lab, lab.netns.entered():
         program = Program.build("xsk_redirect.c") if {with_program} else None
         # Every capability goes; the user stays, who alone may read a checkout below a private home.

@@ -279,9 +279,8 @@ def test_a_record_that_cannot_be_read_is_passed_over(lab: Lab, interface: Any, d
 
 def test_leftovers_without_privilege() -> None:
     """`xsk status` as an ordinary user shows nothing, and fails at nothing."""
-    run_child(
-        "from toolkit import napi; assert napi.leftovers() == []", "setpriv", "--reuid=65534", "--clear-groups", cwd="/"
-    )
+    code = "from toolkit.net import leftovers; assert leftovers() == []"
+    run_child(code, "setpriv", "--reuid=65534", "--clear-groups", cwd="/")
 
 
 def test_a_named_namespace_is_found(interface: Any, lab: Lab, directory: Path, tmp_path: Path) -> None:

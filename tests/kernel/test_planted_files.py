@@ -132,7 +132,7 @@ WORK = """
     from toolkit.lab import Lab
     from toolkit.lab.traffic import ping
     from toolkit.program import Program, sources
-    from toolkit.program import compile as build
+    from toolkit.program import build
     from toolkit.filter import expression
     from toolkit.workers import Workers
     if __name__ == "__main__":

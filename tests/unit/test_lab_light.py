@@ -16,10 +16,10 @@ def test_import_is_light() -> None:
 
 
 def test_generate_needs_the_standard_library_only() -> None:
-    from toolkit.lab import generator_process as generate
+    from toolkit.lab import generator_process
 
-    assert generate.__file__ is not None
-    code = f"import runpy; runpy.run_path({generate.__file__!r})"
+    assert generator_process.__file__ is not None
+    code = f"import runpy; runpy.run_path({generator_process.__file__!r})"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
 
 

@@ -16,8 +16,7 @@ import pytest
 
 from toolkit._base import memory
 from toolkit.capture import Queueing
-from toolkit.interface import open_interface as opening
-from toolkit.interface import open_tee as teeing
+from toolkit.interface import open_interface, open_tee
 
 MB, GB = 1 << 20, 1 << 30
 V2_MOUNT = "35 25 0:30 {root} {point} rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate"
@@ -107,21 +106,21 @@ def test_a_cgroup_without_a_limit_is_none(tree: Tree) -> None:
 
 def test_defaults_follow_what_is_there(tree: Tree) -> None:
     assert Queueing().room == 256 * MB
-    assert opening._ring_size(1, 2048) == 8192
-    assert opening._ring_size(64, 2048) == 512
-    assert teeing._size(1, None, 1600) == 32 * MB
+    assert open_interface._ring_size(1, 2048) == 8192
+    assert open_interface._ring_size(64, 2048) == 512
+    assert open_tee._size(1, None, 1600) == 32 * MB
     for total, room in ((1, 64), (8, 128), (1024, 256)):
         Tree(tree.root, total * GB, total * GB)
         assert Queueing().room == room * MB
     Tree(tree.root, 16 * GB, 40 * MB)
     assert Queueing().room == 10 * MB
-    assert opening._ring_size(1, 2048) == 4096  # 10 MB of frames
-    assert opening._ring_size(4, 2048) == 1024
-    assert teeing._size(1, None, 1600) == 8 * MB
+    assert open_interface._ring_size(1, 2048) == 4096  # 10 MB of frames
+    assert open_interface._ring_size(4, 2048) == 1024
+    assert open_tee._size(1, None, 1600) == 8 * MB
     Tree(tree.root, 16 * GB, 0)
     assert Queueing().room == 1 * MB
-    assert opening._ring_size(4, 2048) == 64
-    assert teeing._size(1, None, 1600) == 4096
+    assert open_interface._ring_size(4, 2048) == 64
+    assert open_tee._size(1, None, 1600) == 4096
     assert Queueing(limit=1 * GB).room == 1 * GB  # who says how much, gets it
 
 

@@ -21,7 +21,7 @@ import toolkit
 
 ROOT = Path(__file__).resolve().parents[2]
 PRIVATE = {"_base", "abi", "tables", "umem", "wait", "xsk", "batch", "interface", "cli"}
-PUBLIC = {path.parent.name for path in (ROOT / "toolkit").glob("*/__init__.py")} - PRIVATE
+PUBLIC = {"errors"} | {path.parent.name for path in (ROOT / "toolkit").glob("*/__init__.py")} - PRIVATE
 
 
 def test_dir_is_what_is_public() -> None:

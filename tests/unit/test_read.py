@@ -21,7 +21,7 @@ from read_support import Pcapng, hear, packet, pcap, read_all
 
 import toolkit
 from toolkit.errors import ArgumentError, ClosedError, RecordedError, SystemCallError
-from toolkit.recorded import window as read_source
+from toolkit.recorded import window
 from toolkit.recorded.recorded import read
 
 PACKETS = [packet(i, (60, 1500, 14, 61, 9000, 1)[i % 6]) for i in range(200)]
@@ -31,7 +31,7 @@ MICRO = [(time // 1000 * 1000, data, wire) for time, data, wire in PACKETS]
 @pytest.fixture(params=[64, 1 << 20], ids=["small-pieces", "pieces"])
 def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Also with pieces so small that every packet lies across two of them."""
-    monkeypatch.setattr(read_source, "_PIECE", request.param)
+    monkeypatch.setattr(window, "_PIECE", request.param)
     return int(request.param)
 
 
@@ -152,7 +152,7 @@ def test_other_links_only(link: int, name: str) -> None:
 
 
 def test_batches_are_good_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_source, "_PIECE", 1 << 17)
+    monkeypatch.setattr(window, "_PIECE", 1 << 17)
     with read(io.BytesIO(pcap(PACKETS)), batch_size=16) as recorded:
         batches = list(recorded)
         assert len(batches) >= 200 // 16

@@ -22,7 +22,7 @@ from read_support import Pcapng, hear, packet, pcap, read_all
 
 import toolkit
 from toolkit.errors import RecordedError
-from toolkit.recorded import window as read_source
+from toolkit.recorded import window
 
 MB = 1 << 20
 PACKETS = [packet(i, 60) for i in range(5)]
@@ -118,7 +118,7 @@ def test_before_the_first_packet_too(compress: str) -> None:
 
 def test_what_an_honest_recorder_writes_beside_packets_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Statistics each second of a day without a packet: they compress to a tenth, not to a thousandth."""
-    monkeypatch.setattr(read_source, "_FRUITLESS", MB)
+    monkeypatch.setattr(window, "_FRUITLESS", MB)
     file = Pcapng().interface().packet(PACKETS[0])
     numbers = np.random.default_rng(1).integers(1, 100, 60_000).cumsum().tolist()
     count = 0x1122334455667788
@@ -132,7 +132,7 @@ def test_what_an_honest_recorder_writes_beside_packets_is_read(monkeypatch: pyte
 
 def test_packets_now_and_then_are_all_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """What counts is what comes without a packet, not how small a file was made."""
-    monkeypatch.setattr(read_source, "_FRUITLESS", 2 * MB)
+    monkeypatch.setattr(window, "_FRUITLESS", 2 * MB)
     file = Pcapng().interface()
     for i in range(30):
         file.packet(packet(i, 60)).block(0x0BAD, bytes(MB))
@@ -141,7 +141,7 @@ def test_packets_now_and_then_are_all_read(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_plain_file_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_source, "_FRUITLESS", MB)
+    monkeypatch.setattr(window, "_FRUITLESS", MB)
     file = Pcapng().interface().packet(PACKETS[0]).block(0x0BAD, bytes(8 * MB)).packet(PACKETS[1])
     assert len(read_all(file.data)[0]) == 2
 
@@ -199,8 +199,8 @@ def test_ctrl_c_is_heard(tmp_path: Path, what: str) -> None:
         path.write_bytes(bz2.compress(start()) + bz2.compress(unknown(1 * MB) * 40) * 100)
     code = (
         "import sys, time, toolkit, warnings\n"
-        "from toolkit.capture import read_source\n"
-        "read_source._FRUITLESS = 1 << 60\n"
+        "from toolkit.recorded import window\n"
+        "window._FRUITLESS = 1 << 60\n"
         "warnings.simplefilter('ignore')\n"
         "def began():\n    global told\n    print('reading', flush=True) if not told else None\n    told = True\n"
         "told = False\n"

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from read_support import Pcapng, hear, packet, pcap
 
 from toolkit.errors import SystemCallError
-from toolkit.recorded import window as read_source
+from toolkit.recorded import window
 from toolkit.recorded.recorded import read
 
 PACKETS = [packet(i, (60, 90, 14, 61)[i % 4]) for i in range(20)]
@@ -38,7 +38,7 @@ MODERN = modern().data
 
 @pytest.fixture(params=[64, 1 << 20], ids=["small-pieces", "pieces"], autouse=True)
 def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_source, "_PIECE", request.param)
+    monkeypatch.setattr(window, "_PIECE", request.param)
 
 
 def ends(data: bytes) -> list[int]:

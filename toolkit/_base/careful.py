@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from toolkit._base import fork as lifecycle
+from toolkit._base import fork
 from toolkit._base.arguments import whole
 from toolkit.errors import ArgumentError, kernel_error, write_error
 
@@ -117,7 +117,7 @@ class Folder:
             self._fd = _walk(os.fspath(path), make)
         except OSError as refused:
             raise write_error(refused, str(path), "write in") from None
-        lifecycle.track(self)
+        fork.track(self)
 
     @classmethod
     def of(cls, file: Path) -> Folder:
@@ -136,7 +136,7 @@ class Folder:
             other.path, other._fd = self.path, os.dup(self._fd)
         except OSError as refused:
             raise write_error(refused, str(self.path), "write in") from None
-        lifecycle.track(other)
+        fork.track(other)
         return other
 
     def below(self, name: str, access: Access) -> Folder:
@@ -150,7 +150,7 @@ class Folder:
                 _refuse(inner.path, os.stat(name, dir_fd=self._fd, follow_symlinks=False), "write in")
         except OSError as refused:
             raise write_error(refused, str(inner.path), "write in") from None
-        lifecycle.track(inner)
+        fork.track(inner)
         return inner
 
     def look(self, name: str) -> os.stat_result | None:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import weakref
 
-from toolkit._base import fork as lifecycle
+from toolkit._base import fork
 from toolkit.errors import ClosedError
 
 __all__ = ["Descriptor"]
@@ -19,7 +19,7 @@ def _close(cell: list[int]) -> None:
         os.close(cell.pop())
 
 
-class Descriptor(lifecycle.NotCopied):
+class Descriptor(fork.NotCopied):
     """One file descriptor. `what` names the object it stands for, in errors."""
 
     __slots__ = ("__weakref__", "_cell", "_finalizer", "_inherited", "_what")
@@ -30,7 +30,7 @@ class Descriptor(lifecycle.NotCopied):
         self._inherited = False
         self._cell = [fd]
         self._finalizer = weakref.finalize(self, _close, self._cell)
-        lifecycle.track(self)
+        fork.track(self)
 
     @property
     def fd(self) -> int:

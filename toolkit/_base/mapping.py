@@ -8,7 +8,7 @@ import ctypes
 import mmap
 import weakref
 
-from toolkit._base import fork as lifecycle
+from toolkit._base import fork
 from toolkit.abi import libc
 
 __all__ = ["Mapping", "map_file"]
@@ -26,7 +26,7 @@ class _Window:
 
     def __init__(self, address: int, length: int) -> None:
         self._address, self._length = address, length
-        lifecycle.track(self)
+        fork.track(self)
 
     def close(self) -> None:
         libc.munmap(self._address, self._length)
@@ -65,7 +65,7 @@ class Mapping(mmap.mmap):
         libc.libc()  # found before any fork: its child takes no lock
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self))
         self.madvise(mmap.MADV_DONTFORK)
-        lifecycle.track(self)
+        fork.track(self)
 
     def _after_fork_in_child(self) -> None:
         if not self.closed:

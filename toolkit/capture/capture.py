@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from toolkit._base import fork as lifecycle
+from toolkit._base import fork
 from toolkit._base.arguments import seconds as as_seconds
 from toolkit._base.arguments import whole
 from toolkit._base.careful import Access, access_of, is_directory
@@ -66,7 +66,7 @@ class CaptureStatistics(NamedTuple):
         return self.dropped + self.write_dropped
 
 
-class Capture(lifecycle.NotCopied):
+class Capture(fork.NotCopied):
     """A capture into a file (or several). One thread calls; another, its own, writes.
 
     Use it as a context manager: at its end what waits is written, then the figures. The Interface stays open.
@@ -136,7 +136,7 @@ class Capture(lifecycle.NotCopied):
             self._sink: PacketFiles | Tables = self._make_sink(rotation, compress, force, access, queueing)
             # One that is forgotten, or left open when the interpreter ends, is completed all the same.
             self._finalizer = weakref.finalize(self, _complete, self._sink, os.getpid())
-            lifecycle.track(self)
+            fork.track(self)
             self._down = False
 
         # In one piece: an interrupt in the middle could leave a thread, and a file that the next try comes upon.

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit._base import fork as lifecycle
+from toolkit._base import fork
 from toolkit._base.careful import Access, Folder
 from toolkit.errors import SystemCallError, removed_error, write_error
 from toolkit.tables.arrow import pyarrow
@@ -103,7 +103,7 @@ class ParquetFile:
             os.close(self._fd)
             raise
 
-        lifecycle.track(self)
+        fork.track(self)
 
     def _after_fork_in_child(self) -> None:
         fd, self._fd = self._fd, -1

@@ -13,7 +13,7 @@ from toolkit.doctor.finding import Finding, ok, problem
 from toolkit.errors import LibraryError, ToolkitError
 from toolkit.program import sources
 from toolkit.program.bcc import PLACES, have_kernel_headers
-from toolkit.program.compile import build_images, interpreters
+from toolkit.program.build import build_images, interpreters
 
 __all__ = ["examine_compiler"]
 

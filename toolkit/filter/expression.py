@@ -23,8 +23,8 @@ from toolkit.abi import libpcap as abi
 from toolkit.abi.libpcap import Instruction
 from toolkit.abi.shared_library import not_loaded
 from toolkit.errors import FilterError, ToolkitError, explained
-from toolkit.filter import explain as refusal
 from toolkit.filter.classic import reads_unwritten
+from toolkit.filter.explain import explain
 
 __all__ = ["FilterWarning", "instructions"]
 
@@ -86,7 +86,7 @@ def _in_child(limit: float, **job: Any) -> Any:
 
 
 def _refused(expression: str, message: str) -> FilterError:
-    return FilterError(refusal.explain(expression, message, _messages))
+    return FilterError(explain(expression, message, _messages))
 
 
 def _messages(texts: Sequence[str]) -> list[str | None] | None:

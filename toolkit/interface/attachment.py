@@ -6,7 +6,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import ClassVar, TypeVar
 
-from toolkit._base import fork as lifecycle
+from toolkit._base import fork
 from toolkit.errors import ClosedError, DeviceGoneError
 from toolkit.net.device import Device
 from toolkit.program import Link, Program, RuleCounters
@@ -16,7 +16,7 @@ __all__ = ["Attachment"]
 A = TypeVar("A", bound="Attachment")
 
 
-class Attachment(lifecycle.NotCopied):
+class Attachment(fork.NotCopied):
     """Base of what is opened on an interface: one program, attached until close()."""
 
     device: Device

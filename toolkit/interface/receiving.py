@@ -9,7 +9,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from toolkit._base import fork as lifecycle
+from toolkit._base import fork
 from toolkit._base.arguments import seconds, whole
 from toolkit._base.uninterrupted import uninterrupted
 from toolkit.batch.batch import Batch
@@ -51,7 +51,7 @@ class OneReceiver(Attachment):
         self._close_lock = threading.Lock()
         self._flows: list[weakref.ref[Flows]] = []  # what is fed with every Batch
         self._down = False  # whether close() came to its end
-        lifecycle.track(self)
+        fork.track(self)
 
     # --- receiving --------------------------------------------------------------------------------------------------
 

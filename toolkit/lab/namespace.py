@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from toolkit._base import fork as lifecycle
+from toolkit._base import fork
 from toolkit._base.netns import entered
 from toolkit._base.uninterrupted import apart, uninterrupted
 from toolkit.abi.libc import CLONE_NEWNET, unshare
@@ -23,7 +23,7 @@ __all__ = ["Namespace"]
 T = TypeVar("T")
 
 
-class Namespace(lifecycle.NotCopied):
+class Namespace(fork.NotCopied):
     """A network namespace of its own, with `lo` up and nothing else in it.
 
     The descriptor is the only thing that holds it (besides the programs started in it, which `close` ends), so it
@@ -139,7 +139,7 @@ class Namespace(lifecycle.NotCopied):
             ) from None
         self._fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.inode = os.fstat(self._fd).st_ino
-        lifecycle.track(self)
+        fork.track(self)
         ethtool.set_up("lo")
 
     def _after_fork_in_child(self) -> None:

@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 
-from toolkit._base import fork as lifecycle
+from toolkit._base import fork
 from toolkit.abi.libbpf import (
     BPF_MAP_TYPE_ARRAY,
     BPF_PROG_TYPE_XDP,
@@ -78,7 +78,7 @@ class LiveRedirect:
     def __init__(self, ifindex: int, stamp: Stamp | None) -> None:
         self._map = self.program = self._link = -1  # descriptors; written here, by close() and in a forked child
         self._namespace = Namespace()
-        lifecycle.track(self)
+        fork.track(self)
         try:
             # One counter is enough: one generator runs on one CPU.
             self._map = _checked(

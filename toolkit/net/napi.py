@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from toolkit._base import fork as lifecycle
+from toolkit._base import fork
 from toolkit._base.records import Guard, Record, Records, netns_here
 from toolkit._base.uninterrupted import uninterrupted
 from toolkit.errors import SystemCallError, kernel_error
@@ -45,7 +45,7 @@ class Deferral:
         """
         self._record: Record | None = None  # while it is held
         self._directory = InterfaceDirectory(interface)
-        lifecycle.track(self)
+        fork.track(self)
         try:
             with _guard.locked() as records:
                 self._take(interface, records)

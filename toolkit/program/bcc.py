@@ -14,8 +14,7 @@ import types
 from typing import Any
 
 from toolkit.errors import ArgumentError, LibraryError
-from toolkit.program import bcc_process as worker
-from toolkit.program import query, sources
+from toolkit.program import bcc_process, query, sources
 from toolkit.program.image import Image, map_specs
 from toolkit.program.load import load_program
 from toolkit.program.maps import Map
@@ -118,13 +117,13 @@ def adopt(bpf: Any, function: Any) -> tuple[int, str, dict[str, Map]]:
     if not getattr(bpf, "module", None) or not hasattr(bpf, "dump_func"):
         raise ArgumentError(f"{bpf!r} is not an open bcc.BPF object. Next step: `bpf = bcc.BPF(text=...)`.")
     lib = sys.modules[type(bpf).__module__].libbcc.lib
-    worker.declare(lib)
+    bcc_process.declare(lib)
     name = _function_name(bpf, function)
     fd = _program_fd(bpf, function, name)
     maps: dict[str, Map] = {}
     try:
         query.program_info(fd)  # refuses here, before anything is attached, what is no program
-        described, indices = worker.tables(lib, bpf.module)
+        described, indices = bcc_process.tables(lib, bpf.module)
         fds = {index: number for number, index in indices.items()}
         for index, spec in enumerate(map_specs(described)):
             maps[spec.name] = Map(spec, _duplicate(fds[index]))

@@ -20,9 +20,8 @@ from toolkit._base.netns import NetNS
 from toolkit._base.uninterrupted import uninterrupted
 from toolkit.abi import libbpf as abi
 from toolkit.errors import ArgumentError, ToolkitError, explained
-from toolkit.program import compile as build
+from toolkit.program import build, load, query, run, sources
 from toolkit.program import link as links
-from toolkit.program import load, query, run, sources
 from toolkit.program.link import Link, Mode, Replace
 from toolkit.program.loss import Location, Loss, detached
 from toolkit.program.maps import Map

@@ -19,7 +19,7 @@ import os
 import socket
 from typing import Literal
 
-from toolkit._base import fork as lifecycle
+from toolkit._base import fork
 from toolkit._base.netns import entered
 from toolkit._base.records import Guard, Record, Records, netns_here
 from toolkit._base.uninterrupted import afterwards, uninterrupted
@@ -62,7 +62,7 @@ class Replaced:
         self._record = record
         self._program = program
         self._netns = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)  # -1 when it is done
-        lifecycle.track(self)
+        fork.track(self)
 
     def fileno(self) -> int:
         """Return a descriptor of the interface's network namespace, as entered() takes it."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from toolkit._base import fork as lifecycle
+from toolkit._base import fork
 from toolkit._base.mapping import map_file
 from toolkit.abi.shared_library import declare, load
 from toolkit.errors import ArgumentError, ClosedError, ToolkitError, explained
@@ -81,7 +81,7 @@ def ring_bytes(records: int, record: int) -> int:
     return max(1 << (records * stride - 1).bit_length(), mmap.PAGESIZE)
 
 
-class RingBuffer(lifecycle.NotCopied):
+class RingBuffer(fork.NotCopied):
     """The reading end. One thread reads; the kernel gets room back by release() only."""
 
     def __init__(self, table: Map, record: int) -> None:

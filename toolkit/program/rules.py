@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from toolkit._base.arguments import whole
 from toolkit.errors import ArgumentError
-from toolkit.filter import translate as match
+from toolkit.filter.translate import translate
 
 __all__ = ["Action", "Rule", "RuleCounters", "chosen", "describe", "generate", "plain"]
 
@@ -135,10 +135,10 @@ def describe(rules: Sequence[Rule]) -> str:
 def generate(rules: Sequence[Rule], *, frags: bool = False) -> str:
     """Return the C text of decide(), and of a match_N() for each rule that has an expression. Raises FilterError.
 
-    frags: as for match.translate().
+    frags: as for translate().
     """
     matches = [
-        match.translate(rule.filter, f"match_{i}", frags=frags) for i, rule in enumerate(rules) if rule.filter != "all"
+        translate(rule.filter, f"match_{i}", frags=frags) for i, rule in enumerate(rules) if rule.filter != "all"
     ]
     lines = [line for i, rule in enumerate(rules) for line in _case(i, rule)]
     if any(rule.queue is not None for rule in rules):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from toolkit.errors import ArgumentError
-from toolkit.filter import translate as match
+from toolkit.filter.translate import translate
 from toolkit.program.rules import Action, Rule, chosen, describe, generate, plain
 
 __all__ = ["Source", "directory", "headers", "read", "source_text"]
@@ -97,7 +97,7 @@ def _filter(source: Source, filter: str, frags: bool) -> str:
             f'{source.name} does not include "xsk_filter.h", so the filter {filter!r} would have no effect. '
             'Next step: include it and call match(ctx), or pass filter="all".'
         )
-    return "#define XSK_FILTER_H\n" + match.translate(filter, frags=frags)
+    return "#define XSK_FILTER_H\n" + translate(filter, frags=frags)
 
 
 def _rules(source: Source, rules: Sequence[Rule], frags: bool) -> str:

@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from toolkit._base import fork as lifecycle
+from toolkit._base import fork
 from toolkit._base.mapping import map_file
 from toolkit.abi.if_xdp import RingOffsets
 from toolkit.abi.libxdp import XskRing
@@ -56,7 +56,7 @@ class _Arrays:
             raise BufferError("an array over the ring is in use")
 
 
-class RingMemory(lifecycle.NotCopied):
+class RingMemory(fork.NotCopied):
     """The memory of one ring.
 
     size: entries, a power of two. entry_bytes: 8 (addresses) or 16 (descriptors).

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from toolkit._base import fork as lifecycle
+from toolkit._base import fork
 from toolkit._base.arguments import whole
 from toolkit._base.mapping import Mapping
 from toolkit.abi.if_xdp import XDP_PACKET_HEADROOM
@@ -39,7 +39,7 @@ class Desc(Protocol):
         """Bytes."""
 
 
-class UMEM(lifecycle.NotCopied):
+class UMEM(fork.NotCopied):
     """Memory for packets, in frames of equal size, and the ledger of who owns which.
 
     Serves any number of Sockets at once, one after another or at the same time; each frame is in exactly one place.
@@ -98,7 +98,7 @@ class UMEM(lifecycle.NotCopied):
         self.unreachable: deque[Any] = deque()
         self._holders = 0  # sockets ever made on this UMEM; each has a number of its own in the ledger
         self._dead = ""  # why every call raises, once closed or forked
-        lifecycle.track(self)
+        fork.track(self)
 
     def __enter__(self) -> UMEM:
         """Close at the end of the block."""

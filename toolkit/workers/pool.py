@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from toolkit._base import fork as lifecycle
+from toolkit._base import fork
 from toolkit._base.mapping import map_file
 from toolkit._base.netns import NetNS, entered
 from toolkit._base.uninterrupted import uninterrupted
@@ -104,7 +104,7 @@ class Workers(Attachment):
                     for i, (mine, cpu) in enumerate(zip(self._dealt, places, strict=True))
                 ]
                 self._start(jobs, netns)
-                lifecycle.track(self)
+                fork.track(self)
                 _close_at_exit(self)
                 undo.pop_all()
 

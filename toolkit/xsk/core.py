@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from toolkit._base import fork as lifecycle
+from toolkit._base import fork
 from toolkit._base.uninterrupted import uninterrupted
 from toolkit.abi.if_xdp import (
     AF_XDP,
@@ -95,7 +95,7 @@ class Core:
             except BaseException:
                 self._undo_open()
                 raise
-        lifecycle.track(self)
+        fork.track(self)
 
     def _open(self, interface: str, queue: int, prefill: int) -> None:
         if self.umem.registration is None:

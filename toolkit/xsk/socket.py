@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from toolkit._base import fork as lifecycle
+from toolkit._base import fork
 from toolkit._base.arguments import whole
 from toolkit._base.netns import Home, NetNS, entered
 from toolkit._base.uninterrupted import uninterrupted
@@ -40,7 +40,7 @@ from toolkit.xsk.sender import Sender
 __all__ = ["Socket"]
 
 
-class Socket(lifecycle.NotCopied):
+class Socket(fork.NotCopied):
     """An AF_XDP socket: one queue of one interface, a UMEM and the rings `rx`, `tx`, `fill` and `completion`.
 
     One thread receives and one sends; close() may come from any thread. Use it as a context manager.

@@ -20,8 +20,7 @@ import pytest
 
 from toolkit._base.cache import Cache, CacheWarning
 from toolkit.errors import ArgumentError, CompileError, LibraryError, ToolkitError
-from toolkit.program import bcc, sources
-from toolkit.program import compile as build
+from toolkit.program import bcc, build, sources
 from toolkit.program.image import Image
 
 PROGRAM = """
@@ -221,7 +220,7 @@ def test_the_worker_dies_with_its_parent(tmp_path: Path) -> None:
         """,
     )
     script = (
-        "from toolkit.program import compile as build, sources\n"
+        "from toolkit.program import build, sources\n"
         f"source = sources.read({PROGRAM!r})\n"
         f"build.build_images(source, source.text, cache=False, candidates=[{slow!r}])\n"
     )

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.program import compile as build
-from toolkit.program import dependencies, sources
+from toolkit.program import build, dependencies, sources
 
 MAIN = "#include <uapi/linux/bpf.h>\n{include}\nint mine(struct xdp_md *ctx) {{ return VERDICT; }}\n"
 DROP, PASS = 1, 2

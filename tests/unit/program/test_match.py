@@ -9,9 +9,8 @@ from ebpf import Machine
 
 from toolkit.abi import libpcap
 from toolkit.errors import FilterError
-from toolkit.filter import translate as match
-from toolkit.program import compile as build
-from toolkit.program import sources
+from toolkit.filter.translate import translate, translate_instructions
+from toolkit.program import build, sources
 from toolkit.program.image import Image
 
 XDP_PASS, XDP_TX = 2, 3
@@ -56,15 +55,15 @@ def test_instructions_that_expressions_seldom_use(packets: list[bytes]) -> None:
 
 
 def test_the_same_expression_gives_the_same_text() -> None:
-    assert match.translate("udp port 53") == match.translate("udp port 53")
-    assert "udp port 53" in match.translate("udp port 53").splitlines()[0]
+    assert translate("udp port 53") == translate("udp port 53")
+    assert "udp port 53" in translate("udp port 53").splitlines()[0]
 
 
 def test_an_expression_cannot_break_out_of_its_comment() -> None:
     # Both are expressions that libpcap accepts: a multiplication beside a division, a backslash at a line's end.
     for expression in ("ip[8] */**/ 1 = 1", "ip[8] * 2 = 6 and \\ip", "ip or\n udp"):
         try:
-            lines = match.translate(expression).splitlines()
+            lines = translate(expression).splitlines()
         except FilterError:
             continue
         assert lines[0].startswith("/* ")
@@ -74,10 +73,10 @@ def test_an_expression_cannot_break_out_of_its_comment() -> None:
 
 def test_a_jump_out_of_the_program_is_refused() -> None:
     with pytest.raises(FilterError, match="jumps out"):
-        match.translate_instructions([(0x05, 0, 0, 7)])
+        translate_instructions([(0x05, 0, 0, 7)])
 
 
 def test_unknown_instructions_are_refused() -> None:
     for code in (0xC0, 0xB4, 0x55 | 0x80):
         with pytest.raises(FilterError, match="unknown"):
-            match.translate_instructions([(code, 0, 0, 0), (0x06, 0, 0, 0)])
+            translate_instructions([(code, 0, 0, 0), (0x06, 0, 0, 0)])

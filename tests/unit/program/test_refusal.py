@@ -9,8 +9,8 @@ import filter_corpus as corpus
 import pytest
 
 from toolkit.errors import FilterError
-from toolkit.filter import explain as refusal
 from toolkit.filter import expression
+from toolkit.filter.explain import WIDTH, explain
 
 # Expression, and under it the caret's line.
 CARETS = """
@@ -110,7 +110,7 @@ def test_without_a_place_there_is_no_caret() -> None:
         expression.instructions("tcp and udp")
     # Nobody to ask, and a libpcap that cannot be asked so.
     for answers in (None, ["syntax error"] * 3):
-        text = refusal.explain("udp prt", "syntax error", lambda texts, answers=answers: answers)  # type: ignore[misc]
+        text = explain("udp prt", "syntax error", lambda texts, answers=answers: answers)  # type: ignore[misc]
         assert text.startswith("libpcap refuses the filter 'udp prt': syntax error. Next step")
 
 
@@ -119,7 +119,7 @@ def test_a_long_or_odd_expression_is_shown_in_one_line() -> None:
     with pytest.raises(FilterError) as refused:
         expression.instructions(f"{hosts} or\thots 1.2.3.4 or {hosts}")
     _, shown, caret, _ = str(refused.value).splitlines()
-    assert len(shown) < refusal.WIDTH + 10
+    assert len(shown) < WIDTH + 10
     assert shown[caret.index("^") :].startswith("hots 1.2.3.4 or ")
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from toolkit.errors import ArgumentError, FilterError
-from toolkit.filter import translate as match
-from toolkit.program import compile as build
-from toolkit.program import sources
+from toolkit.filter.translate import translate
+from toolkit.program import build, sources
 
 OWN = ("xsk_redirect.c", "xdp_drop.c", "xdp_pass.c")
 
@@ -47,7 +46,7 @@ def test_what_is_not_there_is_named_with_what_is() -> None:
 
 def test_the_filter_takes_the_place_of_the_header_s() -> None:
     text = sources.source_text("xdp_drop.c", filter="udp port 53")
-    assert match.translate("udp port 53") in text
+    assert translate("udp port 53") in text
     assert text.index("#define XSK_FILTER_H") < text.index("static __always_inline u32 match") < text.index("#line 1")
     assert "XSK_FILTER_H" not in sources.source_text("xdp_drop.c")
 

@@ -25,7 +25,7 @@ from toolkit.capture.rotation import Rotation
 from toolkit.capture.table_writer import check_one_file, check_tables
 from toolkit.cli.binding import Binding
 from toolkit.cli.stop import Stop
-from toolkit.cli.view import text as output
+from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
 from toolkit.cli.view.summary import Source, fate, rest, told_fates
 from toolkit.errors import SystemCallError, ToolkitError

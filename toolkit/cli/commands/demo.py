@@ -11,7 +11,7 @@ from typing import Any
 from toolkit.cli.commands.demo_traffic import Traffic
 from toolkit.cli.guard import ask
 from toolkit.cli.stop import Stop
-from toolkit.cli.view import text as output
+from toolkit.cli.view import output
 from toolkit.cli.view.demo import View
 from toolkit.cli.view.sampler import Sampler
 from toolkit.cli.view.summary import Totals, summary

@@ -12,7 +12,7 @@ import contextlib
 
 from toolkit._base.netns import entered
 from toolkit.cli.options import namespace
-from toolkit.cli.view import text as output
+from toolkit.cli.view import output
 from toolkit.doctor.status import Holder, collect
 from toolkit.errors import ToolkitError
 from toolkit.net.device import describe

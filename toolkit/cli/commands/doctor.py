@@ -8,7 +8,7 @@ import dataclasses
 import click
 
 from toolkit.cli.options import namespace
-from toolkit.cli.view import text as output
+from toolkit.cli.view import output
 from toolkit.doctor import Finding, examine
 
 __all__ = ["run"]

@@ -8,7 +8,7 @@ import time
 
 from toolkit.cli.binding import Binding
 from toolkit.cli.stop import Stop
-from toolkit.cli.view import text as output
+from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine
 from toolkit.cli.view.summary import Totals, conclude, ended, introduce, reading, summary
 from toolkit.errors import DeviceGoneError

@@ -18,7 +18,7 @@ from toolkit.cli.binding import Binding
 from toolkit.cli.commands.forward_edits import Edits
 from toolkit.cli.lossy import warn_of_generic, warn_of_losses
 from toolkit.cli.stop import Stop
-from toolkit.cli.view import text as output
+from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
 from toolkit.cli.view.summary import ended, introduce, outcome
 from toolkit.errors import ClosedError, DeviceGoneError

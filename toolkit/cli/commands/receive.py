@@ -9,7 +9,7 @@ import time
 from toolkit.batch.batch import Batch
 from toolkit.cli.binding import Binding
 from toolkit.cli.stop import Stop
-from toolkit.cli.view import text as output
+from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine
 from toolkit.cli.view.summary import Source, Totals, conclude, ended, introduce, reading, summary
 from toolkit.errors import DeviceGoneError

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from toolkit.abi.if_xdp import Statistics
 from toolkit.cli.stop import Stop
-from toolkit.cli.view import text as output
+from toolkit.cli.view import output
 from toolkit.cli.view.summary import Totals
 from toolkit.errors import DeviceGoneError
 from toolkit.interface.interface import Interface

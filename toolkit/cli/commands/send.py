@@ -14,7 +14,7 @@ from toolkit.cli.binding import Binding
 from toolkit.cli.commands.pacer import Pacer
 from toolkit.cli.commands.send_packets import Flood
 from toolkit.cli.stop import Stop
-from toolkit.cli.view import text as output
+from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
 from toolkit.errors import DeviceGoneError, SystemCallError, kernel_error
 from toolkit.umem.umem import UMEM

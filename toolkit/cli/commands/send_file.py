@@ -14,7 +14,7 @@ from typing import Any
 from toolkit.cli.binding import Binding
 from toolkit.cli.commands.send import FRAMES, conclude, explained, summary
 from toolkit.cli.stop import Stop
-from toolkit.cli.view import text as output
+from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
 from toolkit.errors import RecordedError, SystemCallError
 from toolkit.recorded.recorded import Recorded, read

@@ -8,7 +8,7 @@ import dataclasses
 import os
 import socket
 
-from toolkit.cli.view import text as output
+from toolkit.cli.view import output
 from toolkit.doctor.status import Holder, InterfaceStatus, SocketStatus, Status, collect
 from toolkit.net.netdev import taken_queues
 from toolkit.program.replaced import as_text, left

@@ -11,7 +11,7 @@ import numpy as np
 
 from toolkit.cli.binding import Binding
 from toolkit.cli.stop import Stop
-from toolkit.cli.view import text as output
+from toolkit.cli.view import output
 from toolkit.cli.view.keys import Keys
 from toolkit.cli.view.summary import Source, Totals, conclude, ended, introduce, summary
 from toolkit.cli.view.top import View

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from toolkit.abi.if_xdp import Statistics
-from toolkit.cli.view import text as output
+from toolkit.cli.view import output
 from toolkit.cli.view.sampler import Sampler
 from toolkit.cli.view.shares import percent, share_table
 from toolkit.cli.view.summary import Totals

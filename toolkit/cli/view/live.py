@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, TextIO
 
 from toolkit.abi.if_xdp import Statistics
-from toolkit.cli.view import text as output
+from toolkit.cli.view import output
 
 __all__ = ["LiveLine", "Reading"]
 

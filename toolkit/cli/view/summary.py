@@ -10,7 +10,7 @@ import numpy as np
 
 from toolkit.abi.if_xdp import Statistics
 from toolkit.batch.batch import Batch
-from toolkit.cli.view import text as output
+from toolkit.cli.view import output
 from toolkit.cli.view.live import Reading
 from toolkit.errors import ClosedError, DeviceGoneError
 from toolkit.interface.interface import Interface

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from toolkit.cli.view import text as output
+from toolkit.cli.view import output
 from toolkit.cli.view.shares import percent, share_table
 from toolkit.cli.view.summary import Source, Totals
 from toolkit.flows.flows import Flow, Flows, Order
