@@ -19,7 +19,7 @@ from toolkit.lab import Lab
 __all__ = ["Consumer", "Counts", "PeerError", "Worker"]
 
 ROOT = Path(__file__).resolve().parents[1]
-_PATIENCE = 30.0  # seconds until an answer
+_TIMEOUT = 30.0  # seconds until an answer
 
 
 class PeerError(Exception):
@@ -105,14 +105,14 @@ class Worker:
                 with contextlib.suppress(OSError):
                     pipe.close()
         try:
-            child.wait(_PATIENCE / 10)
+            child.wait(_TIMEOUT / 10)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
 
     def _hear(self) -> dict[str, Any]:
         assert self._child.stdout is not None
-        ready: Sequence[Any] = select.select([self._child.stdout], [], [], _PATIENCE)[0]
+        ready: Sequence[Any] = select.select([self._child.stdout], [], [], _TIMEOUT)[0]
         line = self._child.stdout.readline() if ready else ""
         if not line:
             self._child.kill()

@@ -116,10 +116,10 @@ class Testpmd:
         assert self._child.stdin is not None
         self._child.stdin.write(command.encode() + b"\n")
 
-    def _read(self, until: str, patience: float) -> str:
+    def _read(self, until: str, timeout: float) -> str:
         """Return what it prints, up to what `until` matches."""
         assert self._child.stdout is not None
-        text, fd, deadline = "", self._child.stdout.fileno(), time.monotonic() + patience
+        text, fd, deadline = "", self._child.stdout.fileno(), time.monotonic() + timeout
         while not re.search(until, text):
             ready = select.select([fd], [], [], max(deadline - time.monotonic(), 0))[0]
             piece = os.read(fd, 65536) if ready else b""

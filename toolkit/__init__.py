@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from toolkit._base.door import door
+from toolkit._base.lazy import lazily
 from toolkit.abi.if_xdp import Statistics, XDPDesc
 from toolkit.batch.batch import Batch
 from toolkit.errors import ToolkitError
@@ -106,7 +106,7 @@ __all__ = [
     "workers",
 ]
 
-__getattr__, __dir__ = door(
+__getattr__, __dir__ = lazily(
     __name__,
     {
         "_base.version": "__version__",

@@ -19,7 +19,7 @@ from test_signals import Storm
 import toolkit
 from toolkit.lab import Lab, Namespace
 from toolkit.rings import CompletionQueue, RingMemory, TXQueue
-from toolkit.umem.accounts import SendCustody
+from toolkit.umem.accounts import SendAccount
 from toolkit.umem.umem import UMEM
 from toolkit.wait.waiter import DeviceSocket
 from toolkit.xsk.options import SocketOptions
@@ -161,12 +161,12 @@ class PlainCore:
         self.zero_copy = False
         self.tx_guard = threading.Lock()
         self.holder = umem.new_holder()
-        self.send_custody = SendCustody(umem.ledger, self.holder)
+        self.send_account = SendAccount(umem.ledger, self.holder)
         self._tx = RingMemory.plain(ring, 16, start=start)
         self._comp = RingMemory.plain(ring, 8, start=start + 7)
         self._tx.flags[0] = 1  # XDP_RING_NEED_WAKEUP
-        self.tx = TXQueue(self._tx, self.send_custody, self.wake)
-        self.completion = CompletionQueue(self._comp, self.send_custody)
+        self.tx = TXQueue(self._tx, self.send_account, self.wake)
+        self.completion = CompletionQueue(self._comp, self.send_account)
         self.sock = DeviceSocket()
         self.random = random.Random(seed) if seed is not None else None
         self.held: list[int] = []  # addresses that the "driver" has sent and not completed yet

@@ -36,7 +36,7 @@ def test_packets_that_stay_in_the_driver(lab: Lab, command: str, action: str) ->
         reached += kernel.frames(timeout=0.1)
     assert [len(one) for one in reached] == ([142] * 50 if action == "count" else [])
     assert (report["matched"], report["matched_bytes"]) == (50, 50 * 142)
-    assert report["fates"]["dropped" if action == "drop" else "counted"] == 50
+    assert report["outcomes"]["dropped" if action == "drop" else "counted"] == 50
     assert report["received"] == report["redirected"] == 0
 
 

@@ -178,7 +178,7 @@ def test_a_directory_that_others_may_write_is_not_used(lab: Lab, interface: Any,
 
 
 def test_a_lock_that_is_held_too_long(lab: Lab, interface: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "_LOCK_PATIENCE", 0.05)
+    monkeypatch.setattr(records, "_LOCK_TIMEOUT", 0.05)
     with records.Records("napi").locked(), pytest.raises(ToolkitError, match="fuser"):
         defer(lab)
     assert interface() == BEFORE

@@ -37,7 +37,7 @@ from toolkit.errors import ClosedError
 from toolkit.lab import Lab
 from toolkit.program import Program
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
-from toolkit.umem.accounts import ReceiveCustody, SendCustody
+from toolkit.umem.accounts import ReceiveAccount, SendAccount
 from toolkit.umem.umem import UMEM
 
 from support import Wire, eventually, frame, number_of  # isort: skip
@@ -66,7 +66,7 @@ class OwnSocket:
             ring(fd, XDP_UMEM_PGOFF_COMPLETION_RING, offsets.cr, SIZE, 8, atomic=atomic),
         ]
         rx, tx, fill, completion = self.memories
-        receive, send = ReceiveCustody(self.umem.ledger, 1), SendCustody(self.umem.ledger, 1)
+        receive, send = ReceiveAccount(self.umem.ledger, 1), SendAccount(self.umem.ledger, 1)
         self.rx, self.fill = RXQueue(rx, receive), FillQueue(fill, receive, self.poke)
         self.tx, self.completion = TXQueue(tx, send, self.kick), CompletionQueue(completion, send)
         self.kicks = 0
@@ -103,8 +103,8 @@ class OwnSocket:
         for memory in self.memories:
             memory.close()
         self.sock.close()
-        for custody in (self.rx._custodian, self.tx._custodian):
-            custody.end(retire=False) if isinstance(custody, SendCustody) else custody.end()  # type: ignore[union-attr]
+        for account in (self.rx._owners, self.tx._owners):
+            account.end(retire=False) if isinstance(account, SendAccount) else account.end()  # type: ignore[union-attr]
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "atomic"])

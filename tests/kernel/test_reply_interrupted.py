@@ -18,7 +18,7 @@ from toolkit import XDPDesc
 from toolkit.errors import ArgumentError, FrameError
 from toolkit.rings import FillQueue, RingMemory, RXQueue
 from toolkit.rings.memory import U32
-from toolkit.umem.accounts import ReceiveCustody
+from toolkit.umem.accounts import ReceiveAccount
 from toolkit.umem.umem import UMEM
 from toolkit.xsk.receiver import Receiver
 from toolkit.xsk.replier import Replier
@@ -37,11 +37,11 @@ class PingPong:
         self.umem = UMEM(FRAMES, 2048)
         self.core: Any = PlainCore(self.umem, U32 - 2)
         self.core.why_dead, self.core.rx_guard, self.core.loan = "", threading.Lock(), None
-        self.core.receive_custody = ReceiveCustody(self.umem.ledger, self.core.holder)
+        self.core.receive_account = ReceiveAccount(self.umem.ledger, self.core.holder)
         self._fill = RingMemory.plain(32, 8, start=U32 - 5)
         self._rx = RingMemory.plain(RING, 16, start=U32 - 2)
-        self.fill = FillQueue(self._fill, self.core.receive_custody)
-        self.rx = RXQueue(self._rx, self.core.receive_custody)
+        self.fill = FillQueue(self._fill, self.core.receive_account)
+        self.rx = RXQueue(self._rx, self.core.receive_account)
         self.sender = Sender(self.core, self.core.tx)
         self.receiver = Receiver(self.core, self.umem, self.rx, self.fill, 0)
         self.receiver.limit, self.receiver._next_gone_check = FRAMES // 2, 1 << 62
@@ -82,8 +82,8 @@ class PingPong:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.core.receive_custody.end()
-        self.core.send_custody.end(retire=False)
+        self.core.receive_account.end()
+        self.core.send_account.end(retire=False)
         self.umem.close()
         self.core.sock.close()
 

@@ -55,11 +55,11 @@ def test_the_first_rule_that_matches_decides(lab: Lab, wire: Wire, door: str, mo
         assert kernel.receive(len(on)) == on, "whole and in order"
         assert not kernel.receive(1, timeout=0.1)
         check_shares(near)
-        fates = ("redirected", "dropped", "counted", "passed", "redirected", "dropped")
-        for rule, one, port, fate in zip(RULES, near.rules(), (53, 54, 55, 56, 57, None), fates, strict=True):
+        outcomes = ("redirected", "dropped", "counted", "passed", "redirected", "dropped")
+        for rule, one, port, outcome in zip(RULES, near.rules(), (53, 54, 55, 56, 57, None), outcomes, strict=True):
             frames = sent.get(port or 0, [])
             assert one.rule == str(rule)
-            assert (one.packets, one.bytes, getattr(one, fate)) == (len(frames), sum(map(len, frames)), len(frames))
+            assert (one.packets, one.bytes, getattr(one, outcome)) == (len(frames), sum(map(len, frames)), len(frames))
         counters = near.counters()
         assert counters["passed"] == len(sent[56]) + len(sent[60])
         assert counters["matched"] + len(sent[60]) == seen(near) == len(mixed)

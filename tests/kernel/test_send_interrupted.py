@@ -22,7 +22,7 @@ import toolkit
 from toolkit.forward.forwarder import Forwarder
 from toolkit.lab import Lab
 from toolkit.program import Program
-from toolkit.umem.accounts import ReceiveCustody
+from toolkit.umem.accounts import ReceiveAccount
 from toolkit.umem.umem import UMEM
 from toolkit.xsk.sender import Sender
 
@@ -39,7 +39,7 @@ class Sending:
         self.umem = UMEM(24, 2048)
         core: Any = PlainCore(self.umem, U32 - 10)
         self.core, self.sender = core, Sender(core, core.tx)
-        self.received = ReceiveCustody(self.umem.ledger, self.umem.new_holder())
+        self.received = ReceiveAccount(self.umem.ledger, self.umem.new_holder())
         self.sender.send(stream(0, 7))  # completed
         self.sender.send(stream(7, 4), kick=False)  # in the TX ring
         addresses = self.umem.ledger.alloc(5, self.received._received)

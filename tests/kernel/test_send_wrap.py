@@ -16,7 +16,7 @@ from send_support import RING, U32, PlainCore, stream
 from support import assert_all_free, frame
 
 from toolkit.errors import FrameError
-from toolkit.umem.accounts import ReceiveCustody
+from toolkit.umem.accounts import ReceiveAccount
 from toolkit.umem.umem import UMEM
 from toolkit.xsk.sender import Sender
 
@@ -51,7 +51,7 @@ def test_received_frames_are_passed_on_across_the_wrap(umem: UMEM, start: int) -
     """pass_on() and pass_on_one(), as a Forwarder and a Responder use them."""
     core: Any = PlainCore(umem, start, seed=3)
     sender = Sender(core, core.tx)
-    received = ReceiveCustody(umem.ledger, umem.new_holder())
+    received = ReceiveAccount(umem.ledger, umem.new_holder())
     memory = umem.memory
     assert memory is not None
     expected: list[bytes] = []

@@ -41,7 +41,7 @@ def test_every_packet_is_received_by_the_worker_of_its_queue(wide: Lab, start: C
     assert first["pid"] != second["pid"] != os.getpid()
     assert (first["cpus"], second["cpus"]) == ([0], [1])
     assert workers.counters()["redirected"] == 8000
-    assert workers.told[:, 0].tolist() == [3000, 5000]
+    assert workers.reports[:, 0].tolist() == [3000, 5000]
 
 
 @two_cpus

@@ -39,7 +39,7 @@ def test_a_killed_worker_takes_nobody_along(
 ) -> None:
     workers = start()
     assert send(wide, queue=0, count=100) == 100
-    eventually(lambda: workers.told[0, 0] == 100)
+    eventually(lambda: workers.reports[0, 0] == 100)
     victim = workers.pids[0]
     assert victim is not None
     with caplog.at_level(logging.WARNING, logger="toolkit.workers"):
@@ -57,7 +57,7 @@ def test_a_killed_worker_takes_nobody_along(
     assert after["no_socket"] - before["no_socket"] == 200
     assert after["redirected"] - before["redirected"] == 300
     assert workers.futures[1].result(timeout=5)["queues"] == {1: 300}
-    assert workers.told[0, 0] == 100  # what it had told is not lost
+    assert workers.reports[0, 0] == 100  # what it had told is not lost
     with pytest.raises(WorkerError, match="SIGKILL"):
         workers.results(timeout=5)
 
@@ -97,7 +97,7 @@ def test_a_worker_that_leaves_without_a_word(start: Callable[..., Workers]) -> N
 def test_sigterm_ends_one_worker_with_its_result_under_fire(wide: Lab, start: Callable[..., Workers]) -> None:
     workers = start()
     with wide.generator(rate=100_000, cpu=0):
-        assert eventually(lambda: workers.told[0, 0] > 1000)
+        assert eventually(lambda: workers.reports[0, 0] > 1000)
         assert workers.pids[0] is not None
         os.kill(workers.pids[0], signal.SIGTERM)
         result = workers.futures[0].result(timeout=3)
@@ -111,7 +111,7 @@ def test_sigterm_ends_one_worker_with_its_result_under_fire(wide: Lab, start: Ca
 def test_close_kills_what_does_not_return(
     wide: Lab, start: Callable[..., Workers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolkit.workers.pool._CLOSE_PATIENCE", 0.3)
+    monkeypatch.setattr("toolkit.workers.pool._CLOSE_TIMEOUT", 0.3)
     workers = start(worker_jobs.never_return)
     pids = workers.pids
     workers.close()

@@ -23,7 +23,7 @@ def count(interface: Interface) -> dict[str, Any]:
     while batch := interface.receive():
         packets += len(batch)
         queues[batch.queue] = queues.get(batch.queue, 0) + len(batch)
-        me.tell(packets)
+        me.report(packets)
     return {
         "pid": os.getpid(),
         "number": me.number,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
 from toolkit.rings.limits import rx_limits, tx_limits
-from toolkit.umem.accounts import ReceiveCustody, SendCustody
+from toolkit.umem.accounts import ReceiveAccount, SendAccount
 from toolkit.umem.umem import UMEM
 from toolkit.xsk.receiver import Receiver
 from toolkit.xsk.replier import Replier
@@ -37,14 +37,14 @@ class Plain:
         self.rx_memory, self.tx_memory = (RingMemory.plain(RING, 16, start=START) for _ in range(2))
         self.fill_memory, self.completion_memory = (RingMemory.plain(RING, 8, start=START) for _ in range(2))
         holder = self.umem.new_holder()
-        receive, send = ReceiveCustody(self.umem.ledger, holder), SendCustody(self.umem.ledger, holder)
+        receive, send = ReceiveAccount(self.umem.ledger, holder), SendAccount(self.umem.ledger, holder)
         self.rx = RXQueue(self.rx_memory, receive, rx_limits(FRAME, sg))
         self.tx = TXQueue(self.tx_memory, send, lambda: True, tx_limits(FRAME, sg, tx_metadata_len))
         self.fill, self.completion = FillQueue(self.fill_memory, receive), CompletionQueue(self.completion_memory, send)
         core: Any = types.SimpleNamespace(
             umem=self.umem, where="queue 0 of a test", why_dead="", sock=None, zero_copy=False, loan=None,
             options=types.SimpleNamespace(sg=sg, need_wakeup=True), rx_guard=threading.Lock(),
-            tx_guard=threading.Lock(), receive_custody=receive, send_custody=send, completion=self.completion,
+            tx_guard=threading.Lock(), receive_account=receive, send_account=send, completion=self.completion,
             check_open=lambda: None, on_close=lambda callback: None,
         )  # fmt: skip
         self.core = core
@@ -75,9 +75,9 @@ class Plain:
 
     def ends(self) -> None:
         """Close the Socket, as far as frames go: each is free, once."""
-        self.receiver.forget_loan()
-        self.core.receive_custody.end()
-        self.core.send_custody.end(retire=False)
+        self.receiver.forget_batch()
+        self.core.receive_account.end()
+        self.core.send_account.end(retire=False)
         audit = self.umem.audit()
         assert audit["free"] + audit["user"] == FRAMES, audit
         taken = self.umem.alloc_frames(audit["free"])

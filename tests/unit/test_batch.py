@@ -20,7 +20,7 @@ FRAME = 2048
 LENGTHS = (60, 1, 0, 1500, 64)
 
 
-def loan(lengths: tuple[int, ...] = LENGTHS, *, loaned: bool = True) -> tuple[UMEM, Batch]:
+def loan(lengths: tuple[int, ...] = LENGTHS, *, borrowed: bool = True) -> tuple[UMEM, Batch]:
     """Packets of the given lengths, each in a frame of its own; packet i is full of bytes i + 1."""
     umem = UMEM(16, FRAME, poison=True)
     frames = umem.alloc_frames(len(lengths))
@@ -31,7 +31,7 @@ def loan(lengths: tuple[int, ...] = LENGTHS, *, loaned: bool = True) -> tuple[UM
     for i, (address, length) in enumerate(zip(descs[:, 0].tolist(), lengths, strict=True)):
         umem.memory[address : address + length] = i + 1
         umem.memory[address + length : address + length + 8] = 0xEE  # after the packet
-    return umem, Batch(umem, descs, queue=3, loaned=loaned)
+    return umem, Batch(umem, descs, queue=3, borrowed=borrowed)
 
 
 def stamp(
@@ -107,7 +107,7 @@ def test_head_is_zero_after_a_packet_s_end() -> None:
 
 @pytest.mark.parametrize("umem", [None, UMEM(2, FRAME)])
 def test_an_empty_batch(umem: UMEM | None) -> None:
-    batch = Batch(umem, np.empty((0, 2), np.uint64), loaned=True, memory=None if umem else np.empty(0, np.uint8))
+    batch = Batch(umem, np.empty((0, 2), np.uint64), borrowed=True, memory=None if umem else np.empty(0, np.uint8))
     assert (len(batch), bool(batch), list(batch), repr(batch)) == (0, False, [], "<Batch, empty>")
     for array in ARRAYS.values():
         assert len(array(batch)) == 0
@@ -182,7 +182,7 @@ def test_release_after_the_umem_was_closed() -> None:
 
 
 def test_a_batch_without_a_loan_keeps_its_frames() -> None:
-    umem, batch = loan(loaned=False)
+    umem, batch = loan(borrowed=False)
     batch.release()
     batch.invalidate()
     assert (batch.stale, umem.audit()["user"], batch.lengths.sum()) == (False, 5, 1625)
@@ -236,7 +236,7 @@ def test_a_time_counts_only_where_it_can_be_the_packet_s() -> None:
     umem, batch = loan((60,) * 6)
     now = time.monotonic_ns()
     numbers = umem.ledger.numbers(batch.addresses)
-    umem.ledger.lent_at[numbers] = now - 1000
+    umem.ledger.posted_at[numbers] = now - 1000
     #        good, wrong magic, earlier than the loan, at its moment, in the future, no time at all
     stamp(
         umem, batch,
@@ -260,7 +260,7 @@ def test_a_time_that_does_not_fit_64_signed_bits_is_none() -> None:
 def test_lengths_on_the_wire_and_rules_count_where_the_time_does() -> None:
     umem, batch = loan((60,) * 3)
     now = time.monotonic_ns()
-    umem.ledger.lent_at[umem.ledger.numbers(batch.addresses)] = now - 1000
+    umem.ledger.posted_at[umem.ledger.numbers(batch.addresses)] = now - 1000
     stamp(umem, batch, [now - 500, now - 500, now - 1001], [XSK_META_MAGIC, 1, XSK_META_MAGIC], length=1500, rule=7)
     assert batch.wire_lengths.tolist() == [1500, 60, 60]
     assert batch.rules.tolist() == [7, NO_RULE, NO_RULE]

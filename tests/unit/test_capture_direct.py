@@ -30,7 +30,7 @@ def test_large_pieces_are_the_same_bytes_whichever_way_they_take(tmp_path: Path)
     memory = random.integers(0, 256, 4 << 20, dtype=np.uint8)
     path = tmp_path / "a.pcap"
     expected: list[bytes] = []
-    with Capture(None, path, queueing=Queueing(limit=16 << 20, patience=30.0)) as capture:
+    with Capture(None, path, queueing=Queueing(limit=16 << 20, timeout=30.0)) as capture:
         for turn in range(60):
             count = int(random.integers(1, 4000))
             lengths = random.integers(1, 1500, count) if turn % 2 else np.full(count, random.integers(1, 1500))
@@ -225,7 +225,7 @@ class Paced:
         stall, self.stall = self.stall, 0.0
         time.sleep(sum(item.size for item in items) / self.rate + stall)
 
-    def patience(self) -> None:
+    def timeout(self) -> None:
         return None
 
     def idle(self) -> None:
@@ -238,7 +238,7 @@ class Paced:
 def test_no_more_waits_than_a_disk_writes_in_a_second() -> None:
     """Which is what a capture that is killed loses."""
     disk = Paced(40e6)
-    writer = Writer(disk, limit=256 << 20, patience=0.01)
+    writer = Writer(disk, limit=256 << 20, timeout=0.01)
     ends, most = time.monotonic() + 3, 0
     while time.monotonic() < ends:
         if writer.room(1 << 20):
@@ -252,7 +252,7 @@ def test_no_more_waits_than_a_disk_writes_in_a_second() -> None:
 
 def test_a_disk_that_stands_still_for_a_moment_is_given_room() -> None:
     disk = Paced(2e9)
-    writer = Writer(disk, limit=64 << 20, patience=0.0)
+    writer = Writer(disk, limit=64 << 20, timeout=0.0)
     for _ in range(500):
         assert writer.room(1 << 20)
         writer.put(None, 1 << 20, 1)
@@ -293,7 +293,7 @@ def test_what_waits_lies_in_memory_as_in_the_file_and_never_upon_other() -> None
             free.wait(10)
             seen.extend(item.payload.tobytes() for item in items)
 
-        def patience(self) -> None:
+        def timeout(self) -> None:
             return None
 
         def idle(self) -> None:
@@ -302,7 +302,7 @@ def test_what_waits_lies_in_memory_as_in_the_file_and_never_upon_other() -> None
         def progress(self) -> int:
             return 0
 
-    writer = Writer(Slow(), limit=1 << 20, patience=0.0)
+    writer = Writer(Slow(), limit=1 << 20, timeout=0.0)
     waiting = Waiting(writer, memory_for(1 << 20))
     random = np.random.default_rng(3)
     expected: list[bytes] = []

@@ -124,7 +124,7 @@ def test_interrupts_upset_no_balance(tmp_path: Path) -> None:
     try:
         for turn in range(40):
             path, whole = tmp_path / f"{turn}.pcapng", 0
-            capture = Capture(None, path, queueing=Queueing(limit=1 << 20, patience=0.001))
+            capture = Capture(None, path, queueing=Queueing(limit=1 << 20, timeout=0.001))
             signal.setitimer(signal.ITIMER_REAL, 0.001 + turn * 0.0003)
             try:
                 with capture:

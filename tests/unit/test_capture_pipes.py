@@ -48,7 +48,7 @@ def test_a_reader_that_sleeps_costs_packets_and_no_time(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    capture = Capture(None, fifo, queueing=Queueing(limit=1 << 20, patience=0.001, stalled=0.3))
+    capture = Capture(None, fifo, queueing=Queueing(limit=1 << 20, timeout=0.001, stalled=0.3))
     batch = batch_of(frames(1000))
     slowest = 0.0
     for _ in range(50):

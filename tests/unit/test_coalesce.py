@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from toolkit.wait import coalesce
-from toolkit.wait.coalesce import LONGEST_REST, Coalescer
+from toolkit.wait.coalesce import LONGEST_DELAY, Coalescer
 
 WORK = 20e-6  # seconds that a batch takes
 
@@ -51,25 +51,25 @@ class Play:
 
 @pytest.mark.parametrize("rate", [20_000, 50_000, 200_000, 500_000])
 def test_a_steady_stream_comes_in_few_batches(rate: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    play = Play(Coalescer(LONGEST_REST, 8192), lambda now: int(now * rate), monkeypatch)
+    play = Play(Coalescer(LONGEST_DELAY, 8192), lambda now: int(now * rate), monkeypatch)
     play.run(0.1)
     play.batches.clear()
     play.run(1.0)
-    expected = min(rate * LONGEST_REST, 256)
+    expected = min(rate * LONGEST_DELAY, 256)
     assert sum(play.batches) / len(play.batches) > 0.8 * expected
-    assert max(play.rests) <= LONGEST_REST
+    assert max(play.rests) <= LONGEST_DELAY
     assert max(play.batches) <= 2 * 256
 
 
 @pytest.mark.parametrize("rate", [1, 1_000, 9_000])
 def test_a_slow_stream_is_never_delayed(rate: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    play = Play(Coalescer(LONGEST_REST, 8192), lambda now: int(now * rate), monkeypatch)
+    play = Play(Coalescer(LONGEST_DELAY, 8192), lambda now: int(now * rate), monkeypatch)
     play.run(3.0)
     assert play.rests == []
 
 
 def test_a_stream_faster_than_the_receiver_gets_no_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    play = Play(Coalescer(LONGEST_REST, 8192), lambda now: int(now * 40e6), monkeypatch)
+    play = Play(Coalescer(LONGEST_DELAY, 8192), lambda now: int(now * 40e6), monkeypatch)
     play.run(0.1)
     assert play.rests == []
 
@@ -82,7 +82,7 @@ def test_a_conversation_is_delayed_once_a_second_at_most(monkeypatch: pytest.Mon
     def arrived(now: float) -> int:
         return play.taken + (now >= due[0])
 
-    play = Play(Coalescer(LONGEST_REST, 8192), arrived, monkeypatch)
+    play = Play(Coalescer(LONGEST_DELAY, 8192), arrived, monkeypatch)
     while play.now < 20.0:
         play.receive()
         due[0] = play.now + 10e-6
@@ -97,13 +97,13 @@ def test_a_burst_between_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
         cycle, within = divmod(now, 0.1)
         return int(cycle) * 10_000 + int(min(within, 0.05) * 200_000)
 
-    play = Play(Coalescer(LONGEST_REST, 8192), arrived, monkeypatch)
+    play = Play(Coalescer(LONGEST_DELAY, 8192), arrived, monkeypatch)
     play.run(2.0)
     assert play.taken / len(play.batches) > 100
     assert len(play.rests) < 2.0 * 1200 / 2
 
 
-@pytest.mark.parametrize(("longest", "ring"), [(0.0, 8192), (LONGEST_REST, 255), (LONGEST_REST, 64)])
+@pytest.mark.parametrize(("longest", "ring"), [(0.0, 8192), (LONGEST_DELAY, 255), (LONGEST_DELAY, 64)])
 def test_no_rest_when_told_so_or_when_the_ring_is_small(
     longest: float, ring: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +120,7 @@ def test_a_rest_leaves_room_in_the_ring(ring: int, jump: int, monkeypatch: pytes
     def arrived(now: float) -> int:
         return int(now * 200_000 + max(now - 0.5, 0) * (jump - 200_000))
 
-    play = Play(Coalescer(LONGEST_REST, ring), arrived, monkeypatch)
+    play = Play(Coalescer(LONGEST_DELAY, ring), arrived, monkeypatch)
     play.run(0.495)
     assert max(play.batches) <= ring / 8 * 1.3
     play.run(0.1)
@@ -128,7 +128,7 @@ def test_a_rest_leaves_room_in_the_ring(ring: int, jump: int, monkeypatch: pytes
 
 
 def test_a_short_timeout_bounds_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    play = Play(Coalescer(LONGEST_REST, 8192), lambda now: int(now * 200_000), monkeypatch)
+    play = Play(Coalescer(LONGEST_DELAY, 8192), lambda now: int(now * 200_000), monkeypatch)
     play.run(0.1)
     assert play.coalescer.active
     assert play.coalescer.rest(0) == 0.0

@@ -182,7 +182,7 @@ def test_options_that_are_not_known_are_let_through_and_not_sent_on() -> None:
     rig = Plain()
     rig.delivers((rig.lent[0] + 256, 60, 0x80000002))
     assert rig.receiver.poll_once().options.tolist() == [0x80000002]
-    rig.receiver.end_loan()
+    rig.receiver.take_back()
     rig.delivers((rig.lent[1] + 256, 60, 0x80000002))
     assert rig.replier.reply(lambda packet: True, 1, 1) == (1, 1)
     assert rig.tx.get(rig.tx.next_index - 1).options == 0
@@ -198,7 +198,7 @@ def test_odd_and_allowed() -> None:
     stranger["magic"], stranger["time"], stranger["length"] = XSK_META_MAGIC, 1 << 62, 9000
     size = XSK_META.itemsize  # type: ignore[union-attr]
     memory[FRAME - size : FRAME] = stranger.view(np.uint8)
-    rig.umem.ledger.lent_at[:] = 0
+    rig.umem.ledger.posted_at[:] = 0
     rig.delivers((0, 0), (FRAME, FRAME), (2 * FRAME + 256, FRAME - 256))
     batch = rig.receiver.poll_once(3)
     assert batch.lengths.tolist() == batch.wire_lengths.tolist() == [0, FRAME, FRAME - 256]

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from toolkit.errors import ArgumentError, FrameError
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory
-from toolkit.umem.accounts import ReceiveCustody, SendCustody
+from toolkit.umem.accounts import ReceiveAccount, SendAccount
 from toolkit.umem.ledger import FREE, RECEIVED, RETIRED, RX, TX, USER, Ledger, describe_owner, owner_code
 from toolkit.umem.umem import UMEM
 
@@ -32,8 +32,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.ledger = Ledger(FRAMES, SHIFT)
-        self.receive = {holder: ReceiveCustody(self.ledger, holder) for holder in (1, 2)}
-        self.send = {holder: SendCustody(self.ledger, holder) for holder in (1, 2)}
+        self.receive = {holder: ReceiveAccount(self.ledger, holder) for holder in (1, 2)}
+        self.send = {holder: SendAccount(self.ledger, holder) for holder in (1, 2)}
         self.model = [owner_code(FREE)] * FRAMES
 
     some = st.lists(st.integers(0, FRAMES), min_size=1, max_size=4)  # FRAMES itself is foreign
@@ -89,22 +89,22 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(data=st.data(), holder=holders, direction=st.sampled_from((RX, TX)))
     def given(self, data: st.DataObject, holder: int, direction: int) -> None:
         numbers = self.pick(data, self.ours())
-        custody: Any = (self.receive if direction == RX else self.send)[holder]
+        account: Any = (self.receive if direction == RX else self.send)[holder]
         after = owner_code(direction, holder)
         if len(numbers) == 1:
-            call = lambda: custody.given_one(int(addresses(*numbers)[0]))  # noqa: E731
+            call = lambda: account.given_one(int(addresses(*numbers)[0]))  # noqa: E731
         else:
-            call = lambda: custody.given(addresses(*numbers))  # noqa: E731
+            call = lambda: account.given(addresses(*numbers))  # noqa: E731
         self.expect(call, numbers, self.ours(), after)
 
     @rule(data=st.data(), holder=holders, direction=st.sampled_from((RX, TX)))
     def taken(self, data: st.DataObject, holder: int, direction: int) -> None:
         """By its own holder only: a descriptor of another socket's frame is the kernel's error, or an attack."""
         numbers = self.pick(data, {owner_code(direction, 1), owner_code(direction, 2)})
-        custody: Any = (self.receive if direction == RX else self.send)[holder]
+        account: Any = (self.receive if direction == RX else self.send)[holder]
         after = owner_code(RECEIVED if direction == RX else USER, holder)
         given = addresses(*numbers, offset=256)
-        call = (lambda: custody.taken_one(int(given[0]))) if len(numbers) == 1 else (lambda: custody.taken(given))
+        call = (lambda: account.taken_one(int(given[0]))) if len(numbers) == 1 else (lambda: account.taken(given))
         self.expect(call, numbers, {owner_code(direction, holder)}, after)
 
     @rule(holder=holders, retire=st.booleans())
@@ -148,17 +148,17 @@ def test_what_audit_finds() -> None:
 def test_frames_of_a_socket_that_ended_can_be_lent_at_once() -> None:
     """n_free_frames counts what a finalizer left a note about: a fill ring asks it first."""
     with UMEM(4, 4096) as umem:
-        first = ReceiveCustody(umem.ledger, 1)
+        first = ReceiveAccount(umem.ledger, 1)
         assert FillQueue(RingMemory.plain(4, 8), first).fill_all(umem) == 4
         first.end()
-        second = FillQueue(RingMemory.plain(4, 8), ReceiveCustody(umem.ledger, 2))
+        second = FillQueue(RingMemory.plain(4, 8), ReceiveAccount(umem.ledger, 2))
         assert second.fill_all(umem) == 4
         assert umem.audit()["rx"] == 4
 
 
 def test_a_fill_ring_knows_its_umem() -> None:
     with UMEM(4, 4096) as umem, UMEM(4, 4096) as other:
-        fill = FillQueue(RingMemory.plain(4, 8), ReceiveCustody(umem.ledger, 1))
+        fill = FillQueue(RingMemory.plain(4, 8), ReceiveAccount(umem.ledger, 1))
         with pytest.raises(ArgumentError, match="another UMEM"):
             fill.fill_all(other)
         assert other.n_free_frames == 4
@@ -169,20 +169,20 @@ class Cut(BaseException):
     """An interrupt."""
 
 
-def returned(umem: UMEM, n: int) -> tuple[SendCustody, CompletionQueue]:
-    """A completion ring with `n` frames in it that were sent, and its custodian."""
-    custody, memory = SendCustody(umem.ledger, 1), RingMemory.plain(8, 8)
-    for at, address in enumerate(custody.prepare(n, 0).tolist()):
+def returned(umem: UMEM, n: int) -> tuple[SendAccount, CompletionQueue]:
+    """A completion ring with `n` frames in it that were sent, and its owners."""
+    account, memory = SendAccount(umem.ledger, 1), RingMemory.plain(8, 8)
+    for at, address in enumerate(account.prepare(n, 0).tolist()):
         struct.pack_into("=Q", memory.bytes, 8 * at, address)
-    custody.sent()
+    account.sent()
     memory.producer[0] = n
-    return custody, CompletionQueue(memory, custody)
+    return account, CompletionQueue(memory, account)
 
 
 def test_a_completion_ring_knows_its_umem() -> None:
     with UMEM(8, 4096) as umem, UMEM(8, 4096) as other:
         _, completion = returned(umem, 3)
-        SendCustody(other.ledger, 1).prepare(8, 0)  # frames of the same numbers, sent by a socket of the same number
+        SendAccount(other.ledger, 1).prepare(8, 0)  # frames of the same numbers, sent by a socket of the same number
         with pytest.raises(ArgumentError, match="another UMEM"):
             completion.free_all(other)
         assert (other.n_free_frames, umem.n_free_frames) == (0, 5)
@@ -196,7 +196,7 @@ def test_an_interrupted_return_of_sent_frames_is_finished_by_the_next_call(
 ) -> None:
     with UMEM(8, 4096) as umem:
         mine = umem.alloc_frames(2)
-        custody, completion = returned(umem, 3)
+        account, completion = returned(umem, 3)
 
         def cut(*_: object) -> None:
             raise Cut
@@ -207,10 +207,10 @@ def test_an_interrupted_return_of_sent_frames_is_finished_by_the_next_call(
                 completion.free_all(umem)
         assert umem.audit()["tx"] == 3
         calls: dict[str, Callable[[], object]] = {
-            "prepare": lambda: custody.prepare(2, 0),
-            "given": lambda: custody.given(mine),
-            "given_one": lambda: custody.given_one(int(mine[0])),
-            "reclaim": lambda: custody.reclaim(umem, addresses(), lambda: None),
+            "prepare": lambda: account.prepare(2, 0),
+            "given": lambda: account.given(mine),
+            "given_one": lambda: account.given_one(int(mine[0])),
+            "reclaim": lambda: account.reclaim(umem, addresses(), lambda: None),
         }
         calls[afterwards]()
         sent = {"prepare": 2, "given": 2, "given_one": 1, "reclaim": 0}[afterwards]
@@ -218,15 +218,15 @@ def test_an_interrupted_return_of_sent_frames_is_finished_by_the_next_call(
 
 
 def test_a_tx_ring_lends_nothing() -> None:
-    custody = SendCustody(Ledger(4, SHIFT), 1)
+    account = SendAccount(Ledger(4, SHIFT), 1)
     with pytest.raises(ArgumentError):
-        custody.lend(None, 1, 0)
+        account.lend(None, 1, 0)
     with pytest.raises(ArgumentError):
-        custody.settle(0)
+        account.settle(0)
 
 
 @pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize("kind", [ReceiveCustody, SendCustody])
+@pytest.mark.parametrize("kind", [ReceiveAccount, SendAccount])
 def test_a_ring_that_returns_a_frame_of_another_socket_is_not_believed(kind: Any, n: int) -> None:
     ledger = Ledger(FRAMES, SHIFT)
     mine, others = kind(ledger, 1), kind(ledger, 2)
@@ -241,20 +241,20 @@ def test_a_ring_that_returns_a_frame_of_another_socket_is_not_believed(kind: Any
 
 def test_lent_at_is_the_time_of_the_last_loan() -> None:
     ledger = Ledger(4, SHIFT)
-    custody = ReceiveCustody(ledger, 1)
+    account = ReceiveAccount(ledger, 1)
     mine = ledger.alloc(3, USER)
-    custody.given(mine[:2])
-    custody.given_one(int(mine[2]))
-    times = ledger.lent_at[ledger.numbers(mine)]
+    account.given(mine[:2])
+    account.given_one(int(mine[2]))
+    times = ledger.posted_at[ledger.numbers(mine)]
     assert (times > 0).all()
     assert times[2] >= times[0] == times[1]
-    assert (ledger.lent_at == 0).sum() == 1
+    assert (ledger.posted_at == 0).sum() == 1
 
 
 def test_refusals_name_the_owner() -> None:
     assert describe_owner(owner_code(RX, 3)) == "the kernel, for receiving (socket 3 of this UMEM)"
     ledger = Ledger(4, SHIFT)
-    SendCustody(ledger, 7).given(ledger.alloc(2, USER))
+    SendAccount(ledger, 7).given(ledger.alloc(2, USER))
     for call in (lambda: ledger.free(addresses(1)), lambda: ledger.free_one(1 << SHIFT)):
         with pytest.raises(FrameError, match=r"0x800.*for sending \(socket 7"):
             call()

@@ -90,7 +90,7 @@ def test_interrupted_at_every_line() -> None:
         try:
             # What was taken in that moment is lost, as ever; what comes is whole.
             assert [one for _ in range(3) for one in rig.taken(4)] in ([], [[5]], [[2, 3, 4], [5]])
-            rig.sock.end_loan()
+            rig.sock.take_back()
             recovered(rig)
         except Exception as failure:
             raise AssertionError(f"after an interrupt at line {k}, {interrupt.where}") from failure

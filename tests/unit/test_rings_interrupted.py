@@ -22,7 +22,7 @@ import pytest
 from toolkit.batch.batch import Batch
 from toolkit.errors import ToolkitError
 from toolkit.rings import FillQueue, RingMemory, RXQueue
-from toolkit.umem.accounts import ReceiveCustody
+from toolkit.umem.accounts import ReceiveAccount
 from toolkit.umem.ledger import RECEIVED, RX, USER, owner_code
 from toolkit.umem.umem import UMEM
 from toolkit.xsk.socket import Socket
@@ -40,15 +40,15 @@ class Receiver:
         self.umem = UMEM(FRAMES, 2048)
         self.fill_memory = RingMemory.plain(32, 8, start=START)
         self.rx_memory = RingMemory.plain(32, 16, start=START)
-        custody = ReceiveCustody(self.umem.ledger, self.umem.new_holder())
+        account = ReceiveAccount(self.umem.ledger, self.umem.new_holder())
         sock: Any = Socket.__new__(Socket)
         core = types.SimpleNamespace(
-            rx_guard=threading.Lock(), receive_custody=custody, why_dead="", where="queue 0 of a test", sock=None,
+            rx_guard=threading.Lock(), receive_account=account, why_dead="", where="queue 0 of a test", sock=None,
             options=types.SimpleNamespace(sg=False),
-            check_open=lambda: None, rx=RXQueue(self.rx_memory, custody),
+            check_open=lambda: None, rx=RXQueue(self.rx_memory, account),
         )  # fmt: skip
         sock._core, sock.umem, sock.queue = core, self.umem, 0
-        sock.fill = FillQueue(self.fill_memory, custody)
+        sock.fill = FillQueue(self.fill_memory, account)
         sock._receiver._next_gone_check, sock.rx_limit = 1 << 62, FRAMES * 3 // 4
         self.sock: Socket = sock
         self.in_kernel: list[int] = []  # frames that the kernel took from the fill ring
@@ -155,7 +155,7 @@ def recovered(receiver: Receiver) -> None:
         receiver.kernel(packets)
         batch = sock.poll_once()
         receiver.check(batch)
-    sock.end_loan()
+    sock.take_back()
     receiver.check()
     free = receiver.umem.n_free_frames
     assert free + len(receiver.in_kernel) + len(receiver.unfilled()) + len(receiver.unread()) == FRAMES
@@ -232,7 +232,7 @@ def test_end_loan_interrupted_at_every_line() -> None:
 
     def at(k: int) -> bool:
         receiver, interrupt = prepared("loan"), Interrupt(k)
-        came = interrupt.run(receiver.sock.end_loan)
+        came = interrupt.run(receiver.sock.take_back)
         recovered(receiver)
         return came
 

@@ -130,7 +130,7 @@ def test_failures_are_raised_and_nothing_is_kept_by_them() -> None:
         time.sleep(0.001)
     assert gone == [1]
     with pytest.raises(ToolkitError, match="too long"):
-        uninterrupted(lambda: time.sleep(0.5), patience=0.05, stuck="too long")
+        uninterrupted(lambda: time.sleep(0.5), timeout=0.05, stuck="too long")
 
 
 def test_without_memory_for_another_thread_it_ends() -> None:

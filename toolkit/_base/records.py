@@ -30,7 +30,7 @@ DIRECTORY = Path("/run/afxdp-toolkit")
 
 _SO_NETNS_COOKIE = 71  # asm-generic/socket.h, Linux 5.14
 _FIRST_PID_SPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h: that of the machine itself
-_LOCK_PATIENCE = 5.0  # seconds that another process may hold the lock
+_LOCK_TIMEOUT = 5.0  # seconds that another process may hold the lock
 _serial = itertools.count()
 
 
@@ -75,7 +75,7 @@ class Records:
         """
         fd = self._lock_file()
         try:
-            deadline = time.monotonic() + _LOCK_PATIENCE
+            deadline = time.monotonic() + _LOCK_TIMEOUT
             while True:
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,7 +83,7 @@ class Records:
                 except BlockingIOError:
                     if time.monotonic() > deadline:
                         raise ToolkitError(
-                            f"{self._directory}/lock is held by another process for {_LOCK_PATIENCE:.0f} s. "
+                            f"{self._directory}/lock is held by another process for {_LOCK_TIMEOUT:.0f} s. "
                             f"Next step: see who that is with `fuser {self._directory}/lock`."
                         ) from None
                     time.sleep(0.002)

@@ -40,7 +40,7 @@ def afterwards(step: Callable[[], object]) -> None:
 def uninterrupted(
     work: Callable[[], T],
     *,
-    patience: float | None = None,
+    timeout: float | None = None,
     stuck: str = "",
     dispose: Callable[[T], object] | None = None,
 ) -> T:
@@ -53,7 +53,7 @@ def uninterrupted(
     """
     if threading.get_ident() != threading.main_thread().ident:
         return work()
-    return _outcome(_Job(work), patience, stuck, dispose, here=True)
+    return _outcome(_Job(work), timeout, stuck, dispose, here=True)
 
 
 def apart(work: Callable[[], T], *, dispose: Callable[[T], object] | None = None) -> T:
@@ -119,11 +119,11 @@ class _Job(Generic[T]):
 
 
 def _outcome(
-    job: _Job[T], patience: float | None, stuck: str, dispose: Callable[[T], object] | None, *, here: bool
+    job: _Job[T], timeout: float | None, stuck: str, dispose: Callable[[T], object] | None, *, here: bool
 ) -> T:
     try:
         try:
-            _await(job, patience, here=here)
+            _await(job, timeout, here=here)
         finally:
             for step in job.steps:
                 afterwards(step)
@@ -144,14 +144,14 @@ def _outcome(
         raise
 
 
-def _await(job: _Job[Any], patience: float | None, *, here: bool) -> None:
+def _await(job: _Job[Any], timeout: float | None, *, here: bool) -> None:
     """Have the job done by a passing thread, and keep the interrupt that came meanwhile. A second one is raised."""
     deadline: float | None = None
     looks = 0
     while True:  # once more after an interrupt, which may come at any line from here on
         try:
             if deadline is None:
-                deadline = float("inf") if patience is None else time.monotonic() + patience
+                deadline = float("inf") if timeout is None else time.monotonic() + timeout
             while not job.over and time.monotonic() < deadline:
                 if not job.begun:
                     looks += 1

@@ -40,8 +40,8 @@ class Batch:
     __slots__ = (
         "__weakref__",
         "_arrival",
+        "_borrowed",
         "_descs",
-        "_loaned",
         "_memory",
         "_meta",
         "_rules",
@@ -58,7 +58,7 @@ class Batch:
         descs: Descs,
         *,
         queue: int = 0,
-        loaned: bool = False,
+        borrowed: bool = False,
         memory: npt.NDArray[np.uint8] | None = None,
         arrival_ns: npt.NDArray[np.int64] | None = None,
         wire_lengths: npt.NDArray[np.integer[Any]] | None = None,
@@ -78,7 +78,7 @@ class Batch:
         self._rules = rules  # None: as the frames say, else unknown
         self._utc = utc_ns  # None: from the arrival times at first use
         self._meta: tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]] | None = None  # see _read_meta()
-        self._loaned = loaned and len(descs) > 0  # frames are to be given back
+        self._borrowed = borrowed and len(descs) > 0  # frames are to be given back
         self._stale = False  # set at the end of the loan
         self.queue: int = queue  # the receive queue they came from
         if umem is not None and len(descs):
@@ -115,7 +115,7 @@ class Batch:
             return f"<Batch of {len(self)} packets, stale: its frames went back>"
         if not self:
             return "<Batch, empty>"
-        kind = f"from queue {self.queue}, on loan" if self._loaned else "a copy"
+        kind = f"from queue {self.queue}, on loan" if self._borrowed else "a copy"
         return f"<Batch of {len(self)} packets, {int(self.lengths.sum())} bytes, {kind}>"
 
     def _repr_html_(self) -> str:
@@ -293,17 +293,17 @@ class Batch:
 
     def release(self) -> None:
         """Give the frames back: the Batch is stale. Repeatable; without effect on a copy."""
-        if self._loaned and not self._stale:
+        if self._borrowed and not self._stale:
             self._stale = True
             assert self._umem is not None
             if not self._umem.closed:
                 self._umem.recycle(self._descs[:, 0], distinct=True)  # looked through when the ring gave them
-            self._loaned = False
+            self._borrowed = False
 
     @property
     def unsettled(self) -> bool:
         """Whether a KeyboardInterrupt cut release() short: the Socket's next receive() sees to the rest."""
-        return self._stale and self._loaned
+        return self._stale and self._borrowed
 
     def expire(self) -> None:
         """Make the Batch stale: its packets go on to somebody else."""
@@ -311,9 +311,9 @@ class Batch:
 
     def invalidate(self) -> None:
         """Make the Batch stale without giving frames back: their Socket has seen to that."""
-        if self._loaned:
+        if self._borrowed:
             self._stale = True
-            self._loaned = False
+            self._borrowed = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle a copy."""
@@ -371,7 +371,7 @@ class Batch:
                 meta = windows(self._bytes(), XSK_META_SIZE)[before].view(np.uint32).reshape(n, -1)
                 times = meta.view(np.int64)[:, 0]
                 good = meta[:, _MAGIC] == XSK_META_MAGIC
-                good &= times >= ledger.lent_at[starts >> ledger.shift]
+                good &= times >= ledger.posted_at[starts >> ledger.shift]
                 good &= times <= time.monotonic_ns()
                 # A packet at the very start of its frame has none: what is in front of it belongs to another.
                 good &= room >= XSK_META_SIZE

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from toolkit._base.door import door
+from toolkit._base.lazy import lazily
 
 if TYPE_CHECKING:
     from toolkit.capture.capture import Capture, CaptureStatistics
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Capture", "CaptureStatistics", "Queueing"]
 
-__getattr__, __dir__ = door(
+__getattr__, __dir__ = lazily(
     __name__,
     {
         "capture": "Capture CaptureStatistics",

@@ -58,7 +58,7 @@ class PacketFiles:
         self._files = Files(self._path, make, compressor, access, force=force)
         try:
             self._files.begin()
-            self._writer = Writer(self._files, limit=room, patience=queueing.patience)
+            self._writer = Writer(self._files, limit=room, timeout=queueing.timeout)
         except BaseException:
             self._files.discard()
             raise

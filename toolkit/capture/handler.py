@@ -138,7 +138,7 @@ class Files:
                     behind = sum(one.packets for one in items[at + 1 :])
                     raise UnwrittenError(failure.why, failure.lost + behind) from None
 
-    def patience(self) -> float | None:
+    def timeout(self) -> float | None:
         """See Handler."""
         return _LINGER if self._held else None
 

@@ -22,7 +22,7 @@ class Queueing(NamedTuple):
     # Bytes, 1 MB at least; None: a 64th of the memory that this process may have (of the machine, by its cgroups and
     # limits), 64 to 256 MB, but no more than a quarter of what is free of it. Only what is used is taken.
     limit: int | None = None
-    patience: float = 0.002  # seconds that write() waits for room: less than the rings hold at a million packets/s
+    timeout: float = 0.002  # seconds that write() waits for room: less than the rings hold at a million packets/s
     stalled: float = 5.0  # seconds without progress after which close() gives up
 
     @property
@@ -36,6 +36,6 @@ class Queueing(NamedTuple):
         """Raise ArgumentError for what makes no sense."""
         if self.limit is not None and whole("limit", self.limit) < LEAST:
             raise ArgumentError(f"what may wait for the disk is {LEAST} bytes at least, not {self.limit!r}")
-        for name, value in (("patience", self.patience), ("stalled", self.stalled)):
+        for name, value in (("patience", self.timeout), ("stalled", self.stalled)):
             if not seconds(name, value) >= 0:  # NaN is not
                 raise ArgumentError(f"{name} is a number of seconds from 0 on, not {value!r}")

@@ -28,9 +28,9 @@ class Pcapng:
 
     def __init__(self, about: About) -> None:
         self._about = about
-        self._tell_queue = about.queues > 1
+        self._name_queue = about.queues > 1
         # Header, flags, the queue (where there are several), the end of the options, the length once more.
-        self._around = blocks.EPB_HEADER_SIZE + 8 + (8 if self._tell_queue else 0) + 4 + 4
+        self._around = blocks.EPB_HEADER_SIZE + 8 + (8 if self._name_queue else 0) + 4 + 4
 
     def preamble(self) -> bytes:
         """Return the section header and the description of the interface."""
@@ -68,7 +68,7 @@ class Pcapng:
             packets.captured,
             packets.original,
         )
-        queue = (_QUEUE, packets.queue) if self._tell_queue else ()
+        queue = (_QUEUE, packets.queue) if self._name_queue else ()
         back = (*_FLAGS, *queue, 0, total)
         return pack(packets.memory, packets.offsets, packets.captured, front, back, reserve=reserve, align=4)
 

@@ -60,7 +60,7 @@ class Tables:
         self._sink = sink
         self._name = name
         self._counts = counts
-        self._writer = Writer(_Feeder(sink, name), limit=queueing.room, patience=queueing.patience)
+        self._writer = Writer(_Feeder(sink, name), limit=queueing.room, timeout=queueing.timeout)
         self._stalled = queueing.stalled
         self._written: int | None = None  # packets, known at the end
         self.refused = 0  # packets that found no room
@@ -175,7 +175,7 @@ class _Feeder:
                 why = _told(refused, self._name) if isinstance(refused, OSError) else refused
                 raise UnwrittenError(why, lost) from refused
 
-    def patience(self) -> float | None:
+    def timeout(self) -> float | None:
         return _TICK
 
     def idle(self) -> None:

@@ -45,7 +45,7 @@ class Handler(Protocol):
     def take(self, items: list[Item]) -> None:
         """Write them, in order. UnwrittenError when that is refused."""
 
-    def patience(self) -> float | None:
+    def timeout(self) -> float | None:
         """Seconds after which idle() wants to be called if nothing comes; None: never."""
 
     def idle(self) -> None:
@@ -58,11 +58,11 @@ class Handler(Protocol):
 class Writer:
     """The thread and its queue. One thread puts; after the first failure all that comes is counted as lost."""
 
-    def __init__(self, handler: Handler, *, limit: int, patience: float) -> None:
+    def __init__(self, handler: Handler, *, limit: int, timeout: float) -> None:
         """limit: bytes that may wait, and no more than are written in a second. patience: seconds that room() waits."""
         self._handler = handler
         self._limit = limit
-        self._patience = patience
+        self._timeout = timeout
         self._queue: queue.SimpleQueue[Item | Callable[[], None] | None] = queue.SimpleQueue()
         # Each is written by one side only, so neither needs a lock.
         self.offered = self._done = 0  # bytes
@@ -83,7 +83,7 @@ class Writer:
         """Whether there is room for `size` bytes more, after `patience` at the latest. An empty queue has always."""
         deadline = 0.0
         while self.waiting and self.waiting + size > self._allowed:
-            deadline = deadline or time.monotonic() + self._patience
+            deadline = deadline or time.monotonic() + self._timeout
             self._wanted = True  # before the next look: what is freed after that look tells
             left = deadline - time.monotonic()
             if left <= 0:
@@ -117,10 +117,10 @@ class Writer:
         self._put = self._ended  # what the thread has seen: an interrupt may have come between put()'s steps
         return True
 
-    def _over(self, patience: float) -> bool:
+    def _over(self, timeout: float) -> bool:
         """Whether the thread came to its end. Not by join(): uninterrupted()'s threads must not ask who they are."""
         try:
-            self._end.get(timeout=patience)
+            self._end.get(timeout=timeout)
         except queue.Empty:
             return False
         return True
@@ -153,7 +153,7 @@ class Writer:
     def _work(self) -> None:
         while True:
             try:
-                item = self._queue.get(timeout=self._handler.patience() if self.error is None else None)
+                item = self._queue.get(timeout=self._handler.timeout() if self.error is None else None)
             except queue.Empty:
                 self._guarded(self._handler.idle)
                 continue

@@ -99,7 +99,7 @@ class Stop:
         self._deadline = 0.0
 
     @property
-    def patience(self) -> float:
+    def timeout(self) -> float:
         """Seconds for which a wait may last: short, so that a signal is acted upon soon."""
         if self._deadline is None:
             return 0.2

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from toolkit._base.door import door
+from toolkit._base.lazy import lazily
 
 if TYPE_CHECKING:
     from toolkit.forward.answers import Answers
@@ -26,7 +26,7 @@ __all__ = [
     "swap_macs",
 ]
 
-__getattr__, __dir__ = door(
+__getattr__, __dir__ = lazily(
     __name__,
     {
         "forwarder": "Edit Forwarder",

@@ -24,7 +24,7 @@ Edit = Callable[[EditableBatch], Any]
 
 _LENGTH = np.array(U32, dtype=np.uint64)  # the lower half of a descriptor's second word
 _KICK_AGAIN = 0.001  # seconds after which a busy kernel is told again what waits in the TX ring
-_PATIENCE = 0.01  # seconds that a batch waits for room in a full TX ring; then what is left of it is dropped
+_TIMEOUT = 0.01  # seconds that a batch waits for room in a full TX ring; then what is left of it is dropped
 
 
 class Forwarder:
@@ -95,12 +95,12 @@ class Forwarder:
 
         timeout: seconds to wait for the first packet when nothing is there; None waits for ever.
         """
-        taken = self._look(limit)
+        taken = self._poll(limit)
         if not taken and timeout != 0:
             if any(target.tx.outstanding for _, target in self._pairs):  # the kernel was busy: kick again soon
                 timeout = _KICK_AGAIN if timeout is None else min(timeout, _KICK_AGAIN)
             if self._source.wait(timeout):
-                taken = self._look(limit)
+                taken = self._poll(limit)
         return taken
 
     def run(self, seconds: float | None = None, *, stop: Callable[[], object] = lambda: False) -> None:
@@ -116,7 +116,7 @@ class Forwarder:
                 return self._move(sock, target, limit)
         raise ArgumentError(f"{source!r} is not among the sources of this Forwarder")
 
-    def _look(self, limit: int | None) -> int:
+    def _poll(self, limit: int | None) -> int:
         taken, gone = 0, None
         for source, target in self._pairs:
             try:
@@ -150,7 +150,7 @@ class Forwarder:
         """Send, and count by what the TX ring took, also when the kick raised afterwards; returns what is left."""
         before = target.tx.next_index
         try:
-            return target.pass_on(descs, _PATIENCE, distinct=True)  # one ring gave them in one batch
+            return target.pass_on(descs, _TIMEOUT, distinct=True)  # one ring gave them in one batch
         finally:
             taken = (target.tx.next_index - before) & U32
             self.forwarded += taken

@@ -16,7 +16,7 @@ __all__ = ["Responder"]
 
 _RECLAIM_EVERY = 32  # answers after which frames that were sent are collected, where there are frames enough
 _SOON = 0.001  # seconds to sleep at most while the kernel has yet to send answers, or to return their frames
-_LOOKS = 256  # at the rings, between two looks of a spinning responder at its orders
+_POLLS = 256  # at the rings, between two looks of a spinning responder at its orders
 _AT_ONCE = 8  # answers between two looks at what can wait
 _IDLE_CHECK = 0.01  # seconds between two looks of a spinning responder at what no packet brings to light
 
@@ -56,7 +56,7 @@ class Responder:
 
     def step(self, timeout: float | None = 0) -> int:
         """Answer what waits now; returns how many packets came. timeout: seconds to wait for one; None for ever."""
-        came = self._look()
+        came = self._poll()
         if came:
             return came
         behind = any(sock.tx.outstanding for sock in self._interface.sockets) or not self._interface.umem.n_free_frames
@@ -67,7 +67,7 @@ class Responder:
                 return came
         if behind:
             timeout = _SOON if timeout is None else min(timeout, _SOON)
-        return self._look() if self._interface.wait(timeout) else 0
+        return self._poll() if self._interface.wait(timeout) else 0
 
     def run(
         self, seconds: float | None = None, *, stop: Callable[[], object] = lambda: False, spin: bool = False
@@ -89,14 +89,14 @@ class Responder:
     def _spin(self) -> None:
         """Look at every ring again and again for a while, and answer at once."""
         sockets = self._interface.sockets
-        looks = _LOOKS if len(sockets) == 1 else 1
-        for _ in range(_LOOKS // looks):
+        polls = _POLLS if len(sockets) == 1 else 1
+        for _ in range(_POLLS // polls):
             for sock in sockets:
-                if not self._few(sock, _AT_ONCE, looks) or sock.rx.available(QUEUE) < QUEUE:
+                if not self._few(sock, _AT_ONCE, polls) or sock.rx.available(QUEUE) < QUEUE:
                     continue
                 self._many.step_queue(sock)
 
-    def _look(self) -> int:
+    def _poll(self) -> int:
         came = 0
         for sock in self._interface.sockets:
             waiting = sock.rx.available(QUEUE)
@@ -106,8 +106,8 @@ class Responder:
                 came += self._many.step_queue(sock)
         return came
 
-    def _few(self, sock: Socket, limit: int, looks: int) -> int:
-        taken, answered = sock.reply(self._answers.one, limit, looks)
+    def _few(self, sock: Socket, limit: int, polls: int) -> int:
+        taken, answered = sock.reply(self._answers.one, limit, polls)
         if not taken:
             return 0
         self._unreclaimed += answered

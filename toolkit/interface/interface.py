@@ -17,7 +17,7 @@ from toolkit.net.device import Device
 from toolkit.net.napi import Deferral
 from toolkit.program import Link, Program
 from toolkit.umem.umem import UMEM
-from toolkit.wait.coalesce import LONGEST_REST, Coalescer
+from toolkit.wait.coalesce import LONGEST_DELAY, Coalescer
 from toolkit.wait.waiter import Waiter, WaitMode
 from toolkit.xsk.socket import Socket
 
@@ -46,7 +46,7 @@ class Interface(OneReceiver):
         own_umem: bool,
         filter: str | None,
         wait: WaitMode = "poll",
-        coalesce: float = LONGEST_REST,
+        coalesce: float = LONGEST_DELAY,
         deferral: Deferral | None = None,
     ) -> None:
         """Take over parts that belong together; `own_program`, `own_umem`: close them with the Interface.
@@ -71,7 +71,7 @@ class Interface(OneReceiver):
         # stay attached for as long as that program.
         weakref.finalize(self, link.close)
         self._next = 0  # position of the socket to look at first: each gets its turn
-        self._lender: Socket | None = None  # whose frames the last Batch holds; written by receive() only
+        self._last: Socket | None = None  # whose frames the last Batch holds; written by receive() only
 
     def __repr__(self) -> str:
         """Show what came about: mode, copy or zero-copy, queues, filter."""
@@ -138,34 +138,34 @@ class Interface(OneReceiver):
         """While resting between looks, look at the queues that had no turn since the last rest."""
         pace = self._coalescer
         if pace.active and pace.turns and timeout != 0:
-            return self._look(limit, pace.turns)
+            return self._poll(limit, pace.turns)
         return None
 
-    def _look(self, limit: int | None, turns: int | None = None) -> Batch:
+    def _poll(self, limit: int | None, turns: int | None = None) -> Batch:
         """Look at `turns` queues (one or more), beginning after the last that had packets."""
-        lender, sockets = self._lender, self.sockets
+        last, sockets = self._last, self.sockets
         turns = len(sockets) if turns is None else turns
         gone: DeviceGoneError | None = None
         for turn in range(turns):
             at = (self._next + turn) % len(sockets)
             sock = sockets[at]
-            if lender is not None and lender is not sock:
-                lender.end_loan()
-                self._lender = lender = None
+            if last is not None and last is not sock:
+                last.take_back()
+                self._last = last = None
             try:
                 batch = sock.poll_once(limit)
             except DeviceGoneError as error:  # what waits on other queues goes first
                 gone = error
                 continue
             if batch:
-                self._lender, self._next = sock, at + 1
+                self._last, self._next = sock, at + 1
                 self._coalescer.turns = turns - turn - 1
                 return batch
-        self._lender = None
+        self._last = None
         if gone is None:
             return batch
         if turns < len(sockets):
-            return self._look(limit)
+            return self._poll(limit)
         raise self.loss() or gone
 
     def loss(self) -> DeviceGoneError | None:

@@ -20,9 +20,9 @@ from toolkit.net.device import Device, await_carrier, check_ethernet, describe, 
 from toolkit.net.napi import Deferral
 from toolkit.program import Action, Program, Replace, Rule, attached
 from toolkit.program.rules import chosen
-from toolkit.program.rules import describe as in_words
+from toolkit.program.rules import describe as as_text
 from toolkit.umem.umem import LONGEST_PACKET, UMEM, check_ring_size, frame_size_for
-from toolkit.wait.coalesce import LONGEST_REST
+from toolkit.wait.coalesce import LONGEST_DELAY
 from toolkit.wait.waiter import WaitMode, check_wait_mode
 from toolkit.xsk.options import SocketOptions
 from toolkit.xsk.registration import Registration
@@ -79,7 +79,7 @@ def open(
     tx: bool = True,
     poison: bool = False,
     wait: WaitMode = "poll",
-    coalesce: float = LONGEST_REST,
+    coalesce: float = LONGEST_DELAY,
     frags: bool | Literal["auto"] = "auto",
     timestamps: bool = True,
     netns: NetNS = None,
@@ -141,7 +141,7 @@ def open(
         tx,
         poison,
         check_wait_mode(wait),
-        _checked_rest(coalesce),
+        _checked_coalesce(coalesce),
         _checked_frags(frags),
         timestamps,
         netns,
@@ -253,7 +253,7 @@ def _open(device: Device, wanted: _Wanted, undo: contextlib.ExitStack) -> Interf
         sockets,
         own_program=wanted.program is None,
         own_umem=wanted.umem is None,
-        filter=in_words(wanted.rules) if wanted.rules else None,
+        filter=as_text(wanted.rules) if wanted.rules else None,
         wait=wanted.wait,
         coalesce=wanted.coalesce,
         deferral=deferral,
@@ -322,7 +322,7 @@ def _socket(interface: str, queue: int, umem: UMEM, sharing: int, wanted: _Wante
     return sock
 
 
-def _checked_rest(seconds: float) -> float:
+def _checked_coalesce(seconds: float) -> float:
     if not 0 <= as_seconds("coalesce", seconds) <= 0.1:
         raise ArgumentError(f"coalesce is a time in seconds from 0 to 0.1, not {seconds!r}")
     return seconds

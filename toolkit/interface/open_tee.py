@@ -20,8 +20,8 @@ from toolkit.net.device import LINK_HEADERS, Device, await_carrier, check_ethern
 from toolkit.program import Action, Program, Replace, Rule
 from toolkit.program.ringbuf import ring_bytes
 from toolkit.program.rules import chosen
-from toolkit.program.rules import describe as in_words
-from toolkit.wait.coalesce import LONGEST_REST
+from toolkit.program.rules import describe as as_text
+from toolkit.wait.coalesce import LONGEST_DELAY
 
 __all__ = ["Tee", "tee"]
 
@@ -45,7 +45,7 @@ def tee(
     mode: Literal["auto", "native", "generic"] = "auto",
     replace: Replace = False,
     slots: int | None = None,
-    coalesce: float = LONGEST_REST,
+    coalesce: float = LONGEST_DELAY,
     netns: NetNS = None,
 ) -> Tee:
     """Receive copies of what arrives at `interface`; the kernel gets all of it as well, untouched.
@@ -90,7 +90,7 @@ def tee(
             undo.callback(program.close)
             link = undo.enter_context(program.attach(interface, mode=mode, replace=replace, netns=netns))
             await_carrier(device)
-            words = in_words(wanted)
+            words = as_text(wanted)
             made = Tee(device, program, link, snaplen=longest, queues=numbers, filter=words, coalesce=coalesce)
             undo.pop_all()
             return made

@@ -31,7 +31,7 @@ __all__ = ["OneReceiver"]
 B = TypeVar("B", bound="Batch | None")
 T = TypeVar("T")
 
-_CLOSE_PATIENCE = 5.0  # seconds that close() waits for a thread inside receive()
+_CLOSE_TIMEOUT = 5.0  # seconds that close() waits for a thread inside receive()
 
 
 class OneReceiver(Attachment):
@@ -68,16 +68,16 @@ class OneReceiver(Attachment):
         with self._guard:
             batch = self._begin(limit, timeout)
             if not batch:
-                if rest := self._coalescer.rest(timeout):
-                    time.sleep(rest)
+                if delay := self._coalescer.delay(timeout):
+                    time.sleep(delay)
                     self._check_open()
-                batch = self._look(limit)
+                batch = self._poll(limit)
             if not batch and timeout != 0:
                 self._coalescer.idle()
                 deadline = None if timeout is None else time.monotonic() + seconds("timeout", timeout)
                 while self._waiter.wait(timeout):
                     self._check_open()
-                    if batch := self._look(limit):
+                    if batch := self._poll(limit):
                         break
                     if deadline is not None and (timeout := deadline - time.monotonic()) <= 0:
                         break
@@ -103,14 +103,14 @@ class OneReceiver(Attachment):
             await asyncio.sleep(0)  # also while packets come without end, other tasks get their turn
             batch = self._locked(self._begin, limit, timeout)
             if not batch:
-                if rest := self._coalescer.rest(timeout):
-                    await asyncio.sleep(rest)
-                batch = self._locked(self._look, limit, None)
+                if delay := self._coalescer.delay(timeout):
+                    await asyncio.sleep(delay)
+                batch = self._locked(self._poll, limit, None)
             if not batch and timeout != 0:
                 self._coalescer.idle()
                 deadline = None if timeout is None else time.monotonic() + seconds("timeout", timeout)
                 while await self._async().wait(timeout):
-                    if batch := self._locked(self._look, limit, None):
+                    if batch := self._locked(self._poll, limit, None):
                         break
                     if deadline is not None and (timeout := deadline - time.monotonic()) <= 0:
                         break
@@ -160,7 +160,7 @@ class OneReceiver(Attachment):
         """Return what can be had before a rest, if anything."""
         raise NotImplementedError
 
-    def _look(self, limit: int | None, turns: int | None = None) -> Batch:
+    def _poll(self, limit: int | None, turns: int | None = None) -> Batch:
         """Return what waits now, also after an empty Batch; `turns` at how many queues to look, by default at each."""
         raise NotImplementedError
 
@@ -176,10 +176,10 @@ class OneReceiver(Attachment):
                 "Next step: receive from one of them."
             )
 
-    def _locked(self, look: Callable[[int | None, T], B], limit: int | None, how: T) -> B:
+    def _locked(self, poll: Callable[[int | None, T], B], limit: int | None, how: T) -> B:
         self._check_open()
         with self._guard:
-            return look(limit, how)
+            return poll(limit, how)
 
     def _async(self) -> AsyncWaiter:
         if self._async_waiter is None:
@@ -237,14 +237,14 @@ class OneReceiver(Attachment):
             return
         self._why_dead = "closed"
         if not self._down:
-            uninterrupted(self._close, patience=2 * _CLOSE_PATIENCE, stuck=self._stuck)
+            uninterrupted(self._close, timeout=2 * _CLOSE_TIMEOUT, stuck=self._stuck)
 
     def _close(self) -> None:
         with self._close_lock:  # another thread may be closing: return when it is done
             if self._down:
                 return
             self._wake_receiver()
-            if not self._guard.acquire(timeout=_CLOSE_PATIENCE):
+            if not self._guard.acquire(timeout=_CLOSE_TIMEOUT):
                 raise ToolkitError(self._stuck)
             try:
                 if self._async_waiter is not None:
@@ -276,7 +276,7 @@ class OneReceiver(Attachment):
     def _stuck(self) -> str:
         return (
             f"cannot close the {type(self).__name__} on {self.name}: receive() is still inside it after "
-            f"{_CLOSE_PATIENCE:.0f} s. Likely cause: close() was called from a signal handler that interrupted it. "
+            f"{_CLOSE_TIMEOUT:.0f} s. Likely cause: close() was called from a signal handler that interrupted it. "
             "Next step: set a flag in the handler, close outside of it."
         )
 

@@ -23,7 +23,7 @@ from toolkit.interface.tee_waiter import TeeWaiter
 from toolkit.net.device import Device
 from toolkit.program import Link, Program
 from toolkit.program.ringbuf import RingBuffer, Rows
-from toolkit.wait.coalesce import LONGEST_REST, Coalescer
+from toolkit.wait.coalesce import LONGEST_DELAY, Coalescer
 
 __all__ = ["Tee"]
 
@@ -45,7 +45,7 @@ class Tee(OneReceiver):
         snaplen: int,
         queues: list[int],
         filter: str,
-        coalesce: float = LONGEST_REST,
+        coalesce: float = LONGEST_DELAY,
     ) -> None:
         """Take over a `xsk_tee.c` program, attached by `link`, which copies `snaplen` bytes of a packet."""
         self._table = program.maps["copies"]
@@ -60,7 +60,7 @@ class Tee(OneReceiver):
         # that an interrupt between two steps can neither lose a packet nor bring it twice.
         self._held: tuple[Rows | None, list[Columns]] = (None, [])
         self._returned = 0  # packets, by receive(); written by that only
-        self._lent: weakref.ref[Batch] | None = None  # the last Batch
+        self._last: weakref.ref[Batch] | None = None  # the last Batch
 
     def __repr__(self) -> str:
         """Show what came about."""
@@ -116,9 +116,9 @@ class Tee(OneReceiver):
     # --- receiving ----------------------------------------------------------------------------------------------------
 
     def _begin(self, limit: int | None, timeout: float | None) -> Batch | None:
-        return self._next(limit) if self._end_loan() else None
+        return self._next(limit) if self._take_back() else None
 
-    def _look(self, limit: int | None, turns: int | None = None) -> Batch:
+    def _poll(self, limit: int | None, turns: int | None = None) -> Batch:
         # Nothing may have come though the Waiter said so: the kernel tells of a copy that another CPU is still at.
         if not self._take():
             self._waiter.check_feed()
@@ -126,12 +126,12 @@ class Tee(OneReceiver):
 
     def _holds(self) -> bool:
         """Whether copies were taken with the last Batch. Ends its loan: meanwhile the kernel tells of nothing new."""
-        return self._end_loan()
+        return self._take_back()
 
-    def _end_loan(self) -> bool:
+    def _take_back(self) -> bool:
         """Make the last Batch stale. Whether packets taken with it are still to be returned; else the slots go back."""
         self._expire_last()
-        self._lent = None
+        self._last = None
         rows, waiting = self._held
         if waiting:
             return True
@@ -156,7 +156,7 @@ class Tee(OneReceiver):
         if limit is not None and limit < len(columns.descs):
             columns, others = columns.part(slice(limit)), [columns.part(slice(limit, None)), *others]
         batch = columns.batch()
-        self._lent = weakref.ref(batch)
+        self._last = weakref.ref(batch)
         self._held = (rows, others)
         self._returned += len(batch)
         return batch
@@ -172,7 +172,7 @@ class Tee(OneReceiver):
         self._expire_last()  # its memory stayed with the parent
 
     def _expire_last(self) -> None:
-        last = self._lent() if self._lent is not None else None
+        last = self._last() if self._last is not None else None
         if last is not None:
             last.expire()
 

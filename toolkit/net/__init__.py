@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from toolkit._base.door import door
+from toolkit._base.lazy import lazily
 from toolkit._base.netns import NetNS, entered
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Device", "NetNS", "describe", "entered", "leftovers", "repair"]
 
-__getattr__, __dir__ = door(
+__getattr__, __dir__ = lazily(
     __name__,
     {
         "device": "Device describe",

@@ -60,7 +60,7 @@ _KINDS = {  # those that XDP can be attached to, or that people may try
 LINK_HEADERS = 14 + 2 * 4  # bytes of Ethernet and two VLAN tags, which an MTU does not count
 _HARDWARE = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$|usb-")  # a place on PCI, or on USB
 _SHARED = ("virtio_net", "vmxnet3")
-_CARRIER_PATIENCE = 4.0  # seconds: some drivers restart the link when a program is attached
+_CARRIER_TIMEOUT = 4.0  # seconds: some drivers restart the link when a program is attached
 
 
 class Device(NamedTuple):
@@ -232,6 +232,6 @@ def check_ethernet(device: Device) -> None:
 
 def await_carrier(device: Device) -> None:
     """Some drivers take the link down for a second or two when a program is attached: wait until it is back."""
-    deadline = time.monotonic() + _CARRIER_PATIENCE
+    deadline = time.monotonic() + _CARRIER_TIMEOUT
     while device.running and not describe(device.name).running and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from toolkit._base.door import door
+from toolkit._base.lazy import lazily
 
 if TYPE_CHECKING:
     from toolkit.packets.checksum import fill_checksums, internet_checksum
@@ -43,7 +43,7 @@ __all__ = [
     "udp_frame",
 ]
 
-__getattr__, __dir__ = door(
+__getattr__, __dir__ = lazily(
     __name__,
     {
         "template": "Template",

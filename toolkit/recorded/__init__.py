@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from toolkit._base.door import door
+from toolkit._base.lazy import lazily
 
 if TYPE_CHECKING:
     from toolkit.recorded.format import RecordedInterface
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Recorded", "RecordedInterface", "Replay", "Replayed"]
 
-__getattr__, __dir__ = door(
+__getattr__, __dir__ = lazily(
     __name__,
     {
         "recorded": "Recorded",

@@ -26,7 +26,7 @@ __all__ = ["Ended", "Replay", "Replayed", "replay"]
 _U32 = 0xFFFFFFFF
 _SECOND = 1_000_000_000
 _LINK_HEADER, _TAG = 14, 4  # bytes: Ethernet's, and those of a VLAN tag, which the MTU does not count either
-_PATIENCE = 0.2  # seconds that a wait lasts at most before stop() and tick() are called again
+_TIMEOUT = 0.2  # seconds that a wait lasts at most before stop() and tick() are called again
 _BATCH = 1024  # packets read at a time: as a matrix they stay in the cache
 _SET_BACK = 10 * _SECOND  # ns: a step back by more is the clock's; by less, queues that took turns
 _SET_FORWARD = 366 * 86_400 * _SECOND  # ns: so is one on by more: a machine without a battery begins in 1970
@@ -258,13 +258,13 @@ class Replay:
             now = time.monotonic_ns() - self._began
             ready = int(np.searchsorted(due, now, side="right"))
             if ready <= at:
-                time.sleep(min((float(due[at]) - now) / _SECOND, _PATIENCE))
+                time.sleep(min((float(due[at]) - now) / _SECOND, _TIMEOUT))
                 continue
             if self._speed is not None or self._rate is not None:
                 self._behind = max(self._behind, now - int(due[at]))
             index = self._sock.tx.next_index
             try:
-                self._sock.send(matrix[at:ready], lengths[at:ready], timeout=_PATIENCE)
+                self._sock.send(matrix[at:ready], lengths[at:ready], timeout=_TIMEOUT)
             finally:
                 sent = (self._sock.tx.next_index - index) & _U32  # also when it ended with an error
                 self._counts["packets"] += sent

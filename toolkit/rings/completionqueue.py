@@ -40,7 +40,7 @@ class CompletionQueue(Consumer):
         n, index = self.available(self.size), self._cached_consumer
         if not n:
             return 0
-        if self._custodian is None or self.unreleased:
+        if self._owners is None or self.unreleased:
             addresses = self.take()
             umem.recycle(addresses)
             return len(addresses)
@@ -50,7 +50,7 @@ class CompletionQueue(Consumer):
             self._cached_consumer = (index + n) & U32
             self.release(n)
 
-        self._custodian.reclaim(umem, addresses, release)
+        self._owners.reclaim(umem, addresses, release)
         return n
 
     def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:

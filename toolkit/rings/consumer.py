@@ -13,7 +13,7 @@ from toolkit._base.arguments import whole
 from toolkit.errors import RING_LIES, ArgumentError, FrameError
 from toolkit.rings.limits import Limits
 from toolkit.rings.memory import U32, RingMemory
-from toolkit.rings.owners import Addresses, Custodian
+from toolkit.rings.owners import Addresses, Owners
 
 __all__ = ["Consumer"]
 
@@ -24,12 +24,12 @@ class Consumer(ABC):
     Semantics: gVisor's pkg/xdp (peek, get, release), with libxdp's limit and cancel.
     """
 
-    def __init__(self, memory: RingMemory, custodian: Custodian | None = None, limits: Limits | None = None) -> None:
-        """Stand on `memory`; tell `custodian` of every frame that changes hands. limits: what the descriptors that
+    def __init__(self, memory: RingMemory, owners: Owners | None = None, limits: Limits | None = None) -> None:
+        """Stand on `memory`; tell `owners` of every frame that changes hands. limits: what the descriptors that
         take() returns may say, on an RX ring; get() returns them as they are, for UMEM.get() to judge.
         """
         self._memory = memory
-        self._custodian = custodian
+        self._owners = owners
         self._limits = limits
         self.size: int = memory.size  # entries; a power of 2
         # Always size - 1: lets the free-running indices wrap around the ring.
@@ -67,7 +67,7 @@ class Consumer(ABC):
         """Return how many entries can be peeked; read the shared index only when fewer than `wanted` are known."""
         entries = (self._cached_producer - self._cached_consumer) & U32
         if entries < wanted or entries == 0:
-            entries = self._look()
+            entries = self._load_producer()
         elif self._memory.closed:
             raise self._memory.closed_error()
         return entries
@@ -80,7 +80,7 @@ class Consumer(ABC):
         """
         entries = (self._cached_producer - self._cached_consumer) & U32
         if entries == 0:
-            entries = self._look()
+            entries = self._load_producer()
         elif self._memory.entries is None:  # `closed`, without the cost of a property
             raise self._memory.closed_error()
         if limit is not None and entries > limit:
@@ -90,10 +90,10 @@ class Consumer(ABC):
         if self._peeking is not None:
             self._forget_peek()
         index = self._cached_consumer
-        if entries and self._custodian is not None:
+        if entries and self._owners is not None:
             self._peeking = (index, entries)
             try:
-                self._take_custody(index, entries)
+                self._record_owners(index, entries)
             except FrameError:  # refused whole: there is nothing to undo
                 self._peeking = None
                 raise
@@ -101,7 +101,7 @@ class Consumer(ABC):
         self._peeking = None
         return entries, index
 
-    def _look(self) -> int:
+    def _load_producer(self) -> int:
         """Read the shared producer index: how many entries can be peeked. FrameError when it cannot be."""
         producer = self._memory.load(self._memory.producer)
         entries = (producer - self._cached_consumer) & U32
@@ -117,8 +117,8 @@ class Consumer(ABC):
         """Undo a peek that an interrupt cut short: nobody was told of its entries, the next peek returns them."""
         assert self._peeking is not None
         index, n = self._peeking
-        if self._custodian is not None:
-            self._custodian.restore(self._addresses_of(self._memory.read(index, n)))
+        if self._owners is not None:
+            self._owners.restore(self._addresses_of(self._memory.read(index, n)))
         self._cached_consumer = index
         self._peeking = None
 
@@ -128,8 +128,8 @@ class Consumer(ABC):
         if n < 0 or n > self.unreleased:
             raise ArgumentError(f"cannot cancel {n} entries: {self.unreleased} are peeked and not released")
         index = (self._cached_consumer - n) & U32
-        if n and self._custodian is not None:
-            self._custodian.put_back(self._addresses_of(self._memory.read(index, n)))
+        if n and self._owners is not None:
+            self._owners.put_back(self._addresses_of(self._memory.read(index, n)))
         self._cached_consumer = index
 
     def release(self, n: int) -> None:
@@ -162,8 +162,8 @@ class Consumer(ABC):
         if n:
             if self._limits is not None:
                 self._limits.check(entries)
-            if self._custodian is not None:
-                self._custodian.taken(self._addresses_of(entries))
+            if self._owners is not None:
+                self._owners.taken(self._addresses_of(entries))
             self._cached_consumer = (index + n) & U32
             self.release(n)
         return entries
@@ -181,9 +181,9 @@ class Consumer(ABC):
     def _address_at(self, index: int) -> int:
         """Return the frame address of one entry."""
 
-    def _take_custody(self, index: int, n: int) -> None:
-        assert self._custodian is not None
+    def _record_owners(self, index: int, n: int) -> None:
+        assert self._owners is not None
         if n == 1:
-            self._custodian.taken_one(self._address_at(index))
+            self._owners.taken_one(self._address_at(index))
         else:
-            self._custodian.taken(self._addresses_of(self._memory.read(index, n)))
+            self._owners.taken(self._addresses_of(self._memory.read(index, n)))

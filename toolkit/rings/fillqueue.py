@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from toolkit.errors import ArgumentError
 from toolkit.rings.memory import U32, RingMemory
-from toolkit.rings.owners import Addresses, Custodian, FrameStore
+from toolkit.rings.owners import Addresses, FrameStore, Owners
 from toolkit.rings.producer import Producer
 
 __all__ = ["FillQueue"]
@@ -26,10 +26,10 @@ class FillQueue(Producer):
     """
 
     def __init__(
-        self, memory: RingMemory, custodian: Custodian | None = None, wake: Callable[[], bool] | None = None
+        self, memory: RingMemory, owners: Owners | None = None, wake: Callable[[], bool] | None = None
     ) -> None:
         """Stand on `memory`, as every Producer does."""
-        super().__init__(memory, custodian, wake)
+        super().__init__(memory, owners, wake)
         self._filling = False  # set while fill_all() is under way: an interrupt leaves it set
 
     def set(self, index: int, addr: int) -> None:
@@ -75,14 +75,14 @@ class FillQueue(Producer):
         if self.unpublished:
             raise ArgumentError("entries that were reserved before must be published or given back before fill_all()")
         index = self._cached_producer
-        custodian = self._custodian
+        owners = self._owners
         self._filling = True
-        addresses = umem.alloc_frames(n) if custodian is None else custodian.lend(umem, n, index)
+        addresses = umem.alloc_frames(n) if owners is None else owners.post(umem, n, index)
         self._memory.write(index, addresses)
         self._cached_producer = (index + n) & U32
         self._memory.store(self._memory.producer, index + n)
-        if custodian is not None:
-            custodian.settle((index + n) & U32)
+        if owners is not None:
+            owners.settle((index + n) & U32)
         self._filling = False
         if self.needs_wakeup:
             self.wake()
@@ -91,15 +91,15 @@ class FillQueue(Producer):
     def recover(self) -> None:
         """Forget what was reserved and not published; frames that an interrupted fill_all() took are free again."""
         producer = self._cached_producer = self._memory.load(self._memory.producer)
-        if self._custodian is not None:
-            self._custodian.settle(producer)
+        if self._owners is not None:
+            self._owners.settle(producer)
         self._filling = False
 
     def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
         return entries
 
-    def _give_one(self, custodian: Custodian, index: int) -> None:
-        custodian.given_one(self.get(index))
+    def _give_one(self, owners: Owners, index: int) -> None:
+        owners.given_one(self.get(index))
 
 
 def _checked(addresses: Addresses) -> Addresses:

@@ -31,7 +31,7 @@ __all__ = ["U32", "RingMemory"]
 U32 = 0xFFFFFFFF  # indices are free-running and wrap here
 ADDRESS_BYTES = 8  # an entry of a fill or completion ring
 DESC_BYTES = 16  # an entry of an RX or TX ring
-_CLOSE_PATIENCE = 5.0  # seconds that close() waits for another thread to leave a ring
+_CLOSE_TIMEOUT = 5.0  # seconds that close() waits for another thread to leave a ring
 
 
 class _Release(Protocol):
@@ -215,7 +215,7 @@ class RingMemory(fork.NotCopied):
         return whole
 
     def _release(self, view: _Release) -> None:
-        deadline = time.monotonic() + _CLOSE_PATIENCE
+        deadline = time.monotonic() + _CLOSE_TIMEOUT
         while True:
             try:
                 view.release()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Custody: what a ring tells the UMEM when frames change hands.
 
-The rings stand below the UMEM and know only this protocol. A ring without a custodian (over plain memory, say) moves
+The rings stand below the UMEM and know only this protocol. A ring without a owners (over plain memory, say) moves
 numbers and nothing else.
 """
 
@@ -13,12 +13,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Addresses", "Custodian", "FrameStore"]
+__all__ = ["Addresses", "FrameStore", "Owners"]
 
 Addresses = npt.NDArray[np.uint64]  # shape (n,): offsets into the UMEM; any byte of a frame names the frame
 
 
-class Custodian(Protocol):
+class Owners(Protocol):
     """Keeps the owner of every frame that passes one ring. Each call is all or nothing."""
 
     def taken(self, addresses: Addresses) -> None:
@@ -42,7 +42,7 @@ class Custodian(Protocol):
     def given_one(self, address: int) -> None:
         """The same for one frame."""
 
-    def lend(self, store: FrameStore, n: int, index: int) -> Addresses:
+    def post(self, store: FrameStore, n: int, index: int) -> Addresses:
         """Take `n` free frames of `store` for the kernel, to be published from ring index `index` on.
 
         They are remembered as pending until settle(): an interrupt in between delays them, it does not lose them.

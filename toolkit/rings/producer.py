@@ -15,7 +15,7 @@ from toolkit.errors import RING_LIES, ArgumentError, FrameError
 from toolkit.rings.atomics import fence
 from toolkit.rings.limits import Limits
 from toolkit.rings.memory import U32, RingMemory
-from toolkit.rings.owners import Addresses, Custodian
+from toolkit.rings.owners import Addresses, Owners
 
 __all__ = ["Producer"]
 
@@ -29,7 +29,7 @@ class Producer(ABC):
     def __init__(
         self,
         memory: RingMemory,
-        custodian: Custodian | None = None,
+        owners: Owners | None = None,
         wake: Callable[[], bool] | None = None,
         limits: Limits | None = None,
     ) -> None:
@@ -38,7 +38,7 @@ class Producer(ABC):
         limits: what descriptors may say, on a TX ring: the kernel drops others, and never returns their frames.
         """
         self._memory = memory
-        self._custodian = custodian
+        self._owners = owners
         self._limits = limits
         self._wake = wake
         self.size: int = memory.size  # entries; a power of 2
@@ -119,21 +119,21 @@ class Producer(ABC):
             raise ArgumentError(
                 f"cannot submit {n} entries: {reserved} are reserved and not published. Next step: reserve them first."
             )
-        if n and self._custodian is not None:
+        if n and self._owners is not None:
             if n == 1:
-                self._give_one(self._custodian, index)
+                self._give_one(self._owners, index)
             else:
                 entries = self._memory.read(index, n)
                 if self._limits is not None:
                     self._limits.check(entries)
-                self._custodian.given(self._addresses_of(entries))
+                self._owners.given(self._addresses_of(entries))
         self._memory.store(self._memory.producer, index + n)
 
     def put(self, entries: npt.NDArray[np.uint64], *, distinct: bool = False, noted: bool = False) -> int:
         """Reserve, write and publish in one: as many of `entries` as there is room for; returns how many.
 
         Shape (n,) or (n, 2), u64. Does not wake the kernel. For batch code. `distinct` vouches that no frame is named
-        twice, as in a batch that one ring gave; without it that is checked. `noted`: the custodian has them as given
+        twice, as in a batch that one ring gave; without it that is checked. `noted`: the owners has them as given
         away already.
         """
         n = min(self.free(len(entries)), len(entries))
@@ -146,8 +146,8 @@ class Producer(ABC):
             if self._limits is not None and not noted:
                 self._limits.check(entries)
             self._memory.write(index, entries)
-            if self._custodian is not None and not noted:
-                self._custodian.given(self._addresses_of(entries), distinct=distinct)
+            if self._owners is not None and not noted:
+                self._owners.given(self._addresses_of(entries), distinct=distinct)
             self._cached_producer = (index + n) & U32
             self._memory.store(self._memory.producer, index + n)
         return n
@@ -179,5 +179,5 @@ class Producer(ABC):
         """Return the frame addresses in a copy of entries."""
 
     @abstractmethod
-    def _give_one(self, custodian: Custodian, index: int) -> None:
+    def _give_one(self, owners: Owners, index: int) -> None:
         """Give the frame of one entry that is about to be published."""

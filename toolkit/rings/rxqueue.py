@@ -51,8 +51,8 @@ class RXQueue(Consumer):
         if memory.load(memory.consumer) != index:
             raise ArgumentError("entries that were peeked before must be released or cancelled before take_one()")
         desc = self.get(index)
-        if self._custodian is not None:
-            self._custodian.taken_one(desc.addr)
+        if self._owners is not None:
+            self._owners.taken_one(desc.addr)
         self._cached_consumer = index = (index + 1) & U32
         memory.store(memory.consumer, index)
         return desc

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from toolkit.abi.if_xdp import XDPDesc
 from toolkit.errors import ArgumentError
 from toolkit.rings.memory import U32
-from toolkit.rings.owners import Addresses, Custodian, FrameStore
+from toolkit.rings.owners import Addresses, FrameStore, Owners
 from toolkit.rings.producer import Producer
 
 __all__ = ["TXQueue", "as_descs"]
@@ -71,8 +71,8 @@ class TXQueue(Producer):
         if self._limits is not None:
             self._limits.check_one(desc)
         self.set(index, desc)
-        if self._custodian is not None:
-            self._custodian.given_one(desc.addr)
+        if self._owners is not None:
+            self._owners.given_one(desc.addr)
         self._cached_producer = index = (index + 1) & U32
         memory.store(memory.producer, index)
         return True
@@ -80,11 +80,11 @@ class TXQueue(Producer):
     def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
         return entries[:, 0]
 
-    def _give_one(self, custodian: Custodian, index: int) -> None:
+    def _give_one(self, owners: Owners, index: int) -> None:
         desc = self.get(index)
         if self._limits is not None:
             self._limits.check_one(desc)
-        custodian.given_one(desc.addr)
+        owners.given_one(desc.addr)
 
 
 def as_descs(descs: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:

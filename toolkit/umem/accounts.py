@@ -15,16 +15,16 @@ import numpy as np
 from toolkit.errors import ArgumentError, FrameError
 from toolkit.umem.ledger import FREE, RECEIVED, RETIRED, RETURNED, RX, TX, USER, Addresses, Ledger, owner_code
 
-__all__ = ["ReceiveCustody", "SendCustody"]
+__all__ = ["ReceiveAccount", "SendAccount"]
 
 
-class ReceiveCustody:
+class ReceiveAccount:
     """Frames that a Socket lends to the kernel (fill ring) and gets back with packets (RX ring)."""
 
     def __init__(self, ledger: Ledger, holder: int) -> None:
         self._ledger = ledger
         self._holder = holder  # immutable: the Socket's number on its UMEM
-        self._lent = owner_code(RX, holder)
+        self._posted = owner_code(RX, holder)
         self._received = owner_code(RECEIVED, holder)
         # (ring index, addresses) between lend() and settle(): frames that are the kernel's in the ledger and may not
         # have reached the fill ring yet. Only an interrupt leaves it set.
@@ -32,30 +32,30 @@ class ReceiveCustody:
 
     def taken(self, addresses: Addresses) -> None:
         """Note that the RX ring returned frames."""
-        self._ledger.move(addresses, self._received, self._lent, RETURNED)
+        self._ledger.move(addresses, self._received, self._posted, RETURNED)
 
     def taken_one(self, address: int) -> None:
         """The same for one frame."""
-        if not self._ledger.swap_one(address, self._lent, self._received):
-            self._ledger.move_one(address, self._received, self._lent, RETURNED)
+        if not self._ledger.swap_one(address, self._posted, self._received):
+            self._ledger.move_one(address, self._received, self._posted, RETURNED)
 
     def put_back(self, addresses: Addresses) -> None:
         """Note that a peek was cancelled."""
-        self._ledger.move(addresses, self._lent, self._received, "cannot cancel the peek of")
+        self._ledger.move(addresses, self._posted, self._received, "cannot cancel the peek of")
 
     def given(self, addresses: Addresses, *, distinct: bool = False) -> None:
         """Note that frames of the user go into the fill ring."""
         ledger = self._ledger
-        ledger.move(addresses, self._lent, None, "cannot lend to the kernel", distinct=distinct)
-        ledger.lent_at[ledger.numbers(addresses)] = time.monotonic_ns()
+        ledger.move(addresses, self._posted, None, "cannot lend to the kernel", distinct=distinct)
+        ledger.posted_at[ledger.numbers(addresses)] = time.monotonic_ns()
 
     def given_one(self, address: int) -> None:
         """The same for one frame."""
         ledger = self._ledger
-        ledger.move_one(address, self._lent, None, "cannot lend to the kernel")
-        ledger.lent_at[address >> ledger.shift] = time.monotonic_ns()
+        ledger.move_one(address, self._posted, None, "cannot lend to the kernel")
+        ledger.posted_at[address >> ledger.shift] = time.monotonic_ns()
 
-    def lend(self, store: Any, n: int, index: int) -> Addresses:
+    def post(self, store: Any, n: int, index: int) -> Addresses:
         """Take `n` free frames for the fill ring, to be published from `index` on; pending until settle()."""
         ledger = self._ledger
         if getattr(store, "ledger", None) is not ledger:
@@ -63,8 +63,8 @@ class ReceiveCustody:
         with ledger.lock:
             addresses: Addresses = ledger.top(n)
             self.pending = (index, addresses)
-            ledger.give(addresses, self._lent)
-        ledger.lent_at[ledger.numbers(addresses)] = time.monotonic_ns()
+            ledger.give(addresses, self._posted)
+        ledger.posted_at[ledger.numbers(addresses)] = time.monotonic_ns()
         return addresses
 
     def settle(self, producer: int) -> None:
@@ -73,7 +73,7 @@ class ReceiveCustody:
         if pending is not None and pending[0] == producer:
             with ledger.lock:
                 # Interrupted early, lend() had not marked them: then they may be the sending thread's by now.
-                ledger.swap(pending[1], self._lent, FREE)
+                ledger.swap(pending[1], self._posted, FREE)
                 ledger.rebuild()
         self.pending = None
 
@@ -85,14 +85,14 @@ class ReceiveCustody:
         """Free every received frame but those that the RX ring will return again: after an interrupted receive."""
         ledger = self._ledger
         with ledger.lock:
-            ledger.swap(still_in_ring, self._received, self._lent)  # first: at no moment are they free
+            ledger.swap(still_in_ring, self._received, self._posted)  # first: at no moment are they free
             ledger.owner[ledger.owner == self._received] = FREE
             ledger.rebuild()
 
     def restore(self, addresses: Addresses) -> None:
         """Note that an interrupted peek is forgotten: what it took is the kernel's again."""
         with self._ledger.lock:
-            self._ledger.swap(addresses, self._received, self._lent)
+            self._ledger.swap(addresses, self._received, self._posted)
 
     def end(self, *, linger: float = 0.0) -> None:
         """Free all frames of this side: the Socket is gone. Without a lock, for finalizers too.
@@ -101,13 +101,13 @@ class ReceiveCustody:
         """
         self.pending = None
         if linger:
-            self._ledger.disown_later(self._lent, owner_code(RETIRED, self._holder), linger)
+            self._ledger.disown_later(self._posted, owner_code(RETIRED, self._holder), linger)
         else:
-            self._ledger.disown(self._lent, FREE)
+            self._ledger.disown(self._posted, FREE)
         self._ledger.disown(self._received, FREE)
 
 
-class SendCustody:
+class SendAccount:
     """Frames that a Socket hands to the kernel to send (TX ring) and gets back sent (completion ring)."""
 
     def __init__(self, ledger: Ledger, holder: int) -> None:
@@ -147,7 +147,7 @@ class SendCustody:
         if not self._ledger.swap_one(address, self._received, self._sending):
             self._ledger.move_one(address, self._sending, None, "cannot send")
 
-    def lend(self, store: Any, n: int, index: int) -> Addresses:
+    def post(self, store: Any, n: int, index: int) -> Addresses:
         """Refuse: only a fill ring lends free frames."""
         raise ArgumentError("a TX ring does not lend free frames")
 

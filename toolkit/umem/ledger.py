@@ -99,8 +99,8 @@ class Ledger:
         self.depth = frames  # free frames on the stack
         self._torn = False  # set while the stack is behind the owners: an interrupt leaves it set
         # CLOCK_MONOTONIC ns at which each frame was last lent for receiving, shape (frames,) i64, written by
-        # ReceiveCustody: an arrival time before it is left over from an earlier packet.
-        self.lent_at: npt.NDArray[np.int64] = np.zeros(frames, dtype=np.int64)
+        # ReceiveAccount: an arrival time before it is left over from an earlier packet.
+        self.posted_at: npt.NDArray[np.int64] = np.zeros(frames, dtype=np.int64)
         # Scratch of _duplicate(): a position for each frame, and 0, 1, 2, ...
         self._stamp: npt.NDArray[np.uint32] = np.zeros(frames, dtype=np.uint32)
         self._positions: npt.NDArray[np.uint32] = np.arange(0, dtype=np.uint32)

@@ -61,7 +61,7 @@ class AsyncWaiter:
                     return True
             else:
                 with self._guard:
-                    if not self._closed() and self._waiter.look():
+                    if not self._closed() and self._waiter.poll_once():
                         return True
                 await asyncio.sleep(0)
         return False

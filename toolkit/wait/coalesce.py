@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import time
 
-__all__ = ["LONGEST_REST", "Coalescer"]
+__all__ = ["LONGEST_DELAY", "Coalescer"]
 
-LONGEST_REST = 0.001  # seconds, by default
+LONGEST_DELAY = 0.001  # seconds, by default
 _WORTH = 10_000.0  # packets/s from which resting is worth it
 _LEAST = 4  # packets of one rest below which it was not worth it: somebody may be waiting for our answer to each
 _TARGET = 1024  # packets of one rest: a million packets/s cost half of what they cost with 256; more would save little
@@ -57,7 +57,7 @@ class Coalescer:
         """Note that nothing came, and that the receiver sleeps until something does."""
         self._idle = True
 
-    def rest(self, timeout: float | None) -> float:
+    def delay(self, timeout: float | None) -> float:
         """Return the seconds to sleep before the next look, at most `timeout`; the caller sleeps right away."""
         if not self.active or timeout == 0:
             return 0.0

@@ -192,7 +192,7 @@ class Waiter:
                 raise kernel_error("wait", errno.ENXIO, f"cannot receive on {self._where} any more")
         return None
 
-    def look(self) -> bool:
+    def poll_once(self) -> bool:
         """Look once, without sleeping: whether packets wait. In "busy-poll", after the driver was driven."""
         if self.mode == "busy-poll":
             for sock in self._sockets.values():

@@ -24,11 +24,11 @@ from toolkit.workers.errors import portable
 from toolkit.workers.shared import Handover, SharedProgram, receive_fds
 from toolkit.workers.work import Work, unpacked
 
-__all__ = ["TOLD", "Job", "Worker", "current", "main", "page_bytes"]
+__all__ = ["REPORTED", "Job", "Worker", "current", "main", "page_bytes"]
 
-TOLD = 8  # numbers that a worker can tell: u64 each, a cache line a worker
+REPORTED = 8  # numbers that a worker can tell: u64 each, a cache line a worker
 
-_DRAIN_PATIENCE = 2.0  # seconds in which the work can take what waits in the rings
+_DRAIN_TIMEOUT = 2.0  # seconds in which the work can take what waits in the rings
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ class Worker:
         """
         return self._stopping.is_set()
 
-    def tell(self, *numbers: int) -> None:
+    def report(self, *numbers: int) -> None:
         """Let the parent see up to 8 numbers (u64) while the work goes on: a row of `Workers.told`. Costs 1 us."""
-        if len(numbers) > TOLD:
-            raise ArgumentError(f"a worker tells up to {TOLD} numbers, not {len(numbers)}")
+        if len(numbers) > REPORTED:
+            raise ArgumentError(f"a worker tells up to {REPORTED} numbers, not {len(numbers)}")
         self._row[: len(numbers)] = numbers
 
     def __repr__(self) -> str:
@@ -136,12 +136,12 @@ def _page(fd: int, job: Job) -> npt.NDArray[np.uint64]:
     """
     memory = map_file(fd, page_bytes(job.workers))
     os.close(fd)
-    return np.frombuffer(memory, np.uint64).reshape(-1, TOLD)
+    return np.frombuffer(memory, np.uint64).reshape(-1, REPORTED)
 
 
 def page_bytes(workers: int) -> int:
     """Return the size of the page that `workers` workers share with their parent."""
-    return (workers + 1) * TOLD * 8
+    return (workers + 1) * REPORTED * 8
 
 
 def _do(
@@ -193,6 +193,6 @@ def _await_drained(interface: Interface) -> None:
     rings = select.poll()
     for sock in interface.sockets:
         rings.register(sock.fileno(), select.POLLIN)
-    deadline = time.monotonic() + _DRAIN_PATIENCE
+    deadline = time.monotonic() + _DRAIN_TIMEOUT
     while any(events & select.POLLIN for _, events in rings.poll(0)) and time.monotonic() < deadline:
         time.sleep(0.002)

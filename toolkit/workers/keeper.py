@@ -94,9 +94,9 @@ class Keeper:
 
     def _run(self) -> None:
         with held_back():  # for the workers, until they have handlers of their own: Ctrl-C is a matter of this process
-            self._look_after()
+            self._watch()
 
-    def _look_after(self) -> None:
+    def _watch(self) -> None:
         try:
             self._start()
             while any(member.process is not None for member in self.members):
@@ -148,20 +148,20 @@ class Keeper:
     def _hear(self, member: Member) -> None:
         assert member.connection is not None
         try:
-            kind, *told = member.connection.recv()
+            kind, *reports = member.connection.recv()
         except (EOFError, OSError):
             self._hang_up(member)
             return
         except Exception as unreadable:  # a result that does not unpickle here
-            kind, told = "failed", [unreadable, str(unreadable)]
+            kind, reports = "failed", [unreadable, str(unreadable)]
         if kind == "ready":
-            member.info = told[0]
+            member.info = reports[0]
             if all(one.info is not None for one in self.members):
                 self.settled.set()
         elif kind == "result":
-            member.future.set_result(told[0])
+            member.future.set_result(reports[0])
         else:
-            self._fail(member, failed(member.who, *told))
+            self._fail(member, failed(member.who, *reports))
 
     def _bury(self, member: Member) -> None:
         """A worker's process has ended. What it said before that is heard first."""

@@ -26,17 +26,17 @@ from toolkit.interface.open_interface import check_rules, rules_of, wants_frags
 from toolkit.net.device import Device, await_carrier, check_ethernet, describe, queue_numbers
 from toolkit.program import Action, Program, Replace, Rule
 from toolkit.program.rcu import wait_for_readers
-from toolkit.program.rules import describe as in_words
-from toolkit.workers.child import TOLD, Job, page_bytes
+from toolkit.program.rules import describe as as_text
+from toolkit.workers.child import REPORTED, Job, page_bytes
 from toolkit.workers.keeper import Keeper, Member, own_cpus
 from toolkit.workers.shared import Handover
 from toolkit.workers.work import packed, refuse_inside_worker
 
 __all__ = ["Workers"]
 
-_START_PATIENCE = 60.0  # seconds until every worker has imported, bound and filled; under emulation it takes that long
-_CLOSE_PATIENCE = 5.0  # seconds that close() gives the work to return
-_DEATH_PATIENCE = 5.0  # seconds for a killed process to be gone
+_START_TIMEOUT = 60.0  # seconds until every worker has imported, bound and filled; under emulation it takes that long
+_CLOSE_TIMEOUT = 5.0  # seconds that close() gives the work to return
+_DEATH_TIMEOUT = 5.0  # seconds for a killed process to be gone
 
 
 class Workers(Attachment):
@@ -84,7 +84,7 @@ class Workers(Attachment):
         function = packed(work)
         self._own_program = program is None
         self._keeper: Keeper | None = None
-        self._told = np.zeros((0, TOLD), np.uint64)
+        self._reports = np.zeros((0, REPORTED), np.uint64)
 
         def begin() -> None:
             with explained(f"cannot start workers on {interface}"), contextlib.ExitStack() as undo:
@@ -100,7 +100,7 @@ class Workers(Attachment):
                     self._attach(wanted, program, numbers, several, mode=mode, replace=replace, netns=netns)
                 handover = Handover.of(self.program, self.link)
                 jobs = [
-                    Job(i, len(places), interface, mine, cpu, function, in_words(wanted) or None, handover, options)
+                    Job(i, len(places), interface, mine, cpu, function, as_text(wanted) or None, handover, options)
                     for i, (mine, cpu) in enumerate(zip(self._dealt, places, strict=True))
                 ]
                 self._start(jobs, netns)
@@ -127,12 +127,12 @@ class Workers(Attachment):
         page = os.memfd_create("toolkit-workers", os.MFD_CLOEXEC)
         try:
             os.ftruncate(page, page_bytes(len(jobs)))
-            shared = np.frombuffer(map_file(page, page_bytes(len(jobs))), np.uint64).reshape(-1, TOLD)
-            self._told, self._parents = shared[:-1], shared[-1]
+            shared = np.frombuffer(map_file(page, page_bytes(len(jobs))), np.uint64).reshape(-1, REPORTED)
+            self._reports, self._parents = shared[:-1], shared[-1]
             fds = [self.program.fd, *(one.fd for one in self.program.maps.values()), page]
             self._keeper = Keeper([Member(job) for job in jobs], fds, netns)
             self._finalizer = weakref.finalize(self, self._keeper.kill)  # for forgotten Workers
-            settled = self._keeper.settled.wait(_START_PATIENCE)
+            settled = self._keeper.settled.wait(_START_TIMEOUT)
         finally:
             os.close(page)
         for member in self._keeper.members:
@@ -140,7 +140,7 @@ class Workers(Attachment):
                 raise error
         if not settled:
             late = ", ".join(member.who for member in self._keeper.members if member.info is None)
-            raise ToolkitError(f"{late} did not get ready within {_START_PATIENCE:.0f} s and was stopped.")
+            raise ToolkitError(f"{late} did not get ready within {_START_TIMEOUT:.0f} s and was stopped.")
         self._keeper.send("go")
 
     # --- what it is ---------------------------------------------------------------------------------------------------
@@ -166,9 +166,9 @@ class Workers(Attachment):
         return sum(not member.future.done() for member in self._members)
 
     @property
-    def told(self) -> npt.NDArray[np.uint64]:
+    def reports(self) -> npt.NDArray[np.uint64]:
         """What each worker told last: shape (workers, 8) u64, zeros at first. A copy. Stays after a worker's end."""
-        return self._told.copy()
+        return self._reports.copy()
 
     def info(self) -> dict[str, Any]:
         """Return what came about, as Interface.info() does; `frames` of all workers, and the queues of each."""
@@ -239,10 +239,10 @@ class Workers(Attachment):
         keeper.stopping = True  # what ends now is no news
         if all(member.info is not None for member in keeper.members):
             self._stop()
-            keeper.ended.wait(_CLOSE_PATIENCE)
+            keeper.ended.wait(_CLOSE_TIMEOUT)
         keeper.kill()
-        keeper.ended.wait(_DEATH_PATIENCE)
-        self._told = self._told.copy()  # the shared page goes, the numbers stay
+        keeper.ended.wait(_DEATH_TIMEOUT)
+        self._reports = self._reports.copy()  # the shared page goes, the numbers stay
         self._parents = self._parents.copy()
         self._finalizer.detach()  # it keeps the futures alive, and exceptions in them keep this object alive
 

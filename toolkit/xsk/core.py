@@ -40,7 +40,7 @@ from toolkit.errors import ClosedError, DeviceGoneError, FrameError, ToolkitErro
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
 from toolkit.rings.limits import rx_limits, tx_limits
 from toolkit.rings.memory import ADDRESS_BYTES, DESC_BYTES
-from toolkit.umem.accounts import ReceiveCustody, SendCustody
+from toolkit.umem.accounts import ReceiveAccount, SendAccount
 from toolkit.umem.umem import UMEM
 from toolkit.wait.feed import Feed
 from toolkit.wait.waiter import DeviceSocket, Waiter
@@ -49,12 +49,12 @@ from toolkit.xsk.registration import Registration
 
 __all__ = ["Core"]
 
-_EBUSY_PATIENCE = 1.0  # seconds: the kernel frees a closed socket's queue asynchronously, in about 26 ms
-_CLOSE_PATIENCE = 5.0  # seconds that close() waits for threads inside receive() or send()
-_DRAIN_PATIENCE = 0.1  # seconds that close() waits for frames that are being sent
+_EBUSY_TIMEOUT = 1.0  # seconds: the kernel frees a closed socket's queue asynchronously, in about 26 ms
+_CLOSE_TIMEOUT = 5.0  # seconds that close() waits for threads inside receive() or send()
+_DRAIN_TIMEOUT = 0.1  # seconds that close() waits for frames that are being sent
 
 
-class Loan(Protocol):
+class Borrowed(Protocol):
     """A Batch, as far as the end of its Socket goes."""
 
     def invalidate(self) -> None:
@@ -82,14 +82,14 @@ class Core:
         self.rx_guard = threading.Lock()  # held by the thread that is inside receive() or wait()
         self.tx_guard = threading.Lock()  # held by the thread that is inside send()
         self._close_lock = threading.Lock()
-        self.loan: Callable[[], Loan | None] | None = None  # weak reference to the Batch that is out; by receive()
+        self.batch: Callable[[], Borrowed | None] | None = None  # weak reference to the Batch that is out; by receive()
         self.why_dead = ""  # why every call raises; written by close() and in a forked child
         self.fd = -1
         self.pointer = ctypes.c_void_p()
         with self._serialised():
             self.holder = umem.new_holder()
-            self.receive_custody = ReceiveCustody(umem.ledger, self.holder)
-            self.send_custody = SendCustody(umem.ledger, self.holder)
+            self.receive_account = ReceiveAccount(umem.ledger, self.holder)
+            self.send_account = SendAccount(umem.ledger, self.holder)
             try:
                 self._open(interface, queue, prefill)
             except BaseException:
@@ -142,7 +142,7 @@ class Core:
         config = XskSocketConfig(
             options.rx_size, options.tx_size, XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD, 0, options.bind_flags
         )
-        name, deadline = interface.encode(), time.monotonic() + _EBUSY_PATIENCE
+        name, deadline = interface.encode(), time.monotonic() + _EBUSY_TIMEOUT
         while True:
             number = abs(
                 library.xsk_socket__create_shared(
@@ -171,8 +171,8 @@ class Core:
         fill = RingMemory.from_libxdp(self._structs[2], ADDRESS_BYTES)
         comp = RingMemory.from_libxdp(self._structs[3], ADDRESS_BYTES)
         self._memories += [fill, comp]
-        self.fill = FillQueue(fill, self.receive_custody, self._wake_rx)
-        self.completion = CompletionQueue(comp, self.send_custody)
+        self.fill = FillQueue(fill, self.receive_account, self._wake_rx)
+        self.completion = CompletionQueue(comp, self.send_account)
 
     def _map_rx_and_tx(self) -> None:
         self.rx: RXQueue | None = None
@@ -180,12 +180,12 @@ class Core:
         if self.options.rx:
             memory = RingMemory.from_libxdp(self._structs[0], DESC_BYTES)
             self._memories.append(memory)
-            self.rx = RXQueue(memory, self.receive_custody, rx_limits(self.umem.frame_size, bool(self.options.sg)))
+            self.rx = RXQueue(memory, self.receive_account, rx_limits(self.umem.frame_size, bool(self.options.sg)))
         if self.options.tx:
             memory = RingMemory.from_libxdp(self._structs[1], DESC_BYTES)
             self._memories.append(memory)
             limits = tx_limits(self.umem.frame_size, bool(self.options.sg), self.umem.tx_metadata_len)
-            self.tx = TXQueue(memory, self.send_custody, self._wake_tx, limits)
+            self.tx = TXQueue(memory, self.send_account, self._wake_tx, limits)
 
     def _undo_open(self) -> None:
         self.why_dead = "closed"
@@ -196,8 +196,8 @@ class Core:
         if hasattr(self, "_registration"):
             self._registration.opening -= 1
         self._leave_libxdp()
-        self.receive_custody.end()
-        self.send_custody.end(retire=False)
+        self.receive_account.end()
+        self.send_account.end(retire=False)
         self._close_waiter()
 
     def _option(self, option: int) -> int:
@@ -252,7 +252,7 @@ class Core:
         self.why_dead = "closed"
         if self.fd >= 0:
             # Longer than the guards' patience, whose error says more; shorter than for ever.
-            uninterrupted(self._close, patience=2 * _CLOSE_PATIENCE, stuck=f"cannot close {self._stuck}")
+            uninterrupted(self._close, timeout=2 * _CLOSE_TIMEOUT, stuck=f"cannot close {self._stuck}")
 
     def _close(self) -> None:
         with self._close_lock:  # another thread may be closing: return when it is done
@@ -265,7 +265,7 @@ class Core:
     @property
     def _stuck(self) -> str:
         return (
-            f"the socket on {self.where}: a call is still inside it after {_CLOSE_PATIENCE:.0f} s. Likely cause: "
+            f"the socket on {self.where}: a call is still inside it after {_CLOSE_TIMEOUT:.0f} s. Likely cause: "
             "close() was called from a signal handler that interrupted that call. Next step: set a flag in the "
             "handler, and close outside of it."
         )
@@ -275,7 +275,7 @@ class Core:
         held: list[threading.Lock] = []
         try:
             for guard in (self.rx_guard, self.tx_guard):
-                if not guard.acquire(timeout=_CLOSE_PATIENCE):
+                if not guard.acquire(timeout=_CLOSE_TIMEOUT):
                     raise ToolkitError(f"cannot close {self._stuck}")
                 held.append(guard)
             yield
@@ -308,10 +308,10 @@ class Core:
                 callback()
             except Exception as failure:  # the user's own: the socket goes all the same
                 warnings.warn(f"{callback!r} failed while the socket on {self.where} closed: {failure!r}", stacklevel=2)
-        loan = self.loan() if self.loan is not None else None
-        if loan is not None:
-            loan.invalidate()
-        all_sent = not self.send_custody.sending_frames if finalizing else self._drain()
+        batch = self.batch() if self.batch is not None else None
+        if batch is not None:
+            batch.invalidate()
+        all_sent = not self.send_account.sending_frames if finalizing else self._drain()
         for memory in self._memories:
             memory.close()
         for ring in (self.fill, self.tx):
@@ -320,8 +320,8 @@ class Core:
         self.sock.detach()
         self._leave_libxdp()
         # The kernel tells a zero-copy driver to stop after the socket is gone, in about 26 ms.
-        self.receive_custody.end(linger=_EBUSY_PATIENCE if self.zero_copy else 0.0)
-        self.send_custody.end(retire=not all_sent)
+        self.receive_account.end(linger=_EBUSY_TIMEOUT if self.zero_copy else 0.0)
+        self.send_account.end(retire=not all_sent)
         self._close_waiter()
 
     def _close_waiter(self) -> None:
@@ -348,7 +348,7 @@ class Core:
         """Collect frames that are being sent. False when the kernel did not return them all in time."""
         if self.tx is None:
             return True
-        deadline = time.monotonic() + _DRAIN_PATIENCE
+        deadline = time.monotonic() + _DRAIN_TIMEOUT
         while True:
             with contextlib.suppress(OSError):
                 if self.tx.outstanding:
@@ -357,7 +357,7 @@ class Core:
                 self.completion.free_all(self.umem)
             except FrameError:  # somebody overwrote published entries: nobody can say what was sent
                 return False
-            if not self.send_custody.sending_frames:
+            if not self.send_account.sending_frames:
                 return True
             if time.monotonic() > deadline:
                 return False

@@ -40,7 +40,7 @@ class Receiver:
         self._queue = queue
         # Frames that the kernel may hold for receiving at most: the rest is for loans and for sending.
         self.limit: int = max(umem.frames * 4 // 5, 1)
-        self._loan: Batch | None = None  # the Batch whose frames are lent out; written by poll_once() only
+        self._batch: Batch | None = None  # the Batch whose frames are lent out; written by poll_once() only
         self._unfinished = False  # set while frames change hands: an interrupt leaves it set
         self._several: bool = core.options.sg  # whether packets may come in several buffers
         self._next_gone_check = 0  # CLOCK_MONOTONIC ns
@@ -49,16 +49,16 @@ class Receiver:
         """Do receive(timeout=0): one look at the RX ring."""
         with self.receiving():
             self.begin()
-            self._end_loan()
+            self._take_back()
             descs = self._take(limit)
             self._refill()  # after the look: the kernel has all it may have while these packets are worked on
-            batch = Batch(self._umem, descs, queue=self._queue, loaned=True)
+            batch = Batch(self._umem, descs, queue=self._queue, borrowed=True)
             if self._several and (batch.options & XDP_PKT_CONTD).any():
                 pieces, batch = batch, batch.joined()
                 pieces.release()
             elif len(descs):
-                self._loan = batch
-                self._core.loan = weakref.ref(batch)
+                self._batch = batch
+                self._core.batch = weakref.ref(batch)
             if not len(descs):
                 self.nothing_came()
             self._unfinished = False
@@ -108,7 +108,7 @@ class Receiver:
         """
         with self.receiving():
             self.begin()
-            self._end_loan()
+            self._take_back()
             descs = self._take(limit)
             self._refill()
             try:
@@ -128,13 +128,13 @@ class Receiver:
         self._core.check_open()
         return readable
 
-    def end_loan(self) -> None:
+    def take_back(self) -> None:
         """Take back the frames of the last Batch: it is stale from now on."""
         core = self._core
         if core.why_dead:
             return
         with core.rx_guard:
-            self._end_loan()
+            self._take_back()
 
     def receiving(self) -> threading.Lock:
         """Return the lock that the receiving thread holds; an error when another holds it, or the Socket is closed.
@@ -155,34 +155,34 @@ class Receiver:
 
     def finish(self) -> None:
         """End what began with begin(), when no Batch went out: take back the last one's frames and lend anew."""
-        if self._loan is not None:
-            self._end_loan()
+        if self._batch is not None:
+            self._take_back()
         self._refill()
         self._unfinished = False
 
-    def forget_loan(self) -> None:
+    def forget_batch(self) -> None:
         """Make the last Batch stale: the Socket has closed."""
-        if self._loan is not None:
-            self._loan.invalidate()
-            self._loan = None
+        if self._batch is not None:
+            self._batch.invalidate()
+            self._batch = None
 
-    def _end_loan(self) -> None:
-        loan = self._loan
-        if loan is None:
+    def _take_back(self) -> None:
+        batch = self._batch
+        if batch is None:
             return
-        if loan.unsettled:
+        if batch.unsettled:
             self._recover()
         else:
-            loan.release()
-            self._loan = None
+            batch.release()
+            self._batch = None
 
     def _refill(self) -> None:
         """Lend frames to the kernel again, once an eighth of the limit is missing: a few at a time would cost more."""
         rx, fill = self._rx, self._fill
         # Every frame that was ever lent and has not come back in the RX ring is with the kernel.
-        lent = (fill.next_index - rx.next_index) & U32
-        missing = self.limit - lent
-        if missing > self.limit >> 3 or (missing and lent < 64):
+        posted = (fill.next_index - rx.next_index) & U32
+        missing = self.limit - posted
+        if missing > self.limit >> 3 or (missing and posted < 64):
             fill.fill_all(self._umem, missing)
 
     def nothing_came(self) -> None:
@@ -201,11 +201,11 @@ class Receiver:
 
     def _recover(self) -> None:
         """Put every frame back in its place after a receive() that an exception (KeyboardInterrupt) cut short."""
-        self.forget_loan()
+        self.forget_batch()
         rx = self._rx
         rx.resync()
         waiting, index = rx.available(rx.size), rx.next_index
-        self._core.receive_custody.forget_received(rx.addresses(index, waiting))
+        self._core.receive_account.forget_received(rx.addresses(index, waiting))
         self._fill.recover()
 
     def _two_receivers(self) -> ToolkitError:

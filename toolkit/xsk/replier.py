@@ -32,21 +32,21 @@ class Replier:
         self.taken = 0  # packets, by every reply(), also by one that raised
         self.sent = 0  # of these, sent back
 
-    def reply(self, answer: Callable[[memoryview], bool], limit: int, looks: int) -> tuple[int, int]:
+    def reply(self, answer: Callable[[memoryview], bool], limit: int, polls: int) -> tuple[int, int]:
         """Look at the RX ring up to `looks` times, and take up to `limit` packets; send back those that `answer`
         changed and approved: (taken, sent back). Ends early when packets queue up.
         """
         with self._receiver.receiving(), self._sender.sending():
             self._receiver.begin()
-            return self._counted(answer, limit, looks)
+            return self._counted(answer, limit, polls)
 
-    def _counted(self, answer: Callable[[memoryview], bool], limit: int, looks: int) -> tuple[int, int]:
+    def _counted(self, answer: Callable[[memoryview], bool], limit: int, polls: int) -> tuple[int, int]:
         before = self.taken, self.sent, self._rx.next_index, self._tx.next_index
         try:
             pass_on_one, free_frame = self._sender.pass_on_one, self._umem.free_frame
             take_one, get, waiting = self._rx.take_one, self._umem.get, self._rx.available
             taken = sent = 0
-            for _ in range(looks if limit > 0 else 0):
+            for _ in range(polls if limit > 0 else 0):
                 try:
                     desc = take_one()
                 except FrameError:

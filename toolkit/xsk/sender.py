@@ -29,7 +29,7 @@ _PAUSE = (20e-6, 1e-3)  # seconds to sleep, at first and at most, while the kern
 _GONE_CHECK = 0.1  # seconds between two looks whether the device of a waiting sender is still there
 _LAST_KICK = 1.0  # seconds that send() goes on telling a busy kernel what is in the ring already
 _STARVED = 5.0  # seconds that send() waits for a free frame while none is on its way back from sending
-_LOCK_PATIENCE = 0.1  # seconds: a finalizer may have interrupted the holder of the ledger's lock
+_LOCK_TIMEOUT = 0.1  # seconds: a finalizer may have interrupted the holder of the ledger's lock
 
 
 class _Pauses:
@@ -112,7 +112,7 @@ class Sender:
             pauses = _Pauses(self._core, timeout)
             while True:
                 self._reclaim()
-                if not self._core.send_custody.sending_frames:
+                if not self._core.send_account.sending_frames:
                     return True
                 # Also when the TX ring is empty: some drivers look for sent frames only when they are told to.
                 self._kick()
@@ -120,7 +120,7 @@ class Sender:
                     return False
 
     def pass_on(
-        self, descs: npt.NDArray[np.uint64], patience: float, *, distinct: bool = False
+        self, descs: npt.NDArray[np.uint64], timeout: float, *, distinct: bool = False
     ) -> npt.NDArray[np.uint64]:
         """Put frames that the caller holds into the TX ring and kick; returns those that found no room in time.
 
@@ -137,7 +137,7 @@ class Sender:
                 if not len(descs):
                     break
                 now = time.monotonic()
-                deadline = deadline or now + patience
+                deadline = deadline or now + timeout
                 if now >= deadline:
                     break
                 self._core.check_open()
@@ -151,14 +151,14 @@ class Sender:
         """
         core = self._core
         self._begin()
-        custody = core.send_custody
-        custody.pending = (self._tx.next_index, (desc.addr,))
+        account = core.send_account
+        account.pending = (self._tx.next_index, (desc.addr,))
         try:
             accepted = self._tx.put_one(desc)
         except ToolkitError:  # as in _hand_over()
-            custody.pending = None
+            account.pending = None
             raise
-        custody.pending = None
+        account.pending = None
         self._unfinished = False
         # In copy mode the kernel always wants the call; to ask whether it does would cost half as much again.
         if accepted and (core.zero_copy or not self._tx.wake()):
@@ -166,14 +166,14 @@ class Sender:
         return accepted
 
     def _hand_over(self, descs: npt.NDArray[np.uint64], distinct: bool) -> int:
-        custody = self._core.send_custody
-        custody.pending = (self._tx.next_index, descs[:, 0])
+        account = self._core.send_account
+        account.pending = (self._tx.next_index, descs[:, 0])
         try:
             accepted = self._tx.put(descs, distinct=distinct)
         except ToolkitError:  # refused whole: nothing changed hands, and what was on its way already stays there
-            custody.pending = None
+            account.pending = None
             raise
-        custody.sent()
+        account.sent()
         return accepted
 
     def reclaim(self) -> int:
@@ -217,7 +217,7 @@ class Sender:
             return 0
         self._begin()
         try:
-            addresses = core.send_custody.prepare(n, tx.next_index)
+            addresses = core.send_account.prepare(n, tx.next_index)
         except FrameError:  # the receiving thread was quicker
             self._unfinished = False
             return 0
@@ -226,7 +226,7 @@ class Sender:
         descs[:, 0] = addresses
         descs[:, 1] = sizes[:n]
         tx.put(descs, noted=True)
-        core.send_custody.sent()
+        core.send_account.sent()
         self._unfinished = False
         self._starved_since = 0.0
         return n
@@ -262,7 +262,7 @@ class Sender:
 
     def _check_starved(self, free: int) -> None:
         """Raise FrameError once no frame has been free, or on its way back, for 5 s: nobody would ever send."""
-        if free or self._core.send_custody.sending_frames:
+        if free or self._core.send_account.sending_frames:
             self._starved_since = 0.0
             return
         now = time.monotonic()
@@ -297,12 +297,12 @@ class Sender:
         completion.resync()
         waiting = completion.available(completion.size)
         tx.resync()
-        self._core.send_custody.recover(tx.next_index, completion.addresses(completion.next_index, waiting))
+        self._core.send_account.recover(tx.next_index, completion.addresses(completion.next_index, waiting))
 
     def _settle(self) -> None:
         """Do the same at the end, or frames that never reached the TX ring would count as the kernel's."""
         lock = self._core.umem.ledger.lock
-        if self._unfinished and lock.acquire(timeout=_LOCK_PATIENCE):
+        if self._unfinished and lock.acquire(timeout=_LOCK_TIMEOUT):
             lock.release()
             with contextlib.suppress(FrameError):  # a completion ring that is not to be believed: close() retires them
                 self._recover()

@@ -236,9 +236,9 @@ class Socket(fork.NotCopied):
         """
         return self._receiver.wait(timeout)
 
-    def end_loan(self) -> None:
+    def take_back(self) -> None:
         """Take back the frames of the last Batch: it is stale from now on."""
-        self._receiver.end_loan()
+        self._receiver.take_back()
 
     @property
     def rx_limit(self) -> int:
@@ -272,7 +272,7 @@ class Socket(fork.NotCopied):
         """Wait until the kernel has sent everything and returned the frames (True), or `timeout` seconds passed."""
         return self._sender.flush(timeout)
 
-    def reply(self, answer: Callable[[memoryview], bool], limit: int = 2, looks: int | None = None) -> tuple[int, int]:
+    def reply(self, answer: Callable[[memoryview], bool], limit: int = 2, polls: int | None = None) -> tuple[int, int]:
         """Take up to `limit` packets one at a time; `answer` changes each in place and says whether to send it back.
 
         Returns (taken, sent back). The short path for ping-pong, without NumPy's fixed costs. looks: how often to look
@@ -283,7 +283,7 @@ class Socket(fork.NotCopied):
                 f"{self!r} takes packets of several frames, and an answer is made of one: it would see pieces. "
                 "Next step: make the Socket with sg=False (longer packets are then dropped, and counted)."
             )
-        return self._replier.reply(answer, limit, limit if looks is None else looks)
+        return self._replier.reply(answer, limit, limit if polls is None else polls)
 
     @property
     def replied(self) -> tuple[int, int]:
@@ -295,7 +295,7 @@ class Socket(fork.NotCopied):
         return self._sender.reclaim()
 
     def pass_on(
-        self, descs: npt.NDArray[np.uint64], patience: float, *, distinct: bool = False
+        self, descs: npt.NDArray[np.uint64], timeout: float, *, distinct: bool = False
     ) -> npt.NDArray[np.uint64]:
         """Put received frames of this UMEM into the TX ring; returns the descriptors that found no room in `patience`
         seconds: shape (n, 2) u64, still the caller's. For Forwarder and its like.
@@ -303,7 +303,7 @@ class Socket(fork.NotCopied):
         FrameError, and nothing is sent, when one is not the caller's, named twice (which is not looked for where the
         caller says that they are `distinct`), or when a descriptor leaves its frame.
         """
-        return self._sender.pass_on(descs, patience, distinct=distinct)
+        return self._sender.pass_on(descs, timeout, distinct=distinct)
 
     @functools.cached_property
     def _receiver(self) -> Receiver:
@@ -324,7 +324,7 @@ class Socket(fork.NotCopied):
         self._core.close()
         self._finalizer.detach()
         if self._core.rx is not None:
-            self._receiver.forget_loan()
+            self._receiver.forget_batch()
         if self._own_umem:
             self.umem.close()
 

@@ -27,7 +27,7 @@ from toolkit.cli.binding import Binding
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
-from toolkit.cli.view.summary import Source, fate, rest, told_fates
+from toolkit.cli.view.summary import Source, becomes, outcome_lines, rest
 from toolkit.errors import SystemCallError, ToolkitError
 from toolkit.tables.arrow import pyarrow
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Target", "run"]
 
-_PATIENCE = 0.1  # seconds that a wait lasts, at most: so late is a packet in a pipe, and the end after a signal
+_TIMEOUT = 0.1  # seconds that a wait lasts, at most: so late is a packet in a pipe, and the end after a signal
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Target:
                 except SystemCallError as refused:
                     if refused.errno != errno.ENXIO or stop:
                         raise
-                    time.sleep(min(stop.patience, _PATIENCE))
+                    time.sleep(min(stop.timeout, _TIMEOUT))
         try:
             yield  # open, for else the reader would see an end
         finally:
@@ -174,7 +174,7 @@ def _introduce(source: Source) -> None:
     info = source.info()
     queues = ", ".join(map(str, info["queues"]))
     copying = "zero-copy" if info["zero_copy"] else "copy mode"
-    what = f"packets that match are {fate(source)}"
+    what = f"packets that match are {becomes(source)}"
     text = f"{info['interface']}: {info['mode']} XDP, {copying}, queue {queues}; filter: {info['filter']}; {what}"
     if info["fallback_reason"]:
         text += f"\n  generic, because: {info['fallback_reason']}"
@@ -184,7 +184,7 @@ def _introduce(source: Source) -> None:
 def _say(text: str) -> None:
     """Print to stderr, if anybody reads it: the capture goes on without."""
     with contextlib.suppress(OSError):
-        if output.takes(sys.stderr, _PATIENCE):
+        if output.takes(sys.stderr, _TIMEOUT):
             print(text, file=sys.stderr, flush=True)
 
 
@@ -192,7 +192,7 @@ def _loop(capture: Capture, stop: Stop, line: LiveLine, count: int | None) -> To
     left = count
     try:
         while not stop and not capture.finished and left != 0:
-            came = capture.step(min(stop.patience, _PATIENCE), left)
+            came = capture.step(min(stop.timeout, _TIMEOUT), left)
             left = None if left is None else left - came
             try:
                 line.tick()
@@ -248,7 +248,7 @@ def _conclude(report: dict[str, Any], now: CaptureStatistics) -> None:
         f"{now.written:,} packets{octets} in {report['seconds']:.1f} s "
         f"({output.count(now.written / seconds)} packets/s) to {place}: {output.octets(now.file_bytes)}{files}; "
         f"passed on to the kernel: {report['to_kernel']:,}",
-        *told_fates(report),
+        *outcome_lines(report),
         f"redirected {now.accepted:,} = received {now.received:,} + dropped {now.dropped:,}",
     ]
     others = {"not written": now.write_dropped, "not wanted any more": now.unwanted}

@@ -70,7 +70,7 @@ def _watch(opened: Interface, traffic: Traffic | None, stop: Stop, view: View) -
         if traffic is not None:
             traffic.step(time.monotonic() - began)
         try:
-            batch = opened.receive(timeout=min(stop.patience, 0.05))
+            batch = opened.receive(timeout=min(stop.timeout, 0.05))
         except DeviceGoneError as error:
             gone = error
             break

@@ -60,7 +60,7 @@ def _loop(
     receive, add, tick = opened.receive, totals.add, line.tick
     try:
         while not stop:
-            add(receive(stop.patience, batch_size))
+            add(receive(stop.timeout, batch_size))
             tick()
     except DeviceGoneError as gone:
         return gone

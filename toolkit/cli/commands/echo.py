@@ -114,9 +114,9 @@ def _loop(responder: Responder, stop: Stop, line: LiveLine, *, spin: bool) -> De
     try:
         while not stop:
             if spin:
-                responder.run(stop.patience, spin=True)
+                responder.run(stop.timeout, spin=True)
             else:
-                responder.step(stop.patience)
+                responder.step(stop.timeout)
             line.tick()
     except DeviceGoneError as gone:
         return gone

@@ -155,14 +155,14 @@ def _loop(
         if len(directions) == 1:
             step, line = directions[0].forwarder.step, lines[0]
             while not stop:
-                step(stop.patience, batch_size)
+                step(stop.timeout, batch_size)
                 line.tick()
             return None
         there, back = (way.forwarder for way in directions)
         wait = _waiting_on_both(directions, binding)
         while not stop:
             if not there.step(0, batch_size) + back.step(0, batch_size):
-                wait(stop.patience)
+                wait(stop.timeout)
             for line in lines:
                 line.tick()
     except DeviceGoneError as gone:

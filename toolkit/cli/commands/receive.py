@@ -63,7 +63,7 @@ def _loop(
     while not stop:
         left = None if count is None else count - totals.packets
         try:
-            batch = opened.receive(timeout=stop.patience, limit=left)
+            batch = opened.receive(timeout=stop.timeout, limit=left)
         except DeviceGoneError as gone:
             return gone
         totals.add(batch)

@@ -20,7 +20,7 @@ from toolkit.workers import Workers, current
 
 __all__ = ["Rates", "run", "work"]
 
-_TELL_SECONDS = 0.1  # how old the kernel's drop counters may be in the rate lines
+_REPORT_SECONDS = 0.1  # how old the kernel's drop counters may be in the rate lines
 
 
 class Counted(NamedTuple):
@@ -36,26 +36,26 @@ def work(interface: Interface) -> Counted:
     """Count until stopped, and tell: packets, bytes, dropped. Runs in every worker."""
     me = current()
     assert me is not None
-    totals, dropped, next_look = Totals(interface), 0, 0.0
+    totals, dropped, next_report = Totals(interface), 0, 0.0
     ended: str | None = None
     while True:
         try:
-            batch = interface.receive(timeout=_TELL_SECONDS)
+            batch = interface.receive(timeout=_REPORT_SECONDS)
         except DeviceGoneError as gone:
             ended = gone.strerror
             break
         totals.add(batch)
         if not batch and me.stopping:
             break
-        if (now := time.monotonic()) > next_look:
-            next_look = now + _TELL_SECONDS
+        if (now := time.monotonic()) > next_report:
+            next_report = now + _REPORT_SECONDS
             dropped = interface.statistics().dropped
-        me.tell(totals.packets, totals.bytes, dropped)
+        me.report(totals.packets, totals.bytes, dropped)
     # stop() has detached the program, so nothing new comes: what is still in the rings is all there is.
     while ended is None and (batch := interface.receive(timeout=0.02)):
         totals.add(batch)
     statistics = interface.statistics()
-    me.tell(totals.packets, totals.bytes, statistics.dropped)
+    me.report(totals.packets, totals.bytes, statistics.dropped)
     return Counted(totals.packets, totals.bytes, statistics, ended)
 
 
@@ -64,7 +64,7 @@ def run(
 ) -> int:
     """Receive in `workers` processes until a signal, `seconds`, or `count` packets in all; the exit code."""
     with (
-        _failures_in_words(),
+        _failure_lines(),
         Stop(seconds) as stop,
         Workers(interface, work, workers=workers, cpus="auto", **options) as pool,
     ):
@@ -72,12 +72,12 @@ def run(
             _introduce(pool)
         began, rates = stop.restart(), Rates(pool)  # to compile and attach is not to receive
         while not stop and pool.alive:
-            time.sleep(min(0.05, stop.patience))
-            if count is not None and int(pool.told[:, 0].sum()) >= count:
+            time.sleep(min(0.05, stop.timeout))
+            if count is not None and int(pool.reports[:, 0].sum()) >= count:
                 stop.request()
             if not as_json:
                 rates.maybe_print()
-        elapsed, taken = time.monotonic() - began, pool.told[:, :2].sum(axis=0)
+        elapsed, taken = time.monotonic() - began, pool.reports[:, :2].sum(axis=0)
         pool.stop()
         report = _summary(pool, elapsed, taken.tolist())
     if as_json:
@@ -90,7 +90,7 @@ def run(
 
 
 @contextlib.contextmanager
-def _failures_in_words() -> Iterator[None]:
+def _failure_lines() -> Iterator[None]:
     """Show at once, on stderr, that a worker died."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("xsk: %(message)s"))
@@ -121,21 +121,21 @@ class Rates:
 
     def __init__(self, pool: Workers) -> None:
         self._pool = pool
-        self._last = (time.monotonic(), pool.told)
+        self._last = (time.monotonic(), pool.reports)
 
     def maybe_print(self) -> None:
         """Print a line when a second has passed since the last."""
         now, (then, before) = time.monotonic(), self._last
         if now - then < 1.0:
             return
-        told = self._pool.told
-        self._last = (now, told)
-        packets, received_bytes, dropped = (told - before)[:, :3].sum(axis=0).tolist()
-        each = " ".join(output.count(one / (now - then)) for one in (told - before)[:, 0].tolist())
+        reports = self._pool.reports
+        self._last = (now, reports)
+        packets, received_bytes, dropped = (reports - before)[:, :3].sum(axis=0).tolist()
+        each = " ".join(output.count(one / (now - then)) for one in (reports - before)[:, 0].tolist())
         print(
             f"{time.strftime('%H:%M:%S')}  {output.count(packets / (now - then)):>8} packets/s  "
             f"{output.bits(received_bytes * 8 / (now - then)):>12}  "
-            f"total {output.count(int(told[:, 0].sum())):>8}  dropped {output.count(dropped)}  workers: {each}",
+            f"total {output.count(int(reports[:, 0].sum())):>8}  dropped {output.count(dropped)}  workers: {each}",
             flush=True,
         )
 
@@ -149,7 +149,7 @@ def _summary(pool: Workers, seconds: float, taken: list[int]) -> dict[str, Any]:
     packets = received_bytes = 0
     failures = []
     ended = pool.lost
-    for future, told in zip(pool.futures, pool.told.tolist(), strict=True):
+    for future, reports in zip(pool.futures, pool.reports.tolist(), strict=True):
         if (error := future.exception()) is None:
             counted: Counted = future.result()
             statistics += counted.statistics
@@ -157,7 +157,7 @@ def _summary(pool: Workers, seconds: float, taken: list[int]) -> dict[str, Any]:
             packets, received_bytes = packets + counted.packets, received_bytes + counted.bytes
         else:
             failures.append(str(getattr(error, "strerror", None) or error).splitlines()[0])
-            packets, received_bytes = packets + told[0], received_bytes + told[1]
+            packets, received_bytes = packets + reports[0], received_bytes + reports[1]
     counters = pool.counters()
     return {
         **pool.info(),

@@ -108,13 +108,13 @@ def _loop(
         line.tick()
         due = pacer.due(sent.packets)
         if not due:
-            time.sleep(min(pacer.pause(sent.packets), stop.patience, max(line.next - time.monotonic(), 0)))
+            time.sleep(min(pacer.pause(sent.packets), stop.timeout, max(line.next - time.monotonic(), 0)))
             continue
         if count is not None:
             due = min(due, count - sent.packets)
         index = ring.next_index
         try:
-            sock.send(packets[at : at + due], timeout=stop.patience)
+            sock.send(packets[at : at + due], timeout=stop.timeout)
         except SystemCallError as refused:
             return explained(refused, sock)
         finally:

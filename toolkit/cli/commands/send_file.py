@@ -136,7 +136,7 @@ class _Input:
 
     def readinto(self, target: memoryview) -> int:
         while not self._stop:
-            if self._poll.poll(self._stop.patience * 1000):
+            if self._poll.poll(self._stop.timeout * 1000):
                 count = self._raw.readinto(target)
                 if count is not None:  # else somebody who shares it was faster
                     return count

@@ -22,7 +22,7 @@ from toolkit.flows.keys import Group
 
 __all__ = ["run"]
 
-_TOLD = 20  # rows in the JSON object, when --rows does not say
+_JSON_ROWS = 20  # rows in the JSON object, when --rows does not say
 _ORDERS: dict[str, Order] = {"p": "packets", "b": "bytes"}
 _GROUPS: dict[str, Group] = {"f": "flow", "s": "source", "d": "destination", "o": "port", "r": "protocol"}
 
@@ -50,7 +50,7 @@ def run(
             gone = watch.loop()
         report = summary(opened, totals, time.monotonic() - began, gone)
         if as_json:
-            largest = watch.flows.top(rows or _TOLD, watch.by)
+            largest = watch.flows.top(rows or _JSON_ROWS, watch.by)
             report |= {"group": watch.flows.group, "by": watch.by, "rows": len(watch.flows)}
             report |= {"evicted": watch.flows.evicted._asdict(), "top": [_plain(flow) for flow in largest]}
             output.print_json(report)
@@ -85,9 +85,9 @@ class _Watch:
         """Count and show until it is time to stop; what became of the device, if it went."""
         with Keys() as keys:
             while not self._stop:
-                patience = min(self._stop.patience, max(self._view.next - time.monotonic(), 0.0))
+                timeout = min(self._stop.timeout, max(self._view.next - time.monotonic(), 0.0))
                 try:
-                    batch = self._opened.receive(timeout=patience)
+                    batch = self._opened.receive(timeout=timeout)
                     self._totals.add(batch)
                     self.flows.add(batch)
                     changed = self._view.is_terminal and self._obey(keys.pressed())

@@ -59,12 +59,12 @@ def kernel_counters(statistics: Statistics) -> str:
     return "\n".join(["counted by the kernel:", *lines])
 
 
-def takes(stream: TextIO, patience: float = 0.0) -> bool:
+def takes(stream: TextIO, timeout: float = 0.0) -> bool:
     """Whether a line can be printed within `patience` seconds: a pipe that nobody reads is full after a while."""
     try:
         poll = select.poll()
         poll.register(stream.fileno(), select.POLLOUT)
-        return bool(poll.poll(patience * 1000))
+        return bool(poll.poll(timeout * 1000))
     except (OSError, ValueError):  # no descriptor behind it, or a closed one: to print tells
         return True
 

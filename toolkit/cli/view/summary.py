@@ -17,7 +17,7 @@ from toolkit.interface.interface import Interface
 from toolkit.interface.tee import Tee
 
 # What became of packets that the filter matched and that did not come here: the program's counter, in words.
-_FATES = {
+_OUTCOMES = {
     "dropped": "dropped in the driver",
     "counted": "counted",
     "sampled_out": "not of the sample",
@@ -30,17 +30,17 @@ Source = Interface | Tee
 __all__ = [
     "Source",
     "Totals",
+    "becomes",
     "conclude",
     "drain",
     "ended",
-    "fate",
     "introduce",
     "outcome",
+    "outcome_lines",
     "reading",
     "rest",
     "summary",
     "takes",
-    "told_fates",
     "went_on",
 ]
 
@@ -62,7 +62,7 @@ class Totals:
             self.bytes += int(batch._on_wire().sum(dtype=np.int64) if self._cut else batch.lengths.sum())
 
 
-def fate(opened: Source) -> str:
+def becomes(opened: Source) -> str:
     """Say what becomes of the packets that match, and whether this host gets them."""
     actions = {rule.action for rule in opened.program.rules} or {"redirect"}
     lost = {"redirect": "TAKEN, this host does not get them", "drop": "DROPPED in the driver, nobody gets them"}
@@ -80,7 +80,7 @@ def introduce(opened: Source, what: str | None = None) -> None:
     which = f"queue {queues[0]}" if len(queues) == 1 else f"{len(queues)} queues"
     print(
         f"{info['interface']}: {info['mode']} XDP, {copying}, {which}; {what or 'filter: ' + info['filter']}; "
-        f"packets that match are {fate(opened)}",
+        f"packets that match are {becomes(opened)}",
         flush=True,
     )
     if info["fallback_reason"]:
@@ -98,7 +98,7 @@ def reading(opened: Source, totals: Totals) -> Reading:
     if takes(opened):
         return Reading(totals.packets, totals.bytes, {"dropped": opened.statistics().dropped})
     counters = opened.counters()
-    others = {name: counters[key] for key, name in _FATES.items() if counters[key]}
+    others = {name: counters[key] for key, name in _OUTCOMES.items() if counters[key]}
     return Reading(counters["matched"], counters["bytes"], others)
 
 
@@ -171,7 +171,7 @@ def rest(opened: Source) -> dict[str, Any]:
         "passed": counters.get("passed"),
         "matched": counters.get("matched"),
         "matched_bytes": counters.get("bytes"),
-        "fates": {key: counters.get(key) for key in _FATES},
+        "outcomes": {key: counters.get(key) for key in _OUTCOMES},
         "tee": isinstance(opened, Tee),
     }
     return told | {"to_kernel": went_on(told)}
@@ -179,18 +179,18 @@ def rest(opened: Source) -> dict[str, Any]:
 
 def went_on(report: Mapping[str, Any]) -> int:
     """Count the packets that the kernel got, of a report with the keys of rest()."""
-    fates = sum(report["fates"].get(key) or 0 for key in ("counted", "sampled_out", "no_socket"))
-    return int((report["passed"] or 0) + fates + (report["redirected"] if report["tee"] else 0))
+    outcomes = sum(report["outcomes"].get(key) or 0 for key in ("counted", "sampled_out", "no_socket"))
+    return int((report["passed"] or 0) + outcomes + (report["redirected"] if report["tee"] else 0))
 
 
-def told_fates(report: Mapping[str, Any]) -> list[str]:
+def outcome_lines(report: Mapping[str, Any]) -> list[str]:
     """Return a line of what became of the packets that matched, where not all were redirected; else nothing."""
-    fates = [f"{name} {report['fates'][key]:,}" for key, name in _FATES.items() if report["fates"].get(key)]
-    if not fates:
+    outcomes = [f"{name} {report['outcomes'][key]:,}" for key, name in _OUTCOMES.items() if report["outcomes"].get(key)]
+    if not outcomes:
         return []
     return [
         f"the filter matched {report['matched']:,} packets, {report['matched_bytes']:,} bytes = "
-        f"redirected {report['redirected']:,} + {' + '.join(fates)}"
+        f"redirected {report['redirected']:,} + {' + '.join(outcomes)}"
     ]
 
 
@@ -202,7 +202,7 @@ def conclude(report: dict[str, Any]) -> None:
         f"{report['taken']:,} packets, {report['taken_bytes']:,} bytes in {report['seconds']:.1f} s "
         f"({output.count(report['taken'] / seconds)} packets/s); passed on to the kernel: {report['to_kernel']:,}"
     )
-    for line in told_fates(report):
+    for line in outcome_lines(report):
         print(line)
     print(f"redirected {report['redirected']:,} = received {report['received']:,} + dropped {report['dropped']:,}")
     print(output.kernel_counters(statistics), flush=True)

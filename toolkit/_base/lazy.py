@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A package's door: public names that are imported when they are asked for (PEP 562)."""
+"""Public names of a package that are imported when somebody asks for them (PEP 562)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-__all__ = ["door"]
+__all__ = ["lazily"]
 
 
-def door(package: str, places: dict[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def lazily(package: str, places: dict[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` of `package`, whose `__all__` holds every public name.
 
     places: a module of the package (or, for a whole package, its own name) -> the names in it, separated by spaces.
