@@ -19,13 +19,12 @@ from typing import Any
 import pytest
 
 import toolkit
+from tests.helpers.wire import Wire
 from toolkit.abi.libbpf import libbpf
 from toolkit.lab import Lab
 from toolkit.program import Program, directory, import_bcc, source_text
 from toolkit.umem.ledger import Ledger
 from toolkit.umem.umem import UMEM
-
-from support import Wire  # isort: skip
 
 _SETTLED = 3.0  # seconds that what the kernel frees asynchronously may take
 

@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replay: what was recorded leaves again, byte for byte, in its own times; the far end's kernel is witness."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import toolkit
+from tests.helpers import ROOT
+from tests.helpers.sending import Tap, plain_socket, sent_frames
+from tests.helpers.wire import child_environment, frame
+from toolkit.batch.batch import Batch
+from toolkit.errors import ArgumentError
+from toolkit.lab import Lab
+from toolkit.recorded.replay import Replay
+
+XSK = [sys.executable, "-m", "toolkit.cli"]
+START = 1_700_000_000_000_000_000  # ns since 1970
+
+
+def recording(frames: Sequence[bytes], times: Sequence[int] | None = None, wire: int = 0) -> bytes:
+    """A pcap of frames; times in ns after START, by default a microsecond apart."""
+    out = bytearray(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 262144, 1))
+    for i, one in enumerate(frames):
+        at = START + (times[i] if times is not None else i * 1000)
+        out += struct.pack("<IIII", at // 10**9, at % 10**9, len(one), wire or len(one)) + one
+    return bytes(out)
+
+
+class Stopwatch(Tap):
+    """Frames with the kernel's times of arrival."""
+
+    SO_TIMESTAMPNS = 35
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(lab.far, lab.peer)
+        self.sock.setsockopt(1, self.SO_TIMESTAMPNS, 1)  # SOL_SOCKET
+
+    def timed(self, count: int, timeout: float = 10.0) -> list[tuple[bytes, int]]:
+        found = []
+        self.sock.settimeout(timeout)
+        for _ in range(count):
+            data, ancillary, _, _ = self.sock.recvmsg(65536, 128)
+            seconds, ns = struct.unpack("qq", ancillary[0][2])
+            found.append((data, seconds * 10**9 + ns))
+        return found
+
+
+def xsk(lab: Lab, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 60, **options}
+    return lab.netns.run([*XSK, "send", lab.interface, *arguments], env=child_environment(), **options)
+
+
+# --- the API ----------------------------------------------------------------------------------------------------------
+
+
+def test_scapy_s_file_leaves_as_it_is(lab: Lab, tmp_path: Path) -> None:
+    from scapy.layers.l2 import Ether
+    from scapy.utils import wrpcap
+
+    frames = sent_frames(3000, lengths=range(60, 1500, 37))
+    wrpcap(str(tmp_path / "a.pcap"), [Ether(one) for one in frames])
+    with Tap.far(lab) as tap, plain_socket(lab, frames=2048, ring=1024) as sock:
+        done = toolkit.replay(sock, tmp_path / "a.pcap", speed=None)
+        assert tap.take(3000) == frames
+        assert sock.flush(5)
+    assert (done.packets, done.octets) == (3000, sum(map(len, frames)))
+    assert (done.too_long, done.too_short, done.cut) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("speed", "factor"), [(1.0, 1.0), (2.0, 0.5), (0.5, 2.0)])
+def test_the_times_between_packets_are_kept(lab: Lab, speed: float, factor: float) -> None:
+    """None leaves before its time. How late one is depends on the machine: as a rule most are not."""
+    times = [0, 5_000_000, 5_100_000, 20_000_000, 100_000_000, 100_000_001, 100_000_002, 250_000_000, 300_000_000]
+    frames = sent_frames(len(times))
+    with Stopwatch(lab) as tap, plain_socket(lab) as sock:
+        tries = []
+        while len(tries) < 8 and (not tries or np.median(tries[-1]) > 0.002e9):
+            began = time.time_ns()
+            done = toolkit.replay(sock, io.BytesIO(recording(frames, times)), speed=speed)
+            found = tap.timed(len(times))
+            assert sock.flush(5)
+            assert [data for data, _ in found] == frames
+            late = np.array([at for _, at in found]) - began - np.array(times) * factor
+            assert late.min() >= -10_000, late
+            assert done.seconds >= 0.3 * factor
+            tries.append(late)
+    assert np.median(tries[-1]) <= 0.002e9, tries
+
+
+def test_times_from_1970_on_are_times(lab: Lab) -> None:
+    """0 means 0, and not that there is no time: the second of the packets is not sent with the first."""
+    times = [0, 50_000_000, 100_000_000]
+    frames = sent_frames(len(times))
+    with Stopwatch(lab) as tap, plain_socket(lab) as sock:
+        began = time.time_ns()
+        toolkit.replay(sock, io.BytesIO(recording(frames, [one - START for one in times])))
+        late = np.array([at for _, at in tap.timed(len(times))]) - began - np.array(times)
+        assert sock.flush(5)
+    assert late.min() >= -10_000, late
+
+
+def test_at_a_rate(lab: Lab) -> None:
+    frames = sent_frames(500)
+    with Tap.far(lab) as tap, plain_socket(lab) as sock:
+        done = toolkit.replay(sock, io.BytesIO(recording(frames, [0] * 500)), rate=2000)
+        assert tap.take(500) == frames
+        assert sock.flush(5)
+    assert 0.2495 <= done.seconds < 2
+
+
+def test_an_interface_a_batch_a_loop_a_count(lab: Lab, tmp_path: Path) -> None:
+    frames = sent_frames(100)
+    path = tmp_path / "a.pcap"
+    path.write_bytes(recording(frames))
+    with Tap.far(lab) as tap, toolkit.open(lab.interface, netns=lab.netns, filter="ip6") as near:
+        assert toolkit.replay(near, path, loop=3, speed=None).packets == 300
+        assert tap.take(300) == frames * 3
+        assert toolkit.replay(near, path, loop=3, count=150, queue=0).packets == 150
+        assert tap.take(150) == (frames * 3)[:150]
+        with toolkit.read(path, batch_size=30) as recorded:
+            batches = list(recorded)
+        assert toolkit.replay(near, batches, loop=2).packets == 200
+        assert toolkit.replay(near, batches[0]).packets == 30
+        assert near.umem.audit()["tx"] == 0, "all have left when it returns"
+        assert tap.take(230) == frames * 2 + frames[:30]
+        assert near.flush(5)
+        with pytest.raises(ArgumentError, match="queue 9 of veth0 was not opened"):
+            toolkit.replay(near, path, queue=9)
+
+
+def test_what_cannot_be_sent_is_left_out_and_counted(lab: Lab) -> None:
+    good = [frame(1, 14), frame(2, 1514)]
+    tagged = frame(3, 12) + b"\x81\x00\x00\x05" + frame(4, 1502)
+    bad = [frame(5, 13), b"", frame(6, 1515), frame(7, 9000), tagged + b"x"]
+    mixed = [bad[0], good[0], *bad[1:3], good[1], tagged, *bad[3:]]
+    with Tap(lab.far, lab.peer, 3) as tap, plain_socket(lab) as sock:  # ETH_P_ALL
+        done = toolkit.replay(sock, io.BytesIO(recording(mixed)))
+        lengths = [len(one) for one in tap.take(3, quiet=0.2)]
+        assert sock.flush(5)
+    assert (done.packets, done.too_short, done.too_long) == (3, 2, 3)
+    assert lengths in ([14, 1514, 1518], [14, 1514, 1514]), "the kernel hands over the tag beside the packet"
+
+
+def test_cut_packets_are_sent_as_they_are(lab: Lab) -> None:
+    frames = sent_frames(5, lengths=range(96, 97))
+    with Tap.far(lab) as tap, plain_socket(lab) as sock:
+        done = toolkit.replay(sock, io.BytesIO(recording(frames, wire=1500)))
+        assert tap.take(5) == frames
+        assert sock.flush(5)
+    assert (done.packets, done.cut) == (5, 5)
+
+
+def test_arguments(lab: Lab) -> None:
+    with plain_socket(lab) as sock:
+        for wrong in (
+            {"speed": 0},
+            {"speed": -1},
+            {"speed": float("nan")},
+            {"rate": 0},
+            {"max_gap": 0},
+            {"loop": 0},
+            {"count": 0},
+        ):
+            with pytest.raises(ArgumentError):
+                toolkit.replay(sock, io.BytesIO(recording([])), **wrong)
+        with pytest.raises(ArgumentError, match="once only"):
+            toolkit.replay(sock, io.BytesIO(recording([])), loop=2)
+        for once in ("-", iter([])):
+            with pytest.raises(ArgumentError, match="once only"):
+                toolkit.replay(sock, once, loop=2)
+        assert toolkit.replay(sock, io.BytesIO(recording([]))).packets == 0
+
+
+class Crowded:
+    """A Socket whose ring has room for seven packets at a time."""
+
+    def __init__(self, sock: toolkit.Socket) -> None:
+        self.umem, self.device, self.tx, self._sock = sock.umem, sock.device, sock.tx, sock
+
+    def send(self, packets: Any, lengths: Any, timeout: float) -> int:
+        return self._sock.send(packets[:7], lengths[:7], timeout)
+
+
+def test_what_finds_no_room_goes_next(lab: Lab) -> None:
+    frames = sent_frames(100, lengths=range(60, 90))
+    with Tap.far(lab) as tap, plain_socket(lab) as sock:
+        player = Replay(Crowded(sock), speed=None)  # type: ignore[arg-type]
+        player.round(io.BytesIO(recording(frames)))
+        assert tap.take(100) == frames
+        assert sock.flush(5)
+    assert player.result[:2] == (100, sum(map(len, frames)))
+
+
+def test_times_that_jump_or_are_missing() -> None:
+    """Due as the one before; a step back, or a gap between rounds, costs no wait and no rush."""
+    times = [np.array(one) for one in ([None, 5, 7, None, 6, 16], [None], [100, 90, 95])]
+    player = Replay.__new__(Replay)
+    player._speed, player._rate, player._due, player._last = 2.0, None, 0.0, np.iinfo(np.int64).min
+    player._most = float("inf")
+    due = []
+    for some in times:
+        ns = np.array([np.iinfo(np.int64).min if one is None else START + one for one in some], dtype=np.int64)
+        due += player._schedule(ns).tolist()
+    assert due == [0, 0, 1, 1, 1, 5.5, 5.5, 47.5, 47.5, 47.5]
+
+
+def test_queues_that_take_turns_do_not_stretch_time_and_a_clock_set_back_does_not_stop_it() -> None:
+    player = Replay.__new__(Replay)
+    player._speed, player._rate, player._due, player._last = 1.0, None, 0.0, np.iinfo(np.int64).min
+    player._most = float("inf")
+    due: list[float] = []
+    for first in range(0, 10_000, 1000):  # the packets of two queues in the same microsecond, then of the next one
+        for queue in (0, 1):
+            due += player._schedule(START + first + queue + np.arange(0, 1000, 10)).tolist()
+    assert max(due) == 9991
+    assert due == sorted(due)
+    hour = 3600 * 1_000_000_000
+    due = player._schedule(START + 10_000 - hour + np.arange(0, 1000, 10)).tolist()
+    assert due == [9991 + step for step in range(0, 1000, 10)]
+
+
+def test_a_long_gap_is_waited_for_as_long_as_asked(lab: Lab, tmp_path: Path) -> None:
+    times = [0, 10_000_000, 3600 * 10**9, 3600 * 10**9 + 10_000_000]
+    frames = sent_frames(4)
+    (tmp_path / "a.pcap").write_bytes(recording(frames, times))
+    with Stopwatch(lab) as tap:
+        done = xsk(lab, "-r", str(tmp_path / "a.pcap"), "--max-gap", "0.2", "--json")
+        found = tap.timed(4)
+    assert done.returncode == 0, done.stderr
+    gaps = np.diff([at for _, at in found]) / 1e9
+    assert gaps[1] == pytest.approx(0.2, abs=0.1)
+    assert max(gaps[0], gaps[2]) < 0.1
+
+
+def test_an_empty_batch_is_nothing(lab: Lab) -> None:
+    empty = Batch(None, np.empty((0, 2), np.uint64), memory=np.empty(0, np.uint8))
+    with plain_socket(lab) as sock:
+        assert toolkit.replay(sock, [empty, empty])[:2] == (0, 0)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_keeps_the_pace(lab: Lab, tmp_path: Path) -> None:
+    times = [i * 10_000_000 for i in range(30)]
+    frames = sent_frames(30, lengths=range(60, 1500, 50))
+    (tmp_path / "a.pcap").write_bytes(recording(frames, times))
+    with Stopwatch(lab) as tap:
+        done = xsk(lab, "-r", str(tmp_path / "a.pcap"), "--json")
+        found = tap.timed(30)
+    assert done.returncode == 0, done.stderr
+    assert [data for data, _ in found] == frames
+    gaps = np.diff([at for _, at in found])
+    assert abs(np.median(gaps) - 10_000_000) < 2_000_000, gaps
+    report = json.loads(done.stdout)
+    assert (report["sent"], report["completed"], report["sent_bytes"]) == (30, 30, sum(map(len, frames)))
+    assert report["seconds"] >= 0.29
+
+
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        (("--pace", "fast", "--loop", "4"), 400),
+        (("--pace", "100"), 100),
+        (("--rate", "5000"), 100),
+        (("--pace", "fast", "--loop", "0", "-C", "1234"), 1234),
+        (("--pace", "fast", "--loop", "0", "--seconds", "0.3"), None),
+    ],
+)
+def test_the_command_at_other_paces(lab: Lab, tmp_path: Path, options: tuple[str, ...], sent: int | None) -> None:
+    (tmp_path / "a.pcap").write_bytes(recording(sent_frames(100), [i * 1_000_000 for i in range(100)]))
+    done = xsk(lab, "-r", str(tmp_path / "a.pcap"), *options, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["sent"] == sent or (sent is None and report["sent"] > 100)
+    assert report["completed"] == report["sent"]
+
+
+def test_the_command_reads_a_pipe_and_tells(lab: Lab) -> None:
+    frames = [*sent_frames(10), frame(10, 5000), b"short"]
+    with Tap.far(lab) as tap:
+        done = xsk(lab, "-r", "-", input=recording(frames, wire=9000), text=False)
+        assert tap.take(10) == frames[:10]
+    out = done.stdout.decode()
+    assert done.returncode == 0, done.stderr
+    for told in (
+        "veth0: queue 0, copy mode; -, as recorded",
+        "10 packets, 640 bytes",
+        "1 packets were left out: longer",
+        "1 packets were left out: they have no whole",
+        "10 packets were sent as short",
+    ):
+        assert told in out, out
+
+
+def test_the_command_ends_on_a_signal(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "a.pcap").write_bytes(recording(sent_frames(2), [0, 3600 * 10**9]))
+    process = lab.netns.popen(
+        [*XSK, "send", lab.interface, "-r", str(tmp_path / "a.pcap"), "-n", "0.1"],
+        env={**child_environment(), "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        for line in process.stdout:  # a live line: it is waiting for the second packet
+            if "total        1" in line:
+                break
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 0
+    assert time.monotonic() - began < 10
+    assert "sent 1 = completed 1" in rest
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--max-gap", "2"), "name their file with -r"),
+        (("-r", "x", "--max-gap", "2", "--pace", "fast"), "--max-gap is for packets that leave in their recorded"),
+        (("--pace", "2"), "name their file with -r"),
+        (("-r", "x", "--ip-dst", "192.0.2.1"), "--ip-dst is for packets made here"),
+        (("-r", "x", "--flows", "2"), "--flows is for packets made here"),
+        (("-r", "x", "--pace", "slow"), "--pace is 'original', 'fast' or a number above 0"),
+        (("-r", "x", "--pace", "2", "--rate", "5"), "take one of them"),
+        (("-r", "-", "--loop", "2"), "once only"),
+        (("-r", "/nonexistent.pcap"), "cannot read /nonexistent.pcap"),
+        (("-r", str(ROOT / "README.md")), "neither pcap nor pcapng"),
+    ],
+)
+def test_the_command_refuses(lab: Lab, options: tuple[str, ...], told: str) -> None:
+    done = xsk(lab, *options)
+    assert done.returncode in (1, 2)
+    assert told in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_damaged_file_sends_what_is_whole(lab: Lab, tmp_path: Path) -> None:
+    frames = sent_frames(20)
+    whole = recording(frames)
+    for name, data, code, told in (
+        ("cut.pcap", whole[:-3], 0, "its end is missing"),
+        ("bad.pcap", whole[: -80 * 5 + 8] + b"\xff" * 392, 1, "is damaged"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with Tap.far(lab) as tap:
+            done = xsk(lab, "-r", str(tmp_path / name))
+            assert tap.take(15)[:15] == frames[:15]
+        assert done.returncode == code, done.stderr
+        assert told in done.stderr
+        assert "sent 19 = completed 19" in done.stdout or code
+        assert "sent 15 = completed 15" in done.stdout or not code
+        assert "Traceback" not in done.stderr
+
+
+def test_nothing_is_lost_on_the_way(lab: Lab) -> None:
+    """A recording of what was replayed is the recording."""
+    frames = sent_frames(2000, lengths=range(60, 400))
+    with (
+        toolkit.open(lab.interface, netns=lab.netns, filter="ether proto 0x88b5") as near,
+        toolkit.UMEM(4096) as umem,
+        toolkit.Socket(lab.peer, umem=umem, rx=False, netns=lab.far) as sock,
+    ):
+        sent = toolkit.replay(sock, io.BytesIO(recording(frames)))
+        got: list[bytes] = []
+        deadline = time.monotonic() + 10
+        while len(got) < 2000 and time.monotonic() < deadline:
+            got += [bytes(one) for one in near.receive(timeout=1)]
+        assert sock.flush(5)
+    assert sent.packets == 2000
+    assert got == frames
+
+
+@pytest.mark.parametrize("end", ["signal", "seconds"])
+def test_the_command_ends_though_its_input_stays_open(lab: Lab, end: str) -> None:
+    options = ["--seconds", "1"] if end == "seconds" else []
+    process = lab.netns.popen(
+        [*XSK, "send", lab.interface, "-r", "-", "-n", "0.1", *options],
+        env={**child_environment(), "PYTHONUNBUFFERED": "1"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(recording(sent_frames(3)))
+        process.stdin.flush()
+        assert b"queue 0" in process.stdout.readline()
+        time.sleep(0.5)
+        if end == "signal":
+            process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        rest = process.stdout.read()
+        assert process.wait(10) == 0
+    assert time.monotonic() - began < 5
+    assert b"sent 3 = completed 3" in rest

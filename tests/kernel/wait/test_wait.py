@@ -1,0 +1,420 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every way of waiting: packets, payloads and counts end to end; SIGINT, close(), a vanished device; CPU time."""
+
+from __future__ import annotations
+
+import signal
+import statistics
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+import toolkit
+from tests.helpers.wire import Wire, child_environment, collect, frame, piece_by_piece, run_child
+from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, PrivilegeError
+from toolkit.lab import Lab
+from toolkit.wait.waiter import DeviceSocket, WaitMode
+
+pytestmark = [
+    pytest.mark.timeout(60),
+    # A veth's copy mode has no NAPI to poll on newer kernels, and that is said: see test_busy_polling_says_if_it_works.
+    pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning"),
+]
+
+MODES: tuple[Any, ...] = get_args(WaitMode)
+STAMP = 42  # where the generator's frames carry their number: u64 and its complement, big-endian
+
+
+def near(lab: Lab, wait: WaitMode, **options: Any) -> toolkit.Interface:
+    return toolkit.open("veth0", filter="all", wait=wait, netns=lab.netns, **options)
+
+
+ROOMY = (
+    65536  # ring entries: on a shared machine a process may have to wait for its turn, and nothing may be lost by it
+)
+
+
+def check_whole(numbers: np.ndarray[Any, Any], redirected: int, sent: int) -> None:
+    """Everything that the program redirected arrived, once. A busy veth may lose a few before the program sees them."""
+    assert len(numbers) == redirected
+    assert len(np.unique(numbers)) == len(numbers)
+    assert int(numbers.max()) < sent
+    assert redirected > 0.95 * sent
+
+
+def stamps(batch: toolkit.Batch) -> np.ndarray[Any, Any]:
+    """The numbers that a generator wrote into its frames; every one is checked against its complement."""
+    words = np.ascontiguousarray(batch.head(64)[:, STAMP : STAMP + 16]).view(">u8")
+    assert (words[:, 0] ^ words[:, 1] == 2**64 - 1).all()
+    return words[:, 0].astype(np.uint64)
+
+
+# --- packets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_payloads_arrive_as_sent(lab: Lab, wire: Wire, mode: WaitMode) -> None:
+    sent = [frame(i, 60 + i * 9) for i in range(150)]
+    with near(lab, mode) as interface:
+        assert interface.info()["wait"] == mode
+        sender = threading.Thread(target=wire.send, args=(sent,))  # wants the GIL for each, beside a spinner
+        sender.start()
+        got = collect(interface.receive, len(sent), timeout=30.0)
+        sender.join()
+        assert got == sent
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("queues", [1, 2])
+def test_nothing_is_lost_at_100_000_a_second(make_lab: Callable[..., Lab], mode: WaitMode, queues: int) -> None:
+    lab = make_lab(queues=queues)
+    seen: list[np.ndarray[Any, Any]] = []
+    with near(lab, mode, ring_size=ROOMY) as interface:
+        with lab.generator(rate=100_000, count=100_000, cpu=1) as generator:
+            while batch := interface.receive(timeout=1.0):
+                seen.append(stamps(batch))
+            report = generator.wait(10)
+        assert interface.statistics().dropped == 0
+        redirected = interface.counters()["redirected"]
+    numbers = np.concatenate(seen)
+    check_whole(numbers, redirected, report.sent)
+    assert report.sent == 100_000
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_socket_waits_in_every_mode(lab: Lab, wire: Wire, mode: WaitMode) -> None:
+    with (
+        toolkit.Program.build("xsk_redirect.c") as program,
+        toolkit.Socket("veth0", prefill=64, wait=mode, netns=lab.netns) as sock,
+        piece_by_piece(program, lab, sock),
+    ):
+        assert sock.wait(0.05) is False
+        wire.send([frame(7)])
+        assert sock.wait(5.0) is True
+        assert [bytes(packet) for packet in sock.receive(timeout=1.0)] == [frame(7)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("timeout", [0, 0.001, 0.25])
+def test_the_timeout_is_kept(lab: Lab, mode: WaitMode, timeout: float) -> None:
+    with near(lab, mode) as interface:
+        begin = time.monotonic()
+        assert not interface.receive(timeout=timeout)
+        assert timeout <= time.monotonic() - begin + 0.001 < timeout + 0.2
+
+
+def test_another_mode_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="'poll', 'busy-poll', 'spin', not 'sleep'"):
+        toolkit.open("veth0", filter="all", wait="sleep")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="coalesce"):
+        toolkit.open("veth0", filter="all", coalesce=-1)
+
+
+# --- ways out -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_close_from_another_thread(lab: Lab, mode: WaitMode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.wait.waiter._SLICE", 10)  # so that only the wake-up can end it in time
+    with near(lab, mode) as interface:
+        timer = threading.Timer(0.2, interface.close)
+        timer.start()
+        begin = time.monotonic()
+        with pytest.raises(ClosedError):
+            interface.receive()
+        assert time.monotonic() - begin < 1.5
+        timer.join()
+        assert interface.umem.closed
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_device_vanishes(lab: Lab, mode: WaitMode) -> None:
+    with near(lab, mode) as interface:
+        timer = threading.Timer(0.2, lab.delete_interface)
+        timer.start()
+        begin = time.monotonic()
+        with pytest.raises(DeviceGoneError):
+            interface.receive()
+        assert time.monotonic() - begin < 1.5
+        timer.join()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_link_goes_down_and_up(lab: Lab, wire: Wire, mode: WaitMode) -> None:
+    with near(lab, mode) as interface:
+        lab.set_down()
+        assert not interface.receive(timeout=0.2)
+        lab.set_up()
+        wire.send([frame(1)])
+        assert collect(interface.receive, 1) == [frame(1)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_signal_handlers_run_and_the_wait_goes_on(lab: Lab, mode: WaitMode) -> None:
+    ran: list[float] = []
+    before = signal.signal(signal.SIGALRM, lambda *_: ran.append(time.monotonic()))
+    try:
+        with near(lab, mode) as interface:
+            begin = time.monotonic()
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            assert not interface.receive(timeout=0.5)
+            assert time.monotonic() - begin >= 0.5
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert len(ran) == 1
+    assert 0.05 < ran[0] - begin < 0.35
+
+
+WAITING = """
+    import sys, warnings
+    import toolkit
+    class Given:
+        def fileno(self):
+            return int(sys.argv[2])
+    with toolkit.open("veth0", filter="all", ring_size=64, wait=sys.argv[1], netns=Given()) as interface:
+        print("ready", flush=True)
+        try:
+            interface.receive()
+        except KeyboardInterrupt:
+            print(interface.umem.audit()["rx"] > 0, flush=True)
+            raise
+"""
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_sigint_ends_a_waiting_program(lab: Lab, mode: WaitMode) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(WAITING), mode, str(lab.netns.fileno())],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        pass_fds=[lab.netns.fileno()],
+        env=child_environment(),
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    time.sleep(0.3)
+    begin = time.monotonic()
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=10)
+    assert time.monotonic() - begin < 2
+    assert out == "True\n"
+    assert "KeyboardInterrupt" in err
+    assert child.returncode == -signal.SIGINT
+
+
+# --- what it costs --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_poll_sleeps_and_the_others_do_not(lab: Lab, mode: WaitMode) -> None:
+    with near(lab, mode) as interface:
+        cpu, wall = time.thread_time(), time.monotonic()
+        interface.receive(timeout=0.5)
+        share = (time.thread_time() - cpu) / (time.monotonic() - wall)
+        # The machine may be busy with other things: a spinner gets less than a core, never next to nothing.
+        assert share < 0.05 if mode == "poll" else share > 0.25
+
+
+@pytest.mark.parametrize("mode", ["spin", "busy-poll"])
+def test_other_threads_go_on_beside_a_spinner(lab: Lab, mode: WaitMode) -> None:
+    """A thread that wants the GIL now and then gets it no later than beside a loop of plain Python."""
+
+    def delays(busy: Callable[[], object]) -> list[float]:
+        """How long a sleep of 1 ms takes in another thread, while this one is `busy`."""
+        found: list[float] = []
+        stop = threading.Event()
+
+        def ticks() -> None:
+            while not stop.is_set():
+                begin = time.monotonic()
+                time.sleep(0.001)
+                found.append(time.monotonic() - begin)
+
+        thread = threading.Thread(target=ticks)
+        thread.start()
+        busy()
+        stop.set()
+        thread.join()
+        return found
+
+    def compute() -> None:
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            pass
+
+    beside_python: list[float] = []
+    beside_waiter: list[float] = []
+    with near(lab, mode) as interface:
+        for _ in range(3):  # in turn: a busy machine is as busy for both
+            beside_python += delays(compute)
+            beside_waiter += delays(lambda: interface.receive(timeout=0.5))
+    assert statistics.median(beside_waiter) < 2 * statistics.median(beside_python)
+
+
+# --- resting while packets come steadily -----------------------------------------------------------------------------
+
+
+def steady(lab: Lab, rate: float, **options: Any) -> tuple[int, int, int]:
+    """(packets, batches, sent) of a second at a steady rate; every number is checked."""
+    with near(lab, "poll", ring_size=ROOMY, **options) as interface:
+        seen: list[np.ndarray[Any, Any]] = []
+        with lab.generator(rate=rate, seconds=1.0, cpu=1) as generator:
+            while batch := interface.receive(timeout=0.5):
+                seen.append(stamps(batch))
+            sent = generator.wait(10).sent
+        assert interface.statistics().dropped == 0
+        numbers = np.concatenate(seen)
+        check_whole(numbers, interface.counters()["redirected"], sent)
+        return len(numbers), len(seen), sent
+
+
+def test_packets_come_together_at_a_steady_rate(lab: Lab) -> None:
+    packets, batches, _ = steady(lab, 200_000)
+    assert packets / batches > 100
+    for _ in range(5):  # a machine that is busy elsewhere lets packets come together as well
+        packets, batches, _ = steady(lab, 200_000, coalesce=0)
+        if packets / batches < 100:
+            break
+    assert packets / batches < 100
+
+
+def test_two_queues_are_both_served_between_rests(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab(queues=2)
+    with near(lab, "poll", ring_size=ROOMY) as interface:
+        got = {0: 0, 1: 0}
+        largest = 0
+        with (
+            lab.generator(rate=40_000, seconds=1.0, cpu=0) as even,
+            lab.generator(rate=40_000, seconds=1.0, cpu=1) as odd,
+        ):
+            while batch := interface.receive(timeout=0.5):
+                got[batch.queue] += len(batch)
+                largest = max(largest, len(batch))
+            sent = even.wait(10).sent, odd.wait(10).sent
+        assert sum(got.values()) == interface.counters()["redirected"]
+        assert got[even.queue] > 0.95 * sent[0]
+        assert got[odd.queue] > 0.95 * sent[1]
+        assert interface.statistics().dropped == 0
+        assert largest > 4
+
+
+def test_a_conversation_is_not_delayed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packets that each wait for our answer to the one before: no rest in more than a few of them."""
+    rests: list[float] = []
+    real = time.sleep
+
+    def sleep(seconds: float) -> None:
+        rests.append(seconds)
+        real(seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with near(lab, "poll") as interface, Wire(lab) as wire:
+        wire.sock.settimeout(5)
+        answered = 0
+        begin = time.monotonic()
+        for i in range(3000):
+            wire.sock.send(frame(i, 60))
+            batch = interface.receive(timeout=5.0)
+            assert len(batch) == 1
+            interface.send(batch)
+            wire.sock.recv(100)
+            answered += 1
+        elapsed = time.monotonic() - begin
+    assert answered == 3000
+    assert len(rests) <= 8 + elapsed
+
+
+# --- busy polling -----------------------------------------------------------------------------------------------------
+
+SO_BUSY_POLL, SO_INCOMING_NAPI_ID, SO_PREFER_BUSY_POLL = 46, 56, 69
+
+
+def test_busy_polling_sets_the_socket_options(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab(queues=2)
+    with near(lab, "busy-poll") as interface:
+        for sock in interface.sockets:
+            assert sock._core.sock.getsockopt(1, SO_PREFER_BUSY_POLL) == 1
+            assert sock._core.sock.getsockopt(1, SO_BUSY_POLL) > 0
+    with near(lab, "spin") as interface:
+        assert interface.sockets[0]._core.sock.getsockopt(1, SO_PREFER_BUSY_POLL) == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_busy_polling_alone_drives_the_driver(
+    make_lab: Callable[..., Lab], mode: WaitMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driven: list[int] = []
+    recv = DeviceSocket.recv
+
+    def note(self: DeviceSocket, *arguments: int) -> bytes:
+        driven.append(self.fileno())
+        return recv(self, *arguments)
+
+    lab = make_lab(queues=2)
+    with near(lab, mode) as interface:
+        monkeypatch.setattr(DeviceSocket, "recv", note)
+        assert not interface.receive(timeout=0.2)
+        if mode == "busy-poll":
+            assert {sock.fileno() for sock in interface.sockets} == set(driven)
+            assert len(driven) > 200
+        else:
+            assert len(driven) < 20
+
+
+@pytest.mark.filterwarnings("default:busy polling:RuntimeWarning")
+def test_busy_polling_says_if_it_works(lab: Lab, wire: Wire, recwarn: pytest.WarningsRecorder) -> None:
+    with near(lab, "busy-poll") as interface:
+        wire.send([frame(1)])
+        assert collect(interface.receive, 1) == [frame(1)]
+        assert not interface.receive(timeout=0.4)
+        assert not interface.receive(timeout=0.4)
+        works = bool(interface.sockets[0]._core.sock.getsockopt(1, SO_INCOMING_NAPI_ID))
+        assert interface.info()["busy_polling"] is works
+    said = [str(one.message) for one in recwarn.list if "busy polling" in str(one.message)]
+    assert len(said) == (0 if works else 1)
+    if said:
+        assert "of veth0" in said[0]
+        assert 'wait="spin"' in said[0]
+
+
+def test_busy_polling_without_privilege(lab: Lab) -> None:
+    """SO_PREFER_BUSY_POLL wants CAP_NET_ADMIN: a clear error, and the queue is free afterwards."""
+    run_child(
+        f"""
+        import toolkit
+        class Given:
+            def fileno(self):
+                return {lab.netns.fileno()}
+        try:
+            toolkit.Socket("veth0", wait="busy-poll", netns=Given())
+        except toolkit.errors.PrivilegeError as refused:
+            assert "CAP_NET_ADMIN" in str(refused) and "queue 0 of veth0" in str(refused), refused
+            assert 'wait="spin"' in str(refused), refused
+        else:
+            raise AssertionError("it was not refused")
+        toolkit.Socket("veth0", wait="spin", netns=Given()).close()
+        """,
+        "setpriv",
+        "--bounding-set=-net_admin",
+        "--inh-caps=-net_admin",
+        pass_fds=[lab.netns.fileno()],
+    )
+
+
+def test_a_refused_busy_poll_leaves_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PrivilegeError(1, "no")
+
+    monkeypatch.setattr("toolkit.wait.waiter._prefer_busy_poll", refuse)
+    with pytest.raises(PrivilegeError):
+        near(lab, "busy-poll")
+    monkeypatch.undo()
+    near(lab, "busy-poll").close()

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public face: what `import toolkit` offers, and that whoever stands outside of the package keeps to it."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import json
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import toolkit
+from tests.helpers import ROOT
+
+PRIVATE = {"_base", "abi", "tables", "umem", "wait", "xsk", "batch", "interface", "cli"}
+PUBLIC = {"errors"} | {path.parent.name for path in (ROOT / "toolkit").glob("*/__init__.py")} - PRIVATE
+
+
+def test_dir_is_what_is_public() -> None:
+    code = "import json, toolkit; print(json.dumps([dir(toolkit), toolkit.__all__]))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    shown, public = json.loads(run.stdout)
+    assert shown == sorted(public)
+    assert set(public) >= PUBLIC
+
+
+@pytest.mark.parametrize("order", ["sorted", "reversed"])
+def test_every_name_is_there_in_a_fresh_interpreter(order: str) -> None:
+    code = f"import toolkit; print(*[name for name in {order}(toolkit.__all__) if getattr(toolkit, name) is None])"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not run.stdout.strip()
+    subprocess.run([sys.executable, "-c", "from toolkit import *; Workers, tee, lab"], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("package", sorted(PUBLIC))
+def test_a_door_has_what_it_names(package: str) -> None:
+    module = importlib.import_module(f"toolkit.{package}")
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    assert set(dir(module)) >= set(module.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = module.nothing
+
+
+def test_what_is_not_there_is_said() -> None:
+    with pytest.raises(AttributeError, match="module 'toolkit' has no attribute 'recieve'"):
+        _ = toolkit.recieve  # type: ignore[attr-defined]
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'version = "{toolkit.__version__}"' in project
+
+
+@pytest.mark.parametrize("name", [name for name in toolkit.__all__ if inspect.isclass(getattr(toolkit, name))])
+def test_the_source_of_a_class_can_be_shown(name: str) -> None:
+    assert f"class {name}" in inspect.getsource(getattr(toolkit, name))
+
+
+@pytest.mark.parametrize("name", ["open", "tee", "read", "replay", "matches"])
+def test_the_source_of_a_function_can_be_shown(name: str) -> None:
+    assert f"def {name}(" in inspect.getsource(getattr(toolkit, name))
+
+
+def test_a_pickled_batch_names_the_package_only() -> None:
+    """So that it can be read after the next move of a file."""
+    memory, descs = np.zeros(60, dtype=np.uint8), np.array([[0, 60]], dtype=np.uint64)
+    batch = toolkit.Batch(None, descs, memory=memory, arrival_ns=np.zeros(1, dtype=np.int64))
+    pickled = pickle.dumps(batch)
+    assert b"toolkit.batch" in pickled
+    assert b"toolkit.batch.batch" not in pickled
+    assert pickle.loads(pickled).lengths.tolist() == [60]
+
+
+# --- who stands outside ---------------------------------------------------------------------------------------------
+
+
+def programs() -> Iterator[tuple[str, str]]:
+    """Every Python program of README, docs, examples and scripts: where it stands, and its text."""
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+            yield page.name, block
+    for notebook in sorted((ROOT / "examples").glob("*.ipynb")):
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        for cell in cells:
+            if cell["cell_type"] == "code":
+                yield notebook.name, "".join(cell["source"])
+    for script in sorted((ROOT / "scripts").glob("*.py")):
+        yield script.name, script.read_text(encoding="utf-8")
+
+
+def private_names(text: str) -> list[str]:
+    """What a program imports from toolkit, or names of it, that is not public."""
+    wrong = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "toolkit":
+            wrong += [f"{node.module}.{alias.name}" for alias in node.names if not _public(node.module, alias.name)]
+        elif isinstance(node, ast.Import):
+            wrong += [a.name for a in node.names if a.name.startswith("toolkit.") and a.name[8:] not in PUBLIC]
+        elif (
+            isinstance(node, ast.Attribute)
+            and ast.unparse(node.value) == "toolkit"
+            and node.attr not in toolkit.__all__
+        ):
+            wrong.append(f"toolkit.{node.attr}")
+    return wrong
+
+
+def _public(module: str, name: str) -> bool:
+    if module == "toolkit":
+        return name in toolkit.__all__
+    package = module.removeprefix("toolkit.")
+    return package in PUBLIC and name in importlib.import_module(module).__all__
+
+
+def test_programs_in_the_papers_use_public_names_only() -> None:
+    found = list(programs())
+    assert len(found) > 10, "no programs found: the test looks in the wrong place"
+    wrong = [f"{where}: {name}" for where, text in found for name in private_names(text)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from toolkit.rings.memory import RingMemory",
+        "from toolkit.umem import UMEM",
+        "import toolkit.xsk",
+        "import toolkit\ntoolkit.xsk",
+        "from toolkit.packets import as_matrix",
+        "from toolkit import door",
+    ],
+)
+def test_a_private_name_is_found(text: str) -> None:
+    assert private_names(text)
+
+
+def test_a_public_name_is_not() -> None:
+    assert not private_names(
+        "import toolkit\nfrom toolkit.lab import Lab\nfrom toolkit import errors\ntoolkit.open('eth0')"
+    )
