@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from toolkit.doctor.finding import Finding, note
 from toolkit.net import netdev
 from toolkit.net.device import Device
-from toolkit.net.offloads import active_offloads
+from toolkit.net.ethtool import active_offloads
 
 __all__ = ["hidden_tags", "joined_segments", "lost_when_forwarded", "surely_generic"]
 

@@ -13,7 +13,7 @@ from toolkit.doctor.system import older_than
 from toolkit.errors import ToolkitError
 from toolkit.net import netdev
 from toolkit.net.device import LINK_HEADERS, Device, describe
-from toolkit.net.offloads import active_offloads
+from toolkit.net.ethtool import active_offloads
 from toolkit.program import Attached, attached
 from toolkit.program.replaced import as_text, left
 from toolkit.umem.umem import LONGEST_PACKET, frame_size_for

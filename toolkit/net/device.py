@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-import array
+import contextlib
 import errno
-import fcntl
 import operator
 import re
-import socket
 import struct
 import time
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from toolkit.errors import ArgumentError, kernel_error
+from toolkit.net.ethtool import IFF_UP, SIOCGIFFLAGS, Asker
 
 __all__ = [
     "LINK_HEADERS",
@@ -27,17 +26,13 @@ __all__ = [
     "queue_numbers",
 ]
 
-# linux/sockios.h, linux/ethtool.h, linux/if.h
-_SIOCGIFFLAGS = 0x8913
+# linux/sockios.h, linux/if.h
 _SIOCGIFINDEX = 0x8933
 _SIOCGIFMTU = 0x8921
 _SIOCGIFHWADDR = 0x8927
-_SIOCETHTOOL = 0x8946
-_ETHTOOL_GDRVINFO = 0x00000003
-_ETHTOOL_GCHANNELS = 0x0000003C
-_IFF_UP = 0x1
 _IFF_RUNNING = 0x40
 _IFNAMSIZ = 16
+_I32, _U16 = struct.Struct("=i"), struct.Struct("=H")
 
 # linux/if_arp.h
 ARPHRD_ETHER = 1
@@ -102,40 +97,37 @@ class Device(NamedTuple):
 
 def describe(interface: str) -> Device:
     """Ask about `interface` in the calling thread's network namespace. SystemCallError (ENODEV) when there is none."""
-    name = _checked_name(interface)
     with _asker(interface) as asker:
-
-        def ioctl(request: int, payload: bytes = b"") -> bytes:
-            return fcntl.ioctl(asker, request, struct.pack("16s24s", name, payload))
-
         try:
             # Not socket.if_nametoindex(), which tells no errno.
-            ifindex = struct.unpack_from("=i", ioctl(_SIOCGIFINDEX), 16)[0]
-            flags = struct.unpack_from("=H", ioctl(_SIOCGIFFLAGS), 16)[0]
-            mtu = struct.unpack_from("=i", ioctl(_SIOCGIFMTU), 16)[0]
-            address = ioctl(_SIOCGIFHWADDR)  # its family is the kind of device, which /sys shows of one namespace only
-            kind, mac = struct.unpack_from("=H", address, 16)[0], address[18:24]
+            (ifindex,) = _I32.unpack_from(asker.ask(_SIOCGIFINDEX))
+            (flags,) = _U16.unpack_from(asker.ask(SIOCGIFFLAGS))
+            (mtu,) = _I32.unpack_from(asker.ask(_SIOCGIFMTU))
+            address = asker.ask(_SIOCGIFHWADDR)  # its family is the kind of device, which /sys shows of one namespace
+            (kind,), mac = _U16.unpack_from(address), address[2:8]
         except OSError as refused:
             number = refused.errno if refused.errno in (errno.EMFILE, errno.ENFILE, errno.EPERM) else errno.ENODEV
             raise kernel_error("", number, f"cannot open the interface {interface}") from None
-        queues, paired = _channels(asker, name)
-        driver, bus = _driver(asker, name)
-    up, running = bool(flags & _IFF_UP), bool(flags & _IFF_RUNNING)
-    return Device(interface, ifindex, up, running, mtu, mac, queues, driver, paired, bus, kind)
+        queues, paired, driver, bus = 1, False, "", ""  # where the driver does not say
+        with contextlib.suppress(OSError):
+            queues, _, paired = asker.channels()
+        with contextlib.suppress(OSError):
+            driver, bus = asker.driver()
+    up, running = bool(flags & IFF_UP), bool(flags & _IFF_RUNNING)
+    return Device(interface, ifindex, up, running, mtu, mac, max(queues, 1), driver, paired, bus, kind)
 
 
 def index_of(interface: str) -> int:
     """Return the number of `interface`. OSError with the kernel's errno, which socket.if_nametoindex() keeps back."""
-    name = _checked_name(interface)
     with _asker(interface) as asker:
-        answer = fcntl.ioctl(asker, _SIOCGIFINDEX, struct.pack("16s24s", name, b""))
-    index: int = struct.unpack_from("=i", answer, 16)[0]
+        index: int = _I32.unpack_from(asker.ask(_SIOCGIFINDEX))[0]
     return index
 
 
-def _asker(interface: str) -> socket.socket:
+def _asker(interface: str) -> Asker:
+    name = _checked_name(interface)
     try:
-        return socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        return Asker(name)
     except OSError as refused:
         raise kernel_error("", refused.errno or errno.EIO, f"cannot open the interface {interface}") from None
 
@@ -150,36 +142,6 @@ def _checked_name(interface: str) -> bytes:
             "Next step: list the interfaces with `ip link`."
         )
     return name
-
-
-def _ethtool(asker: socket.socket, name: bytes, words: array.array[int]) -> bool:
-    """Run one SIOCETHTOOL command on the buffer `words`, in place. False where the driver does not know it."""
-    address, _ = words.buffer_info()
-    try:
-        fcntl.ioctl(asker, _SIOCETHTOOL, struct.pack("16sP16x", name, address))
-    except OSError:
-        return False
-    return True
-
-
-def _channels(asker: socket.socket, name: bytes) -> tuple[int, bool]:
-    """Receive queues in use, and whether they are counted in pairs."""
-    # struct ethtool_channels: cmd, max_rx, max_tx, max_other, max_combined, rx, tx, other, combined
-    words = array.array("I", [_ETHTOOL_GCHANNELS] + [0] * 8)
-    if _ethtool(asker, name, words):
-        return max(words[5] + words[8], 1), words[8] > 0
-    return 1, False
-
-
-def _driver(asker: socket.socket, name: bytes) -> tuple[str, str]:
-    """The driver's name, and on which bus the device is; "" where the driver does not say."""
-    # struct ethtool_drvinfo (196 bytes): cmd, driver[32], version[32], fw_version[32], bus_info[32], …
-    words = array.array("I", [_ETHTOOL_GDRVINFO] + [0] * 48)
-    if not _ethtool(asker, name, words):
-        return "", ""
-    told = words.tobytes()
-    driver, bus = (told[at : at + 32].split(b"\0")[0].decode(errors="replace") for at in (4, 100))
-    return driver, bus
 
 
 def queue_numbers(device: Device, queues: Iterable[int] | Literal["all"]) -> list[int]:
