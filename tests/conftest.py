@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all tests share: how hard hypothesis works, and the one place that decides a skip, with its reason.
+"""What all tests share: how hard hypothesis works, who skips, who runs alone and who gets another try, with reasons.
 
 Under CI=true hypothesis works longer, and a skip for want of privilege is a failure: a green run there means that
-everything was run.
+everything was run. A CI machine is shared, though, and may hold a process up for a second. So a test that is marked as
+one that a busy machine changes gets two more tries there, and the report names each. A broken promise fails thrice.
 """
 
 from __future__ import annotations
@@ -126,10 +127,55 @@ def require(*features: str, root: bool = False) -> None:
             pytest.skip(reason)
 
 
+# Each takes one argument, the reason. A test that runs alone is one that a busy machine changes as well.
+SENSITIVE = {
+    "timing": "a busy machine changes what it sees (a deadline, a rate, the order of threads): tried again in CI",
+    "alone": "other tests beside it would change what it sees (CPU time, rates): scripts/test runs it after those",
+}
+_RERUNS = 2
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers, for --strict-markers."""
+    for name, meaning in SENSITIVE.items():
+        config.addinivalue_line("markers", f"{name}(reason): {meaning}")
     config.addinivalue_line("markers", "needs_root: needs CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN")
     config.addinivalue_line("markers", f"needs(feature, ...): needs features of the machine: {', '.join(FEATURES)}")
+
+
+def _reasons(item: pytest.Item) -> list[str]:
+    """Why a busy machine changes this test; empty: it does not."""
+    found = []
+    for name in SENSITIVE:
+        for marker in item.iter_markers(name):
+            if len(marker.args) != 1 or not isinstance(marker.args[0], str) or marker.kwargs:
+                raise pytest.UsageError(f"{item.nodeid}: the marker {name} takes one argument, its reason")
+            found.append(marker.args[0])
+    return found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In CI, try again what a busy machine changes; each report carries the reason."""
+    for item in items:
+        if reasons := _reasons(item):
+            item.user_properties.append(("sensitive", "; ".join(reasons)))
+            if CI:
+                item.add_marker(pytest.mark.flaky(reruns=_RERUNS, reruns_delay=2))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name every retry: the test, what failed, and why it may be tried again."""
+    retried = terminalreporter.stats.get("rerun", [])
+    if not retried:
+        return
+    terminalreporter.section(f"tried again: {len(retried)} (a busy machine changes these tests)")
+    for report in retried:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        failure = (crash.message if crash else str(report.longrepr)).strip().splitlines() or ["?"]
+        reason = dict(report.user_properties).get("sensitive", "no reason given")
+        terminalreporter.line(f"{report.nodeid} ({report.when})")
+        terminalreporter.line(f"    failed: {failure[0]}")
+        terminalreporter.line(f"    tried again because: {reason}")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

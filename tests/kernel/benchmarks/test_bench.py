@@ -27,7 +27,11 @@ from toolkit.lab import Lab
 from toolkit.packets import frames
 from toolkit.packets.checksum_offload import finish_checksums
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.needs("af_xdp", "libxdp", "bcc", "setpriv", "ping")]
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.needs("af_xdp", "libxdp", "bcc", "setpriv", "ping"),
+    pytest.mark.alone("it measures rates, with a process pinned to each CPU"),
+]
 
 SECONDS = 0.3
 RATE = 50_000.0  # far below what anybody here can do: nothing may be lost

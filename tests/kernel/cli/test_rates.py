@@ -11,6 +11,7 @@ import pytest
 from tests.helpers.cli import ENVIRONMENT, XSK
 
 
+@pytest.mark.alone("a rate, measured over a second")
 @pytest.mark.needs("bcc", "ping")
 def test_the_first_rate_of_the_demo() -> None:
     """Compiling, and making two hosts, took seconds: they are no part of an interval."""

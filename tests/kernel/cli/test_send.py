@@ -59,6 +59,7 @@ def test_send_a_frame_of_ones_own_and_leave_what_arrives_alone(lab: Lab, wire: W
     assert wire.receive(1) == [wanted], done.stderr
 
 
+@pytest.mark.timing("a rate, measured until a signal comes")
 def test_send_until_a_signal_attaches_nothing_and_completes(lab: Lab, wire: Wire) -> None:
     process = lab.netns.popen(
         [*XSK, "send", "veth0", "--ip-dst", "10.11.0.2", "--rate", "5000", "--json"],

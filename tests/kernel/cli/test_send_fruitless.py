@@ -17,6 +17,7 @@ from tests.kernel.recorded.test_replay import recording
 from toolkit.lab import Lab
 
 
+@pytest.mark.timing("the end of a process is due 5 s after SIGINT")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_zeros_without_end(lab: Lab, tmp_path: Path, number: signal.Signals) -> None:
     """256 GB of them, on no disk: what was sent before is reported."""

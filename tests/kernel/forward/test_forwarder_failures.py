@@ -35,6 +35,7 @@ def middle() -> Iterator[Middle]:
         yield Middle(stack)
 
 
+@pytest.mark.timing("the end is due in a second")
 def test_a_tx_ring_that_stays_full(lab: Lab, near: toolkit.Interface) -> None:
     """What finds no room in 10 ms is dropped and counted; its frames come back; then it goes on."""
     (sock,) = near.sockets
@@ -132,6 +133,7 @@ def test_an_interface_that_vanishes(middle: Middle, which: str, conservation: An
     adds_up(forwarder)
 
 
+@pytest.mark.timing("the end is due 2 s after close()")
 def test_close_while_another_thread_forwards(lab: Lab, near: toolkit.Interface) -> None:
     ended: list[BaseException] = []
 
@@ -183,6 +185,7 @@ def test_another_thread_that_sends_on_the_target(lab: Lab, near: toolkit.Interfa
     settled(near)
 
 
+@pytest.mark.timing("a timeout is kept to 0.2 s, as far as a CPU is free then")
 def test_step_waits_as_long_as_told_and_run_stops(lab: Lab, near: toolkit.Interface) -> None:
     forwarder = Forwarder(near, near)
     for timeout in (0, 0.1):

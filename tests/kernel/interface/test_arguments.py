@@ -67,6 +67,7 @@ def test_queue_out_of_range(lab: Lab) -> None:
     assert what_runs(lab) is None
 
 
+@pytest.mark.timing("the refusal is due in 5 s")
 def test_queue_taken(make_lab: Callable[..., Lab]) -> None:
     """Also halfway through an open(): what was bound and attached before goes again."""
     lab = make_lab(queues=2)

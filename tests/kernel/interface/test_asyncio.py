@@ -130,6 +130,7 @@ def test_the_next_batch_ends_the_loan_of_the_last(lab: Lab, wire: Wire) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.timing("a timeout is kept to 0.2 s, as far as a CPU is free then")
 @pytest.mark.parametrize("mode", MODES)
 def test_the_timeout_is_kept_and_the_loop_goes_on(lab: Lab, mode: str) -> None:
     async def main() -> None:
@@ -197,6 +198,7 @@ def test_every_call_lets_the_other_tasks_run(lab: Lab, wire: Wire, mode: str) ->
     asyncio.run(main())
 
 
+@pytest.mark.timing("the CPU time of half a second")
 def test_an_idle_loop_sleeps(lab: Lab) -> None:
     async def main() -> float:
         with near(lab) as interface:

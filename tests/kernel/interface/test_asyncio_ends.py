@@ -87,6 +87,7 @@ def test_no_packet_is_lost_by_cancelling(lab: Lab, wire: Wire) -> None:
     assert got == list(range(400))
 
 
+@pytest.mark.timing("the end is due in 1.5 s")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("style", ["areceive", "async for"])
 @pytest.mark.parametrize("where", ["task", "thread", "executor"])
@@ -126,6 +127,7 @@ def test_closing_while_awaiting(lab: Lab, mode: str, style: str, where: str, mon
     asyncio.run(main())
 
 
+@pytest.mark.timing("the end is due in 1.5 s")
 @pytest.mark.parametrize("mode", MODES)
 def test_the_device_vanishes(lab: Lab, mode: str) -> None:
     async def main() -> None:
@@ -255,6 +257,7 @@ def test_a_forked_child_does_not_disturb(lab: Lab, wire: Wire) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.timing("the end is due in 1.5 s")
 @pytest.mark.parametrize("mode", MODES)
 def test_wake_ends_what_waits_for_good(lab: Lab, wire: Wire, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toolkit.wait.aio._SLICE", 10)  # so that only the wake-up can end it in time

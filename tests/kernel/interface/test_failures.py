@@ -44,6 +44,7 @@ def receive_for(seconds: float, receive: Callable[..., toolkit.Batch], timeout: 
         receive(timeout=timeout)
 
 
+@pytest.mark.timing("the end is due 3 s after the device went")
 @pytest.mark.parametrize("how", ["waiting", "polling"])
 @pytest.mark.parametrize("level", ["interface", "socket"])
 def test_the_device_deleted_while_receiving(lab: Lab, wire: Wire, how: str, level: str) -> None:
@@ -167,6 +168,7 @@ def test_close_twice_and_use_after_close(lab: Lab, wire: Wire) -> None:
     assert what_runs(lab) is None
 
 
+@pytest.mark.timing("the end is due 2 s after close()")
 @pytest.mark.parametrize("level", ["interface", "socket"])
 @pytest.mark.parametrize("how", ["blocked", "spinning"])
 def test_close_from_another_thread(make_lab: Callable[..., Lab], level: str, how: str) -> None:

@@ -73,6 +73,7 @@ def test_the_documented_loop(lab: Lab, wire: Wire) -> None:
     assert total == 10
 
 
+@pytest.mark.timing("a timeout is kept to a second, as far as a CPU is free then")
 def test_limit_and_timeout(lab: Lab, wire: Wire, door: Callable[..., Program]) -> None:
     with opened(lab, door) as interface:
         for timeout in (0, 0.05, 0.3):

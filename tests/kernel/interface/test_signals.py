@@ -200,6 +200,7 @@ def receive_for_ever(target: Any, timeout: float | None) -> None:
         target.receive(timeout=timeout)
 
 
+@pytest.mark.timing("the end is due 8 s after the signal")
 @pytest.mark.parametrize("level", ["interface", "socket"])
 @pytest.mark.parametrize("timeout", [0, None])
 def test_close_in_a_signal_handler(

@@ -91,6 +91,7 @@ def test_seconds(lab: Lab) -> None:
     assert lab.counters()["rx_packets"] == report.sent - (report.lost or 0) > 0
 
 
+@pytest.mark.alone("bursts grow when a generator has to wait for its CPU")
 @pytest.mark.parametrize("rate", [1_000, 50_000, 200_000, 1_000_000])
 def test_pace(lab: Lab, rate: int) -> None:
     with lab.generator(rate=rate, seconds=0.5) as generator:

@@ -80,6 +80,7 @@ def test_scapy_s_file_leaves_as_it_is(lab: Lab, tmp_path: Path) -> None:
     assert (done.too_long, done.too_short, done.cut) == (0, 0, 0)
 
 
+@pytest.mark.alone("gaps of milliseconds, which others lengthen")
 @pytest.mark.parametrize(("speed", "factor"), [(1.0, 1.0), (2.0, 0.5), (0.5, 2.0)])
 def test_the_times_between_packets_are_kept(lab: Lab, speed: float, factor: float) -> None:
     """None leaves before its time. How late one is depends on the machine: as a rule most are not."""
@@ -112,6 +113,7 @@ def test_times_from_1970_on_are_times(lab: Lab) -> None:
     assert late.min() >= -10_000, late
 
 
+@pytest.mark.timing("a rate is kept, as far as a CPU is free then")
 def test_at_a_rate(lab: Lab) -> None:
     frames = sent_frames(500)
     with Tap.far(lab) as tap, plain_socket(lab) as sock:
@@ -232,6 +234,7 @@ def test_queues_that_take_turns_do_not_stretch_time_and_a_clock_set_back_does_no
     assert due == [9991 + step for step in range(0, 1000, 10)]
 
 
+@pytest.mark.timing("a gap is kept to 0.1 s, as far as a CPU is free then")
 def test_a_long_gap_is_waited_for_as_long_as_asked(lab: Lab, tmp_path: Path) -> None:
     times = [0, 10_000_000, 3600 * 10**9, 3600 * 10**9 + 10_000_000]
     frames = sent_frames(4)
@@ -254,6 +257,7 @@ def test_an_empty_batch_is_nothing(lab: Lab) -> None:
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone("gaps of milliseconds, which others lengthen")
 def test_the_command_keeps_the_pace(lab: Lab, tmp_path: Path) -> None:
     times = [i * 10_000_000 for i in range(30)]
     frames = sent_frames(30, lengths=range(60, 1500, 50))
@@ -306,6 +310,7 @@ def test_the_command_reads_a_pipe_and_tells(lab: Lab) -> None:
         assert told in out, out
 
 
+@pytest.mark.timing("the end of a process is due 10 s after a signal")
 def test_the_command_ends_on_a_signal(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "a.pcap").write_bytes(recording(sent_frames(2), [0, 3600 * 10**9]))
     process = lab.netns.popen(
@@ -383,6 +388,7 @@ def test_nothing_is_lost_on_the_way(lab: Lab) -> None:
     assert got == frames
 
 
+@pytest.mark.timing("the end of a process is due 5 s after a signal")
 @pytest.mark.parametrize("end", ["signal", "seconds"])
 def test_the_command_ends_though_its_input_stays_open(lab: Lab, end: str) -> None:
     options = ["--seconds", "1"] if end == "seconds" else []

@@ -71,6 +71,7 @@ def test_payloads_arrive_as_sent(lab: Lab, wire: Wire, mode: WaitMode) -> None:
         assert got == sent
 
 
+@pytest.mark.alone("a generator and a receiver at full speed, each on a CPU: they fall behind beside others")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("queues", [1, 2])
 def test_nothing_is_lost_at_100_000_a_second(make_lab: Callable[..., Lab], mode: WaitMode, queues: int) -> None:
@@ -101,6 +102,7 @@ def test_a_socket_waits_in_every_mode(lab: Lab, wire: Wire, mode: WaitMode) -> N
         assert [bytes(packet) for packet in sock.receive(timeout=1.0)] == [frame(7)]
 
 
+@pytest.mark.timing("a timeout is kept to 0.2 s, as far as a CPU is free then")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("timeout", [0, 0.001, 0.25])
 def test_the_timeout_is_kept(lab: Lab, mode: WaitMode, timeout: float) -> None:
@@ -120,6 +122,7 @@ def test_another_mode_is_refused() -> None:
 # --- ways out -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timing("the end is due 1.5 s after close()")
 @pytest.mark.parametrize("mode", MODES)
 def test_close_from_another_thread(lab: Lab, mode: WaitMode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toolkit.wait.waiter._SLICE", 10)  # so that only the wake-up can end it in time
@@ -134,6 +137,7 @@ def test_close_from_another_thread(lab: Lab, mode: WaitMode, monkeypatch: pytest
         assert interface.umem.closed
 
 
+@pytest.mark.timing("the end is due 1.5 s after the device went")
 @pytest.mark.parametrize("mode", MODES)
 def test_the_device_vanishes(lab: Lab, mode: WaitMode) -> None:
     with near(lab, mode) as interface:
@@ -156,6 +160,7 @@ def test_the_link_goes_down_and_up(lab: Lab, wire: Wire, mode: WaitMode) -> None
         assert collect(interface.receive, 1) == [frame(1)]
 
 
+@pytest.mark.timing("a handler is due 0.25 s after its signal")
 @pytest.mark.parametrize("mode", MODES)
 def test_signal_handlers_run_and_the_wait_goes_on(lab: Lab, mode: WaitMode) -> None:
     ran: list[float] = []
@@ -188,6 +193,7 @@ WAITING = """
 """
 
 
+@pytest.mark.timing("the end of a process is due 2 s after SIGINT")
 @pytest.mark.parametrize("mode", MODES)
 def test_sigint_ends_a_waiting_program(lab: Lab, mode: WaitMode) -> None:
     child = subprocess.Popen(
@@ -213,6 +219,7 @@ def test_sigint_ends_a_waiting_program(lab: Lab, mode: WaitMode) -> None:
 # --- what it costs --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone("the share of a CPU that a spinner gets")
 @pytest.mark.parametrize("mode", MODES)
 def test_poll_sleeps_and_the_others_do_not(lab: Lab, mode: WaitMode) -> None:
     with near(lab, mode) as interface:
@@ -223,6 +230,7 @@ def test_poll_sleeps_and_the_others_do_not(lab: Lab, mode: WaitMode) -> None:
         assert share < 0.05 if mode == "poll" else share > 0.25
 
 
+@pytest.mark.alone("delays of a millisecond, which others lengthen")
 @pytest.mark.parametrize("mode", ["spin", "busy-poll"])
 def test_other_threads_go_on_beside_a_spinner(lab: Lab, mode: WaitMode) -> None:
     """A thread that wants the GIL now and then gets it no later than beside a loop of plain Python."""
@@ -276,6 +284,7 @@ def steady(lab: Lab, rate: float, **options: Any) -> tuple[int, int, int]:
         return len(numbers), len(seen), sent
 
 
+@pytest.mark.alone("how many packets come together depends on who else wants the CPUs")
 def test_packets_come_together_at_a_steady_rate(lab: Lab) -> None:
     packets, batches, _ = steady(lab, 200_000)
     assert packets / batches > 100
@@ -286,6 +295,7 @@ def test_packets_come_together_at_a_steady_rate(lab: Lab) -> None:
     assert packets / batches < 100
 
 
+@pytest.mark.alone("two generators and a receiver at a steady rate want both CPUs")
 def test_two_queues_are_both_served_between_rests(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab(queues=2)
     with near(lab, "poll", ring_size=ROOMY) as interface:
@@ -306,6 +316,7 @@ def test_two_queues_are_both_served_between_rests(make_lab: Callable[..., Lab]) 
         assert largest > 4
 
 
+@pytest.mark.timing("it counts delays, which depend on how fast the answers come")
 def test_a_conversation_is_not_delayed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packets that each wait for our answer to the one before: no rest in more than a few of them."""
     rests: list[float] = []
@@ -347,6 +358,7 @@ def test_busy_polling_sets_the_socket_options(make_lab: Callable[..., Lab]) -> N
         assert interface.sockets[0]._core.sock.getsockopt(1, SO_PREFER_BUSY_POLL) == 0
 
 
+@pytest.mark.timing("it counts turns of a loop in 0.2 s")
 @pytest.mark.parametrize("mode", MODES)
 def test_busy_polling_alone_drives_the_driver(
     make_lab: Callable[..., Lab], mode: WaitMode, monkeypatch: pytest.MonkeyPatch

@@ -117,6 +117,7 @@ def test_order_and_bytes_across_many_rounds_of_the_rings(lab: Lab, ring: int) ->
         assert_all_free(sock.umem)
 
 
+@pytest.mark.alone("a rate, measured over a second")
 def test_a_hundred_thousand_packets_at_100_kpps(lab: Lab) -> None:
     """None is lost, doubled, damaged or late, and every frame comes back."""
     count, burst = 100_000, 500

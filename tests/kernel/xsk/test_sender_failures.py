@@ -100,6 +100,7 @@ def let_go(sock: toolkit.Socket, held: tuple[int, int]) -> None:
     sock.completion.release(n)
 
 
+@pytest.mark.timing("a timeout is kept to half a second, as far as a CPU is free then")
 @pytest.mark.parametrize("timeout", [0, 0.2])
 def test_a_full_tx_ring_takes_what_fits(lab: Lab, sock: toolkit.Socket, timeout: float) -> None:
     """send() says how many it accepted, waits no longer than told, and these, no others, leave when there is room."""
@@ -150,6 +151,7 @@ def test_a_completion_ring_that_nobody_drained(lab: Lab) -> None:
         assert_all_free(sock.umem)
 
 
+@pytest.mark.timing("the end is due in a second")
 def test_no_free_frame(lab: Lab, sock: toolkit.Socket, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames that others hold: a time-out, then an error, and never a hang."""
     mine = sock.umem.alloc_frames(sock.umem.frames - 3)
@@ -361,6 +363,7 @@ def test_two_threads_that_do_not_listen_break_nothing(lab: Lab, sock: toolkit.So
     assert_all_free(sock.umem)
 
 
+@pytest.mark.timing("the end is due 2 s after close()")
 @pytest.mark.parametrize("call", ["send", "flush"])
 def test_close_while_another_thread_waits_to_send(sock: toolkit.Socket, call: str, conservation: Accounts) -> None:
     """The waiting call ends with ClosedError, at once."""
@@ -377,6 +380,7 @@ def test_close_while_another_thread_waits_to_send(sock: toolkit.Socket, call: st
     assert isinstance(result[0], ClosedError), result
 
 
+@pytest.mark.timing("the end is due 2 s after close()")
 @pytest.mark.parametrize("length", [1, 200_000])
 def test_close_while_another_thread_sends_without_end(sock: toolkit.Socket, length: int) -> None:
     thread, result = in_thread(lambda: send_for_ever(sock, stream(0, length)))

@@ -70,6 +70,7 @@ WITHOUT_PACKETS: dict[str, tuple[bytes, bytes]] = {
 }
 
 
+@pytest.mark.timing("CPU time, which a CPU that is shared (SMT, a host) lengthens")
 @pytest.mark.parametrize("compress", COMPRESSORS)
 @pytest.mark.parametrize("what", WITHOUT_PACKETS)
 def test_reading_ends_soon(compress: str, what: str) -> None:
@@ -174,6 +175,7 @@ def test_skipped_frames_and_empty_members_without_end_can_be_interrupted() -> No
             toolkit.read(io.BytesIO(data), between=enough)
 
 
+@pytest.mark.timing("CPU time, which a CPU that is shared (SMT, a host) lengthens")
 def test_options_without_end() -> None:
     """Four million of them in one block, each of which says nothing."""
     options = b"\x01\x00\x00\x00" * (4 * MB - 100)
@@ -183,6 +185,7 @@ def test_options_without_end() -> None:
     assert time.process_time() - began < 1
 
 
+@pytest.mark.timing("the end of a process is due 2 s after SIGINT")
 @pytest.mark.parametrize("what", ["zeros", "small blocks", "compressed"])
 def test_ctrl_c_is_heard(tmp_path: Path, what: str) -> None:
     """A KeyboardInterrupt comes at once, whatever is being read."""
