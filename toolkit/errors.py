@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterator
 
 __all__ = [
-    "RING_LIES",
     "ArgumentError",
     "ClosedError",
     "CompileError",
@@ -30,10 +29,6 @@ __all__ = [
     "SystemCallError",
     "ToolkitError",
     "VerifierError",
-    "explained",
-    "kernel_error",
-    "removed_error",
-    "write_error",
 ]
 
 
