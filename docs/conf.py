@@ -50,7 +50,7 @@ PACKAGES = [name for name in toolkit.__all__ if inspect.ismodule(getattr(toolkit
 
 
 def as_fields(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Rewrite a docstring in place: `name: text` about parameters as a list of definitions, examples as literal blocks."""
+    """Rewrite a docstring in place: lines `name: text` about parameters as definitions, examples as literal blocks."""
     try:
         parameters = set(inspect.signature(obj).parameters)
     except (TypeError, ValueError):
@@ -100,11 +100,13 @@ def lacking(app: Sphinx, env: BuildEnvironment) -> None:
     for package in ["", *PACKAGES]:
         module = importlib.import_module(f"toolkit.{package}".rstrip("."))
         for name in module.__all__:
-            obj = getattr(module, name)
-            known = {f"{module.__name__}.{name}"} | (
-                {f"toolkit.{name}"} if getattr(toolkit, name, None) is obj else set()
-            )
-            if not inspect.ismodule(obj) and name != "__version__" and not known & documented:
+            thing = getattr(module, name)
+            if inspect.ismodule(thing) or name == "__version__":
+                continue
+            places = {f"{module.__name__}.{name}"}
+            if getattr(toolkit, name, None) is thing:
+                places.add(f"toolkit.{name}")
+            if not places & documented:
                 logging.getLogger(__name__).warning("%s.%s is public, and no page documents it", module.__name__, name)
 
 
