@@ -8,14 +8,14 @@ import ctypes
 import functools
 import socket
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from toolkit.abi.libbpf import XdpQueryOpts, libbpf
-from toolkit.errors import ToolkitError, explained, kernel_error
+from toolkit.errors import ToolkitError, explained
 from toolkit.lab.namespace import Namespace
 from toolkit.net import ethtool
+from toolkit.net.routes import rtnetlink
 
 __all__ = ["End", "connect", "counters", "delete", "revive", "takes_live_frames"]
 
@@ -74,30 +74,17 @@ def delete(end: End) -> None:
     """Delete an interface, and with it its peer. One that is gone already is fine."""
 
     def remove() -> None:
-        with _netlink(f"cannot delete {end.name}") as netlink:
+        with rtnetlink(f"cannot delete {end.name}") as netlink:
             for index in netlink.link_lookup(ifname=end.name):
                 netlink.link("del", index=index)
 
     end.namespace.call(remove)
 
 
-@contextlib.contextmanager
-def _netlink(tried: str) -> Iterator[Any]:
-    """An rtnetlink socket in the calling thread's namespace; refusals inside the block become our exceptions."""
-    from pyroute2 import IPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    with IPRoute() as netlink:
-        try:
-            yield netlink
-        except NetlinkError as refused:
-            raise kernel_error("netlink", refused.code, tried) from refused
-
-
 def _create(near: End, far: End, queues: int, mtu: int) -> None:
     size = {"num_rx_queues": queues, "num_tx_queues": queues, "mtu": mtu}
     peer = {"ifname": near.name, "address": near.mac, "net_ns_fd": near.namespace.fileno(), **size}
-    with _netlink(f"cannot make a veth pair with {queues} queues and an MTU of {mtu}") as netlink:
+    with rtnetlink(f"cannot make a veth pair with {queues} queues and an MTU of {mtu}") as netlink:
         netlink.link("add", ifname=far.name, kind="veth", address=far.mac, peer=peer, **size)
 
 
@@ -114,7 +101,7 @@ def _raise(end: End, offloads: bool, neighbours: bool) -> None:
 
 
 def _address(end: End, other: End, neighbours: bool) -> None:
-    with _netlink(f"cannot give {end.name} its addresses") as netlink:
+    with rtnetlink(f"cannot give {end.name} its addresses") as netlink:
         index = socket.if_nametoindex(end.name)
         netlink.addr("add", index=index, address=end.ip, prefixlen=24)
         with contextlib.suppress(OSError):  # a kernel without IPv6
@@ -124,7 +111,7 @@ def _address(end: End, other: End, neighbours: bool) -> None:
 
 def _introduce(end: End, other: End, neighbours: bool) -> None:
     """Wait until `end` can send, and tell it the MAC address of `other`."""
-    with _netlink(f"cannot tell {end.name} its neighbours") as netlink:
+    with rtnetlink(f"cannot tell {end.name} its neighbours") as netlink:
         index = socket.if_nametoindex(end.name)
         _wait_ready(netlink, index, end.name)
         for family, address in ((socket.AF_INET, other.ip), (socket.AF_INET6, other.ip6)) if neighbours else ():
@@ -149,7 +136,7 @@ def counters(namespace: Namespace, name: str) -> dict[str, int]:
     """The kernel's counters of an interface (struct rtnl_link_stats64): rx_packets, rx_dropped, tx_packets, ..."""
 
     def read() -> dict[str, int]:
-        with _netlink(f"cannot read the counters of {name}") as netlink:
+        with rtnetlink(f"cannot read the counters of {name}") as netlink:
             return dict(netlink.link("get", index=socket.if_nametoindex(name))[0].get_attr("IFLA_STATS64"))
 
     return namespace.call(read)

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Netlink requests of families that pyroute2 does not have: one request, its answers, their attributes."""
+"""Netlink requests that pyroute2 cannot make: one request, its answers, their attributes.
+
+It has neither the generic family "netdev" nor AF_XDP in sock_diag; and doctor.examine() asks these in a notebook, in
+whose event loop pyroute2 0.9 refuses to work. All else is rtnetlink, and pyroute2's: see routes.py.
+"""
 
 from __future__ import annotations
 

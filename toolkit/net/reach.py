@@ -8,6 +8,7 @@ import ipaddress
 import sys
 from typing import Any, NamedTuple
 
+from toolkit.net.routes import NUD_KNOWN, held_address, route_to, rtnetlink
 from toolkit.net.sockets import address_of
 
 __all__ = ["STACKED", "Lane", "Link", "lanes"]
@@ -19,7 +20,6 @@ _TUNNELS = {
 }
 _IFF_LOOPBACK, _IFF_NOARP = 0x8, 0x80  # linux/if.h
 _IFA_F_PERMANENT = 0x80  # linux/if_addr.h
-_NUD_KNOWN = 0x02 | 0x04 | 0x08 | 0x10 | 0x80  # REACHABLE, STALE, DELAY, PROBE, PERMANENT
 # In which every host is: 224.0.0.1 as /proc/net/igmp has it here, ff01::1, ff02::1, those for neighbour discovery.
 _ALL_HOSTS = f"{int.from_bytes(bytes((224, 0, 0, 1)), sys.byteorder):08X}"
 _ALL_NODES = (f"ff01{'0' * 27}1", f"ff02{'0' * 27}1", f"ff02{'0' * 18}1ff")
@@ -74,10 +74,7 @@ class Lane(NamedTuple):
 
 def lanes(interface: str) -> list[Lane]:
     """Where packets that arrive at `interface` go, in the calling thread's network namespace; [] if there is none."""
-    from pyroute2 import IPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    with IPRoute() as netlink:
+    with rtnetlink(f"cannot find out whom {interface} connects this host with") as netlink:
         links = {link["index"]: Link.of(link) for link in netlink.get_links()}
         start = next((index for index, link in links.items() if link.name == interface), 0)
         above: dict[int, tuple[int, ...]] = {}
@@ -88,8 +85,8 @@ def lanes(interface: str) -> list[Lane]:
             held.setdefault(message["index"], []).append(message)
         gateways: dict[int, list[str]] = {}
         for beyond in _BEYOND if above else ():
-            with contextlib.suppress(NetlinkError, OSError, ValueError):
-                (route,) = netlink.route("get", dst=beyond)
+            with contextlib.suppress(OSError, ValueError):
+                route = route_to(netlink, beyond)
                 out, hop = route.get_attr("RTA_OIF"), route.get_attr("RTA_GATEWAY")
                 if out in above and hop:
                     gateways.setdefault(out, []).append(str(hop))
@@ -105,11 +102,12 @@ def _lane(link: Link, tags: tuple[int, ...], held: list[Any], entries: Any, gate
     known = {
         str(entry.get_attr("NDA_DST")): str(entry.get_attr("NDA_LLADDR"))
         for entry in entries
-        if entry["state"] & _NUD_KNOWN and entry.get_attr("NDA_LLADDR") and entry.get_attr("NDA_DST")
+        if entry["state"] & NUD_KNOWN and entry.get_attr("NDA_LLADDR") and entry.get_attr("NDA_DST")
     }
     neighbours = {text: mac for text, mac in known.items() if not ipaddress.ip_address(text).is_multicast}
-    addresses = {_address(message): int(message["prefixlen"]) for message in held}
-    leased = tuple(_address(one) for one in held if ":" not in _address(one) and not one["flags"] & _IFA_F_PERMANENT)
+    addresses = {held_address(message): int(message["prefixlen"]) for message in held}
+    passing = (held_address(one) for one in held if not one["flags"] & _IFA_F_PERMANENT)
+    leased = tuple(address for address in passing if ":" not in address)
     loopback = bool(link.flags & _IFF_LOOPBACK)
     resolves = not loopback and not link.flags & _IFF_NOARP
     return Lane(
@@ -127,7 +125,7 @@ def _everywhere(
     found: dict[str, int] = {}
     for index, messages in held.items():
         if index not in above and (loopback or links[index].flags & _IFF_LOOPBACK or links[index].kind == "dummy"):
-            for address in map(ipaddress.ip_address, map(_address, messages)):
+            for address in map(ipaddress.ip_address, map(held_address, messages)):
                 if not address.is_loopback and (loopback or not address.is_link_local):
                     found[str(address)] = address.max_prefixlen
     return [Lane(here.name, here.mac, (), False, found, (), {}, (), loopback=loopback)] if found else []
@@ -151,11 +149,6 @@ def _groups() -> dict[str, list[str]]:
             if not group.startswith(_ALL_NODES):
                 found.setdefault(name, []).append(str(ipaddress.IPv6Address(bytes.fromhex(group))))
     return found
-
-
-def _address(message: Any) -> str:
-    # IPv6 has no IFA_LOCAL unless it is point to point.
-    return str(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
 
 
 def _ascend(index: int, tags: tuple[int, ...], links: dict[int, Link], above: dict[int, tuple[int, ...]]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel knows of addresses: those of an interface, and the MAC address of the next hop to somewhere."""
+"""rtnetlink, by pyroute2: addresses of interfaces, routes, and the MAC address of the next hop to somewhere."""
 
 from __future__ import annotations
 
@@ -11,9 +11,44 @@ from typing import Any, NamedTuple
 from toolkit._base.netns import NetNS, entered
 from toolkit.errors import ArgumentError, ToolkitError, kernel_error
 
-__all__ = ["NextHop", "next_hop", "own_addresses"]
+__all__ = ["NUD_KNOWN", "NextHop", "held_address", "next_hop", "own_addresses", "route_to", "rtnetlink"]
 
-_KNOWN = 0x02 | 0x04 | 0x08 | 0x10 | 0x80  # NUD_REACHABLE, STALE, DELAY, PROBE, PERMANENT: the MAC address is good
+NUD_KNOWN = 0x02 | 0x04 | 0x08 | 0x10 | 0x80  # NUD_REACHABLE, STALE, DELAY, PROBE, PERMANENT: the MAC address is good
+
+
+@contextlib.contextmanager
+def rtnetlink(tried: str) -> Iterator[Any]:
+    """Open pyroute2's IPRoute in the calling thread's network namespace, for the length of a `with` block.
+
+    A refusal of the kernel inside the block becomes a SystemCallError, "<tried>: …". Not within an asyncio event loop,
+    in which pyroute2 0.9 refuses to work: see lab.Namespace.call().
+    """
+    from pyroute2 import IPRoute
+
+    with IPRoute() as netlink, _explained(tried):
+        yield netlink
+
+
+@contextlib.contextmanager
+def _explained(tried: str) -> Iterator[None]:
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        yield
+    except NetlinkError as refused:
+        raise kernel_error("netlink", refused.code, tried) from refused
+
+
+def route_to(netlink: Any, address: str, oif: int | None = None) -> Any:
+    """Return the route message for packets to `address`, out of interface `oif` if given. SystemCallError: none."""
+    with _explained(f"cannot find the way to {address}"):
+        (route,) = netlink.route("get", dst=address, **({} if oif is None else {"oif": oif}))
+        return route
+
+
+def held_address(message: Any) -> str:
+    """Return the address that an interface holds, of an address message. IPv6 has IFA_LOCAL on point-to-point only."""
+    return str(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") or "")
 
 
 class NextHop(NamedTuple):
@@ -25,13 +60,9 @@ class NextHop(NamedTuple):
 
 def own_addresses(ifindex: int, netns: NetNS) -> list[str]:
     """Return the IPv4 and IPv6 addresses of an interface, as text."""
-    found = []
-    with _netlink(netns, "cannot ask for the addresses of the interface") as netlink:
-        for message in netlink.get_addr(index=ifindex):
-            address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-            if address:
-                found.append(str(address))
-    return found
+    with entered(netns), rtnetlink("cannot ask for the addresses of the interface") as netlink:
+        found = [held_address(message) for message in netlink.get_addr(index=ifindex)]
+    return [address for address in found if address]
 
 
 def next_hop(interface: str, ifindex: int, target: str, netns: NetNS) -> NextHop:
@@ -40,30 +71,17 @@ def next_hop(interface: str, ifindex: int, target: str, netns: NetNS) -> NextHop
         ipaddress.ip_address(target)
     except ValueError as refused:
         raise ArgumentError(f"{refused}. Next step: give an address such as 192.0.2.1 or 2001:db8::1.") from None
-    with _netlink(netns, f"cannot find the way to {target} on {interface}") as netlink:
-        (route,) = netlink.route("get", dst=target, oif=ifindex)
+    with entered(netns), rtnetlink(f"cannot find the way to {target} on {interface}") as netlink:
+        route = route_to(netlink, target, ifindex)
         hop = route.get_attr("RTA_GATEWAY") or target
         source = str(route.get_attr("RTA_PREFSRC") or "")
         family = 10 if ":" in hop else 2  # AF_INET6, AF_INET
         for message in netlink.get_neighbours(family=family, ifindex=ifindex):
             mac = message.get_attr("NDA_LLADDR")
-            if message.get_attr("NDA_DST") == hop and mac and message["state"] & _KNOWN:
+            if message.get_attr("NDA_DST") == hop and mac and message["state"] & NUD_KNOWN:
                 return NextHop(str(mac), source)
     through = "" if hop == target else f", the gateway to {target},"
     raise ToolkitError(
         f"cannot send to {target} from {interface}: the kernel does not know the MAC address of {hop}{through} and "
         f"AF_XDP does not ask for it. Next step: `ping -c 1 -I {interface} {hop}` makes it known; or give --eth-dst."
     )
-
-
-@contextlib.contextmanager
-def _netlink(netns: NetNS, tried: str) -> Iterator[Any]:
-    """An rtnetlink socket in the namespace; refusals inside the block become our exceptions."""
-    from pyroute2 import IPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    with entered(netns), IPRoute() as netlink:
-        try:
-            yield netlink
-        except NetlinkError as refused:
-            raise kernel_error("netlink", refused.code, tried) from refused

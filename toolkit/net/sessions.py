@@ -12,6 +12,7 @@ import os
 from typing import Any, NamedTuple
 
 from toolkit.net.reach import STACKED, Link
+from toolkit.net.routes import held_address, route_to, rtnetlink
 from toolkit.net.sockets import command_of, endpoints, sockets_of
 
 __all__ = ["Path", "Session", "Sessions", "ancestors", "of_ancestors", "way_of"]
@@ -91,16 +92,13 @@ def way_of(session: Session) -> Path:
     The interface that has the local address counts, and the one that the route to the peer goes out of; and of VLANs,
     bridges and bonds those below. An interface that cannot be told is none.
     """
-    from pyroute2 import IPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    with IPRoute() as netlink:
+    with rtnetlink(f"cannot find out how the session with {session.peer} comes in") as netlink:
         links = {link["index"]: Link.of(link) for link in netlink.get_links()}
-        tops = [a["index"] for a in netlink.get_addr() if _same(a.get_attr("IFA_LOCAL"), a, session.local)]
+        tops = [one["index"] for one in netlink.get_addr() if _same(held_address(one), session.local)]
         hop, out = session.peer, 0
-        with contextlib.suppress(NetlinkError, OSError):
-            scoped = {"oif": tops[0]} if tops and ipaddress.ip_address(session.peer).is_link_local else {}
-            (route,) = netlink.route("get", dst=session.peer, **scoped)
+        with contextlib.suppress(OSError):
+            link_local = ipaddress.ip_address(session.peer).is_link_local
+            route = route_to(netlink, session.peer, tops[0] if tops and link_local else None)
             hop, out = route.get_attr("RTA_GATEWAY") or hop, route.get_attr("RTA_OIF") or 0
         neighbours = {
             str(one.get_attr("NDA_DST")): str(one.get_attr("NDA_LLADDR") or "")
@@ -128,9 +126,8 @@ def _descend(index: int, tags: tuple[int, ...], links: dict[int, Link], carriers
             _descend(number, tags, links, carriers)
 
 
-def _same(address: str | None, message: Any, wanted: str) -> bool:
-    found = address or message.get_attr("IFA_ADDRESS")  # IPv6 has no IFA_LOCAL unless it is point to point
-    return found is not None and ipaddress.ip_address(found) == ipaddress.ip_address(wanted)
+def _same(one: str, other: str) -> bool:
+    return bool(one) and ipaddress.ip_address(one) == ipaddress.ip_address(other)
 
 
 def _with_clients(pids: list[int]) -> list[int]:
