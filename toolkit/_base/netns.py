@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
+import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Protocol
 
 from toolkit._base.arguments import whole
 from toolkit.abi.libc import CLONE_NEWNET, setns
 from toolkit.errors import ArgumentError, ToolkitError, kernel_error
 
-__all__ = ["HasFileno", "Home", "NetNS", "entered"]
+__all__ = ["HasFileno", "Home", "NetNS", "entered", "refuse_in_coroutine"]
 
 
 class HasFileno(Protocol):
@@ -61,16 +64,31 @@ def _setns(fd: int, tried: str) -> None:
         raise kernel_error("setns", refused.errno or 0, tried) from None
 
 
-@contextlib.contextmanager
-def entered(netns: NetNS) -> Iterator[None]:
+def entered(netns: NetNS) -> contextlib.AbstractContextManager[None]:
     """Run the block with the calling thread in `netns`; None stays where it is.
 
     Other threads stay in theirs. /sys keeps showing the old namespace (setns does not remount it): ask by ioctl or
-    netlink, not by path.
+    netlink, not by path. Not in a coroutine (ToolkitError): other tasks run in the same thread while one awaits.
     """
     if netns is None:
-        yield
-        return
+        return contextlib.nullcontext()
+    refuse_in_coroutine(sys._getframe(1))
+    return _entered(netns)
+
+
+def refuse_in_coroutine(frame: FrameType) -> None:
+    """Raise ToolkitError where a coroutine is about to move its thread to another network namespace."""
+    if frame.f_code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
+        raise ToolkitError(
+            f"cannot enter a network namespace in the coroutine {frame.f_code.co_name}(): the namespace is the whole "
+            "thread's, so at the first await every other task of the event loop would run in it too, and open its "
+            "connections there. Next step: enter it in a function (def) that does only what needs the namespace, such "
+            "as making the socket, and call that from the coroutine; or Namespace.call()."
+        )
+
+
+@contextlib.contextmanager
+def _entered(netns: int | str | os.PathLike[str] | HasFileno) -> Iterator[None]:
     held: list[int] = []  # descriptors: of the target, of home
     try:
         try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from toolkit._base.uninterrupted import uninterrupted
 from toolkit.errors import ArgumentError
 from toolkit.lab.namespace import Namespace
-from toolkit.lab.veth import End, connect, counters, delete, revive
+from toolkit.lab.veth import End, connect, counters, delete, has_ip6, revive
 from toolkit.net import ethtool
 from toolkit.packets import frames
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Lab"]
 
+IP6_LEAST_MTU = 1280  # bytes: RFC 8200, section 5
+
 
 class Lab:
     """A private network of two hosts: `near`, where the work is done, and `far`, where the traffic comes from.
@@ -33,7 +35,8 @@ class Lab:
     both know each other's MAC address; without, they ask by ARP and neighbour discovery, and IPv6 adds its multicast
     reports. With `offloads` the kernel may leave checksums open and segments uncut, as it does on veth by itself. With
     `gro` the near end takes live frames (of the generator, or redirected) without an XDP program too; it may then join
-    TCP segments.
+    TCP segments. Below an MTU of 1280 bytes the kernel has no IPv6 on an interface (RFC 8200), nor where it was booted
+    without: `ip6` and `peer_ip6` are then "", and what asks for IPv6 raises ArgumentError.
 
     Attributes: `interface`, `mac`, `ip`, `ip6` and `netns` of the near end; `peer`, `peer_mac`, `peer_ip`, `peer_ip6`
     and `far` of the other. `netns` and `far` are Namespaces: `with lab.far.entered():` is inside one (a socket made
@@ -78,6 +81,8 @@ class Lab:
                 End(self.far, self.peer, self.peer_mac, self.peer_ip, self.peer_ip6),
             )
             connect(*self._ends, queues=self.queues, mtu=self.mtu, neighbours=self._neighbours, offloads=offloads)
+            if not self.netns.call(lambda: has_ip6(self.interface)):
+                self.ip6 = self.peer_ip6 = ""
             if gro:
                 with self.netns.entered():
                     ethtool.set_gro(self.interface, True)
@@ -112,8 +117,7 @@ class Lab:
         """Run the system's ping from far to near; missing answers are counted, not raised. See `traffic.ping`."""
         from toolkit.lab.traffic import ping
 
-        address = self.ip6 if ipv6 else self.ip
-        return ping(self.far, address, count=count, interval=interval, size=size, wait=wait)
+        return ping(self.far, self._target(ipv6), count=count, interval=interval, size=size, wait=wait)
 
     def udp(
         self,
@@ -136,7 +140,16 @@ class Lab:
         if payloads is None:
             payloads = itertools.repeat(bytes(size), count)
         ports = {"source_port": source_port, "destination_port": destination_port, "flows": flows}
-        return send_udp(self.far, self.ip6 if ipv6 else self.ip, payloads, rate=rate, **ports)
+        return send_udp(self.far, self._target(ipv6), payloads, rate=rate, **ports)
+
+    def _target(self, ipv6: bool) -> str:
+        """The near end's address."""
+        if ipv6 and not self.ip6:
+            why, remedy = "the kernel was booted or built without it", "send IPv4"
+            if self.mtu < IP6_LEAST_MTU:
+                why, remedy = f"its MTU of {self.mtu} is too small for that", f"Lab(mtu={IP6_LEAST_MTU}), or IPv4"
+            raise ArgumentError(f"this lab has no IPv6: {why}. Next step: {remedy}.")
+        return self.ip6 if ipv6 else self.ip
 
     def send_frames(self, frames: Iterable[bytes], *, rate: float | None = None) -> int:
         """Send each frame from far to near, byte by byte as given, and return how many. See `traffic.send_frames`."""

@@ -6,12 +6,13 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 from toolkit._base import fork
-from toolkit._base.netns import entered
+from toolkit._base.netns import entered, refuse_in_coroutine
 from toolkit._base.uninterrupted import apart, uninterrupted
 from toolkit.abi.libc import CLONE_NEWNET, unshare
 from toolkit.errors import ClosedError, explained, kernel_error
@@ -55,7 +56,11 @@ class Namespace(fork.NotCopied):
         return self._fd < 0
 
     def entered(self) -> contextlib.AbstractContextManager[None]:
-        """Run a `with` block with the calling thread in this namespace; other threads stay where they are."""
+        """Run a `with` block with the calling thread in this namespace; other threads stay where they are.
+
+        ToolkitError in a coroutine, whose other tasks would come along at the first await: use `call` there.
+        """
+        refuse_in_coroutine(sys._getframe(1))
         return entered(self)
 
     def call(self, function: Callable[[], T]) -> T:

@@ -83,6 +83,7 @@ def start(
         room_for(PIPES)
         with entered(netns):
             child = subprocess.Popen(fresh(command), **popen)
+        child.args = list(arguments)  # what was asked for: it stands in repr(), and in what says that it failed
         started.append(child)
         return child
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import os
 import socket
 import time
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from toolkit.lab.namespace import Namespace
 from toolkit.net import ethtool
 from toolkit.net.routes import rtnetlink
 
-__all__ = ["End", "connect", "counters", "delete", "revive", "takes_live_frames"]
+__all__ = ["End", "connect", "counters", "delete", "has_ip6", "revive", "takes_live_frames"]
 
 IFA_F_NODAD = 0x02  # linux/if_addr.h
 NUD_PERMANENT = 0x80  # linux/neighbour.h
@@ -26,6 +27,7 @@ _READY_SECONDS = 5.0
 # So that a test sees its own packets only: no router solicitations, no autoconfiguration, no duplicate address
 # detection, no link-local addresses of the kernel's own making.
 _QUIET = {
+    "disable_ipv6": 0,  # as a machine may have it for every new interface
     "accept_dad": 0,
     "dad_transmits": 0,
     "router_solicitations": 0,
@@ -88,6 +90,11 @@ def _create(near: End, far: End, queues: int, mtu: int) -> None:
         netlink.link("add", ifname=far.name, kind="veth", address=far.mac, peer=peer, **size)
 
 
+def has_ip6(name: str) -> bool:
+    """Whether the kernel has IPv6 on an interface: not below an MTU of 1280, nor where it was booted without."""
+    return os.path.exists(f"/proc/sys/net/ipv6/conf/{name}")
+
+
 def _raise(end: End, offloads: bool, neighbours: bool) -> None:
     for key, value in _QUIET.items():
         # A kernel without IPv6, or without one of these, has nothing to be silenced.
@@ -104,7 +111,7 @@ def _address(end: End, other: End, neighbours: bool) -> None:
     with rtnetlink(f"cannot give {end.name} its addresses") as netlink:
         index = socket.if_nametoindex(end.name)
         netlink.addr("add", index=index, address=end.ip, prefixlen=24)
-        with contextlib.suppress(OSError):  # a kernel without IPv6
+        if has_ip6(end.name):
             netlink.addr("add", index=index, family=socket.AF_INET6, address=end.ip6, prefixlen=64, flags=IFA_F_NODAD)
     _introduce(end, other, neighbours)
 
@@ -114,11 +121,9 @@ def _introduce(end: End, other: End, neighbours: bool) -> None:
     with rtnetlink(f"cannot tell {end.name} its neighbours") as netlink:
         index = socket.if_nametoindex(end.name)
         _wait_ready(netlink, index, end.name)
-        for family, address in ((socket.AF_INET, other.ip), (socket.AF_INET6, other.ip6)) if neighbours else ():
-            with contextlib.suppress(OSError):  # a kernel without IPv6
-                netlink.neigh(
-                    "replace", family=family, dst=address, lladdr=other.mac, ifindex=index, state=NUD_PERMANENT
-                )
+        peers = ((socket.AF_INET, other.ip), (socket.AF_INET6, other.ip6)) if neighbours else ()
+        for family, address in peers if has_ip6(end.name) else peers[:1]:
+            netlink.neigh("replace", family=family, dst=address, lladdr=other.mac, ifindex=index, state=NUD_PERMANENT)
 
 
 def _wait_ready(netlink: Any, index: int, name: str) -> None:

@@ -23,6 +23,7 @@ from tests.helpers import ROOT
 from toolkit._base.netns import entered
 from toolkit.errors import ArgumentError, ClosedError, SystemCallError
 from toolkit.lab import Lab, Namespace
+from toolkit.lab.veth import connect
 from toolkit.net import ethtool
 
 
@@ -134,6 +135,36 @@ def test_delete_interface(lab: Lab) -> None:
 def test_bad_sizes(queues: int, mtu: int) -> None:
     with pytest.raises(ArgumentError):
         Lab(queues=queues, mtu=mtu)
+
+
+@pytest.mark.parametrize("mtu", [68, 576, 1279, 1280])
+def test_a_small_mtu(mtu: int) -> None:
+    """The kernel has no IPv6 on an interface whose MTU is below 1280 bytes; IPv4 works down to 68."""
+    with Lab(mtu=mtu) as lab:
+        assert lab.ping(size=mtu - 28).received == 1
+        lab.set_down()
+        lab.set_up()
+        assert lab.ping(size=8).received == 1
+        if mtu < 1280:
+            assert (lab.ip6, lab.peer_ip6) == ("", "")
+            for send in (lab.ping, lab.udp):
+                with pytest.raises(ArgumentError, match=f"no IPv6: its MTU of {mtu}.*1280"):
+                    send(ipv6=True)
+        else:
+            assert lab.ping(ipv6=True).received == 1
+        assert f"mtu {mtu}" in repr(lab)
+        assert "table" in lab._repr_html_()
+
+
+def test_ipv6_of_an_interface_that_begins_without() -> None:
+    """As where sysctl has net.ipv6.conf.default.disable_ipv6 = 1, which a new namespace may inherit."""
+    with Lab() as lab:
+        disable = ["sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6"]
+        for namespace in (lab.netns, lab.far):
+            namespace.run(disable, check=True)
+        lab.delete_interface()
+        connect(*lab._ends, queues=1, mtu=1500, neighbours=True, offloads=False)
+        assert lab.ping(ipv6=True).received == 1
 
 
 def test_a_refusal_leaves_nothing() -> None:
@@ -258,6 +289,21 @@ def test_run(lab: Lab) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         lab.far.run(["sleep", "60"], timeout=0.1)
     assert time.monotonic() - start < 30
+
+
+def test_a_program_that_failed_is_named_as_it_was_asked_for(lab: Lab) -> None:
+    """Not by what starts it: setpriv, a shell, an interpreter that resets its signals."""
+    asked = ["sleep", "60"]
+    with pytest.raises(subprocess.TimeoutExpired) as late:
+        lab.far.run(asked, timeout=0.1)
+    assert late.value.cmd == asked
+    assert str(late.value).startswith("Command '['sleep', '60']' timed out")
+    with pytest.raises(subprocess.CalledProcessError, match=r"Command '\['false', '-x'\]' returned"):
+        lab.far.run(["false", "-x"], check=True)
+    child = lab.far.popen(["false", "-x"])
+    assert child.args == ["false", "-x"]
+    with pytest.raises(subprocess.TimeoutExpired, match=r"^Command '\['sleep', '60'\]'"):
+        lab.far.popen(asked).wait(timeout=0.05)
 
 
 def test_fork(lab: Lab) -> None:
