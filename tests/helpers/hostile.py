@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
-from toolkit.rings.limits import rx_limits, tx_limits
+from toolkit.rings.descriptor_check import rx_limits, tx_limits
 from toolkit.umem.accounts import ReceiveAccount, SendAccount
 from toolkit.umem.umem import UMEM
 from toolkit.xsk.receiver import Receiver
@@ -42,7 +42,7 @@ class Plain:
         self.tx = TXQueue(self.tx_memory, send, lambda: True, tx_limits(FRAME, sg, tx_metadata_len))
         self.fill, self.completion = FillQueue(self.fill_memory, receive), CompletionQueue(self.completion_memory, send)
         core: Any = types.SimpleNamespace(
-            umem=self.umem, where="queue 0 of a test", why_dead="", sock=None, zero_copy=False, loan=None,
+            umem=self.umem, where="queue 0 of a test", why_dead="", sock=None, zero_copy=False, batch=None,
             options=types.SimpleNamespace(sg=sg, need_wakeup=True), rx_guard=threading.Lock(),
             tx_guard=threading.Lock(), receive_account=receive, send_account=send, completion=self.completion,
             check_open=lambda: None, on_close=lambda callback: None,
@@ -53,7 +53,7 @@ class Plain:
         self.sender = Sender(core, self.tx)
         self.replier = Replier(self.umem, self.rx, self.tx, self.receiver, self.sender)
         assert not self.receiver.poll_once()
-        self.lent: list[int] = self.fill_memory.read(START, 8).tolist()  # frames that the kernel took
+        self.posted: list[int] = self.fill_memory.read(START, 8).tolist()  # frames that the kernel has
         self.fill_memory.consumer[0] = self.fill_memory.producer[0]
 
     def delivers(self, *entries: tuple[int, ...], jump: int = 0) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads and stores of the u32 indices that a ring shares with the kernel.
 
-A shared index is used as `index[0]` (load-acquire) and `index[0] = value` (store-release). On x86-64 an aligned 32-bit
-load or store has that order by itself, and a memoryview does it in one machine instruction (CPython copies the four
-bytes with a single mov) at 23 ns. Elsewhere libatomic does it. A full fence is libatomic's on every machine.
+`index[0]` is a load-acquire, `index[0] = value` a store-release. On x86-64 an aligned 32-bit load or store has that
+order already, and a memoryview does it in one machine instruction (CPython copies the four bytes with a single mov),
+in 23 ns. Elsewhere libatomic does it. The full fence comes from libatomic on every machine.
 
 Calls into libatomic keep the GIL (PyDLL): another thread cannot unmap the ring between the check and the access.
 """
@@ -50,7 +50,7 @@ def _libatomic() -> _Atomics:
     declare(library, "__atomic_load_4", ctypes.c_uint32, (ctypes.c_void_p, ctypes.c_int))
     declare(library, "__atomic_store_4", None, (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int))
     declare(library, "atomic_thread_fence", None, (ctypes.c_int,))
-    # The functions are taken out of the library once: a look-up on each access would double its cost.
+    # Taken out of the library once: an attribute look-up on each access would double its cost.
     names = ("__atomic_load_4", "__atomic_store_4", "atomic_thread_fence")
     return _Atomics(*(getattr(library, name) for name in names))
 
@@ -62,8 +62,8 @@ class AtomicIndex:
     """
 
     def __init__(self, memory: memoryview) -> None:
-        # A call below holds the word while it runs; release() asks whether any does. That `_word` exports a buffer of
-        # `memory` would not do: a memoryview does not count those who look through it, it passes them on.
+        # Each call below holds a reference to the word while it runs; release() checks whether one is left. The export
+        # count of `memory` cannot serve for that: a memoryview passes exports on to its object and does not count them.
         word = ctypes.c_uint32.from_buffer(memory)
         self._word: ctypes.c_uint32 | None = word
         self._in_use = weakref.ref(word)
@@ -76,7 +76,7 @@ class AtomicIndex:
         try:
             return self._load(ctypes.byref(word), _ACQUIRE)
         finally:
-            word = None  # the traceback of an exception keeps this frame, and would keep release() waiting
+            word = None  # a traceback keeps this frame alive, and with it the reference that release() checks
 
     def __setitem__(self, at: int, value: int, /) -> None:
         word = self._word if at == 0 else None
@@ -88,7 +88,7 @@ class AtomicIndex:
             word = None  # as above
 
     def release(self) -> None:
-        """Let go of the memory; every access after this raises ValueError. BufferError while another thread is in."""
+        """Let go of the memory; later accesses raise ValueError. BufferError while another thread is inside a call."""
         self._word = None
         if self._in_use() is not None:
             raise BufferError("a call is still using this index")
@@ -104,6 +104,6 @@ def shared_index(memory: memoryview) -> SharedIndex:
 def fence() -> None:
     """Order every earlier store before every later load (sequentially consistent).
 
-    Needed between publishing a producer index and reading NEED_WAKEUP: x86-64 too may reorder a store and a load.
+    Needed between publishing a producer index and reading NEED_WAKEUP: even x86-64 may move a load before a store.
     """
     _libatomic().thread_fence(_SEQ_CST)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CompletionQueue: how the kernel tells a process which frames were sent. Mirrors gVisor's completionqueue.go."""
+"""CompletionQueue: the kernel reports which frames were sent. Mirrors gVisor's pkg/xdp/completionqueue.go."""
 
 from __future__ import annotations
 
@@ -18,10 +18,7 @@ _ADDRESS = struct.Struct("=Q")
 
 
 class CompletionQueue(Consumer):
-    """The completion ring: addresses of frames that were sent and can be used again.
-
-    Not thread-safe: the sending thread consumes it.
-    """
+    """The completion ring: addresses of frames that were sent. Not thread-safe: the sending thread consumes it."""
 
     def get(self, index: int) -> int:
         """Return the frame address at `index` (any u32; the ring masks it)."""
@@ -36,7 +33,7 @@ class CompletionQueue(Consumer):
         return self._memory.read(index, n)
 
     def free_all(self, umem: FrameStore) -> int:
-        """Return every completed frame to `umem`; the number of frames."""
+        """Put every frame that was sent on the free stack of `umem`; return how many."""
         n, index = self.available(self.size), self._cached_consumer
         if not n:
             return 0

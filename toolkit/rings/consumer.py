@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from toolkit._base.arguments import whole
 from toolkit.errors import RING_LIES, ArgumentError, FrameError
-from toolkit.rings.limits import Limits
+from toolkit.rings.descriptor_check import Limits
 from toolkit.rings.memory import U32, RingMemory
 from toolkit.rings.owners import Addresses, Owners
 
@@ -25,8 +25,9 @@ class Consumer(ABC):
     """
 
     def __init__(self, memory: RingMemory, owners: Owners | None = None, limits: Limits | None = None) -> None:
-        """Stand on `memory`; tell `owners` of every frame that changes hands. limits: what the descriptors that
-        take() returns may say, on an RX ring; get() returns them as they are, for UMEM.get() to judge.
+        """Consume the ring in `memory`; report to `owners` every frame that changes owner.
+
+        limits: the check of the descriptors that take() returns, on an RX ring. get() does not check: UMEM.get() does.
         """
         self._memory = memory
         self._owners = owners
@@ -34,12 +35,12 @@ class Consumer(ABC):
         self.size: int = memory.size  # entries; a power of 2
         # Always size - 1: lets the free-running indices wrap around the ring.
         self.mask: int = memory.size - 1
-        # The shared producer index as we last read it. Only the kernel writes the original.
+        # The shared producer index as last read. Only the kernel writes the shared one.
         self._cached_producer: int = memory.consumer[0]
-        # The next entry to be peeked. Runs ahead of the shared consumer index by what was peeked and not released;
-        # only release() writes the original.
+        # The next entry to peek: ahead of the shared consumer index by the entries that were peeked and not released.
+        # Only release() and take() write the shared one.
         self._cached_consumer: int = memory.consumer[0]
-        # (index, n) while a peek takes custody of entries; only an interrupt leaves it set.
+        # (index, n) while peek() changes the owners of n entries; only an interrupt leaves it set.
         self._peeking: tuple[int, int] | None = None
 
     def __repr__(self) -> str:
@@ -51,11 +52,11 @@ class Consumer(ABC):
 
     @property
     def next_index(self) -> int:
-        """Index of the next entry to be peeked: the number of entries ever peeked, as u32."""
+        """Index of the next entry to peek: the number of entries ever peeked, modulo 2**32."""
         return self._cached_consumer
 
     def addresses(self, index: int, n: int) -> Addresses:
-        """Copy the frame addresses of `n` entries from `index` on: shape (n,) u64."""
+        """Return a copy of the frame addresses of `n` entries from `index` on: shape (n,), u64."""
         return self._addresses_of(self._memory.read(index, n))
 
     @property
@@ -64,7 +65,10 @@ class Consumer(ABC):
         return (self._cached_consumer - self._memory.load(self._memory.consumer)) & U32
 
     def available(self, wanted: int = 1) -> int:
-        """Return how many entries can be peeked; read the shared index only when fewer than `wanted` are known."""
+        """Return how many entries can be peeked. Reads the shared index only when fewer than `wanted` are known.
+
+        FrameError when the shared index has moved further than the ring is long.
+        """
         entries = (self._cached_producer - self._cached_consumer) & U32
         if entries < wanted or entries == 0:
             entries = self._load_producer()
@@ -75,8 +79,8 @@ class Consumer(ABC):
     def peek(self, limit: int | None = None) -> tuple[int, int]:
         """Return (n, index) of the next entries, at most `limit`; each entry is returned once.
 
-        The producer index is re-read only when no entry is known. Process the n entries from `index` on, then release
-        them.
+        Process the n entries from `index` on, then release() them. The shared producer index is read again only when
+        no entry is known (gVisor's peek).
         """
         entries = (self._cached_producer - self._cached_consumer) & U32
         if entries == 0:
@@ -94,7 +98,7 @@ class Consumer(ABC):
             self._peeking = (index, entries)
             try:
                 self._record_owners(index, entries)
-            except FrameError:  # refused whole: there is nothing to undo
+            except FrameError:  # refused as a whole: nothing to undo
                 self._peeking = None
                 raise
         self._cached_consumer = (index + entries) & U32
@@ -102,7 +106,7 @@ class Consumer(ABC):
         return entries, index
 
     def _load_producer(self) -> int:
-        """Read the shared producer index: how many entries can be peeked. FrameError when it cannot be."""
+        """Read the shared producer index and return how many entries can be peeked."""
         producer = self._memory.load(self._memory.producer)
         entries = (producer - self._cached_consumer) & U32
         if entries > self.size:
@@ -114,7 +118,7 @@ class Consumer(ABC):
         return entries
 
     def _forget_peek(self) -> None:
-        """Undo a peek that an interrupt cut short: nobody was told of its entries, the next peek returns them."""
+        """Undo a peek that an interrupt cut short: its entries were not returned, so the next peek returns them."""
         assert self._peeking is not None
         index, n = self._peeking
         if self._owners is not None:
@@ -123,7 +127,7 @@ class Consumer(ABC):
         self._peeking = None
 
     def cancel(self, n: int) -> None:
-        """Un-peek the last `n` entries that were peeked and not released: the next peek returns them again."""
+        """Undo the peek of the last `n` unreleased entries: the next peek returns them again (libxdp's cancel)."""
         n = index_of(n)
         if n < 0 or n > self.unreleased:
             raise ArgumentError(f"cannot cancel {n} entries: {self.unreleased} are peeked and not released")
@@ -133,7 +137,7 @@ class Consumer(ABC):
         self._cached_consumer = index
 
     def release(self, n: int) -> None:
-        """Tell the kernel that `n` more entries were processed: their slots can be written again."""
+        """Publish that `n` more entries were processed: the kernel may write their slots again."""
         n = index_of(n)
         done = self._memory.load(self._memory.consumer)
         peeked = (self._cached_consumer - done) & U32
@@ -145,11 +149,11 @@ class Consumer(ABC):
         self._memory.store(self._memory.consumer, done + n)
 
     def take(self, limit: int | None = None) -> npt.NDArray[np.uint64]:
-        """Peek, copy and release in one: up to `limit` entries, shape (n,) or (n, 2), u64. For batch code.
+        """Peek, copy and release in one call: up to `limit` entries, shape (n,) or (n, 2), u64. For batch code.
 
-        Unlike peek(), re-reads the producer index when fewer than `limit` entries are known: a batch is worth it.
-        FrameError when an entry names a frame that the kernel does not have, or one twice, or does not stay within it:
-        then none is taken, now or later.
+        Unlike peek(), it reads the shared index again when fewer than `limit` entries are known.
+        FrameError when an entry leaves its frame, or names a frame twice or one that the kernel does not own. Then no
+        entry is taken, and each later call raises the same.
         """
         limit = None if limit is None else whole("limit", limit)
         n = self.available(self.size if limit is None else limit)
@@ -169,13 +173,13 @@ class Consumer(ABC):
         return entries
 
     def resync(self) -> None:
-        """Forget every peek that was not released; custody is not touched. For recovery after an interrupt."""
-        # No entry is known from here on: the next call looks at the producer index, and refuses it where it cannot be.
+        """Drop every peek that was not released; no frame changes owner. For recovery after an interrupt."""
+        # With no entry known, the next call reads the shared producer index and checks it.
         self._cached_consumer = self._cached_producer = self._memory.load(self._memory.consumer)
 
     @abstractmethod
     def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
-        """Return the frame addresses in a copy of entries."""
+        """Return the frame addresses in entries that read() copied: shape (n,), u64."""
 
     @abstractmethod
     def _address_at(self, index: int) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FillQueue: how a process lends empty frames to the kernel. Mirrors gVisor's pkg/xdp/fillqueue.go."""
+"""FillQueue: the process posts empty frames to the kernel. Mirrors gVisor's pkg/xdp/fillqueue.go."""
 
 from __future__ import annotations
 
@@ -20,25 +20,22 @@ _ADDRESS = struct.Struct("=Q")
 
 
 class FillQueue(Producer):
-    """The fill ring: addresses of empty frames for packets to come.
-
-    Not thread-safe: the receiving thread fills it.
-    """
+    """The fill ring: addresses of empty frames to receive into. Not thread-safe: the receiving thread fills it."""
 
     def __init__(
         self, memory: RingMemory, owners: Owners | None = None, wake: Callable[[], bool] | None = None
     ) -> None:
-        """Stand on `memory`, as every Producer does."""
+        """Produce into the ring in `memory`; the arguments of Producer, without limits."""
         super().__init__(memory, owners, wake)
-        self._filling = False  # set while fill_all() is under way: an interrupt leaves it set
+        self._filling = False  # true while fill_all() runs; only an interrupt leaves it true
 
     def set(self, index: int, addr: int) -> None:
-        """Write the frame address at `index`, which was reserved."""
+        """Write the frame address `addr` at `index`, which reserve() returned."""
         try:
             _ADDRESS.pack_into(self._memory.bytes, (index & self.mask) << 3, addr)
         except struct.error as refused:
             raise ArgumentError(f"cannot write the address {addr!r} into the fill ring: {refused}") from None
-        except (TypeError, ValueError):  # what struct says of released memory depends on the Python version
+        except (TypeError, ValueError):  # which one released memory raises depends on the Python version
             if not self._memory.closed:
                 raise
             raise self._memory.closed_error() from None
@@ -56,13 +53,13 @@ class FillQueue(Producer):
         self._memory.write(index, _checked(addresses))
 
     def put(self, entries: Addresses, *, distinct: bool = False, noted: bool = False) -> int:
-        """Reserve, write and publish as many addresses as there is room for; returns how many. Does not wake."""
+        """Reserve, write and publish as many addresses as fit; return how many. Does not wake the kernel."""
         return super().put(_checked(entries), distinct=distinct, noted=noted)
 
     def fill_all(self, umem: FrameStore, limit: int | None = None) -> int:
-        """Lend as many free frames of `umem` as fit, at most `limit`; returns how many.
+        """Post as many free frames of `umem` as fit, at most `limit`; return how many.
 
-        Wakes the driver where it asks for that, which gVisor's FillAll does not.
+        Wakes the driver when it asks for that, which gVisor's FillAll does not.
         """
         if self._filling:
             self.recover()
@@ -89,7 +86,7 @@ class FillQueue(Producer):
         return n
 
     def recover(self) -> None:
-        """Forget what was reserved and not published; frames that an interrupted fill_all() took are free again."""
+        """Drop unpublished reservations; frames that an interrupted fill_all() took and did not post are free again."""
         producer = self._cached_producer = self._memory.load(self._memory.producer)
         if self._owners is not None:
             self._owners.settle(producer)

@@ -4,9 +4,9 @@
 A ring is a producer index, a consumer index, a flags word (u32 each) and a power-of-two number of entries of 8 or 16
 bytes. They come from libxdp's ring struct, from a socket's own mmap offsets, or from plain memory.
 
-Nothing outside the rings package holds a view of this memory, and `close()` makes sure that nothing inside does: it
-releases every view, and what is in use in another thread refuses to be released until that thread is out. After
-that an access raises, and the memory can be unmapped. This needs no lock on the hot path; it relies on the GIL.
+Nothing outside the rings package holds a view of this memory. `close()` releases every view; it waits for a view that
+another thread is using. After that each access raises, and the memory can be unmapped. This needs no lock on the hot
+path; it relies on the GIL.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from toolkit.rings.atomics import AtomicIndex, SharedIndex, shared_index
 
 __all__ = ["U32", "RingMemory"]
 
-U32 = 0xFFFFFFFF  # indices are free-running and wrap here
+U32 = 0xFFFFFFFF  # indices run free and wrap after this
 ADDRESS_BYTES = 8  # an entry of a fill or completion ring
 DESC_BYTES = 16  # an entry of an RX or TX ring
 _CLOSE_TIMEOUT = 5.0  # seconds that close() waits for another thread to leave a ring
@@ -42,10 +42,9 @@ class _Release(Protocol):
 
 
 class _Arrays:
-    """The arrays over a ring's entries: `base` and its slices, which refer to it.
+    """Whether an array over a ring's entries is in use: `base`, or a slice of it, which keeps `base` alive.
 
-    The memoryview below them can be released at any time (NumPy takes another one from the same memory), so it says
-    nothing about them.
+    The memoryview below cannot tell: NumPy takes one of its own from the same memory, so it can always be released.
     """
 
     def __init__(self, base: npt.NDArray[np.uint64]) -> None:
@@ -57,7 +56,7 @@ class _Arrays:
 
 
 class RingMemory(fork.NotCopied):
-    """The memory of one ring.
+    """The memory of one ring. Not thread-safe, but close() waits for a thread that is inside a ring call.
 
     size: entries, a power of two. entry_bytes: 8 (addresses) or 16 (descriptors).
     """
@@ -72,7 +71,7 @@ class RingMemory(fork.NotCopied):
         *,
         atomic: bool | None = None,
     ) -> None:
-        """Lay the ring over four views of format "B". `atomic`: through libatomic (None: as the machine needs)."""
+        """Use four views of format "B". atomic: True forces libatomic; None uses it where the machine needs it."""
         if entry_bytes not in (ADDRESS_BYTES, DESC_BYTES):
             raise ArgumentError(f"a ring entry has 8 or 16 bytes, not {entry_bytes}")
         size = len(ring) // entry_bytes
@@ -89,17 +88,17 @@ class RingMemory(fork.NotCopied):
         self.flags: SharedIndex = index(flags)
         # The entries as bytes, for one descriptor at a time.
         self.bytes: memoryview = ring
-        # The same as u64: shape (size,) for addresses, (size, 2) for descriptors; None once closed. Holding a reference
-        # to it keeps close() waiting, so a ring holds one for the length of a call only.
+        # The same as u64: shape (size,) for addresses, (size, 2) for descriptors; None once closed. close() waits for
+        # every reference to it, so a ring holds one only during a call.
         words = np.frombuffer(ring, dtype=np.uint64)
         self.entries: npt.NDArray[np.uint64] | None = words.reshape(-1, 2) if entry_bytes == DESC_BYTES else words
-        # Everything to be released at close(), in this order.
+        # What close() releases, in this order.
         self._views: list[_Release] = [_Arrays(words), self.producer, self.consumer, self.flags, ring]
         self._views += [producer, consumer, flags]
 
     @classmethod
     def from_libxdp(cls, ring: XskRing, entry_bytes: int, *, atomic: bool | None = None) -> RingMemory:
-        """Stand on a ring that libxdp mapped. Close this before libxdp unmaps it."""
+        """Use a ring that libxdp mapped. Close this before libxdp unmaps it."""
 
         def view(address: int | None, count: int) -> memoryview:
             if not address:
@@ -119,9 +118,9 @@ class RingMemory(fork.NotCopied):
     def from_offsets(
         cls, fd: int, pgoff: int, offsets: RingOffsets, size: int, entry_bytes: int, *, atomic: bool | None = None
     ) -> RingMemory:
-        """Map a ring of the AF_XDP socket `fd` by its own XDP_MMAP_OFFSETS.
+        """Map a ring of the AF_XDP socket `fd`, which lies at its XDP_MMAP_OFFSETS.
 
-        `pgoff` is XDP_PGOFF_RX_RING and so on. Kernels before about 6.4 map rings only before bind().
+        pgoff: XDP_PGOFF_RX_RING and so on. Kernels before about 6.4 map rings only before bind().
         """
         whole = map_file(fd, offsets.desc + size * entry_bytes, offset=pgoff)
         memory = cls(
@@ -137,7 +136,7 @@ class RingMemory(fork.NotCopied):
 
     @classmethod
     def plain(cls, size: int, entry_bytes: int, *, start: int = 0, atomic: bool | None = None) -> RingMemory:
-        """Make a ring of ordinary memory whose indices both begin at `start`: for tests, without privilege."""
+        """Make a ring of ordinary memory, with both indices at `start`: for tests, without privilege."""
         words = bytearray(64 * 3 + size * entry_bytes)
         # Each index has a cache line of its own, as in the kernel's struct xdp_ring.
         whole = memoryview(words)
@@ -158,7 +157,7 @@ class RingMemory(fork.NotCopied):
                 raise ArgumentError(f"the ring has {self.size} entries, not {n}")
             return np.concatenate((entries[start:], entries[: start + n - self.size]))
         finally:
-            entries = None  # the traceback of an exception keeps this frame, and would keep close() waiting
+            entries = None  # a traceback keeps this frame alive, and with it a reference that close() waits for
 
     def write(self, index: int, values: npt.NDArray[np.uint64]) -> None:
         """Write entries (shape (n,) or (n, 2), u64) from the free-running `index` on."""
@@ -179,14 +178,14 @@ class RingMemory(fork.NotCopied):
             entries = None  # as in read()
 
     def load(self, index: SharedIndex) -> int:
-        """Read one of this ring's shared words; a clear error once it is closed."""
+        """Read one of this ring's shared words (u32). ClosedError once the ring is closed."""
         try:
             return index[0]
         except ValueError:
             raise self.closed_error() from None
 
     def store(self, index: SharedIndex, value: int) -> None:
-        """Write one of this ring's shared words; a clear error once it is closed."""
+        """Write one of this ring's shared words (u32). ClosedError once the ring is closed."""
         try:
             index[0] = value & U32
         except ValueError:
@@ -198,13 +197,13 @@ class RingMemory(fork.NotCopied):
         return self.entries is None
 
     def close(self) -> None:
-        """Release every view; wait for threads that are inside the ring. Repeatable."""
+        """Release every view. Waits up to 5 s for threads inside the ring, then ToolkitError. Repeatable."""
         self.entries = None
         for view in self._views:
             self._release(view)
 
     def abandon(self) -> bool:
-        """Release what can be released without waiting: for a forked child. False: a view is still held."""
+        """Release what can be released without waiting, for a forked child. False when a view is still in use."""
         self.entries = None
         whole = True
         for view in self._views:
@@ -224,7 +223,8 @@ class RingMemory(fork.NotCopied):
                 if time.monotonic() > deadline:
                     raise ToolkitError(
                         "cannot close a ring: another call is still inside it after 5 s. Likely cause: close() was "
-                        "called from a signal handler that interrupted it. Next step: set a flag there, close outside."
+                        "called from a signal handler that interrupted that call. Next step: set a flag in the "
+                        "handler, and close outside of it."
                     ) from None
                 time.sleep(0.0005)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Custody: what a ring tells the UMEM when frames change hands.
+"""Owners: the protocol by which a ring reports that frames change owner.
 
-The rings stand below the UMEM and know only this protocol. A ring without a owners (over plain memory, say) moves
-numbers and nothing else.
+The rings do not import the UMEM; they know only this protocol, which toolkit.umem.accounts implements. A ring without
+owners (over plain memory, say) moves numbers and nothing else.
 """
 
 from __future__ import annotations
@@ -19,40 +19,40 @@ Addresses = npt.NDArray[np.uint64]  # shape (n,): offsets into the UMEM; any byt
 
 
 class Owners(Protocol):
-    """Keeps the owner of every frame that passes one ring. Each call is all or nothing."""
+    """Records the owner of every frame that passes through one ring. Each call is all or nothing, else FrameError."""
 
     def taken(self, addresses: Addresses) -> None:
-        """Note that the ring's entries were peeked: the kernel's frames are ours now."""
+        """Record that entries were peeked: the user owns their frames now, no longer the kernel."""
 
     def taken_one(self, address: int) -> None:
-        """The same for one frame, without NumPy's fixed cost."""
+        """Do taken() for one frame, without NumPy's fixed costs."""
 
     def put_back(self, addresses: Addresses) -> None:
-        """Note that a peek was cancelled: the frames are the kernel's again."""
+        """Record that a peek was cancelled: the kernel owns the frames again."""
 
     def restore(self, addresses: Addresses) -> None:
-        """Note that a peek that an interrupt cut short is forgotten: the frames are the kernel's, as before it."""
+        """Undo a peek that an interrupt cut short: those of the frames that it took are the kernel's again."""
 
     def given(self, addresses: Addresses, *, distinct: bool = False) -> None:
-        """Note that the ring's entries are about to be published: our frames become the kernel's.
+        """Record that entries are about to be published: the kernel owns their frames from here on.
 
-        distinct: no frame is named twice, the caller knows; it is looked for otherwise.
+        distinct: the caller knows that no frame is named twice; otherwise that is checked.
         """
 
     def given_one(self, address: int) -> None:
-        """The same for one frame."""
+        """Do given() for one frame."""
 
     def post(self, store: FrameStore, n: int, index: int) -> Addresses:
         """Take `n` free frames of `store` for the kernel, to be published from ring index `index` on.
 
-        They are remembered as pending until settle(): an interrupt in between delays them, it does not lose them.
+        They are pending until settle(), so that an interrupt in between loses none.
         """
 
     def settle(self, producer: int) -> None:
-        """Forget the pending frames: published if the ring's `producer` index moved, else free again."""
+        """End the pending state: the frames were published if the ring's `producer` index moved, else they are free."""
 
     def reclaim(self, store: FrameStore, addresses: Addresses, release: Callable[[], None]) -> None:
-        """Free the frames that a completion ring returned in one batch; `release` gives up their entries."""
+        """Free the frames that a completion ring returned in one batch; `release` releases their ring entries."""
 
 
 class FrameStore(Protocol):
@@ -66,4 +66,4 @@ class FrameStore(Protocol):
         """Take n frames off the free stack."""
 
     def recycle(self, addresses: Addresses, owner: int | None = None, /) -> None:
-        """Put frames on the free stack; `owner`: the code of whom each must belong to."""
+        """Put frames on the free stack; each must belong to the owner with code `owner`."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from toolkit.abi.if_xdp import XDP_RING_NEED_WAKEUP
 from toolkit.errors import RING_LIES, ArgumentError, FrameError
 from toolkit.rings.atomics import fence
-from toolkit.rings.limits import Limits
+from toolkit.rings.descriptor_check import Limits
 from toolkit.rings.memory import U32, RingMemory
 from toolkit.rings.owners import Addresses, Owners
 
@@ -33,9 +33,10 @@ class Producer(ABC):
         wake: Callable[[], bool] | None = None,
         limits: Limits | None = None,
     ) -> None:
-        """Stand on `memory`; `wake` makes the system call that has the kernel look at the ring, and says if it did.
+        """Produce into the ring in `memory`; report to `owners` every frame that changes owner.
 
-        limits: what descriptors may say, on a TX ring: the kernel drops others, and never returns their frames.
+        wake: makes the system call after which the kernel polls the ring; False when the kernel was busy.
+        limits: the check of descriptors, on a TX ring: the kernel drops bad ones, and never returns their frames.
         """
         self._memory = memory
         self._owners = owners
@@ -44,11 +45,11 @@ class Producer(ABC):
         self.size: int = memory.size  # entries; a power of 2
         # Always size - 1: lets the free-running indices wrap around the ring.
         self.mask: int = memory.size - 1
-        # The next entry to be reserved. Runs ahead of the shared producer index by what was reserved and not
-        # published; only submit() and notify() write the original.
+        # The next entry to reserve: ahead of the shared producer index by the entries that were reserved and not
+        # published. Only the calls that publish write the shared one.
         self._cached_producer: int = memory.producer[0]
-        # The shared consumer index as we last read it, plus size: so cached_consumer - cached_producer is the number of
-        # free entries without another addition. Only the kernel writes the original.
+        # The shared consumer index as last read, plus size, so that cached_consumer - cached_producer is the number of
+        # free entries (libxdp does the same). Only the kernel writes the shared one.
         self._cached_consumer: int = (memory.consumer[0] + memory.size) & U32
 
     def __repr__(self) -> str:
@@ -59,7 +60,7 @@ class Producer(ABC):
 
     @property
     def next_index(self) -> int:
-        """Index of the next entry to be reserved: the number of entries ever reserved, as u32."""
+        """Index of the next entry to reserve: the number of entries ever reserved, modulo 2**32."""
         return self._cached_producer
 
     @property
@@ -73,7 +74,10 @@ class Producer(ABC):
         return (self._memory.load(self._memory.producer) - self._memory.load(self._memory.consumer)) & U32
 
     def free(self, wanted: int = 1) -> int:
-        """Return how many entries are free; read the shared index only when fewer than `wanted` are known to be."""
+        """Return how many entries are free. Reads the shared index only when fewer than `wanted` are known to be.
+
+        FrameError when the shared index cannot be right.
+        """
         entries = (self._cached_consumer - self._cached_producer) & U32
         if entries < wanted:
             consumer = self._memory.load(self._memory.consumer)
@@ -107,11 +111,11 @@ class Producer(ABC):
         self._cached_producer = (self._cached_producer - n) & U32
 
     def resync(self) -> None:
-        """Forget every reservation that was not published; custody is not touched. For recovery after an interrupt."""
+        """Drop unpublished reservations; no frame changes owner. For recovery after an interrupt."""
         self._cached_producer = self._memory.load(self._memory.producer)
 
     def submit(self, n: int) -> None:
-        """Publish the first `n` entries that were reserved; the kernel owns their frames from here on."""
+        """Publish the first `n` reserved entries: the kernel owns their frames from here on (libxdp's submit)."""
         n = index_of(n)
         index = self._memory.load(self._memory.producer)
         reserved = (self._cached_producer - index) & U32
@@ -130,11 +134,11 @@ class Producer(ABC):
         self._memory.store(self._memory.producer, index + n)
 
     def put(self, entries: npt.NDArray[np.uint64], *, distinct: bool = False, noted: bool = False) -> int:
-        """Reserve, write and publish in one: as many of `entries` as there is room for; returns how many.
+        """Reserve, write and publish in one call as many of `entries` as fit; return how many. For batch code.
 
-        Shape (n,) or (n, 2), u64. Does not wake the kernel. For batch code. `distinct` vouches that no frame is named
-        twice, as in a batch that one ring gave; without it that is checked. `noted`: the owners has them as given
-        away already.
+        entries: shape (n,) or (n, 2), u64. distinct: the caller knows that no frame is named twice, as in a batch from
+        one ring; otherwise that is checked. noted: the frames are the kernel's already by `owners`, and were checked.
+        Does not wake the kernel.
         """
         n = min(self.free(len(entries)), len(entries))
         if n < len(entries):
@@ -153,15 +157,15 @@ class Producer(ABC):
         return n
 
     def notify(self) -> None:
-        """Publish everything that was reserved, and wake the kernel where it asks for that."""
+        """Publish everything that was reserved, and wake the kernel if it asks for that."""
         self.submit(self.unpublished)
         if self.needs_wakeup:
             self.wake()
 
     @property
     def needs_wakeup(self) -> bool:
-        """Whether the kernel waits for a system call before it looks at this ring again (XDP_RING_NEED_WAKEUP)."""
-        fence()  # the flag must not be read before what was published is visible
+        """Whether the kernel needs a system call before it polls this ring again (XDP_RING_NEED_WAKEUP)."""
+        fence()  # the flag must be read after the producer index is visible to the kernel
         return bool(self._memory.load(self._memory.flags) & XDP_RING_NEED_WAKEUP)
 
     def forget_wake(self) -> None:
@@ -169,15 +173,15 @@ class Producer(ABC):
         self._wake = None
 
     def wake(self) -> bool:
-        """Make the system call that has the kernel look at the ring. False: it was busy, call again."""
+        """Make the system call after which the kernel polls this ring. False when it was busy: call again."""
         if self._memory.closed:
             raise self._memory.closed_error()
         return self._wake() if self._wake is not None else True
 
     @abstractmethod
     def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
-        """Return the frame addresses in a copy of entries."""
+        """Return the frame addresses in entries that read() copied: shape (n,), u64."""
 
     @abstractmethod
     def _give_one(self, owners: Owners, index: int) -> None:
-        """Give the frame of one entry that is about to be published."""
+        """Record that one entry is about to be published: its frame becomes the kernel's."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RXQueue: how the kernel tells a process which frames hold packets. Mirrors gVisor's pkg/xdp/rxqueue.go."""
+"""RXQueue: the kernel reports which frames hold received packets. Mirrors gVisor's pkg/xdp/rxqueue.go."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from toolkit.rings.owners import Addresses
 __all__ = ["RXQueue"]
 
 _DESC = struct.Struct("=QII")
-_new_desc: Any = tuple.__new__  # skips NamedTuple's Python-level constructor: half the cost of get()
+_new_desc: Any = tuple.__new__  # NamedTuple's own constructor is Python code, and would double the cost of get()
 
 
 class RXQueue(Consumer):
-    """The receive ring: descriptors of packets that arrived.
+    """The RX ring: descriptors of packets that arrived. Not thread-safe: one thread receives.
 
-    Not thread-safe: one thread receives. Entries are copied out; nothing refers to ring memory afterwards.
+    All methods return copies; nothing that they return refers to ring memory.
     """
 
     def get(self, index: int) -> XDPDesc:
@@ -40,11 +40,11 @@ class RXQueue(Consumer):
         return self._memory.read(index, n).view(XDP_DESC).reshape(-1)
 
     def receive(self, limit: int | None = None) -> npt.NDArray[Any]:
-        """Peek, copy and release in one: up to `limit` descriptors, shape (n,), dtype XDP_DESC."""
+        """Do take(), as descriptors: up to `limit`, shape (n,), dtype XDP_DESC (addr, len, options)."""
         return self.take(limit).view(XDP_DESC).reshape(-1)
 
     def take_one(self) -> XDPDesc | None:
-        """Do take() for one descriptor, without NumPy's fixed costs: a copy of it, or None when no packet waits."""
+        """Do take() for one descriptor, without NumPy's fixed costs. None when no packet waits."""
         index, memory = self._cached_consumer, self._memory
         if not self.available(1):
             return None

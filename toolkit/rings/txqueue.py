@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TXQueue: how a process tells the kernel which frames to send. Mirrors gVisor's pkg/xdp/txqueue.go."""
+"""TXQueue: the process passes frames to the kernel to be sent. Mirrors gVisor's pkg/xdp/txqueue.go."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ _DESC = struct.Struct("=QII")
 
 
 class TXQueue(Producer):
-    """The transmit ring: descriptors of packets to send.
+    """The TX ring: descriptors of packets to send. Not thread-safe: one thread sends.
 
-    Not thread-safe: one thread sends. Unlike gVisor's, a kick that fails is seen: see `wake()` and `notify()`.
+    Unlike gVisor's, wake() and notify() report a kick that fails.
     """
 
     def reserve(self, n: int, umem: FrameStore | None = None) -> tuple[int, int]:
         """Reserve `n` entries, all or none: (n, index of the first) or (0, 0).
 
-        With `umem`, as in gVisor, only when it has `n` free frames as well.
+        With `umem`, as in gVisor, only when it has at least `n` free frames.
         """
         if umem is not None and umem.n_free_frames < n:
             return 0, 0
         return super().reserve(n)
 
     def set(self, index: int, desc: XDPDesc) -> None:
-        """Write the descriptor at `index`, which was reserved."""
+        """Write the descriptor `desc` at `index`, which reserve() returned."""
         try:
             _DESC.pack_into(self._memory.bytes, (index & self.mask) << 4, desc.addr, desc.len, desc.options)
         except struct.error as refused:
             raise ArgumentError(f"cannot write {desc!r} into the TX ring: {refused}") from None
-        except (TypeError, ValueError):  # what struct says of released memory depends on the Python version
+        except (TypeError, ValueError):  # which one released memory raises depends on the Python version
             if not self._memory.closed:
                 raise
             raise self._memory.closed_error() from None
@@ -58,11 +58,11 @@ class TXQueue(Producer):
         self._memory.write(index, as_descs(descs))
 
     def put(self, entries: npt.NDArray[Any], *, distinct: bool = False, noted: bool = False) -> int:
-        """Reserve, write and publish as many descriptors as there is room for; returns how many. Does not kick."""
+        """Reserve, write and publish as many descriptors as fit; return how many. Does not kick."""
         return super().put(as_descs(entries), distinct=distinct, noted=noted)
 
     def put_one(self, desc: XDPDesc) -> bool:
-        """Do put() for one descriptor, without NumPy's fixed costs. False: there is no room."""
+        """Do put() for one descriptor, without NumPy's fixed costs. False when the ring is full."""
         index, memory = self._cached_producer, self._memory
         if not self.free(1):
             return False
@@ -88,7 +88,7 @@ class TXQueue(Producer):
 
 
 def as_descs(descs: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    """Return descriptors as u64 of shape (n, 2), from that or from dtype XDP_DESC; ArgumentError for anything else."""
+    """Return descriptors as shape (n, 2), u64. `descs` is of that form, or of dtype XDP_DESC; else ArgumentError."""
     if not isinstance(descs, np.ndarray):
         raise ArgumentError(f"descriptors are an array, not a {type(descs).__name__}")
     if descs.dtype.itemsize == 16 and descs.dtype.names == ("addr", "len", "options"):

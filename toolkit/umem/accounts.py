@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Custody: one Socket's side of the ledger. Its rings tell it when frames change hands; it keeps and checks the owners.
+"""Accounts: one Socket's side of the ledger. Its rings report when frames change owner; it records and checks that.
 
-The rule is the same for all four rings: to peek takes custody, to publish gives it.
+The rule is the same for all four rings: peeking an entry takes its frame from the kernel, publishing one gives it.
 """
 
 from __future__ import annotations
@@ -19,44 +19,47 @@ __all__ = ["ReceiveAccount", "SendAccount"]
 
 
 class ReceiveAccount:
-    """Frames that a Socket lends to the kernel (fill ring) and gets back with packets (RX ring)."""
+    """Frames that a Socket posts to the kernel (fill ring) and gets back with packets (RX ring).
+
+    Used by the receiving thread; the Ledger's lock protects what the sending thread shares. Implements rings.Owners.
+    """
 
     def __init__(self, ledger: Ledger, holder: int) -> None:
         self._ledger = ledger
         self._holder = holder  # immutable: the Socket's number on its UMEM
         self._posted = owner_code(RX, holder)
         self._received = owner_code(RECEIVED, holder)
-        # (ring index, addresses) between lend() and settle(): frames that are the kernel's in the ledger and may not
-        # have reached the fill ring yet. Only an interrupt leaves it set.
+        # (ring index, addresses) between post() and settle(): frames that the ledger counts as the kernel's, and that
+        # may not have reached the fill ring yet. Only an interrupt leaves it set.
         self.pending: tuple[int, Addresses] | None = None
 
     def taken(self, addresses: Addresses) -> None:
-        """Note that the RX ring returned frames."""
+        """Record that the RX ring returned frames."""
         self._ledger.move(addresses, self._received, self._posted, RETURNED)
 
     def taken_one(self, address: int) -> None:
-        """The same for one frame."""
+        """Do taken() for one frame."""
         if not self._ledger.swap_one(address, self._posted, self._received):
             self._ledger.move_one(address, self._received, self._posted, RETURNED)
 
     def put_back(self, addresses: Addresses) -> None:
-        """Note that a peek was cancelled."""
+        """Record that a peek was cancelled."""
         self._ledger.move(addresses, self._posted, self._received, "cannot cancel the peek of")
 
     def given(self, addresses: Addresses, *, distinct: bool = False) -> None:
-        """Note that frames of the user go into the fill ring."""
+        """Record that frames of the user go into the fill ring."""
         ledger = self._ledger
-        ledger.move(addresses, self._posted, None, "cannot lend to the kernel", distinct=distinct)
+        ledger.move(addresses, self._posted, None, "cannot post to the fill ring", distinct=distinct)
         ledger.posted_at[ledger.numbers(addresses)] = time.monotonic_ns()
 
     def given_one(self, address: int) -> None:
-        """The same for one frame."""
+        """Do given() for one frame."""
         ledger = self._ledger
-        ledger.move_one(address, self._posted, None, "cannot lend to the kernel")
+        ledger.move_one(address, self._posted, None, "cannot post to the fill ring")
         ledger.posted_at[address >> ledger.shift] = time.monotonic_ns()
 
     def post(self, store: Any, n: int, index: int) -> Addresses:
-        """Take `n` free frames for the fill ring, to be published from `index` on; pending until settle()."""
+        """Take `n` free frames for the fill ring, to be published from `index` on; they are pending until settle()."""
         ledger = self._ledger
         if getattr(store, "ledger", None) is not ledger:
             raise ArgumentError("this fill ring belongs to a Socket on another UMEM. Next step: pass that UMEM.")
@@ -68,11 +71,11 @@ class ReceiveAccount:
         return addresses
 
     def settle(self, producer: int) -> None:
-        """Forget the pending frames. They are free again unless the ring's `producer` index has passed theirs."""
+        """End the pending state. The frames are free again unless the ring's `producer` index has passed theirs."""
         ledger, pending = self._ledger, self.pending
         if pending is not None and pending[0] == producer:
             with ledger.lock:
-                # Interrupted early, lend() had not marked them: then they may be the sending thread's by now.
+                # swap(), since an early interrupt leaves them unmarked: the sending thread may have taken them by now.
                 ledger.swap(pending[1], self._posted, FREE)
                 ledger.rebuild()
         self.pending = None
@@ -82,22 +85,22 @@ class ReceiveAccount:
         raise ArgumentError("a fill or RX ring does not return frames that were sent")
 
     def forget_received(self, still_in_ring: Addresses) -> None:
-        """Free every received frame but those that the RX ring will return again: after an interrupted receive."""
+        """Free every received frame, except those that the RX ring will return again. After an interrupted receive."""
         ledger = self._ledger
         with ledger.lock:
-            ledger.swap(still_in_ring, self._received, self._posted)  # first: at no moment are they free
+            ledger.swap(still_in_ring, self._received, self._posted)  # first, so that they are never free in between
             ledger.owner[ledger.owner == self._received] = FREE
             ledger.rebuild()
 
     def restore(self, addresses: Addresses) -> None:
-        """Note that an interrupted peek is forgotten: what it took is the kernel's again."""
+        """Undo an interrupted peek: those of the frames that it took are the kernel's again."""
         with self._ledger.lock:
             self._ledger.swap(addresses, self._received, self._posted)
 
     def end(self, *, linger: float = 0.0) -> None:
-        """Free all frames of this side: the Socket is gone. Without a lock, for finalizers too.
+        """Free all frames of this account, since the Socket is gone. Takes no lock, so finalizers may call it.
 
-        linger: seconds for which the driver may still write to what it was lent (zero-copy).
+        linger: seconds during which the driver may still write to the posted frames (zero-copy).
         """
         self.pending = None
         if linger:
@@ -108,57 +111,60 @@ class ReceiveAccount:
 
 
 class SendAccount:
-    """Frames that a Socket hands to the kernel to send (TX ring) and gets back sent (completion ring)."""
+    """Frames that a Socket gives the kernel to send (TX ring) and gets back when sent (completion ring).
+
+    Used by the sending thread; the Ledger's lock protects what the receiving thread shares. Implements rings.Owners.
+    """
 
     def __init__(self, ledger: Ledger, holder: int) -> None:
         self._ledger = ledger
         self._holder = holder  # immutable: the Socket's number on its UMEM
         self._sending = owner_code(TX, holder)
-        self._received = owner_code(RECEIVED, holder)  # of the same Socket: what it answers
-        # Frames that are the user's through this Socket: taken for sending, or returned sent and not free yet.
+        self._received = owner_code(RECEIVED, holder)  # received frames of the same Socket: it may send them back
+        # Frames that the user owns through this Socket: returned by the completion ring, and not free yet.
         self._at_hand = owner_code(USER, holder)
-        # (ring index, addresses) of frames that are being put into the TX ring. Only an interrupt leaves it set.
+        # (ring index, addresses) of frames on their way into the TX ring. Only an interrupt leaves it set.
         self.pending: tuple[int, Addresses | tuple[int, ...]] | None = None
-        # Frames between the completion ring and the free stack, by reclaim(). Only an interrupt leaves it set.
+        # Frames between the completion ring and the free stack; written by reclaim(). Only an interrupt leaves it set.
         self.returning: Addresses | None = None
 
     def taken(self, addresses: Addresses) -> None:
-        """Note that the completion ring returned frames."""
+        """Record that the completion ring returned frames."""
         self._ledger.move(addresses, self._at_hand, self._sending, RETURNED)
 
     def taken_one(self, address: int) -> None:
-        """The same for one frame."""
+        """Do taken() for one frame."""
         self._ledger.move_one(address, self._at_hand, self._sending, RETURNED)
 
     def put_back(self, addresses: Addresses) -> None:
-        """Note that a peek was cancelled."""
+        """Record that a peek was cancelled."""
         self._ledger.move(addresses, self._sending, self._at_hand, "cannot cancel the peek of")
 
     def given(self, addresses: Addresses, *, distinct: bool = False) -> None:
-        """Note that frames of the user go into the TX ring."""
+        """Record that frames of the user go into the TX ring."""
         if self.returning is not None:
             self._finish_returning()
         self._ledger.move(addresses, self._sending, None, "cannot send", distinct=distinct)
 
     def given_one(self, address: int) -> None:
-        """The same for one frame."""
+        """Do given() for one frame."""
         if self.returning is not None:
             self._finish_returning()
         if not self._ledger.swap_one(address, self._received, self._sending):
             self._ledger.move_one(address, self._sending, None, "cannot send")
 
     def post(self, store: Any, n: int, index: int) -> Addresses:
-        """Refuse: only a fill ring lends free frames."""
-        raise ArgumentError("a TX ring does not lend free frames")
+        """Refuse: free frames are posted to a fill ring only."""
+        raise ArgumentError("free frames cannot be posted to a TX ring, only to a fill ring")
 
     def settle(self, producer: int) -> None:
-        """Refuse, likewise."""
-        raise ArgumentError("a TX ring does not lend free frames")
+        """Refuse, as post() does."""
+        raise ArgumentError("free frames cannot be posted to a TX ring, only to a fill ring")
 
     def prepare(self, n: int, index: int) -> Addresses:
-        """Take `n` free frames to write packets into, for the TX ring from `index` on; pending until sent().
+        """Take `n` free frames to write packets into, for the TX ring from `index` on; they are pending until sent().
 
-        They are the kernel's in the ledger from here on: one pass over the owners instead of two.
+        The ledger counts them as the kernel's at once, which needs one pass over the owners instead of two.
         """
         ledger = self._ledger
         if self.returning is not None:
@@ -170,11 +176,11 @@ class SendAccount:
         return addresses
 
     def sent(self) -> None:
-        """Note that the pending frames were published."""
+        """Record that the pending frames were published."""
         self.pending = None
 
     def reclaim(self, store: Any, addresses: Addresses, release: Callable[[], None]) -> None:
-        """Free frames that the completion ring returned, in one pass over the owners; `release` gives up their entries.
+        """Free frames that the completion ring returned; `release` releases their ring entries.
 
         In between they are in no ring and not free: an interrupt leaves them in `returning`.
         """
@@ -188,23 +194,23 @@ class SendAccount:
         try:
             store.recycle(addresses, self._sending)
         except FrameError:
-            self._finish_returning()  # each frame that was sent is free, once, whatever else the ring says
+            self._finish_returning()  # frees, once, each named frame that the kernel had for sending, and no other
             raise
         self.returning = None
 
     def restore(self, addresses: Addresses) -> None:
-        """Note that an interrupted peek is forgotten: what it took is the kernel's again."""
+        """Undo an interrupted peek: those of the frames that it took are the kernel's again."""
         with self._ledger.lock:
             self._ledger.swap(addresses, self._at_hand, self._sending)
 
     def recover(self, producer: int, still_in_ring: Addresses) -> None:
-        """Put frames in their places after an interrupted send: what never reached the TX ring is free again.
+        """Put the owners right after an interrupted send: frames that never reached the TX ring are free again.
 
-        producer: the TX ring's. still_in_ring: what the completion ring will return again.
+        producer: the TX ring's producer index. still_in_ring: frames that the completion ring will return again.
         """
         ledger, pending = self._ledger, self.pending
         with ledger.lock:
-            if self.returning is not None:  # a few may be free again, and somebody else's already: only the rest
+            if self.returning is not None:  # swap(): some may be free already, and have another owner by now
                 ledger.swap(self.returning, self._sending, self._at_hand)
             ledger.swap(still_in_ring, self._at_hand, self._sending)
             if pending is not None and pending[0] == producer:
@@ -214,9 +220,9 @@ class SendAccount:
         self.pending = self.returning = None
 
     def _finish_returning(self) -> None:
-        """Do the rest of a reclaim() that was interrupted, before any of its frames can be sent anew.
+        """Finish a reclaim() that was interrupted, before any of its frames can be sent again.
 
-        The Sender sees to its own in recover(); this is for a free_all() that somebody else called.
+        The Sender does that for its own calls in recover(); this is for a free_all() that the user called.
         """
         assert self.returning is not None
         with self._ledger.lock:
@@ -230,7 +236,7 @@ class SendAccount:
         return len(self._ledger.numbers_of(self._sending))
 
     def end(self, *, retire: bool) -> None:
-        """Free all frames of this side, or retire them where the kernel may still be reading them."""
+        """Free all frames of this account; `retire` those that the kernel may still be reading. Takes no lock."""
         self.pending = None
         self._ledger.disown(self._sending, RETIRED if retire else FREE)
-        self._ledger.disown(self._at_hand, FREE)  # what the completion ring returned and nobody freed
+        self._ledger.disown(self._at_hand, FREE)  # returned by the completion ring, and never freed

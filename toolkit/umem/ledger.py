@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ledger: who owns which frame of a UMEM. One array is the authority; the free stack is a cache of it.
 
-A frame is in exactly one place: free, with the user, with the kernel for receiving, received (the user's, on loan from
-a socket), or with the kernel for sending. Changes are all or nothing, on whole arrays, under one lock: the receiving
-and the sending thread share this and nothing else. Finalizers never take the lock: they leave a note that the next
-call acts upon.
+A frame has exactly one owner: it is free, the user's, the kernel's for receiving, received (borrowed by the user from a
+socket), or the kernel's for sending. Changes are all or nothing, on whole arrays, under one lock: the ledger is the one
+thing that the receiving and the sending thread share. Finalizers never take the lock: they leave a note, and the next
+call acts on it.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ FrameNumbers = npt.NDArray[np.int64]  # shape (n,): address // frame_size
 # The kinds of owner. An owner code is kind + 8 * holder, the holder being the number of a socket on this UMEM.
 FREE = 0  # on the free stack (or about to be)
 USER = 1  # taken with alloc_frames()
-RX = 2  # lent to the kernel for receiving: in the fill ring, in the kernel, or in the RX ring unread
-RECEIVED = 3  # read from the RX ring, not yet given back: a Batch's loan, or between peek() and free_frame()
-TX = 4  # lent to the kernel for sending: in the TX ring, in the kernel, or in the completion ring unread
+RX = 2  # the kernel's, for receiving: in the fill ring, in the kernel, or in the RX ring unread
+RECEIVED = 3  # read from the RX ring, not yet given back: borrowed by a Batch, or between peek() and free_frame()
+TX = 4  # the kernel's, for sending: in the TX ring, in the kernel, or in the completion ring unread
 RETIRED = 5  # the socket closed while the kernel was still sending it: never used again
 
 _KINDS = ("free", "user", "rx", "received", "tx", "retired")
 
-# Of all kinds, USER and RECEIVED alone have these bits set so. Arrays: quicker than integers, as in Ledger.
+# code & _USERS == _USER is true for USER and RECEIVED, and for no other kind. Arrays: quicker than integers in NumPy.
 _USERS, _USER = np.array(5, dtype=np.uint32), np.array(USER, dtype=np.uint32)
 
-RETURNED = "the kernel returned, unexpectedly,"  # how refusals of what a ring names begin
-_GIVEN_TWICE = "Likely cause: it was given away twice. Nothing was changed."
+RETURNED = "the kernel returned, unexpectedly,"  # begin of an error about a frame that a ring named
+_GIVEN_TWICE = "Likely cause: it was given back, posted or sent twice. Nothing was changed."
 
 
 def owner_code(kind: int, holder: int = 0) -> int:
@@ -62,22 +62,22 @@ def owner_code(kind: int, holder: int = 0) -> int:
 
 
 def describe_owner(code: int) -> str:
-    """Say in words who an owner code stands for."""
+    """Return as text whom an owner code stands for."""
     kind, holder = code & 7, code >> 3
     where = f" (socket {holder} of this UMEM)" if kind in (RX, RECEIVED, TX, RETIRED) else ""
-    words = (
-        "free",
+    names = (
+        "the free stack",
         "the user",
         "the kernel, for receiving",
         "the user, as a received packet",
         "the kernel, for sending",
-        "nobody, retired",
+        "no owner any more: it is retired",
     )
-    return words[kind] + where
+    return names[kind] + where
 
 
 def _why(was: int | None) -> str:
-    """Return the end of a refusal. Frames of the user are named by the user, those of the kernel by a ring."""
+    """Return the likely cause: the user named the wrong frame of his own (None), or a ring one of the kernel's."""
     return _GIVEN_TWICE if was is None else RING_LIES
 
 
@@ -88,40 +88,40 @@ class Ledger:
         """Begin with every frame free."""
         self.frames = frames  # immutable
         self.shift = shift  # immutable: frame number = address >> shift
-        self._shift = np.array(shift, dtype=np.uint64)  # the same: NumPy takes it three times quicker than an integer
+        self._shift = np.array(shift, dtype=np.uint64)  # as an array: NumPy takes it three times quicker than an int
         self.lock = threading.Lock()  # guards everything below
-        # Owner code of each frame, shape (frames,) u32. The authority: written by move() and free() only.
+        # Owner code of each frame, shape (frames,) u32. The authority.
         self.owner: npt.NDArray[np.uint32] = np.zeros(frames, dtype=np.uint32)
-        self._owner_view = memoryview(self.owner)  # the same, for one frame at 25 ns
-        # Addresses of free frames; the first `depth` entries are valid. Last in, first out: warm frames first. After an
-        # interrupt it may miss a frame that the owner array says is free, and is rebuilt.
+        self._owner_view = memoryview(self.owner)  # the same memory: reads one frame's code in 25 ns
+        # Addresses of free frames; the first `depth` entries are valid. Last in, first out: such a frame is likely in
+        # the CPU's cache. After an interrupt a free frame may be missing here: then it is rebuilt from `owner`.
         self._stack: Addresses = np.arange(frames - 1, -1, -1, dtype=np.uint64) << self._shift
         self.depth = frames  # free frames on the stack
-        self._torn = False  # set while the stack is behind the owners: an interrupt leaves it set
-        # CLOCK_MONOTONIC ns at which each frame was last lent for receiving, shape (frames,) i64, written by
-        # ReceiveAccount: an arrival time before it is left over from an earlier packet.
+        self._torn = False  # true while stack and owners differ; only an interrupt leaves it true
+        # CLOCK_MONOTONIC ns at which each frame was last posted, shape (frames,) i64; written by ReceiveAccount. An
+        # arrival time before it is left over from an earlier packet.
         self.posted_at: npt.NDArray[np.int64] = np.zeros(frames, dtype=np.int64)
         # Scratch of _duplicate(): a position for each frame, and 0, 1, 2, ...
         self._stamp: npt.NDArray[np.uint32] = np.zeros(frames, dtype=np.uint32)
         self._positions: npt.NDArray[np.uint32] = np.arange(0, dtype=np.uint32)
-        # Owner codes whose frames a finalizer wants freed; append and popleft are atomic, so it needs no lock.
+        # (owner code, new owner code), from disown(). Append and popleft are atomic, so it needs no lock.
         self._orphans: deque[tuple[int, int]] = deque()
-        # (monotonic seconds, owner code): frames that a driver may still write to until then.
+        # (CLOCK_MONOTONIC seconds, owner code): frames that a driver may still write to until then.
         self._quarantine: deque[tuple[float, int]] = deque()
 
     def numbers(self, addresses: Addresses) -> FrameNumbers:
-        """Return frame numbers of addresses: shape (n,) int64. Not checked against the UMEM's size."""
+        """Return the frame numbers of addresses: shape (n,), i64. They may be outside the UMEM."""
         return (addresses >> self._shift).view(np.int64)
 
     def alloc(self, n: int, code: int) -> Addresses:
-        """Take `n` free frames and give them to `code`: their addresses, shape (n,) u64. All or none."""
+        """Give `n` free frames to owner `code`, all or none; return their addresses, shape (n,), u64."""
         with self.lock:
             addresses = self.top(n)
             self.give(addresses, code)
             return addresses
 
     def give(self, addresses: Addresses, code: int) -> None:
-        """Take the addresses that top() returned off the stack, for owner `code`. The caller holds the lock."""
+        """Remove the addresses that top() returned from the stack, for owner `code`. The caller holds the lock."""
         self._torn = True
         self.depth -= len(addresses)
         self.owner[self.numbers(addresses)] = code
@@ -135,7 +135,7 @@ class Ledger:
         return self.depth
 
     def top(self, n: int) -> Addresses:
-        """Copy the `n` addresses on top of the free stack. The caller holds the lock and commits the change."""
+        """Return a copy of the top `n` addresses of the free stack; give() removes them. The caller holds the lock."""
         if self._orphans or self._torn or (n > self.depth and self._quarantine):
             self._mend()
         if not 0 <= n <= self.depth:
@@ -154,12 +154,12 @@ class Ledger:
         distinct: bool = False,
         wipe: Callable[[FrameNumbers], None] | None = None,
     ) -> None:
-        """Return frames to the free stack. Refused whole when one is foreign, free already, the kernel's, or there
-        twice.
+        """Return frames to the free stack, all or none.
 
         was: the owner code that each must have, where a ring returned them; None: the user's (USER or RECEIVED).
-        distinct: the caller knows that no frame is named twice, and it is not looked for.
-        `wipe` is called with the frames' numbers once nothing can be refused any more.
+        distinct: the caller knows that no frame is named twice; otherwise that is checked.
+        wipe: called with the frames' numbers once they are known to be freed.
+        FrameError when one is outside the UMEM, has another owner, or is named twice.
         """
         numbers = self.numbers(addresses)
         n = len(numbers)
@@ -169,7 +169,7 @@ class Ledger:
             self._claim(numbers, addresses, was, distinct, "cannot free" if was is None else RETURNED)
             if wipe is not None:
                 wipe(numbers)
-            # From here on the owner array says that they are free; an interrupt before the last line only delays them.
+            # The owner array is written first: an interrupt before the last line loses no frame, the stack is rebuilt.
             self._torn = True
             self.owner[numbers] = FREE
             depth = self.depth
@@ -178,7 +178,7 @@ class Ledger:
             self._torn = False
 
     def free_one(self, address: int, *, wipe: Callable[[int], None] | None = None) -> None:
-        """The same for one frame, without NumPy's fixed cost."""
+        """Do free() for one frame of the user, without NumPy's fixed costs."""
         number = address >> self.shift
         with self.lock:
             if not 0 <= number < self.frames:
@@ -186,7 +186,7 @@ class Ledger:
             if self._owner_view[number] & 7 not in (USER, RECEIVED):
                 raise FrameError(
                     f"cannot free the frame at address {address:#x}: it belongs to "
-                    f"{describe_owner(self._owner_view[number])}. Likely cause: it was freed twice, or lent meanwhile."
+                    f"{describe_owner(self._owner_view[number])}. Likely cause: it was freed twice, or posted since."
                 )
             if wipe is not None:
                 wipe(number)
@@ -199,8 +199,9 @@ class Ledger:
             self._torn = False
 
     def move(self, addresses: Addresses, code: int, was: int | None, tried: str, *, distinct: bool = False) -> None:
-        """Give frames to owner `code` if each belongs to `was` and none is there twice; else FrameError, and nothing
-        changes. was, distinct: as in free(). tried: how the refusal begins.
+        """Give frames to owner `code`, all or none. was, distinct, FrameError: as in free().
+
+        tried: begin of the error.
         """
         numbers = self.numbers(addresses)
         with self.lock:
@@ -208,7 +209,7 @@ class Ledger:
             self.owner[numbers] = code
 
     def move_one(self, address: int, code: int, was: int | None, tried: str) -> None:
-        """The same for one frame, without NumPy's fixed cost."""
+        """Do move() for one frame, without NumPy's fixed costs."""
         number = address >> self.shift
         if not 0 <= number < self.frames:
             raise self._foreign(address, tried, was)
@@ -221,20 +222,20 @@ class Ledger:
             self._owner_view[number] = code
 
     def swap(self, addresses: Addresses, was: int, now: int) -> None:
-        """Give those of the frames that are `was`'s to `now`, and leave the others: addresses may name anything.
+        """Give those of the frames that belong to `was` to `now`; ignore all others, and addresses outside the UMEM.
 
-        To put right what was interrupted, from what stands in a ring. The caller holds the lock, and rebuilds the stack
-        where FREE is `now`.
+        For recovery after an interrupt, from what a ring contains. The caller holds the lock, and calls rebuild() when
+        `now` is FREE.
         """
         numbers = self.numbers(addresses)
         numbers = numbers[numbers < self.frames]
         self.owner[numbers[self.owner[numbers] == was]] = now
 
     def swap_one(self, address: int, was: int, now: int) -> bool:
-        """Give one frame of owner `was` to `now`. False, and nothing changed, when it is not `was`'s.
+        """Give one frame of owner `was` to `now`; False when it does not belong to `was`. Neither may be FREE.
 
-        Without the lock: of a frame that a Socket's side holds, only that side's thread changes the owner, in one
-        store; FREE is neither `was` nor `now`.
+        Needs no lock: a frame that belongs to a Socket's account is changed by that account's thread only, in one
+        store.
         """
         try:
             if self._owner_view[address >> self.shift] != was:
@@ -245,20 +246,20 @@ class Ledger:
         return True
 
     def disown(self, was: int, now: int) -> None:
-        """Give every frame of owner `was` to owner `now`, without the lock, at the next call: for finalizers too."""
+        """Have the next call give every frame of owner `was` to `now`. Takes no lock, so finalizers may call it."""
         self._orphans.append((was, now))
 
     def disown_later(self, was: int, retired: int, seconds: float) -> None:
-        """Retire every frame of owner `was`; free them when `seconds` have passed and frames are short."""
+        """Retire every frame of owner `was`; free them once `seconds` have passed and frames are needed."""
         self._quarantine.append((time.monotonic() + seconds, retired))
         self._orphans.append((was, retired))
 
     def numbers_of(self, code: int) -> FrameNumbers:
-        """Return the numbers of the frames of one owner: shape (n,) int64."""
+        """Return the numbers of the frames of one owner: shape (n,), i64."""
         return np.flatnonzero(self.owner == code)
 
     def rebuild(self) -> None:
-        """Make the free stack anew from the owner array. The caller holds the lock."""
+        """Rebuild the free stack from the owner array. The caller holds the lock."""
         numbers = np.flatnonzero(self.owner == FREE)
         self._stack[: len(numbers)] = numbers.astype(np.uint64) << self._shift
         self.depth = len(numbers)
@@ -275,7 +276,7 @@ class Ledger:
             if len(on_stack) != self.depth or (self.owner[on_stack] != FREE).any():
                 raise FrameError(f"the free stack holds a frame twice, or one that is not free: {counts}")
             if self.depth != counts["free"]:
-                raise FrameError(f"the free stack misses {counts['free'] - self.depth} frames: {counts}")
+                raise FrameError(f"the free stack lacks {counts['free'] - self.depth} frames: {counts}")
         counts["frames"] = self.frames
         return counts
 
@@ -290,7 +291,7 @@ class Ledger:
     def _mend(self) -> None:
         while self._orphans:
             self._reassign(*self._orphans[0])
-            self._orphans.popleft()  # last: interrupted before, it is done again
+            self._orphans.popleft()  # last, so that after an interrupt it is done again
         if self._torn:
             self.rebuild()
         while self._quarantine and self._quarantine[0][0] <= time.monotonic():
@@ -298,7 +299,7 @@ class Ledger:
             self._quarantine.popleft()
 
     def _claim(self, numbers: FrameNumbers, addresses: Addresses, was: int | None, distinct: bool, tried: str) -> None:
-        """Raise FrameError unless each frame is there, belongs to `was` (None: to the user), and is named once.
+        """Raise FrameError unless each frame exists, belongs to `was` (None: to the user), and is named once.
 
         The caller holds the lock. Results are compared as bytes: NumPy's own all() and any() cost 1 us more.
         """
@@ -321,13 +322,16 @@ class Ledger:
             if at >= 0:
                 raise FrameError(
                     f"{tried} the frame at address {int(addresses[at]):#x} (number {at + 1} of {len(addresses)}): it "
-                    f"stands twice among them. {_why(was)}"
+                    f"is named twice. {_why(was)}"
                 )
 
     def _duplicate(self, numbers: FrameNumbers) -> int:
-        """Return the position of a frame that stands twice, or -1. The caller holds the lock, and checked the range."""
-        # Each frame is stamped with its position; where one stands twice, a position finds another's stamp. This is a
-        # few times quicker than to sort.
+        """Return the position of a frame that is named twice, or -1.
+
+        The caller holds the lock, and checked the range.
+        """
+        # Each frame is stamped with its position; a frame that is named twice keeps the stamp of the later position
+        # only. This is a few times quicker than sorting.
         n = len(numbers)
         if n > len(self._positions):
             self._positions = np.arange(2 * n, dtype=np.uint32)

@@ -22,7 +22,7 @@ from toolkit.umem.ledger import USER, Addresses, FrameNumbers, Ledger
 
 __all__ = ["LONGEST_PACKET", "UMEM", "check_ring_size", "frame_size_for"]
 
-LONGEST_PACKET = 4096 - XDP_PACKET_HEADROOM  # bytes that the largest frame holds, without a headroom of ours
+LONGEST_PACKET = 4096 - XDP_PACKET_HEADROOM  # bytes that fit the largest frame, with headroom=0
 
 _POISON = 0xDE
 
@@ -36,14 +36,14 @@ class Desc(Protocol):
 
     @property
     def len(self) -> int:
-        """Bytes."""
+        """Length of the packet in bytes."""
 
 
 class UMEM(fork.NotCopied):
-    """Memory for packets, in frames of equal size, and the ledger of who owns which.
+    """Memory for packets, in frames of equal size, and the ledger of who owns which frame.
 
-    Serves any number of Sockets at once, one after another or at the same time; each frame is in exactly one place.
-    Thread-safe as far as one receiving and one sending thread go.
+    Thread-safe for one receiving and one sending thread. Serves any number of Sockets, one after another or at the same
+    time; each frame has exactly one owner.
     """
 
     def __init__(
@@ -59,11 +59,13 @@ class UMEM(fork.NotCopied):
     ) -> None:
         """Map `frames` frames of `frame_size` bytes (2048 or 4096).
 
-        headroom: bytes to keep free in front of each received packet, beside the kernel's own 256.
+        headroom: bytes to keep free in front of each received packet, in addition to the kernel's own 256.
         fill_size, comp_size: entries of the fill and completion rings of every Socket on it, powers of two (as in
         struct xsk_umem_config, they belong to the UMEM).
         tx_metadata_len: bytes of TX metadata in front of a packet to send (libxdp 1.5 and later), a multiple of 8.
         poison: overwrite frames with 0xDE when they are given back, so that use after release shows.
+
+        ArgumentError for sizes that the kernel would refuse; ToolkitError when there is not enough memory.
         """
         frames, frame_size = whole("frames", frames), whole("frame_size", frame_size)
         headroom, tx_metadata_len = whole("headroom", headroom), whole("tx_metadata_len", tx_metadata_len)
@@ -77,26 +79,26 @@ class UMEM(fork.NotCopied):
         self.poison = poison
         self._frame_mask = frame_size - 1
         self.size = frames * frame_size  # bytes
-        # Private and on huge pages: an order of magnitude quicker to fault in and pin than shared memory of small ones.
-        # Not inherited by a fork: copy-on-write would split what the kernel writes from what this process reads.
+        # Private memory on huge pages is faulted in and pinned ten times quicker than shared memory on small pages.
+        # A fork does not inherit it: after copy-on-write this process would not see what the kernel writes.
         with explained(f"cannot have {self.size:,} bytes of memory for packets, {frames:,} frames"):
             self.ledger = Ledger(frames, frame_size.bit_length() - 1)
             self._mapping = Mapping(-1, self.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError):  # a kernel without transparent huge pages
             self._mapping.madvise(mmap.MADV_HUGEPAGE)
         self._mapping.keep_from_children()
-        # Views of the mapping. A view that a caller still holds at close() keeps the memory mapped, never dangling.
+        # A view that a caller still holds at close() keeps the memory mapped.
         self._view: memoryview | None = memoryview(self._mapping)
         # All bytes as an array, shape (size,) u8, for batch code; None once closed.
         self.memory: npt.NDArray[np.uint8] | None = np.frombuffer(self._mapping, dtype=np.uint8)
-        # Set and cleared by Socket: the libxdp side of this UMEM while any Socket is open on it.
+        # The libxdp side of this UMEM (xsk/registration) while a Socket is open on it; set and cleared by Socket.
         self.registration: Any = None
-        # Serialises the making and closing of Sockets on this UMEM. Not re-entrant: a finalizer that comes in between
-        # must find it taken, by its own thread too, and leave its Socket in `unreachable`.
+        # Held while a Socket on this UMEM is opened or closed. Not re-entrant: a finalizer that runs inside must find
+        # it taken, even by its own thread, and leave its Socket in `unreachable`.
         self.registration_lock = threading.Lock()
-        # Sockets that were garbage-collected while the lock was held; the next holder takes them down.
+        # Sockets that were garbage-collected while the lock was held; the next holder closes them.
         self.unreachable: deque[Any] = deque()
-        self._holders = 0  # sockets ever made on this UMEM; each has a number of its own in the ledger
+        self._holders = 0  # sockets ever made on this UMEM: the last number that new_holder() gave
         self._dead = ""  # why every call raises, once closed or forked
         fork.track(self)
 
@@ -136,26 +138,29 @@ class UMEM(fork.NotCopied):
         return self.frame_size - XDP_PACKET_HEADROOM - self.headroom
 
     def alloc_frame(self) -> int:
-        """Take one free frame: its address. FrameError when there is none."""
+        """Take one free frame and return its address. FrameError when there is none."""
         return int(self.alloc_frames(1)[0])
 
     def alloc_frames(self, n: int) -> Addresses:
-        """Take `n` free frames, all or none: addresses, shape (n,) u64."""
+        """Take `n` free frames, all or none; return their addresses, shape (n,), u64.
+
+        FrameError when there are fewer.
+        """
         self._check_open()
         return self.ledger.alloc(n, USER)
 
     def free_frame(self, addr: int) -> None:
-        """Give one frame back; any address inside it will do.
+        """Give one frame back; `addr` is any address inside it.
 
-        FrameError when it is foreign, free already, or lent to the kernel.
+        FrameError when it is outside the UMEM, free already, or the kernel's.
         """
         self._check_open()
         self.ledger.free_one(int(addr), wipe=self._wipe if self.poison else None)
 
     def free_frames(self, addrs: npt.ArrayLike) -> None:
-        """Give frames back, all or none: addresses, shape (n,), any integer dtype; any address inside a frame.
+        """Give frames back, all or none. addrs: any address inside each frame, shape (n,), any integer dtype.
 
-        FrameError when one is foreign, free already, lent to the kernel, or named twice.
+        FrameError when one is outside the UMEM, free already, the kernel's, or named twice.
         """
         self.recycle(addrs)
 
@@ -163,8 +168,8 @@ class UMEM(fork.NotCopied):
         """Give frames back as free_frames() does.
 
         owner: the owner code (see Ledger) that each must have, where a ring returned them; by default any of the
-        user's. distinct: the caller knows that no frame is named twice, as of what a ring returned in one batch and was
-        looked through then.
+        user's.
+        distinct: the caller knows that no frame is named twice, as in a batch of a ring that was checked when it came.
         """
         self._check_open()
         wipe = self._wipe if self.poison else None
@@ -173,13 +178,13 @@ class UMEM(fork.NotCopied):
     def get(self, desc: Desc) -> memoryview:
         """Return the bytes that a descriptor points to: a writable view of the frame itself, no copy.
 
-        Whatever the descriptor says, the view stays within one frame of this UMEM; else FrameError.
+        FrameError when the descriptor does not stay within one frame of this UMEM.
         """
-        addr, length = int(desc.addr), int(desc.len)  # NumPy's own integers would wrap, and NumPy 1 mixes them badly
+        addr, length = int(desc.addr), int(desc.len)  # NumPy's own integers would wrap around below
         view = self._view
         if view is None:
             raise self._closed()
-        # The size is a multiple of the frame size: what begins inside and stays within a frame ends inside.
+        # The UMEM is a multiple of the frame size: a packet that begins inside it and stays in its frame ends inside.
         if not 0 <= addr < self.size or not 0 <= length <= self.frame_size - (addr & self._frame_mask):
             raise FrameError(
                 f"the descriptor (addr={addr:#x}, len={length}) is not within one frame of this UMEM "
@@ -189,12 +194,15 @@ class UMEM(fork.NotCopied):
         return view[addr : addr + length]
 
     def audit(self) -> dict[str, Any]:
-        """Say where every frame is: counts of free, user, rx, received, tx, retired; their sum is `frames`."""
+        """Count the frames of each kind of owner: free, user, rx, received, tx, retired; `frames` is their sum.
+
+        FrameError when the free stack and the owner array disagree.
+        """
         self._check_open()
         return self.ledger.audit()
 
     def new_holder(self) -> int:
-        """Number a new socket on this UMEM, for the ledger."""
+        """Return the number of a new socket on this UMEM, for owner codes in the ledger."""
         self._check_open()
         self._holders += 1
         return self._holders
@@ -205,16 +213,16 @@ class UMEM(fork.NotCopied):
         return bool(self._dead)
 
     def close(self) -> None:
-        """Unmap the memory. Repeatable. Refused while a Socket is open on it.
+        """Unmap the memory. Repeatable. ToolkitError while a Socket is open on it.
 
-        Views that get() returned stay valid: the memory goes with the last of them.
+        Views that get() returned stay valid: the memory is unmapped with the last of them.
         """
         if self._dead:
             return
         if self.registration is not None:
             raise ToolkitError("cannot close the UMEM: a Socket is open on it. Next step: close the Socket first.")
         self._kill("closed")
-        with contextlib.suppress(BufferError):  # a caller holds a view of a packet: the mapping goes with it
+        with contextlib.suppress(BufferError):  # a caller holds a view of a packet: unmapped with the last view
             self._mapping.close()
 
     def _kill(self, why: str) -> None:
@@ -233,31 +241,33 @@ class UMEM(fork.NotCopied):
             raise self._closed()
 
     def _wipe(self, numbers: FrameNumbers | int) -> None:
-        """Overwrite frames that are about to be free."""
+        """Overwrite frames that are about to be freed (poison=True)."""
         if self.memory is not None:
             self.memory.reshape(self.frames, self.frame_size)[numbers] = _POISON
 
 
 def _as_addresses(given: npt.ArrayLike) -> Addresses:
-    """Take addresses of any integer dtype as u64; ArgumentError for what is no list of them."""
+    """Return addresses of any integer dtype as shape (n,), u64. ArgumentError for anything else."""
     if isinstance(given, np.ndarray) and given.dtype == np.uint64 and given.ndim == 1:
         return given
     array = np.asarray(given)
     if array.size and (array.ndim != 1 or array.dtype.kind not in "iu"):
         raise ArgumentError(f"addresses are a 1-D array of integers, not {array.dtype} of shape {array.shape}")
-    return array.reshape(-1).astype(np.uint64)  # a negative one is outside every UMEM then
+    return array.reshape(-1).astype(np.uint64)  # a negative one wraps to a value outside every UMEM
 
 
 def check_ring_size(name: str, size: int) -> int:
-    """Return `size` if the kernel takes it for a ring, else raise ArgumentError."""
+    """Return `size` if the kernel accepts it for a ring, else raise ArgumentError."""
     size = whole(name, size)
     if size < 1 or size & (size - 1) or size > 1 << 20:
-        raise ArgumentError(f"{name}={size!r} is refused by the kernel: a ring has a power-of-two number of entries.")
+        raise ArgumentError(
+            f"{name}={size!r} is refused by the kernel: a ring has a power-of-two number of entries, at most {1 << 20}."
+        )
     return size
 
 
 def _check_shape(frames: int, frame_size: int, headroom: int, tx_metadata_len: int) -> None:
-    """Raise ArgumentError for what no kernel registers."""
+    """Raise ArgumentError for sizes that no kernel registers."""
     page = mmap.PAGESIZE
     if frame_size not in (2048, 4096) or frame_size > page:
         raise ArgumentError(
@@ -279,5 +289,5 @@ def _check_shape(frames: int, frame_size: int, headroom: int, tx_metadata_len: i
 
 
 def frame_size_for(packet: int) -> int:
-    """Return the size of a frame for packets of so many bytes; longer ones than LONGEST_PACKET need several."""
+    """Return the frame size for packets of `packet` bytes; one longer than LONGEST_PACKET needs several frames."""
     return 2048 if packet <= 2048 - XDP_PACKET_HEADROOM else 4096

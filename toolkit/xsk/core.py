@@ -38,7 +38,7 @@ from toolkit.abi.libxdp import (
 )
 from toolkit.errors import ClosedError, DeviceGoneError, FrameError, ToolkitError, kernel_error
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
-from toolkit.rings.limits import rx_limits, tx_limits
+from toolkit.rings.descriptor_check import rx_limits, tx_limits
 from toolkit.rings.memory import ADDRESS_BYTES, DESC_BYTES
 from toolkit.umem.accounts import ReceiveAccount, SendAccount
 from toolkit.umem.umem import UMEM

@@ -112,7 +112,7 @@ def test_a_ring_that_lies_is_left_by_closing_the_socket(lab: Lab, wire: Wire, li
                 wire.send([frame(i) for i in range(4)])
                 overwrite(sock, 4, lie)
                 for _ in range(3):
-                    with pytest.raises(FrameError, match=r"stands twice.*close the Socket|not within one frame"):
+                    with pytest.raises(FrameError, match=r"named twice.*close the Socket|not within one frame"):
                         sock.receive(timeout=1)
                     assert umem.audit()["rx"] == 64
                 assert sock.send([frame(9)]) == 1, "the other side works on"

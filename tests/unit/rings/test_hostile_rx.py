@@ -20,16 +20,16 @@ Entries = list[tuple[int, ...]]
 
 # What the kernel writes, given the frames that it has, and what is said of it.
 LIES: dict[str, tuple[Callable[[Plain], Entries], str]] = {
-    "one address twice": (lambda rig: [(rig.lent[0] + 256, 60), (rig.lent[0] + 256, 60)], "stands twice"),
-    "one frame twice": (lambda rig: [(a + 256, 60) for a in rig.lent] + [(rig.lent[3] + 300, 60)], "stands twice"),
-    "outside": (lambda rig: [(rig.lent[0] + 256, 60), (FRAMES * FRAME, 60)], "outside the UMEM"),
+    "one address twice": (lambda rig: [(rig.posted[0] + 256, 60), (rig.posted[0] + 256, 60)], "named twice"),
+    "one frame twice": (lambda rig: [(a + 256, 60) for a in rig.posted] + [(rig.posted[3] + 300, 60)], "named twice"),
+    "outside": (lambda rig: [(rig.posted[0] + 256, 60), (FRAMES * FRAME, 60)], "outside the UMEM"),
     "far outside": (lambda rig: [((1 << 64) - 1, 1)], "outside the UMEM"),
-    "a free frame": (lambda rig: [(rig.lent[0], 60), (int(rig.umem.ledger.top(1)[0]), 60)], "belongs to free"),
+    "a free frame": (lambda rig: [(rig.posted[0], 60), (int(rig.umem.ledger.top(1)[0]), 60)], "to the free stack"),
     "the user's": (lambda rig: [(rig.umem.alloc_frame() + 256, 60)], "belongs to the user"),
-    "into the neighbour": (lambda rig: [(rig.lent[0] + 256, FRAME - 255)], "not within one frame"),
-    "the largest length": (lambda rig: [(rig.lent[0] + 256, 0xFFFFFFFF)], "not within one frame"),
-    "a length that wraps": (lambda rig: [(rig.lent[0] + 256, 0xFFFFFFFF - 200, 0xFFFFFFFF)], "not bound for"),
-    "several buffers": (lambda rig: [(rig.lent[0], 60, XDP_PKT_CONTD), (rig.lent[1], 60)], "not bound for"),
+    "into the neighbour": (lambda rig: [(rig.posted[0] + 256, FRAME - 255)], "not within one frame"),
+    "the largest length": (lambda rig: [(rig.posted[0] + 256, 0xFFFFFFFF)], "not within one frame"),
+    "a length that wraps": (lambda rig: [(rig.posted[0] + 256, 0xFFFFFFFF - 200, 0xFFFFFFFF)], "not bound for"),
+    "several buffers": (lambda rig: [(rig.posted[0], 60, XDP_PKT_CONTD), (rig.posted[1], 60)], "not bound for"),
 }  # fmt: skip
 
 
@@ -37,9 +37,9 @@ LIES: dict[str, tuple[Callable[[Plain], Entries], str]] = {
 def test_refused_whole_and_said_each_time(name: str) -> None:
     rig = Plain()
     lie, what = LIES[name]
-    rig.delivers((rig.lent[-1] + 256, 60), *lie(rig))
+    rig.delivers((rig.posted[-1] + 256, 60), *lie(rig))
     if name == "one frame twice":
-        rig.lent.pop()
+        rig.posted.pop()
     before = rig.owners()
     for _ in range(3):
         with pytest.raises(FrameError, match=what):
@@ -53,10 +53,10 @@ def test_refused_whole_and_said_each_time(name: str) -> None:
 
 def test_one_address_in_two_batches() -> None:
     rig = Plain()
-    rig.delivers((rig.lent[0] + 256, 60), (rig.lent[0] + 256, 60))
+    rig.delivers((rig.posted[0] + 256, 60), (rig.posted[0] + 256, 60))
     assert len(rig.receiver.poll_once(1)) == 1
     for _ in range(3):
-        with pytest.raises(FrameError, match="belongs to free"):
+        with pytest.raises(FrameError, match="belongs to the free stack"):
             rig.receiver.poll_once(1)
         rig.owners()
     rig.ends()
@@ -103,10 +103,10 @@ def test_one_by_one(name: str) -> None:
 def test_a_frame_of_a_batch_that_is_out() -> None:
     """The ring names it again: refused, and the Batch's end is not disturbed."""
     rig = Plain()
-    rig.delivers((rig.lent[0] + 256, 60), (rig.lent[1] + 256, 60))
+    rig.delivers((rig.posted[0] + 256, 60), (rig.posted[1] + 256, 60))
     batch = rig.receiver.poll_once()
-    rig.receiver._loan = None  # the user keeps it: no receive() ends the loan
-    rig.delivers((rig.lent[0] + 256, 60))
+    rig.receiver._batch = None  # the user keeps it: no receive() takes it back
+    rig.delivers((rig.posted[0] + 256, 60))
     before = rig.owners()
     for _ in range(3):
         for call in (rig.receiver.poll_once, rig.rx.peek, rig.rx.take_one):
@@ -120,9 +120,9 @@ def test_a_frame_of_a_batch_that_is_out() -> None:
 def test_a_frame_of_the_last_batch_on_the_short_path() -> None:
     """It is refused each time: to end the Batch would make it look like one of the kernel's."""
     rig = Plain()
-    rig.delivers((rig.lent[0] + 256, 60), (rig.lent[1] + 256, 60))
+    rig.delivers((rig.posted[0] + 256, 60), (rig.posted[1] + 256, 60))
     batch = rig.receiver.poll_once()
-    rig.delivers((rig.lent[0] + 256, 60))
+    rig.delivers((rig.posted[0] + 256, 60))
     for _ in range(3):
         with pytest.raises(FrameError, match="the user, as a received packet"):
             rig.replier.reply(lambda packet: True, 2, 2)
@@ -135,7 +135,7 @@ def test_a_block_that_raises_while_the_ring_lies(name: str) -> None:
     """What it took is free again; what still stands in the ring is judged when it is taken."""
     rig = Plain()
     lie, what = LIES[name]
-    rig.delivers((rig.lent[-1] + 256, 60), *lie(rig))
+    rig.delivers((rig.posted[-1] + 256, 60), *lie(rig))
     users = rig.umem.audit()["user"]
     with pytest.raises(ZeroDivisionError), rig.receiver.taking(1) as descs:
         raise ZeroDivisionError(len(descs))
@@ -151,7 +151,7 @@ def test_a_block_that_raises_while_the_ring_lies(name: str) -> None:
 @pytest.mark.parametrize("jump", [RING, RING + 7, (1 << 31) - 3])
 def test_a_producer_index_that_jumps(jump: int, sg: bool) -> None:
     rig = Plain(sg=sg)
-    rig.delivers((rig.lent[0] + 256, 60), jump=jump)
+    rig.delivers((rig.posted[0] + 256, 60), jump=jump)
     before = rig.owners()
     calls: list[Callable[[], object]] = [
         rig.receiver.poll_once, rig.rx.peek, rig.rx.take_one, rig.rx.receive, rig.rx.available,
@@ -167,9 +167,9 @@ def test_a_producer_index_that_jumps(jump: int, sg: bool) -> None:
 def test_a_packet_without_an_end() -> None:
     """Else receive() would return nothing for ever, and wait() at once: of a full ring no end can come."""
     rig = Plain(sg=True)
-    rig.delivers(*[(address, 100, XDP_PKT_CONTD) for address in rig.lent])
+    rig.delivers(*[(address, 100, XDP_PKT_CONTD) for address in rig.posted])
     assert not rig.receiver.poll_once(), "its end may still come"
-    rig.delivers(*[(address, 100, XDP_PKT_CONTD) for address in rig.lent * 3])
+    rig.delivers(*[(address, 100, XDP_PKT_CONTD) for address in rig.posted * 3])
     before = rig.owners()
     for _ in range(3):
         with pytest.raises(FrameError, match="no end"):
@@ -180,10 +180,10 @@ def test_a_packet_without_an_end() -> None:
 
 def test_options_that_are_not_known_are_let_through_and_not_sent_on() -> None:
     rig = Plain()
-    rig.delivers((rig.lent[0] + 256, 60, 0x80000002))
+    rig.delivers((rig.posted[0] + 256, 60, 0x80000002))
     assert rig.receiver.poll_once().options.tolist() == [0x80000002]
     rig.receiver.take_back()
-    rig.delivers((rig.lent[1] + 256, 60, 0x80000002))
+    rig.delivers((rig.posted[1] + 256, 60, 0x80000002))
     assert rig.replier.reply(lambda packet: True, 1, 1) == (1, 1)
     assert rig.tx.get(rig.tx.next_index - 1).options == 0
 
@@ -193,7 +193,7 @@ def test_odd_and_allowed() -> None:
     rig = Plain()
     memory = rig.umem.memory
     assert memory is not None
-    assert 0 in rig.lent
+    assert 0 in rig.posted
     stranger = np.zeros(1, dtype=XSK_META)  # what the program wrote for a packet of the frame before
     stranger["magic"], stranger["time"], stranger["length"] = XSK_META_MAGIC, 1 << 62, 9000
     size = XSK_META.itemsize  # type: ignore[union-attr]
@@ -215,11 +215,11 @@ def test_any_descriptors(data: st.DataObject) -> None:
     address = st.builds(lambda n, offset: n * FRAME + offset, number, st.integers(0, FRAME - 1))
     length = st.integers(0, FRAME) | st.integers(0, 0xFFFFFFFF)
     option = st.just(0) | st.integers(0, 0xFFFFFFFF)
-    good = st.tuples(st.sampled_from(rig.lent).map(lambda a: a + 256), st.integers(0, FRAME - 256), st.just(0))
+    good = st.tuples(st.sampled_from(rig.posted).map(lambda a: a + 256), st.integers(0, FRAME - 256), st.just(0))
     entries = data.draw(st.lists(good | st.tuples(address, length, option), min_size=1, max_size=6))
     before = rig.owners()
     fine = len({addr // FRAME for addr, _, _ in entries}) == len(entries) and all(
-        addr // FRAME * FRAME in rig.lent and addr % FRAME + size <= FRAME and not options & XDP_PKT_CONTD
+        addr // FRAME * FRAME in rig.posted and addr % FRAME + size <= FRAME and not options & XDP_PKT_CONTD
         for addr, size, options in entries
     )
     rig.delivers(*entries)

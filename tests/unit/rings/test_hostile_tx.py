@@ -21,11 +21,11 @@ SENDING = owner_code(TX, 1)
 # --- the completion ring ----------------------------------------------------------------------------------------------
 
 LIES: dict[str, tuple[Callable[[list[int], Plain], list[int]], str]] = {
-    "one address twice": (lambda sent, rig: [sent[0], sent[1], sent[0]], "stands twice"),
+    "one address twice": (lambda sent, rig: [sent[0], sent[1], sent[0]], "named twice"),
     "outside": (lambda sent, rig: [sent[0], sent[1], FRAMES * FRAME], "outside the UMEM"),
     "far outside": (lambda sent, rig: [sent[0], sent[1], (1 << 64) - 1], "outside the UMEM"),
     "the user's": (lambda sent, rig: [sent[0], sent[1], rig.umem.alloc_frame()], "belongs to the user"),
-    "being received": (lambda sent, rig: [sent[0], sent[1], rig.lent[0]], "for receiving"),
+    "being received": (lambda sent, rig: [sent[0], sent[1], rig.posted[0]], "for receiving"),
 }
 
 
@@ -160,7 +160,7 @@ def wrong(rig: Plain, mine: list[int]) -> dict[str, np.ndarray]:
     return {
         "twice": descs((a, 60), (b, 60), (a, 60)),
         "a frame twice": descs((a, 60), (a + 1000, 60)),
-        "the kernel's": descs((a, 60), (rig.lent[0], 60)),
+        "the kernel's": descs((a, 60), (rig.posted[0], 60)),
         "outside": descs((a, 60), (FRAMES * FRAME, 60)),
         "into the neighbour": descs((a, 60), (b + 256, FRAME - 255)),
         "nothing": descs((a, 60), (b, 0)),
@@ -231,7 +231,7 @@ def test_metadata_needs_room_in_the_frame() -> None:
     rig = Plain(tx_metadata_len=16)
     a, b = rig.umem.alloc_frames(2).tolist()
     for bad in (descs((a, 60)), descs((a + 16, 60, XDP_TX_METADATA), (b + 15, 60))):
-        with pytest.raises(FrameError, match="16 in front"):
+        with pytest.raises(FrameError, match="16 bytes in front"):
             rig.tx.put(bad)
     assert rig.tx.put(descs((a + 16, 60, XDP_TX_METADATA), (b + 16, FRAME - 16))) == 2
 
@@ -256,7 +256,7 @@ def test_frames_that_are_not_posted(offset: int) -> None:
     rig = Plain()
     a, b = rig.umem.alloc_frames(2).tolist()
     before = rig.owners()
-    for bad in ([a, b, a + offset], [a, rig.lent[0]], [a, FRAMES * FRAME + offset], [a, (1 << 64) - 1]):
+    for bad in ([a, b, a + offset], [a, rig.posted[0]], [a, FRAMES * FRAME + offset], [a, (1 << 64) - 1]):
         with pytest.raises(FrameError):
             rig.fill.put(np.array(bad, dtype=np.uint64))
         n, index = rig.fill.reserve(len(bad))
@@ -278,7 +278,7 @@ def test_frames_that_are_not_given_back(call: str, kind: Callable[[list[int]], A
     rig = Plain()
     a, b = rig.umem.alloc_frames(2).tolist()
     before, give = rig.owners(), getattr(rig.umem, call)
-    for bad in ([a, a], [a, b, a + 7], [a, rig.lent[0]], [a, FRAMES * FRAME], [a, -1]):
+    for bad in ([a, a], [a, b, a + 7], [a, rig.posted[0]], [a, FRAMES * FRAME], [a, -1]):
         with pytest.raises(FrameError):
             give(kind(bad))
         assert rig.owners() == before

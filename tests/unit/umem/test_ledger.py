@@ -141,7 +141,7 @@ def test_what_audit_finds() -> None:
         ledger.audit()
     ledger = Ledger(4, SHIFT)
     ledger.depth -= 1
-    with pytest.raises(FrameError, match="misses 1"):
+    with pytest.raises(FrameError, match="lacks 1"):
         ledger.audit()
 
 
@@ -217,10 +217,10 @@ def test_an_interrupted_return_of_sent_frames_is_finished_by_the_next_call(
         assert umem.audit()["tx"] == sent, "frames were lost"
 
 
-def test_a_tx_ring_lends_nothing() -> None:
+def test_nothing_is_posted_to_a_tx_ring() -> None:
     account = SendAccount(Ledger(4, SHIFT), 1)
     with pytest.raises(ArgumentError):
-        account.lend(None, 1, 0)
+        account.post(None, 1, 0)
     with pytest.raises(ArgumentError):
         account.settle(0)
 

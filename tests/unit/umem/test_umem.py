@@ -131,7 +131,7 @@ def test_double_free() -> None:
     a, b = (int(address) for address in umem.alloc_frames(2))
     umem.free_frame(a)
     for call in (umem.free_frame, lambda a: umem.free_frames([b, a]), lambda a: umem.recycle(np.array([b, a], "u8"))):
-        with pytest.raises(FrameError, match="belongs to free"):
+        with pytest.raises(FrameError, match="belongs to the free stack"):
             call(a)
     assert (umem.audit()["user"], free_of(umem)) == (1, 7)
 

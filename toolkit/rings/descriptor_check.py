@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits: what a descriptor may say. Within one frame, and no option that nobody agreed to."""
+"""The check that a descriptor stays inside one frame of the UMEM, and has only options that the socket agreed to."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ __all__ = ["Limits", "rx_limits", "tx_limits"]
 # A descriptor's second word is len | options << 32.
 _LENGTH = np.uint64(0xFFFFFFFF)
 _OPTIONS = np.uint64(32)
-_ONE = np.array(1, dtype=np.uint64)  # an array: NumPy takes it quicker than an integer
+_ONE = np.array(1, dtype=np.uint64)  # an array: NumPy converts an integer on each use
 
 
 class Limits:
-    """What the descriptors of one ring may say, in frames of `frame_size` bytes (a power of two). Immutable."""
+    """What the descriptors of one ring may contain. Immutable."""
 
     def __init__(self, frame_size: int, *, refused: int, shortest: int = 0, ahead: int = 0) -> None:
-        """refused: option bits that must not be set. shortest: least length in bytes. ahead: bytes in front of a packet
-        that must lie in its frame as well (TX metadata).
+        """Set the limits. frame_size: bytes, a power of two. refused: option bits that must not be set.
+
+        shortest: least length in bytes. ahead: bytes in front of the packet that must lie in its frame (TX metadata).
         """
         self._frame_size = frame_size
         self._in_frame = np.uint64(frame_size - 1)
@@ -31,11 +32,12 @@ class Limits:
         self._ahead = ahead
 
     def check(self, descs: npt.NDArray[np.uint64]) -> None:
-        """Raise FrameError when a descriptor (shape (n, 2) u64) says what it may not. Whose the frames are, and whether
-        they are any, is not looked at.
+        """Raise FrameError when one of the descriptors (shape (n, 2), u64) is not within these limits.
+
+        Whether the frame exists, and who owns it, is checked by the Ledger (toolkit.umem).
         """
-        # Of most there is nothing to say: the last byte is in the frame of the first, and no option is set (which would
-        # make the second word large; of a length of 0 it is the largest). One reduction, and then it is known.
+        # Usually all are good, which one reduction finds out: first and last byte differ only below the frame size, and
+        # the second word is small. An option makes it large, and so does a length of 0 (0 - 1 wraps around).
         first, last = descs[:, 0], descs[:, 1] - _ONE
         reach = first + last
         reach ^= first
@@ -44,7 +46,7 @@ class Limits:
             self._check_each(descs)
 
     def check_one(self, desc: XDPDesc) -> None:
-        """The same for one descriptor, without NumPy's fixed cost."""
+        """Do check() for one descriptor, without NumPy's fixed costs."""
         offset = desc.addr & (self._frame_size - 1)
         if (
             not self._shortest <= desc.len <= self._frame_size - offset
@@ -67,23 +69,23 @@ class Limits:
         if options & self._refused:
             return FrameError(
                 f"{what} has options that this socket was not bound for. Likely cause: XDP_PKT_CONTD (1) without "
-                "sg=True, XDP_TX_METADATA (2) without tx_metadata_len, or a ring that something else overwrites. "
+                "sg=True, XDP_TX_METADATA (2) without tx_metadata_len, or something else writes to the ring. "
                 "Nothing was changed."
             )
         return FrameError(
             f"{what} is not within one frame of {self._frame_size} bytes"
-            + (f", of which {self._ahead} in front of the packet are for metadata" if self._ahead else "")
-            + (f", or shorter than {self._shortest} byte" if length < self._shortest else "")
+            + (f", with {self._ahead} bytes in front of the packet for metadata" if self._ahead else "")
+            + (f", or is shorter than {self._shortest} byte" if length < self._shortest else "")
             + ". Likely cause: it was computed wrongly, or, in an RX ring, a fault of the driver. Nothing was changed."
         )
 
 
 def rx_limits(frame_size: int, sg: bool) -> Limits:
-    """Return what the kernel may write into an RX ring. Options that later kernels may know are let through."""
+    """Return the limits of an RX ring. Options that are unknown, perhaps those of a later kernel, are allowed."""
     return Limits(frame_size, refused=0 if sg else XDP_PKT_CONTD)
 
 
 def tx_limits(frame_size: int, sg: bool, tx_metadata_len: int) -> Limits:
-    """Return what the kernel accepts in a TX ring, in the words of the UMEM that it was given."""
+    """Return the limits of a TX ring: the descriptors that the kernel accepts on a UMEM with these settings."""
     known = (XDP_PKT_CONTD if sg else 0) | (XDP_TX_METADATA if tx_metadata_len else 0)
     return Limits(frame_size, refused=~known & 0xFFFFFFFF, shortest=1, ahead=tx_metadata_len)
