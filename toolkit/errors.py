@@ -2,7 +2,12 @@
 """What went wrong, in the user's words.
 
 Every refusal of the kernel, libxdp, libbpf or BCC becomes one of the exceptions below. Its text says what was tried
-and where, the likely cause, and the next step. Where there is an errno the exception is an `OSError` that carries it.
+and where, the likely cause, and the next step, in that order. Where there is an errno the exception is an `OSError`
+that carries it.
+
+A next step that is an argument is written as Python has it, whole and in backquotes: `replace=True`. No message outside
+`toolkit.cli` names an option of a command. The command puts its own spelling in the place of each such argument, by the
+table in `toolkit.cli.spelling`; a unit test holds that every argument named in this way has a line there.
 """
 
 from __future__ import annotations
@@ -111,8 +116,6 @@ class VerifierError(SystemCallError):
 
 # (call, errno) -> (likely cause, next step). A call of "" serves every call that has no line of its own.
 _CAUSES: dict[tuple[str, int], tuple[str, str]] = {
-    ("", _errno.EPERM): ("a privilege is missing", "run as root (sudo), or grant the capability named in the README"),
-    ("", _errno.EACCES): ("a privilege is missing", "run as root (sudo), or grant the capability named in the README"),
     ("", _errno.ENODEV): ("there is no such interface in this network namespace", "list the interfaces with `ip link`"),
     ("", _errno.EMFILE): ("this process has as many descriptors open as it may", "close some, or raise `ulimit -n`"),
     ("", _errno.ENFILE): ("the machine has as many files open as it may", "close some, or raise fs.file-max (sysctl)"),
@@ -122,16 +125,15 @@ _CAUSES: dict[tuple[str, int], tuple[str, str]] = {
     ),
     ("library", _errno.EACCES): (
         "this user may not read the file, or its file system is mounted noexec",
-        "look at its mode, and at the options of its mount",
+        "check the mode of the file (`ls -l`) and the options of its mount (`findmnt -T`)",
     ),
     ("memory", _errno.ENOMEM): (
-        "more than the machine has, or than this process may have (`ulimit -v`, its cgroup)",
+        "it is more than the machine has, or than this process may have (`ulimit -v`, its cgroup)",
         "ask for fewer queues, frames or slots, or for smaller rings; or raise the limit",
     ),
-    ("", _errno.ENOMEM): ("the kernel is out of memory for this request", "ask for fewer frames or smaller rings"),
+    ("", _errno.ENOMEM): ("the kernel has no memory for this request", "ask for fewer frames or smaller rings"),
     ("", _errno.ENETDOWN): ("the interface is down", "bring it up: `ip link set dev NAME up`"),
     ("", _errno.ENXIO): ("the interface or its queue is gone", "check `ip link`, then open it again"),
-    ("socket", _errno.EPERM): ("AF_XDP sockets need CAP_NET_RAW", "run as root (sudo), or grant CAP_NET_RAW"),
     ("socket", _errno.EAFNOSUPPORT): (
         "this kernel was built without AF_XDP",
         "use a kernel with CONFIG_XDP_SOCKETS=y (Linux 5.15 or later is supported)",
@@ -142,12 +144,11 @@ _CAUSES: dict[tuple[str, int], tuple[str, str]] = {
     ),
     ("umem", _errno.EINVAL): (
         "the kernel refuses this frame size, frame count or headroom",
-        "frame_size must be 2048 or 4096, and the UMEM at least one page",
+        "take a frame_size of 2048 or 4096, and a UMEM of one page at least",
     ),
-    ("umem", _errno.EPERM): ("AF_XDP sockets need CAP_NET_RAW", "run as root (sudo), or grant CAP_NET_RAW"),
     ("bind", _errno.EBUSY): (
         "another AF_XDP socket holds this queue",
-        "`xsk status` names the sockets in use; close that one, or take another queue",
+        "close that socket, or take another queue",
     ),
     ("bind", _errno.EINVAL): (
         "the interface has no such queue, or refuses these flags",
@@ -155,33 +156,24 @@ _CAUSES: dict[tuple[str, int], tuple[str, str]] = {
     ),
     ("bind", _errno.EOPNOTSUPP): (
         "the driver cannot do zero-copy on this queue",
-        'use zero_copy="auto" or zero_copy=False (copy mode)',
-    ),
-    ("bind", _errno.EPERM): ("AF_XDP sockets need CAP_NET_RAW", "run as root (sudo), or grant CAP_NET_RAW"),
-    ("map_create", _errno.EPERM): (
-        "BPF maps need CAP_BPF, and an XSKMAP CAP_NET_ADMIN as well",
-        "run as root (sudo), or grant CAP_BPF and CAP_NET_ADMIN",
-    ),
-    ("prog_load", _errno.EPERM): (
-        "loading an XDP program needs CAP_BPF and CAP_NET_ADMIN",
-        "run as root (sudo), or grant both capabilities",
+        "take copy mode: `zero_copy=False`",
     ),
     ("attach", _errno.EBUSY): (
         "an XDP program is attached already",
-        "`xsk status` names it; detach it, or take its place until the end with replace=True (--replace)",
+        "detach that program, or take its place until the end: `replace=True`",
     ),
     ("attach", _errno.EEXIST): (
         "an XDP program is attached already in another mode",
-        "`xsk status` names it; detach it, or take its place until the end with replace=True (--replace)",
+        "detach that program, or take its place until the end: `replace=True`",
     ),
     ("attach", _errno.EOPNOTSUPP): (
         "the driver cannot run XDP programs natively",
-        'use mode="auto" or mode="generic"',
+        'take generic mode: `mode="generic"`',
     ),
-    ("setns", _errno.EPERM): ("entering a network namespace needs CAP_SYS_ADMIN", "run as root (sudo)"),
     ("write", _errno.ENOSPC): (
         "the disk is full",
-        "free some space, or bound a capture: -C with -W, -s, -c, --compress; what was written before can be read",
+        "free some space, or bound the capture with `rotate_bytes=...` and `rotate_files=...`, `snaplen=...` or "
+        "`compress=...`; what was written before can be read",
     ),
     ("write", _errno.EDQUOT): (
         "your disk quota is used up",
@@ -189,15 +181,15 @@ _CAUSES: dict[tuple[str, int], tuple[str, str]] = {
     ),
     ("write", _errno.EFBIG): (
         "the file is as large as it may be here (`ulimit -f`)",
-        "raise the limit, or rotate a capture with -C; what was written before can be read",
+        "raise the limit, or begin a new file in time with `rotate_bytes=...`; what was written before can be read",
     ),
     ("write", _errno.EPIPE): (
         "the program that read the pipe has ended",
-        "start both again, the reader with more patience",
+        "start both again, with a reader that reads to the end",
     ),
     ("write", _errno.EEXIST): (
         "it is there already",
-        "take another name, or --force (force=True) to write over it",
+        "take another name, or replace it: `force=True`",
     ),
     ("write", _errno.ENOENT): ("its directory does not exist", "make the directory first"),
     ("write", _errno.EISDIR): ("it is a directory", "name a file in it"),
@@ -206,13 +198,36 @@ _CAUSES: dict[tuple[str, int], tuple[str, str]] = {
         "start the program that reads it first",
     ),
     ("write", _errno.EROFS): ("the file system is read-only", "write elsewhere"),
-    ("write", _errno.EACCES): ("no permission to write there", "write elsewhere, or ask the directory's owner"),
-    ("write", _errno.EPERM): ("no permission to write there", "write elsewhere, or ask the directory's owner"),
+    ("write", _errno.EACCES): ("no permission to write there", "write elsewhere, or ask the owner of the directory"),
+    ("write", _errno.EPERM): ("no permission to write there", "write elsewhere, or ask the owner of the directory"),
     ("write_memory", _errno.ENOMEM): (
-        "more than the machine has, or than this process may have (`ulimit -v`)",
-        "a smaller --buffer, Queueing(limit=...)",
+        "it is more than the machine has, or than this process may have (`ulimit -v`)",
+        "let less wait for the disk: `Queueing(limit=...)`",
     ),
 }
+
+# call -> (likely cause, next step) where the kernel answers EPERM or EACCES for want of a privilege.
+_PRIVILEGES: dict[str, tuple[str, str]] = {
+    "": ("a privilege is missing", "run as root (sudo)"),
+    "socket": ("AF_XDP sockets need CAP_NET_RAW", "run as root (sudo), or grant CAP_NET_RAW"),
+    "umem": ("AF_XDP sockets need CAP_NET_RAW", "run as root (sudo), or grant CAP_NET_RAW"),
+    "bind": ("AF_XDP sockets need CAP_NET_RAW", "run as root (sudo), or grant CAP_NET_RAW"),
+    "map_create": (
+        "BPF maps need CAP_BPF, and an XSKMAP CAP_NET_ADMIN as well",
+        "run as root (sudo), or grant CAP_BPF and CAP_NET_ADMIN",
+    ),
+    "prog_load": (
+        "loading an XDP program needs CAP_BPF and CAP_NET_ADMIN",
+        "run as root (sudo), or grant CAP_BPF and CAP_NET_ADMIN",
+    ),
+    "setns": ("entering a network namespace needs CAP_SYS_ADMIN", "run as root (sudo)"),
+}
+_CONFINED = (
+    "this process is in a user namespace (a rootless container, `unshare -U`), and its capabilities do not count "
+    "outside of that",
+    "run it as root of the machine, outside of the user namespace",
+)
+_INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO: the inode of the first user namespace of every kernel
 
 # ENOTSUP and EOPNOTSUPP are one number on Linux; kernel people write the second.
 _NAMES: dict[int, str] = {**_errno.errorcode, _errno.EOPNOTSUPP: "EOPNOTSUPP"}
@@ -226,6 +241,26 @@ _CLASSES: dict[int, type[SystemCallError]] = {
 }
 
 
+def confined() -> bool:
+    """Whether this process is in a user namespace, so that its capabilities do not count for BPF. False without /proc.
+
+    Inside, /proc/self/status shows every capability as held.
+    """
+    try:
+        return os.stat("/proc/self/ns/user").st_ino != _INITIAL_USER_NAMESPACE
+    except OSError:
+        return False
+
+
+def _known(call: str, number: int) -> tuple[str, str]:
+    """Return the likely cause and the next step that the tables have for a refused `call`, or two empty texts."""
+    if found := _CAUSES.get((call, number)):
+        return found
+    if number in (_errno.EPERM, _errno.EACCES):
+        return _CONFINED if confined() else _PRIVILEGES.get(call, _PRIVILEGES[""])
+    return _CAUSES.get(("", number), ("", ""))
+
+
 def kernel_error(call: str, number: int, tried: str, *, cause: str = "", remedy: str = "") -> SystemCallError:
     """Build the exception for a refused `call` ("bind", "umem", "attach", ...).
 
@@ -233,7 +268,7 @@ def kernel_error(call: str, number: int, tried: str, *, cause: str = "", remedy:
     ("cannot bind to queue 3 of veth0"). `cause` and `remedy` overrule the table's.
     """
     number = abs(number)
-    known_cause, known_remedy = _CAUSES.get((call, number)) or _CAUSES.get(("", number)) or ("", "")
+    known_cause, known_remedy = _known(call, number)
     cause, remedy = cause or known_cause, remedy or known_remedy
     text = f"{tried}: {os.strerror(number)} ({_NAMES.get(number, number)})"
     if cause:

@@ -31,6 +31,7 @@ from toolkit.cli.options import (
     options_of,
     says_unseen,
 )
+from toolkit.cli.spelling import message_of, spelled
 from toolkit.cli.stop import forget_inherited
 from toolkit.errors import ToolkitError
 
@@ -216,7 +217,7 @@ for _command in (*moving.COMMANDS, *capturing.COMMANDS, *watching.COMMANDS):
 
 def _note(message: Warning | str, *where: object, **more: object) -> str:
     """Format a warning for people, to whom a line of our source says nothing."""
-    return f"xsk: note: {message}\n"
+    return f"xsk: note: {spelled(str(message))}\n"
 
 
 def main() -> None:
@@ -233,8 +234,7 @@ def main() -> None:
         logging.getLogger("toolkit.replaced").addHandler(handler)
         cli(prog_name="xsk")
     except ToolkitError as error:
-        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        click.echo(f"xsk: {text}", err=True)
+        click.echo(f"xsk: {message_of(error)}", err=True)
         sys.exit(1)
     except BrokenPipeError:  # the reader of our output went away
         _give_up_stdout()

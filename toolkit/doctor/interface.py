@@ -79,7 +79,7 @@ def _driver(device: Device) -> Iterator[Finding]:
     able = netdev.abilities(device.ifindex)
     if able is None:
         text = "unknown whether XDP runs in the driver: the kernel does not say (Linux 6.3 and later do)"
-        yield note(name, "xdp", text, f"xsk receive {name} --filter icmp --native tells")
+        yield note(name, "xdp", text, 'open it once with `mode="native"`, which is refused where the driver has no XDP')
         return
     if able.features & netdev.NETDEV_XDP_ACT_BASIC:
         yield ok(name, "xdp", "native XDP: programs run in the driver")
@@ -130,7 +130,7 @@ def _offloads(device: Device) -> Iterator[Finding]:
     ):
         if offload in active:
             found += 1
-            fixed = "it cannot be switched off here: take generic mode (--generic), or set it in the hypervisor"
+            fixed = 'it cannot be switched off here: take generic mode (`mode="generic"`), or set it in the hypervisor'
             yield note(name, "offloads", text, f"ethtool -K {name} {switch} off" if active[offload] else fixed)
     tags = list(hidden_tags(device, active))
     yield from tags
@@ -169,14 +169,14 @@ def _program(name: str, present: Attached, seen: Status) -> Finding:
             f"an XDP program is attached by netlink, as firewalls are, and stays until somebody detaches it: {present}"
         )
         remedy = (
-            f"to receive meanwhile, --replace: it is put back at the end; if it is of no use any more, "
-            f"`xsk detach {name} --program {present.program.id}`"
+            "to receive meanwhile, take its place until the end: `replace=True`; if it is of no use any more, "
+            f"`xsk detach {name}` says how to take it off"
         )
         return note(name, "program", text, remedy)
     who = {holder for one in seen.interfaces if one.interface == name for holder in one.holders}
     held = ", ".join(_who(holder) for holder in sorted(who, key=lambda holder: holder.pid))
     text = f"an XDP program is at work: {present} ({held or 'pinned, or of a process that we cannot see'})"
-    return note(name, "program", text, f"end that process; or take it off: `xsk detach {name} --force`")
+    return note(name, "program", text, f"end that process; `xsk detach {name}` says how to take it off without that")
 
 
 def _sockets(device: Device, seen: Status, wanted: bool) -> Iterator[Finding]:

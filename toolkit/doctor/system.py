@@ -144,7 +144,9 @@ def _memlock(*, locks: bool) -> Iterator[Finding]:
         yield ok(_SYSTEM, "memlock", f"{limit} limit on packet memory (memlock)")
     else:
         text = f"the memlock limit of {soft:,} bytes is less than the {_DEFAULT_UMEM:,} that a queue takes by default"
-        yield problem(_SYSTEM, "memlock", text, "ulimit -l unlimited, smaller rings (--ring-size), or CAP_IPC_LOCK")
+        yield problem(
+            _SYSTEM, "memlock", text, "`ulimit -l unlimited`, smaller rings (`ring_size=...`), or CAP_IPC_LOCK"
+        )
 
 
 def _memory() -> Finding:

@@ -87,7 +87,7 @@ _CANNOT: tuple[tuple[str, str, str, str], ...] = (
         "wrong context|used as an abbreviation",
         "ether fddi tr wlan ppp slip link radio",
         "the name of a link layer alone is no condition",
-        'say what of it: `ether host`, `ether proto`, `ether[0]`; for everything, filter="all"',
+        'say what of it: `ether host`, `ether proto`, `ether[0]`; for everything, `filter="all"`',
     ),
     (
         "rejects all packets",
@@ -114,7 +114,7 @@ def explain(expression: str, message: str, ask: Ask) -> str:
         if re.fullmatch(r"[A-Za-z]\w*-\d+", word):
             remedy = "a minus sign after a word needs a space before it, because names may have one in them"
         elif word.lower() == "all":
-            remedy = 'filter="all" stands alone, in small letters; "everything but" is `not (...)`, without it'
+            remedy = '`filter="all"` stands alone, in small letters; "everything but" is `not (...)`, without it'
     shown, caret = _window(expression, place)
     if place:
         return f"libpcap refuses the filter: {message}\n  {shown}\n  {caret}\n{cause}Next step: {remedy}."

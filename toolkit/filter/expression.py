@@ -139,7 +139,7 @@ def instructions(expression: str) -> list[Instruction]:
 
 def _instructions(expression: str) -> list[Instruction]:
     if not expression.strip():
-        raise FilterError('the filter is empty. Next step: filter="all" takes everything; a tcpdump expression less.')
+        raise FilterError('the filter is empty. Next step: `filter="all"` takes everything; a tcpdump expression less.')
     if "\0" in expression:
         raise FilterError(f"the filter {expression!r} has a zero byte in it.")
     kind = _kind(expression)

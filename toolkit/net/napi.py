@@ -148,7 +148,7 @@ def _refused(refused: OSError, interface: str) -> SystemCallError:
         cause="that needs root; in a container /sys may be read-only"
         if refused.errno in (errno.EPERM, errno.EACCES, errno.EROFS)
         else "",
-        remedy='run as root (sudo), or take wait="spin" or wait="poll"',
+        remedy='run as root (sudo), or take `wait="spin"` or `wait="poll"`',
     )
 
 

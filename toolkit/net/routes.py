@@ -83,5 +83,6 @@ def next_hop(interface: str, ifindex: int, target: str, netns: NetNS) -> NextHop
     through = "" if hop == target else f", the gateway to {target},"
     raise ToolkitError(
         f"cannot send to {target} from {interface}: the kernel does not know the MAC address of {hop}{through} and "
-        f"AF_XDP does not ask for it. Next step: `ping -c 1 -I {interface} {hop}` makes it known; or give --eth-dst."
+        f"AF_XDP does not ask for it. Next step: `ping -c 1 -I {interface} {hop}` makes it known; or give "
+        "`eth_dst=...`."
     )

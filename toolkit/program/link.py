@@ -207,12 +207,13 @@ def _refusal(number: int, name: str, interface: str, ifindex: int, mode: str) ->
     cause = f"another one is attached there: {present}"
     if _held_here(present.link_ids or ()):
         # In a notebook, a cell that was run before.
-        remedy = 'close() the Interface, Tee or link that this process opened before, or pass replace="link"'
+        remedy = 'close() the Interface, Tee or Link that this process opened before, or pass `replace="link"`'
         return kernel_error("attach", number, tried, cause=f"{cause}, which this process holds", remedy=remedy)
     if present.link_ids:
-        remedy = 'end its process (`xsk status` names it), or take its place for good: replace="link" (--replace-link)'
+        remedy = 'end its process (`xsk status` names it), or take its place for good: `replace="link"`'
         return kernel_error("attach", number, tried, cause=cause, remedy=remedy)
-    return kernel_error("attach", number, tried, cause=cause)
+    remedy = "detach it (`xsk status` names it), or take its place until the end: `replace=True`"
+    return kernel_error("attach", number, tried, cause=cause, remedy=remedy)
 
 
 def _held_here(links: Collection[int]) -> bool:

@@ -15,7 +15,7 @@ from toolkit.program import query
 __all__ = ["Location", "Loss", "detached", "gone", "replaced"]
 
 _LOOK = "check `ip link`, then open it again"
-_OPEN_AGAIN = "`xsk status` shows what is attached; open it again (replace= takes the place of another program)"
+_OPEN_AGAIN = "`xsk status` shows what is attached; open it again (`replace=True` takes the place of another program)"
 
 
 class Location(NamedTuple):
@@ -71,7 +71,7 @@ def gone(location: Location, *, attached: bool) -> Loss:
     if there:
         return Loss("moved", "the interface was moved into another network namespace, and back", "open it again")
     if attached:
-        remedy = "open it where it is now (netns=...), or move it back and open it again"
+        remedy = "open it where it is now (`netns=...`), or move it back and open it again"
         return Loss("moved", "the interface was moved into another network namespace", remedy)
     return Loss("deleted", "the interface was deleted, or moved into another network namespace", _LOOK)
 

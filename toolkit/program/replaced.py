@@ -127,7 +127,7 @@ def take_place(interface: str, ifindex: int, replace: Replace) -> Replaced | Non
             tried,
             cause="a link holds it, and what a link held cannot be put back afterwards",
             remedy="end the process that holds it (`xsk status` names it); or take its place for good with "
-            'replace="link" (--replace-link)',
+            '`replace="link"`',
         )
     take_off(interface, present)
     _say(f"{interface}: took off {present}, for good: a link's program cannot be put back")

@@ -58,7 +58,7 @@ class Rule:
             if not SHORTEST <= whole("snaplen", self.snaplen) < 1 << 31:
                 raise ArgumentError(
                     f"a snaplen of {self.snaplen} B is not possible: an Ethernet header, {SHORTEST} B, is left."
-                    " Next step: snaplen=64 has the headers of most packets in it."
+                    " Next step: `snaplen=64` has the headers of most packets in it."
                 )
         if self.queue is not None and not 0 <= whole("queue", self.queue) < _ALL:
             raise ArgumentError(f"a queue is a number from 0 on, not {self.queue!r}")

@@ -95,7 +95,7 @@ def _filter(source: Source, filter: str, frags: bool) -> str:
     if '"xsk_filter.h"' not in source.text and '"xsk_rules.h"' not in source.text:
         raise ArgumentError(
             f'{source.name} does not include "xsk_filter.h", so the filter {filter!r} would have no effect. '
-            'Next step: include it and call match(ctx), or pass filter="all".'
+            'Next step: include it and call match(ctx), or pass `filter="all"`.'
         )
     return "#define XSK_FILTER_H\n" + translate(filter, frags=frags)
 

@@ -248,7 +248,7 @@ class Waiter:
             warnings.warn(
                 f"busy polling does not reach the driver of {self._where}: the kernel knows no NAPI for its sockets "
                 "(as in copy mode since Linux 6.13). So this spins over the rings, and leaves the interface as it was. "
-                'Next step: wait="spin" does the same from the start; wait="poll" saves the core.',
+                'Next step: `wait="spin"` does the same from the start; `wait="poll"` saves the core.',
                 RuntimeWarning,
                 stacklevel=6,
             )
@@ -306,5 +306,5 @@ def _prefer_busy_poll(sock: DeviceSocket, where: str) -> None:
                 cause="busy polling needs CAP_NET_ADMIN"
                 if number == errno.EPERM
                 else "this kernel was built without busy polling (CONFIG_NET_RX_BUSY_POLL)",
-                remedy='run as root (sudo), or take wait="spin" or wait="poll"',
+                remedy='run as root (sudo), or take `wait="spin"` or `wait="poll"`',
             ) from None

@@ -87,6 +87,11 @@ class Registration:
     def not_bound(self, number: int, where: str) -> SystemCallError:
         """Build the error for a further socket that the kernel refused with errno `number`."""
         forced = number == errno.EOPNOTSUPP and self.shared is not None and self.shared.zero_copy
+        remedy = ""
+        if forced:
+            remedy = "make the first one with `zero_copy=False`, or use a UMEM of its own"
+        elif number == errno.EBUSY:
+            remedy = "`xsk status` names the sockets in use; close that one, or take another queue"
         return kernel_error(
             "bind",
             number,
@@ -94,7 +99,7 @@ class Registration:
             cause="the other sockets of this UMEM are zero-copy, so this one must be, and its driver cannot"
             if forced
             else "",
-            remedy="make the first one with zero_copy=False, or use a UMEM of its own" if forced else "",
+            remedy=remedy,
         )
 
     def join(self, member: Member) -> None:

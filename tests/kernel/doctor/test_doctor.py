@@ -173,7 +173,7 @@ def test_a_program_that_stays_is_no_problem_and_goes_by_its_id(lab: Lab) -> None
         pass
     found = findings(lab)["program"]
     assert found.level == "note"
-    assert "--replace" in found.remedy
+    assert "`replace=True`" in found.remedy
     assert xsk(lab, "doctor", "veth0").returncode == 0
     command = found.remedy.split("`")[1].split()
     assert command[:3] == ["xsk", "detach", "veth0"]

@@ -90,7 +90,7 @@ def test_generic_where_the_driver_has_no_native_and_said_so(program: Program, la
     assert link.fallback_reason is not None
     assert "native" in link.fallback_reason
     link.close()
-    with pytest.raises(NotSupportedError, match=r"to lo \(native\).*mode=\"auto\""):
+    with pytest.raises(NotSupportedError, match=r'to lo \(native\).*`mode="generic"`'):
         program.attach("lo", mode="native", netns=lab.netns)
 
 

@@ -58,7 +58,7 @@ def test_a_name_that_asks_for_another_kind_of_table_is_refused(tmp_path: Path, n
 def test_a_file_that_exists_is_written_over_with_force_only(tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
     path.write_bytes(b"x" * 100_000)
-    with pytest.raises(SystemCallError, match=r"is there already.*--force") as refused:
+    with pytest.raises(SystemCallError, match=r"is there already.*`force=True`") as refused:
         Capture(None, path)
     assert refused.value.errno == errno.EEXIST
     assert path.stat().st_size == 100_000

@@ -89,7 +89,7 @@ def test_an_empty_capture_is_a_table_too(tmp_path: Path) -> None:
 def test_a_file_that_exists_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     path.write_text("precious")
-    with pytest.raises(SystemCallError, match=r"x\.parquet.*there already.*--force") as refused:
+    with pytest.raises(SystemCallError, match=r"x\.parquet.*there already.*`force=True`") as refused:
         ParquetSink(path)
     assert refused.value.errno == errno.EEXIST
     assert path.read_text() == "precious"

@@ -101,7 +101,7 @@ def test_what_we_cannot_have_is_named_with_the_reason(text: str, word: str, need
 
 @pytest.mark.parametrize("text", ["all and not tcp port 22", "udp or all", "ALL"])
 def test_all_is_no_word_of_the_language(text: str) -> None:
-    with pytest.raises(FilterError, match='Next step: filter="all" stands alone'):
+    with pytest.raises(FilterError, match='Next step: `filter="all"` stands alone'):
         expression.instructions(text)
 
 

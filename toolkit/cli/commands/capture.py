@@ -24,6 +24,7 @@ from toolkit.capture.options import Queueing
 from toolkit.capture.rotation import Rotation
 from toolkit.capture.table_writer import check_one_file, check_tables
 from toolkit.cli.binding import Binding
+from toolkit.cli.spelling import message_of
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
@@ -263,4 +264,4 @@ def _conclude(report: dict[str, Any], now: CaptureStatistics) -> None:
 
 
 def _text(failure: ToolkitError) -> str:
-    return failure.strerror if isinstance(failure, SystemCallError) and failure.strerror else str(failure)
+    return message_of(failure)

@@ -8,6 +8,7 @@ import dataclasses
 import click
 
 from toolkit.cli.options import namespace
+from toolkit.cli.spelling import spelled
 from toolkit.cli.view import output
 from toolkit.doctor import Finding, examine
 
@@ -19,7 +20,8 @@ _MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("PROBLE
 def run(interface: str | None, *, netns: str | None, as_json: bool) -> int:
     """Print the findings; 1 when one of them is a problem."""
     findings, area = [], ""
-    for finding in examine(interface, netns=namespace(netns)):
+    for found in examine(interface, netns=namespace(netns)):
+        finding = dataclasses.replace(found, text=spelled(found.text), remedy=spelled(found.remedy))
         findings.append(finding)
         if not as_json:
             if finding.area != area:

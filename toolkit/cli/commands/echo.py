@@ -11,6 +11,7 @@ from typing import Any
 
 from toolkit.cli.binding import Binding
 from toolkit.cli.lossy import warn_of_losses
+from toolkit.cli.spelling import message_of
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
@@ -75,7 +76,7 @@ def run(
         else:
             _conclude(report)
     if (failure := ended(opened, gone)) is not None:
-        print(f"xsk: {failure.strerror}", file=sys.stderr)
+        print(f"xsk: {message_of(failure)}", file=sys.stderr)
         return 1
     return 0
 

@@ -17,6 +17,7 @@ from toolkit.abi.if_xdp import Statistics
 from toolkit.cli.binding import Binding
 from toolkit.cli.commands.forward_edits import Edits
 from toolkit.cli.lossy import warn_of_generic, warn_of_losses
+from toolkit.cli.spelling import message_of
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
@@ -101,7 +102,7 @@ def run(
     for way in directions:
         failure = ended(way.source, failure)
     if failure is not None:
-        print(f"xsk: {failure.strerror}", file=sys.stderr)
+        print(f"xsk: {message_of(failure)}", file=sys.stderr)
         return 1
     return 0
 

@@ -8,6 +8,7 @@ import time
 
 from toolkit.batch.batch import Batch
 from toolkit.cli.binding import Binding
+from toolkit.cli.spelling import message_of
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine
@@ -52,7 +53,7 @@ def run(
         else:
             conclude(report)
     if (failure := ended(opened, gone)) is not None:
-        print(f"xsk: {failure.strerror}", file=sys.stderr)
+        print(f"xsk: {message_of(failure)}", file=sys.stderr)
         return 1
     return 0
 

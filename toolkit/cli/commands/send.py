@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.cli.binding import Binding
 from toolkit.cli.commands.pacer import Pacer
 from toolkit.cli.commands.send_packets import Flood
+from toolkit.cli.spelling import message_of
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
@@ -77,7 +78,7 @@ def run(
         else:
             conclude(report)
     if refused is not None:
-        print(f"xsk: {refused.strerror}", file=sys.stderr)
+        print(f"xsk: {message_of(refused)}", file=sys.stderr)
         return 1
     return 0
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.cli.binding import Binding
+from toolkit.cli.spelling import message_of
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.keys import Keys
@@ -57,7 +58,7 @@ def run(
         else:
             conclude(report)
     if (failure := ended(opened, gone)) is not None:
-        print(f"xsk: {failure.strerror}", file=sys.stderr)
+        print(f"xsk: {message_of(failure)}", file=sys.stderr)
         return 1
     return 0
 
