@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import threading
@@ -13,23 +12,27 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ROOT
+from tests.helpers.papers import PAGES, programs_of
 from tests.helpers.wire import eventually, what_runs
 from toolkit.lab import Lab
 
 PROGRAMS = [
-    program
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-    for program in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    pytest.param(program, id=f"{page.relative_to(ROOT)}-{number}")
+    for page in PAGES
+    for number, program in enumerate(programs_of(page), start=1)
 ]
 
 
 def test_there_are_programs() -> None:
-    assert len(PROGRAMS) >= 4
-    assert any('toolkit.open("eth0"' in program for program in PROGRAMS)
+    programs = [str(one.values[0]) for one in PROGRAMS]
+    assert len(programs) >= 15
+    assert any('toolkit.open("eth0"' in program for program in programs)
+    pages = {str(one.id).rpartition("-")[0] for one in PROGRAMS}
+    assert {"README.md", "docs/filters.md", "docs/tutorial/piece-by-piece.md", "docs/how-to/send.md"} <= pages
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: text.split("\n")[-2][:30])
-def test_program_of_the_readme_runs(program: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_program_of_a_page_runs(program: str, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(program)
     with Lab(interface="eth0") as lab:
         stop = threading.Event()

@@ -18,6 +18,7 @@ import pytest
 
 import toolkit
 from tests.helpers import ROOT
+from tests.helpers.papers import PAGES, programs_of, prose_of
 
 PRIVATE = {"_base", "abi", "tables", "umem", "wait", "xsk", "batch", "interface", "cli"}
 PUBLIC = {"errors"} | {path.parent.name for path in (ROOT / "toolkit").glob("*/__init__.py")} - PRIVATE
@@ -84,8 +85,8 @@ def test_a_pickled_batch_names_the_package_only() -> None:
 
 def programs() -> Iterator[tuple[str, str]]:
     """Every Python program of README, docs, examples and scripts: where it stands, and its text."""
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+    for page in PAGES:
+        for block in programs_of(page):
             yield page.name, block
     for notebook in sorted((ROOT / "examples").glob("*.ipynb")):
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
@@ -146,3 +147,69 @@ def test_a_public_name_is_not() -> None:
     assert not private_names(
         "import toolkit\nfrom toolkit.lab import Lab\nfrom toolkit import errors\ntoolkit.open('eth0')"
     )
+
+
+# --- names in prose -------------------------------------------------------------------------------------------------
+
+# Where a page tells of what is private, by its name: page, name.
+PRIVATE_IN_PROSE = {("architecture.md", "toolkit.batch")}
+
+
+def wrong_in_prose(text: str) -> list[str]:
+    """Names between backquotes that `import toolkit` does not have: of `toolkit`, and of its classes."""
+    wrong = [name for name in re.findall(r"`(toolkit(?:\.\w+)+)", text) if not _in_prose(name.split(".")[1:])]
+    for name, attribute in re.findall(r"`([A-Z]\w+)\.([a-z]\w*)", text):
+        if name in toolkit.__all__ and not _has(getattr(toolkit, name), attribute):
+            wrong.append(f"{name}.{attribute}")
+    return wrong
+
+
+def _in_prose(names: list[str]) -> bool:
+    if names[-1] == "__all__":
+        return len(names) == 1 or names[0] in PUBLIC
+    if names[0] not in toolkit.__all__:
+        return False
+    found = getattr(toolkit, names[0])
+    for name in names[1:]:
+        if not (name in found.__all__ if inspect.ismodule(found) else _has(found, name)):
+            return False
+        found = getattr(found, name, None)
+    return True
+
+
+def _has(cls: type, attribute: str) -> bool:
+    """Whether objects of a class have an attribute: one of the class, or one that __init__ sets."""
+    sources = (inspect.getsource(base) for base in cls.__mro__ if base.__module__.startswith("toolkit."))
+    return hasattr(cls, attribute) or any(re.search(rf"self\.{attribute}\b.* = ", source) for source in sources)
+
+
+def test_names_in_the_prose_of_the_papers_are_public() -> None:
+    wrong = [
+        f"{page.name}: `{name}`"
+        for page in PAGES
+        for name in wrong_in_prose(prose_of(page))
+        if (page.name, name) not in PRIVATE_IN_PROSE
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`toolkit.decode.Columns.explain_all()` lists them",
+        "count them: `toolkit.flows.flows.Flows().add(batch)`",
+        "`toolkit.packets.checksum_offload.finish_checksums(matrix)`",
+        "`toolkit.receive()`",
+        "`Interface.lend()`",
+        "`Batch.told`",
+    ],
+)
+def test_a_wrong_name_in_prose_is_found(text: str) -> None:
+    assert len(wrong_in_prose(text)) == 1
+
+
+def test_a_right_name_in_prose_is_not() -> None:
+    right = (
+        "`toolkit.Columns.explain()`, `Interface.counters()`, `Interface.device`, `toolkit.errors`, `Batch.lengths[0]`"
+    )
+    assert wrong_in_prose(right) == []

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""README, docs and what stands beside them: short enough, whole, and true where a test can tell."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import toolkit
+from tests.helpers import ROOT
+from tests.helpers.papers import PAGES, prose_of
+from tests.unit.project.test_public_face import PUBLIC
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GLOSSARY = (ROOT / "docs" / "reference" / "glossary.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_is_short_and_has_what_comes_first() -> None:
+    assert len(README.splitlines()) <= 150
+    for wanted in ("sudo scripts/demo", "sudo scripts/test", "scripts/test --all", "## The idea", "## First program"):
+        assert wanted in README
+    assert README.index("## The command") < README.index("## Where to go next")
+
+
+def missing_targets(page: Path) -> list[str]:
+    """The files that a page links to, and that are not there; headings of pages are Sphinx's to check."""
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", prose_of(page))
+    files = [target for target in targets if "://" not in target]
+    return [target for target in files if not (page.parent / target).exists()]
+
+
+def test_links_between_files_lead_somewhere() -> None:
+    assert len(PAGES) > 30, "no pages found: the test looks in the wrong place"
+    missing = [f"{page.relative_to(ROOT)}: {target}" for page in PAGES for target in missing_targets(page)]
+    assert not missing, "\n".join(missing)
+
+
+def test_a_link_to_nothing_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("[one](page.md#heading) [two](nothing.md) [three](https://example.org/x)\n")
+    assert missing_targets(page) == ["nothing.md"]
+
+
+def test_the_readme_leads_to_every_page_for_people() -> None:
+    """Those of the site's own (index, names, commands, versions) are found there."""
+    site = {"index.md", "install.md", "command.md", "versions.md", "debian.md", "aarch64.md", "benchmarks.md"}
+    pages = [page for page in PAGES if page.parent != ROOT and page.parent.name != "api" and page.name not in site]
+    missing = [page.name for page in pages if f"]({page.relative_to(ROOT)})" not in README]
+    assert not missing
+
+
+def test_every_public_package_has_a_page() -> None:
+    pages = {page.stem for page in (ROOT / "docs" / "reference" / "api").glob("*.md")}
+    assert pages == PUBLIC | {"toolkit", "index"}
+
+
+def test_the_glossary_has_thirty_terms_at_most_and_each_is_short() -> None:
+    terms = re.findall(r"^(\S[^\n]*)\n: (.*?)\n\n", GLOSSARY + "\n", re.DOTALL | re.MULTILINE)
+    assert 20 <= len(terms) <= 30
+    for term, text in terms:
+        sentences = re.findall(r"[.)](?=\s|$)", " ".join(text.split()))
+        assert 1 <= len(sentences) <= 3, term
+    assert [term.lower() for term, _ in terms] == sorted(term.lower() for term, _ in terms)
+
+
+def test_the_changelog_has_this_version() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## (\S+)", text, re.MULTILINE)
+    assert versions[0] == "Unreleased"
+    assert versions[1] == toolkit.__version__
+
+
+def test_pre_commit_runs_what_the_test_script_runs() -> None:
+    hooks = re.findall(r"entry: \.venv/bin/python -m (.+)", (ROOT / ".pre-commit-config.yaml").read_text())
+    script = (ROOT / "scripts" / "test").read_text()
+    steps = re.findall(r'^step "[^"]+" "\$bin/python" -m (.+)', script, re.MULTILINE)
+    assert hooks
+    assert hooks == steps
+
+
+@pytest.mark.parametrize("extra", ["arrow", "dev", "docs", "notebook", "pandas", "zstd"])
+def test_the_installation_page_names_every_extra(extra: str) -> None:
+    assert f"| `{extra}` |" in (ROOT / "docs" / "how-to" / "install.md").read_text()
+    known = set(metadata.metadata("afxdp-toolkit").get_all("Provides-Extra") or ())
+    assert extra in known
+    assert len(known) == 6, "another extra: name it on the page, and here"
+
+
+def test_the_extra_notebook_opens_a_notebook() -> None:
+    needs = metadata.requires("afxdp-toolkit") or []
+    assert any(re.match(r"jupyterlab\b.*notebook", need) for need in needs)
+    run = subprocess.run([sys.executable, "-m", "jupyter", "lab", "--version"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    subprocess.run([sys.executable, "-c", "import ipykernel, matplotlib, pandas"], check=True)
