@@ -5,7 +5,7 @@
         packets = 0
         while batch := eth0.receive():                  # empty when the workers are to stop
             packets += len(batch)
-            current().tell(packets)                     # Workers.told shows it to the parent while the work goes on
+            current().report(packets)                    # Workers.reports shows it to the parent while the work goes on
         return packets
 
     if __name__ == "__main__":

@@ -68,7 +68,7 @@ class Worker:
         return self._stopping.is_set()
 
     def report(self, *numbers: int) -> None:
-        """Let the parent see up to 8 numbers (u64) while the work goes on: a row of `Workers.told`. Costs 1 us."""
+        """Let the parent see up to 8 numbers (u64) while the work goes on: a row of `Workers.reports`. Costs 1 us."""
         if len(numbers) > REPORTED:
             raise ArgumentError(f"a worker tells up to {REPORTED} numbers, not {len(numbers)}")
         self._row[: len(numbers)] = numbers

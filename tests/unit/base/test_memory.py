@@ -184,7 +184,7 @@ def test_a_capture_lives_in_a_small_cgroup_whatever_its_disk_does(tmp_path: Path
     if path.endswith("pcapng"):
         os.mkfifo(path)
         reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    capture = Capture(None, path, queueing=Queueing(patience=0.0, stalled=0.2))
+    capture = Capture(None, path, queueing=Queueing(timeout=0.0, stalled=0.2))
     batch = batch_of(frames(2000, 1500))
     for turn in range(120):  # 360 MB
         capture.write(batch)

@@ -28,7 +28,7 @@ class Play:
     def receive(self) -> None:
         """Do what Interface.receive() does."""
         self.coalescer.turns = 0
-        rest = self.coalescer.rest(None)
+        rest = self.coalescer.delay(None)
         self.now += rest
         if rest:
             self.rests.append(rest)
@@ -131,5 +131,5 @@ def test_a_short_timeout_bounds_the_rest(monkeypatch: pytest.MonkeyPatch) -> Non
     play = Play(Coalescer(LONGEST_DELAY, 8192), lambda now: int(now * 200_000), monkeypatch)
     play.run(0.1)
     assert play.coalescer.active
-    assert play.coalescer.rest(0) == 0.0
-    assert play.coalescer.rest(0.0002) <= 0.0002
+    assert play.coalescer.delay(0) == 0.0
+    assert play.coalescer.delay(0.0002) <= 0.0002
