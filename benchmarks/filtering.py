@@ -45,7 +45,7 @@ def through(where: Cores, seconds: float, expression: str | None) -> Run:
         time.sleep(0.15)
         lost = lab.counters()["rx_dropped"] - lost
         passed = report.sent - lost
-        witnessed = program.counters["passed"] if expression is not None else None
+        witnessed = program.counters()["passed"] if expression is not None else None
         # Whoever counts here, the kernel's stack runs on the generator's CPU: there is no consumer to charge.
         return Run(report.rate, passed / report.seconds, report.seconds, 0.0, passed, witnessed, lost)
 

@@ -119,17 +119,17 @@ def ceiling(where: Cores, seconds: float) -> float:
     """Packets/s that a program which drops everything in the driver sees of the same load: nobody can receive more."""
     with Lab() as lab, Program.build("xdp_drop.c") as program, program.attach(lab.interface, netns=lab.netns):
         _warm_up(lab, where, None)
-        before = program.counters["dropped"]
+        before = program.counters()["dropped"]
         with lab.generator(seconds=seconds, size=_SIZE, cpu=where.generator) as generator:
             report = generator.wait(seconds + 10)
-        return (program.counters["dropped"] - before) / report.seconds
+        return (program.counters()["dropped"] - before) / report.seconds
 
 
 @contextlib.contextmanager
 def _drain(lab: Lab) -> Iterator[Callable[[], int]]:
     """Drop what arrives at the far end in its driver; the function says how much did."""
     with Program.build("xdp_drop.c") as program, program.attach(lab.peer, netns=lab.far):
-        yield lambda: int(program.counters["dropped"])
+        yield lambda: int(program.counters()["dropped"])
 
 
 def _warm_up(lab: Lab, where: Cores, rate: float | None, size: int = _SIZE, settle: float = _SETTLE) -> None:

@@ -55,7 +55,11 @@ def forward(*, finish: bool = False, **options: Any) -> None:
 
         def counts() -> dict[str, int]:
             interface.flush(1.0)
-            return {"received": forwarder.received, "sent": forwarder.forwarded, **_kernel(interface)}
+            return {
+                "received": forwarder.statistics().received,
+                "sent": forwarder.statistics().forwarded,
+                **_kernel(interface),
+            }
 
         commands = Commands(counts)
         commands.ready(mode=interface.mode)
@@ -94,7 +98,13 @@ def echo(mac: str, address: str, *, spin: bool = True) -> None:
     answers = Answers(bytes.fromhex(mac.replace(":", "")), [address])
     with toolkit.open(INTERFACE, filter="icmp or arp", wait="spin" if spin else "poll") as interface:
         responder = Responder(interface, answers)
-        commands = Commands(lambda: {"received": responder.received, "sent": responder.answered, **_kernel(interface)})
+        commands = Commands(
+            lambda: {
+                "received": responder.statistics().received,
+                "sent": responder.statistics().answered,
+                **_kernel(interface),
+            }
+        )
         commands.ready(mode=interface.mode)
         while commands.answer():
             responder.run(0.1, spin=spin)

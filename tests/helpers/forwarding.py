@@ -31,14 +31,17 @@ def settled(*interfaces: toolkit.Interface) -> dict[str, Any]:
 def moved(forwarder: Forwarder, packets: int, timeout: float = 5.0) -> None:
     """Step until that many packets have come in all."""
     deadline = time.monotonic() + timeout
-    while forwarder.received < packets and time.monotonic() < deadline:
+    while forwarder.statistics().received < packets and time.monotonic() < deadline:
         forwarder.step(0.1)
-    assert forwarder.received == packets
+    assert forwarder.statistics().received == packets
     adds_up(forwarder)
 
 
 def adds_up(forwarder: Forwarder) -> None:
-    assert forwarder.received == forwarder.forwarded + forwarder.edited_out + forwarder.no_room, forwarder
+    assert (
+        forwarder.statistics().received
+        == forwarder.statistics().forwarded + forwarder.statistics().edited_out + forwarder.statistics().no_room
+    ), forwarder
 
 
 def swap_macs(batch: EditableBatch) -> None:

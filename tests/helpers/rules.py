@@ -56,5 +56,5 @@ def send(interface: toolkit.Interface, wire: Wire, frames: list[bytes]) -> None:
 
 def check_shares(interface: toolkit.Interface) -> None:
     """For each rule: what it took = what became of it, packet by packet."""
-    for one in interface.rules():
+    for one in interface.rule_counters():
         assert one.packets == sum(getattr(one, name) for name in SHARES), one

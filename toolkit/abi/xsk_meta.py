@@ -17,4 +17,4 @@ snaplen), number of the rule that took it."""
 XSK_META_SIZE = XSK_META.itemsize
 
 NO_RULE = 0xFFFFFFFF
-"""In Batch.rules: the packet does not say which rule took it."""
+"""In Batch.rule_numbers: the packet does not say which rule took it."""

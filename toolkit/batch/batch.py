@@ -19,7 +19,7 @@ from toolkit.umem.umem import UMEM
 
 if TYPE_CHECKING:
     from toolkit.decode import Columns
-    from toolkit.tables.cells import Packets
+    from toolkit.tables.cells import PacketTable
     from toolkit.tables.schema import Addresses
 
 __all__ = ["Batch"]
@@ -44,7 +44,7 @@ class Batch:
         "_descs",
         "_memory",
         "_meta",
-        "_rules",
+        "_rule_numbers",
         "_stale",
         "_umem",
         "_utc",
@@ -62,7 +62,7 @@ class Batch:
         memory: npt.NDArray[np.uint8] | None = None,
         arrival_ns: npt.NDArray[np.int64] | None = None,
         wire_lengths: npt.NDArray[np.integer[Any]] | None = None,
-        rules: npt.NDArray[np.uint32] | None = None,
+        rule_numbers: npt.NDArray[np.uint32] | None = None,
         utc_ns: npt.NDArray[np.int64] | None = None,
     ) -> None:
         """Made by receive(). Without a UMEM, over `memory` (1-D u8) and the times, wire lengths and rules given.
@@ -75,7 +75,7 @@ class Batch:
         # CLOCK_MONOTONIC ns, 0 where missing; read from the frames at first use where it is None.
         self._arrival = arrival_ns
         self._wire = wire_lengths  # bytes; None: as the frames say, else as long as they are
-        self._rules = rules  # None: as the frames say, else unknown
+        self._rule_numbers = rule_numbers  # None: as the frames say, else unknown
         self._utc = utc_ns  # None: from the arrival times at first use
         self._meta: tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]] | None = None  # see _read_meta()
         self._borrowed = borrowed and len(descs) > 0  # frames are to be given back
@@ -159,16 +159,16 @@ class Batch:
         return self._on_wire().astype(np.int64)
 
     @property
-    def rules(self) -> npt.NDArray[np.uint32]:
+    def rule_numbers(self) -> npt.NDArray[np.uint32]:
         """Number of the rule that took each packet: shape (n,) u32, 0 for a plain filter; 2**32 - 1 where unknown.
 
-        It counts the rules given to toolkit.open() or Program.build(): `batch.rules == 1` are those of the second.
+        It counts the rules given to toolkit.open() or Program.build() from 0 on: 1 stands for the second.
         """
         self._checked()
-        if self._rules is None:
+        if self._rule_numbers is None:
             meta, good = self._read_meta()
-            self._rules = np.where(good, meta[:, _RULE], np.uint32(NO_RULE))
-        return self._rules.copy()
+            self._rule_numbers = np.where(good, meta[:, _RULE], np.uint32(NO_RULE))
+        return self._rule_numbers.copy()
 
     @property
     def timestamps(self) -> npt.NDArray[np.datetime64]:
@@ -217,15 +217,15 @@ class Batch:
 
         return data_frame(packet_cells(self.tabular(head), columns, addresses))
 
-    def tabular(self, head: int = 0) -> Packets:
+    def tabular(self, head: int = 0) -> PacketTable:
         """Return what a table of the packets is made from, and `head` bytes of each: for to_arrow(), files."""
-        from toolkit.tables.cells import Packets
+        from toolkit.tables.cells import PacketTable
 
         if whole("the number of bytes", head) < 0:
             raise ArgumentError(f"head of {head} bytes: the number of bytes cannot be negative.")
         queues = np.full(len(self), self.queue, dtype=np.uint32)
         first = self.head(head) if head else None
-        return Packets(self.decode(), self.timestamps, self.wire_lengths, queues, self.rules, first)
+        return PacketTable(self.decode(), self.timestamps, self.wire_lengths, queues, self.rule_numbers, first)
 
     def packet(self, i: int) -> memoryview:
         """Return packet `i` (negative counts from the end): a read-only view of the frame, good during the loan."""
@@ -262,7 +262,7 @@ class Batch:
             memory=memory,
             arrival_ns=self.arrival_ns,
             wire_lengths=self._on_wire(),
-            rules=self.rules,
+            rule_numbers=self.rule_numbers,
             utc_ns=self.timestamps.view(np.int64),
         )
 
@@ -287,7 +287,7 @@ class Batch:
             arrival_ns=kept.arrival_ns[first],
             # Where the program wrote none, it is the length of the first buffer.
             wire_lengths=np.maximum(kept.wire_lengths[first], lengths).astype(np.uint32),
-            rules=kept.rules[first],
+            rule_numbers=kept.rule_numbers[first],
             utc_ns=kept.timestamps.view(np.int64)[first],
         )
 
@@ -320,7 +320,15 @@ class Batch:
         # A copy has nothing in its memory but its packets; a Batch from a file shares a larger piece with others.
         compact = self._memory is not None and self._memory.size <= int(self.lengths.sum())
         kept = self if compact else self.copy()
-        return _unpickle, (kept._descs, kept.queue, kept._memory, kept._arrival, kept._wire, kept._rules, kept._utc)
+        return _unpickle, (
+            kept._descs,
+            kept.queue,
+            kept._memory,
+            kept._arrival,
+            kept._wire,
+            kept._rule_numbers,
+            kept._utc,
+        )
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -385,7 +393,7 @@ def _unpickle(
     memory: npt.NDArray[np.uint8],
     arrival_ns: npt.NDArray[np.int64] | None,
     wire_lengths: npt.NDArray[np.integer[Any]] | None = None,
-    rules: npt.NDArray[np.uint32] | None = None,
+    rule_numbers: npt.NDArray[np.uint32] | None = None,
     utc_ns: npt.NDArray[np.int64] | None = None,
 ) -> Batch:
     return Batch(
@@ -395,7 +403,7 @@ def _unpickle(
         memory=memory,
         arrival_ns=arrival_ns,
         wire_lengths=wire_lengths,
-        rules=rules,
+        rule_numbers=rule_numbers,
         utc_ns=utc_ns,
     )
 

@@ -22,13 +22,13 @@ from toolkit._base.uninterrupted import uninterrupted
 from toolkit.batch.batch import Batch
 from toolkit.capture.compression import Compression, compressor, suffix_of
 from toolkit.capture.files import PacketFiles
-from toolkit.capture.handler import Format
+from toolkit.capture.handler import FormatWriter
 from toolkit.capture.options import Queueing
-from toolkit.capture.pcap import Pcap
-from toolkit.capture.pcapng import Pcapng
+from toolkit.capture.pcap import PcapWriter
+from toolkit.capture.pcapng import PcapngWriter
 from toolkit.capture.records import LARGEST_SNAPLEN, Counts, Packets, packets_of
 from toolkit.capture.rotation import Rotation
-from toolkit.capture.source import Source, about_of
+from toolkit.capture.source import PacketSource, about_of
 from toolkit.capture.table_writer import Tables, check_one_file, check_tables
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, ToolkitError
 
@@ -75,7 +75,7 @@ class Capture(fork.NotCopied):
 
     def __init__(
         self,
-        interface: Source | None,
+        interface: PacketSource | None,
         path: str | os.PathLike[str],
         *,
         format: FileFormat | None = None,
@@ -155,7 +155,7 @@ class Capture(fork.NotCopied):
             return self._make_tables(rotation, compress, force, access, queueing)
         check_one_file(self._given, self.format)
         about = about_of(self._interface, self._snaplen)
-        make: Format = Pcap(about) if self.format == "pcap" else Pcapng(about)
+        make: FormatWriter = PcapWriter(about) if self.format == "pcap" else PcapngWriter(about)
         if compress is None and self.path is not None:
             compress = suffix_of(self.path)
         return PacketFiles(
@@ -267,16 +267,15 @@ class Capture(fork.NotCopied):
             if left <= 0:
                 break
             came += self.step(min(left, _WAIT), None if count is None else count - came)
-        return self.statistics
+        return self.statistics()
 
     @property
     def finished(self) -> bool:
         """Whether the last of the files asked for is complete (rotate_seconds with rotate_files)."""
         return self._sink.finished
 
-    @property
     def statistics(self) -> CaptureStatistics:
-        """What was captured so far; known after close() too."""
+        """Return what was captured so far; known after close() too."""
         counts = self._counts()
         sink = self._sink
         return CaptureStatistics(
@@ -300,7 +299,7 @@ class Capture(fork.NotCopied):
         """Detach the program, write what is in the rings still (at most `count` packets of it), and close().
 
         After this accepted = received + dropped, and received = written + write_dropped + unwanted, to the packet.
-        Raises what close() raises, and the DeviceGoneError that ended it before, if no step() did: see `statistics`.
+        Raises what close() raises, and the DeviceGoneError that ended it before, if no step() did: see statistics().
         """
         try:
             if self._interface is not None:
@@ -311,14 +310,14 @@ class Capture(fork.NotCopied):
             self.close()
         if self._interface is not None and not self._raised and (loss := self._interface.loss()) is not None:
             raise loss
-        return self.statistics
+        return self.statistics()
 
     @property
     def whole(self) -> bool:
         """Whether the capture has all that the filter took: nothing was dropped, and nobody took the program off."""
-        return self.statistics.lost == 0 and (self._interface is None or self._interface.loss() is None)
+        return self.statistics().lost == 0 and (self._interface is None or self._interface.loss() is None)
 
-    def _drain(self, interface: Source, count: int | None) -> None:
+    def _drain(self, interface: PacketSource, count: int | None) -> None:
         left = BATCH if count is None else count
         while batch := interface.receive(timeout=0.05, limit=min(left, BATCH) or BATCH):
             if left:

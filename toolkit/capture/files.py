@@ -12,7 +12,7 @@ import numpy as np
 from toolkit._base.careful import Access
 from toolkit.capture.buffer import Waiting, memory_for
 from toolkit.capture.compression import Compressor
-from toolkit.capture.handler import Files, Format
+from toolkit.capture.handler import Files, FormatWriter
 from toolkit.capture.options import Queueing
 from toolkit.capture.output import check_target
 from toolkit.capture.pack import Bytes
@@ -32,7 +32,7 @@ class PacketFiles:
     def __init__(
         self,
         path: Path | None,
-        make: Format,
+        make: FormatWriter,
         *,
         rotation: Rotation,
         compressor: Compressor | None,

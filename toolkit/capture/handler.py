@@ -21,14 +21,14 @@ from toolkit.capture.records import Counts, Packets
 from toolkit.capture.writer import Item, UnwrittenError, Writer
 from toolkit.errors import SystemCallError, removed_error, write_error
 
-__all__ = ["Files", "Format"]
+__all__ = ["Files", "FormatWriter"]
 
 _TOGETHER = 1 << 20  # bytes that are compressed together
 _LINGER = 0.5  # seconds that packets may wait for more to be compressed with; without compression none waits
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class Format(Protocol):
+class FormatWriter(Protocol):
     """A file format: pcapng or pcap."""
 
     name: str
@@ -55,7 +55,13 @@ class Files:
     """The Writer's handler: one open file after the other."""
 
     def __init__(
-        self, path: Path | None, make: Format, compressor: Compressor | None, access: Access, *, force: bool = False
+        self,
+        path: Path | None,
+        make: FormatWriter,
+        compressor: Compressor | None,
+        access: Access,
+        *,
+        force: bool = False,
     ) -> None:
         self._access = access
         self._force = force

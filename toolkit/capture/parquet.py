@@ -21,7 +21,7 @@ from toolkit.capture.parquet_file import ParquetFile
 from toolkit.decode import decode
 from toolkit.errors import ClosedError
 from toolkit.tables.arrow import pyarrow, record_batch
-from toolkit.tables.cells import Packets, packet_cells
+from toolkit.tables.cells import PacketTable, packet_cells
 from toolkit.tables.schema import Addresses
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ class _Held:
         self.lengths = batch.lengths
         self.width = int(self.lengths.max())
         self.memory = batch.head(self.width)
-        self.times, self.wire_lengths, self.rules = batch.timestamps, batch.wire_lengths, batch.rules
+        self.times, self.wire_lengths, self.rule_numbers = batch.timestamps, batch.wire_lengths, batch.rule_numbers
         self.queues = np.full(len(batch), batch.queue, dtype=np.uint32)
 
 
@@ -259,12 +259,12 @@ def _gathered(held: list[_Held], addresses: Addresses, head: int) -> pa.RecordBa
     memory = np.concatenate([one.memory.reshape(-1) for one in held] or [np.zeros(0, np.uint8)])
     widths = np.repeat(np.array([one.width for one in held], np.int64), [len(one.lengths) for one in held])
     offsets = np.cumsum(widths) - widths
-    packets = Packets(
+    packets = PacketTable(
         decode(memory, offsets, lengths),
         np.concatenate([one.times for one in held] or [np.zeros(0, "datetime64[ns]")]),
         np.concatenate([one.wire_lengths for one in held] or [np.zeros(0, np.uint32)]),
         np.concatenate([one.queues for one in held] or [np.zeros(0, np.uint32)]),
-        np.concatenate([one.rules for one in held] or [np.zeros(0, np.uint32)]),
+        np.concatenate([one.rule_numbers for one in held] or [np.zeros(0, np.uint32)]),
         _heads(memory, offsets, lengths, head) if head else None,
     )
     return record_batch(packet_cells(packets, None, addresses))

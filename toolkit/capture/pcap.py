@@ -11,10 +11,10 @@ from toolkit.abi import pcapng as blocks
 from toolkit.capture.pack import Bytes, Reserve, pack
 from toolkit.capture.records import About, Counts, Packets
 
-__all__ = ["Pcap"]
+__all__ = ["PcapWriter"]
 
 
-class Pcap:
+class PcapWriter:
     """The format of one capture; its records as bytes."""
 
     name = "pcap"

@@ -11,7 +11,7 @@ from toolkit.abi import pcapng as blocks
 from toolkit.capture.pack import Bytes, Reserve, Word, pack
 from toolkit.capture.records import About, Counts, Packets
 
-__all__ = ["Pcapng"]
+__all__ = ["PcapngWriter"]
 
 _END = blocks.option(blocks.OPT_ENDOFOPT, b"")
 _FLAGS = (blocks.EPB_FLAGS | 4 << 16, blocks.EPB_FLAGS_INBOUND)  # XDP sees nothing else
@@ -19,7 +19,7 @@ _QUEUE = blocks.EPB_QUEUE | 4 << 16
 _LOW = np.int64(0xFFFFFFFF)
 
 
-class Pcapng:
+class PcapngWriter:
     """The format of one capture; its blocks as bytes."""
 
     name = "pcapng"

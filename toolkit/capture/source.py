@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from toolkit.net.device import Device
     from toolkit.program import Program
 
-__all__ = ["Source", "about_of"]
+__all__ = ["PacketSource", "about_of"]
 
 
-class Source(Protocol):
+class PacketSource(Protocol):
     """An Interface, or what behaves like one."""
 
     device: Device
@@ -49,7 +49,7 @@ class Source(Protocol):
         """Return the error that receiving ends with, where somebody else took the program off, or the interface."""
 
 
-def about_of(interface: Source | None, snaplen: int) -> About:
+def about_of(interface: PacketSource | None, snaplen: int) -> About:
     """Return what a file tells of the interface; of None, nothing."""
     if interface is None:
         return About(snaplen=snaplen)
@@ -72,7 +72,7 @@ def about_of(interface: Source | None, snaplen: int) -> About:
     )
 
 
-def _expression(interface: Source) -> str:
+def _expression(interface: PacketSource) -> str:
     """Return the filter where it is one expression of libpcap's language, as others read it in the file; else ""."""
     rules = interface.program.rules
     if len(rules) > 1:
@@ -81,7 +81,7 @@ def _expression(interface: Source) -> str:
     return "" if expression == "all" else expression
 
 
-def _speed(interface: Source) -> int:
+def _speed(interface: PacketSource) -> int:
     """Bits/s of the link, 0 where the driver does not say (or the interface is in another network namespace)."""
     with contextlib.suppress(ToolkitError, OSError, ValueError):
         directory = InterfaceDirectory(interface.device.name)

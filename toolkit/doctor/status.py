@@ -17,7 +17,7 @@ from typing import Any
 
 from toolkit.errors import ToolkitError
 from toolkit.net.device import describe
-from toolkit.net.sock_diag import Found, af_xdp_sockets
+from toolkit.net.sock_diag import BoundSocket, af_xdp_sockets
 from toolkit.program import XdpLink, attached, xdp_links
 
 __all__ = ["Holder", "InterfaceStatus", "SocketStatus", "Status", "collect"]
@@ -129,7 +129,7 @@ def _sockets(holders: dict[int, Holder]) -> list[SocketStatus]:
     return found + [_socket(inode, None, one) for inode, one in bound.items() if inode not in holders]
 
 
-def _socket(inode: int, holder: Holder | None, bound: Found | None) -> SocketStatus:
+def _socket(inode: int, holder: Holder | None, bound: BoundSocket | None) -> SocketStatus:
     if bound is None:
         return SocketStatus(inode, holder, None, None, None, None)
     name = None

@@ -16,11 +16,11 @@ from toolkit._base.clock import NAT
 from toolkit.errors import ArgumentError
 from toolkit.flows.keys import COLUMNS, GROUPS, Group, keys_of
 from toolkit.flows.rows import Flow, flow_cells, flow_list
-from toolkit.flows.table import COUNTERS, Counted, Table, grouped
+from toolkit.flows.table import COUNTERS, FlowTable, Sums, grouped
 
 if TYPE_CHECKING:
     from toolkit.batch.batch import Batch
-    from toolkit.flows.keys import Keys
+    from toolkit.flows.keys import FlowKeys
 
 __all__ = ["Evicted", "Flow", "Flows", "Order"]
 
@@ -68,7 +68,7 @@ class Flows:
         self.bidirectional = bidirectional
         self.packets = 0  # of all Batches, those of evicted rows too
         self.bytes = 0  # as they were on the wire
-        self._table = Table(max_flows)
+        self._table = FlowTable(max_flows)
         self._lock = threading.Lock()
         self._torn = False  # set while add() is under way: an interrupt leaves it set
         # Odd numbers that nobody else knows: who could foresee the hashes could make all packets look for one place.
@@ -120,11 +120,11 @@ class Flows:
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
-            self._table = Table(self._table.capacity)
+            self._table = FlowTable(self._table.capacity)
             self.packets = self.bytes = 0
             self._torn = False
 
-    def _counted(self, keys: Keys, times: Array, sizes: Array, flags: Array | None) -> Counted:
+    def _counted(self, keys: FlowKeys, times: Array, sizes: Array, flags: Array | None) -> Sums:
         """Sum by key."""
         n = len(times)
         varying = [word for word in keys.words if word is not None and (word != word[0]).any()]
@@ -144,7 +144,7 @@ class Flows:
             back["back_octets"] = np.add.reduceat(sizes[order] * swapped, starts)
             turned = keys.swapped[np.minimum.reduceat(order, starts)]
         ranked = times[order]
-        return Counted(
+        return Sums(
             words,
             hashes[firsts],
             np.minimum.reduceat(ranked, starts),
@@ -154,7 +154,7 @@ class Flows:
             {"packets": packets, "octets": octets, **back},
         )
 
-    def _hashes(self, keys: Keys, n: int) -> Words:
+    def _hashes(self, keys: FlowKeys, n: int) -> Words:
         """Spread the keys over 64 bits. A word that is 0 adds nothing: those that are None need not be there."""
         hashes = np.zeros(n, dtype=np.uint64)
         for word, factor in zip(keys.words, self._factors, strict=False):
@@ -196,7 +196,7 @@ class Flows:
 
         return data_frame(flow_cells(*self._picked(n, by, False), self.group, self.bidirectional))
 
-    def _picked(self, n: int | None, by: Order, recent: bool) -> tuple[Counted, dict[str, Array]]:
+    def _picked(self, n: int | None, by: Order, recent: bool) -> tuple[Sums, dict[str, Array]]:
         """Copy rows out, in order, and what they had at mark()."""
         if by not in get_args(Order):
             raise ArgumentError(f"by is one of {', '.join(get_args(Order))}, not {by!r}.")
@@ -212,7 +212,7 @@ class Flows:
             chosen = _largest(first, second, n)
             if recent:
                 chosen = chosen[values["packets"][chosen] > 0]
-            return Counted(
+            return Sums(
                 table.words[:, chosen],
                 table.hashes[chosen],
                 table.first[chosen],

@@ -15,7 +15,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from toolkit.decode import Columns
 
-__all__ = ["COLUMNS", "GROUPS", "Ends", "Group", "Keys", "ends_of", "keys_of", "swapped_ends"]
+__all__ = ["COLUMNS", "GROUPS", "Ends", "FlowKeys", "Group", "ends_of", "keys_of", "swapped_ends"]
 
 Array = npt.NDArray[Any]
 Words = npt.NDArray[np.uint64]
@@ -41,7 +41,7 @@ _VERSION, _TYPE, _SOURCE_PORT = (np.uint64(shift) for shift in (56, 40, 20))
 _PORT = np.uint64(0xFFFFF)  # a port and 1; 0: no port
 
 
-class Keys(NamedTuple):
+class FlowKeys(NamedTuple):
     """Keys of n packets. words: five arrays of shape (n,) uint64, None where all are 0. swapped: shape (n,), whether
     source and destination changed places; None: in no packet.
     """
@@ -62,7 +62,7 @@ class Ends(NamedTuple):
     destination: Words  # shape (k, 2)
 
 
-def keys_of(columns: Columns, group: Group, *, both_ways: bool = False) -> Keys:
+def keys_of(columns: Columns, group: Group, *, both_ways: bool = False) -> FlowKeys:
     """Build the keys. With both_ways, the two directions of a flow have the same key, whichever end is the lesser."""
     version, protocol, ethertype = (columns[name] for name in _PROTOCOL)
     is_ip = version > 0
@@ -91,7 +91,7 @@ def keys_of(columns: Columns, group: Group, *, both_ways: bool = False) -> Keys:
         words[1:3] = _address(columns, _SOURCE, version, all_ip, any6)
     if group in ("flow", "destination"):
         words[3:5] = _address(columns, _DESTINATION, version, all_ip, any6)
-    return _ordered(words) if both_ways else Keys(words)
+    return _ordered(words) if both_ways else FlowKeys(words)
 
 
 def _address(
@@ -108,7 +108,7 @@ def _address(
     return halves[:, 0], np.where(version == 6, halves[:, 1], low.view(np.uint64))
 
 
-def _ordered(words: list[Words | None]) -> Keys:
+def _ordered(words: list[Words | None]) -> FlowKeys:
     first, source_high, source, destination_high, destination = words
     assert first is not None
     assert source is not None
@@ -119,7 +119,7 @@ def _ordered(words: list[Words | None]) -> Keys:
         same = source_high == destination_high
         swapped = (source_high > destination_high) | (same & swapped)
     if not swapped.any():
-        return Keys(words)
+        return FlowKeys(words)
     turned = first & ~((_PORT << _SOURCE_PORT) | _PORT) | ports[1] << _SOURCE_PORT | ports[0]
     pairs: list[Words | None] = [np.where(swapped, turned, first)]
     for one, other in ((source_high, destination_high), (source, destination)):
@@ -127,7 +127,7 @@ def _ordered(words: list[Words | None]) -> Keys:
             None if one is None or other is None else np.where(swapped, other, one),
             None if one is None or other is None else np.where(swapped, one, other),
         ]
-    return Keys([pairs[0], pairs[1], pairs[3], pairs[2], pairs[4]], swapped)
+    return FlowKeys([pairs[0], pairs[1], pairs[3], pairs[2], pairs[4]], swapped)
 
 
 def ends_of(words: Words, group: Group) -> Ends:

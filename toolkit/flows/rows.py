@@ -15,7 +15,7 @@ from toolkit.tables.cells import Cells
 from toolkit.tables.schema import NUMBERS
 
 if TYPE_CHECKING:
-    from toolkit.flows.table import Counted
+    from toolkit.flows.table import Sums
 
 __all__ = ["Flow", "flow_cells", "flow_list"]
 
@@ -62,7 +62,7 @@ def _end(address: str | None, port: int | None) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def flow_list(counted: Counted, marked: dict[str, Array], group: Group) -> list[Flow]:
+def flow_list(counted: Sums, marked: dict[str, Array], group: Group) -> list[Flow]:
     """Rows as Flow objects. marked: their counters at the last mark()."""
     ends = _ends(counted, group)
     protocols = _protocols(ends)
@@ -90,7 +90,7 @@ def flow_list(counted: Counted, marked: dict[str, Array], group: Group) -> list[
     ]
 
 
-def flow_cells(counted: Counted, marked: dict[str, Array], group: Group, bidirectional: bool) -> list[Cells]:
+def flow_cells(counted: Sums, marked: dict[str, Array], group: Group, bidirectional: bool) -> list[Cells]:
     """Rows as the columns of a table; only those that the group has."""
     ends = _ends(counted, group)
     cells = []
@@ -120,7 +120,7 @@ def flow_cells(counted: Counted, marked: dict[str, Array], group: Group, bidirec
     return cells
 
 
-def _ends(counted: Counted, group: Group) -> Ends:
+def _ends(counted: Sums, group: Group) -> Ends:
     words = swapped_ends(counted.words, counted.turned) if counted.turned.any() else counted.words
     return ends_of(words, group)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["COUNTERS", "Counted", "Table", "grouped"]
+__all__ = ["COUNTERS", "FlowTable", "Sums", "grouped"]
 
 Array = npt.NDArray[Any]
 Words = npt.NDArray[np.uint64]
@@ -19,7 +19,7 @@ COUNTERS = ("packets", "octets", "back_packets", "back_octets")
 _SLOTS = 4  # for each row: most keys are found at the first look
 
 
-class Counted(NamedTuple):
+class Sums(NamedTuple):
     """What a batch adds: k different keys. words: shape (5, k) uint64; the others of shape (k,).
 
     first, last: ns since 1970. flags: uint16. turned: whether source and destination of the first packet changed places
@@ -34,9 +34,9 @@ class Counted(NamedTuple):
     turned: npt.NDArray[np.bool_]
     counters: dict[str, Rows]
 
-    def part(self, which: Any) -> Counted:
+    def part(self, which: Any) -> Sums:
         """Return some of them."""
-        return Counted(
+        return Sums(
             self.words[:, which],
             self.hashes[which],
             self.first[which],
@@ -67,7 +67,7 @@ def grouped(hashes: Words, words: list[Words]) -> tuple[Rows, Rows]:
     return order, np.flatnonzero(begins)
 
 
-class Table:
+class FlowTable:
     """Up to `capacity` rows, a key and its counters each. When it is full, those that were idle longest go."""
 
     def __init__(self, capacity: int) -> None:
@@ -88,7 +88,7 @@ class Table:
         self._mask = np.uint64(slots - 1)
         self._slots = np.full(slots, -1, dtype=np.int32)  # row by place; -1: free
 
-    def add(self, counted: Counted) -> None:
+    def add(self, counted: Sums) -> None:
         """Count. The keys must be different ones."""
         for at in range(0, len(counted.hashes), self.capacity):
             part = counted if len(counted.hashes) <= self.capacity else counted.part(slice(at, at + self.capacity))
@@ -109,7 +109,7 @@ class Table:
         for name, counter in self.counters.items():
             self.marked[name][: self.size] = counter[: self.size]
 
-    def _find(self, counted: Counted) -> Rows:
+    def _find(self, counted: Sums) -> Rows:
         """Row of each key, -1 where it has none. Linear probing, all keys at once."""
         rows = np.full(len(counted.hashes), -1, dtype=np.int64)
         asked = np.arange(len(rows))
@@ -126,7 +126,7 @@ class Table:
             asked, places = asked[on], (places[on] + 1) & int(self._mask)
         return rows
 
-    def _update(self, rows: Rows, counted: Counted) -> None:
+    def _update(self, rows: Rows, counted: Sums) -> None:
         self.first[rows] = np.minimum(self.first[rows], counted.first)
         self.last[rows] = np.maximum(self.last[rows], counted.last)
         self.flags[rows] |= counted.flags
@@ -135,7 +135,7 @@ class Table:
             self.counters[name][rows] += total
             self.counters["back_" + name][rows] += np.where(self.turned[rows], total - turned, turned)
 
-    def _insert(self, fresh: Counted) -> None:
+    def _insert(self, fresh: Sums) -> None:
         rows = np.arange(self.size, self.size + len(fresh.hashes))
         self.words[:, rows] = fresh.words
         self.hashes[rows] = fresh.hashes

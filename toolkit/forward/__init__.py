@@ -10,13 +10,14 @@ from toolkit._base.lazy import lazily
 if TYPE_CHECKING:
     from toolkit.forward.answers import Answers
     from toolkit.forward.edits import decrement_ttl, pop_vlan, push_vlan, set_macs, swap_ips_and_ports, swap_macs
-    from toolkit.forward.forwarder import Edit, Forwarder
+    from toolkit.forward.forwarder import Edit, Forwarder, ForwarderStatistics
     from toolkit.forward.responder import Responder
 
 __all__ = [
     "Answers",
     "Edit",
     "Forwarder",
+    "ForwarderStatistics",
     "Responder",
     "decrement_ttl",
     "pop_vlan",
@@ -29,7 +30,7 @@ __all__ = [
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "forwarder": "Edit Forwarder",
+        "forwarder": "Edit Forwarder ForwarderStatistics",
         "responder": "Responder",
         "answers": "Answers",
         "edits": "decrement_ttl pop_vlan push_vlan set_macs swap_ips_and_ports swap_macs",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from toolkit.packets.checksum_offload import finish
 from toolkit.rings.memory import U32
 from toolkit.xsk.socket import Socket
 
-__all__ = ["Edit", "Forwarder"]
+__all__ = ["Edit", "Forwarder", "ForwarderStatistics"]
 
 # Sees each batch and may change it in place; returns None to send all, or a mask of what to keep, shape (n,) bool.
 Edit = Callable[[EditableBatch], Any]
@@ -25,6 +25,17 @@ Edit = Callable[[EditableBatch], Any]
 _LENGTH = np.array(U32, dtype=np.uint64)  # the lower half of a descriptor's second word
 _KICK_AGAIN = 0.001  # seconds after which a busy kernel is told again what waits in the TX ring
 _TIMEOUT = 0.01  # seconds that a batch waits for room in a full TX ring; then what is left of it is dropped
+
+
+class ForwarderStatistics(NamedTuple):
+    """What became of the packets so far: packets, but for `octets`. received = forwarded + edited_out + no_room."""
+
+    received: int  # taken from the source
+    forwarded: int  # put into the target's TX ring
+    octets: int  # bytes of these, as they left
+    finished: int  # of those received, whose checksum the sender had left to its device; here it was finished
+    edited_out: int  # dropped by the edit function, or it raised over them
+    no_room: int  # dropped because the TX ring stayed full, or the interface went down
 
 
 class Forwarder:
@@ -76,18 +87,24 @@ class Forwarder:
         self._edit = edit
         self._finish = _may_be_open(source) if finish_checksums == "auto" else bool(finish_checksums)
         self._umem = sources[0].umem
-        self.received = 0  # packets taken from the source
-        self.forwarded = 0  # packets put into the target's TX ring
-        self.octets = 0  # bytes of these, as they left
-        self.finished = 0  # checksums that the sender had left to its device
-        self.edited_out = 0  # packets that the edit function dropped, or raised over
-        self.no_room = 0  # packets dropped because the TX ring stayed full, or the interface went down
+        self._received = 0
+        self._forwarded = 0
+        self._octets = 0
+        self._finished = 0
+        self._edited_out = 0
+        self._no_room = 0
+
+    def statistics(self) -> ForwarderStatistics:
+        """Return what became of the packets so far."""
+        return ForwarderStatistics(
+            self._received, self._forwarded, self._octets, self._finished, self._edited_out, self._no_room
+        )
 
     def __repr__(self) -> str:
         """Show the counts."""
         return (
-            f"<Forwarder received={self.received} forwarded={self.forwarded} edited_out={self.edited_out} "
-            f"no_room={self.no_room}>"
+            f"<Forwarder received={self._received} forwarded={self._forwarded} edited_out={self._edited_out} "
+            f"no_room={self._no_room}>"
         )
 
     def step(self, timeout: float | None = 0, limit: int | None = None) -> int:
@@ -136,7 +153,7 @@ class Forwarder:
                 if target.tx.outstanding:
                     target.pass_on(descs, 0)
                 return 0
-            self.received += len(descs)
+            self._received += len(descs)
             descs[:, 1] &= _LENGTH  # no options: those of an RX ring mean nothing in a TX ring
             if self._finish:
                 self._finish_checksums(descs)
@@ -153,14 +170,14 @@ class Forwarder:
             return target.pass_on(descs, _TIMEOUT, distinct=True)  # one ring gave them in one batch
         finally:
             taken = (target.tx.next_index - before) & U32
-            self.forwarded += taken
-            self.octets += int(descs[:taken, 1].sum())
-            self.no_room += len(descs) - taken
+            self._forwarded += taken
+            self._octets += int(descs[:taken, 1].sum())
+            self._no_room += len(descs) - taken
 
     def _finish_checksums(self, descs: npt.NDArray[np.uint64]) -> None:
         memory = self._umem.memory
         if memory is not None:
-            self.finished += int(np.count_nonzero(finish(memory, descs[:, 0], descs[:, 1])))
+            self._finished += int(np.count_nonzero(finish(memory, descs[:, 0], descs[:, 1])))
 
     def _edited(self, descs: npt.NDArray[np.uint64], queue: int) -> npt.NDArray[np.uint64]:
         """Run the edit function; free what it drops. What it raises goes through: source.taking() frees the frames."""
@@ -169,14 +186,14 @@ class Forwarder:
         try:
             keep = _as_mask(self._edit(batch), len(descs))
         except BaseException:
-            self.edited_out += len(descs)
+            self._edited_out += len(descs)
             raise
         finally:
             batch.expire()
         if keep is None or keep.all():
             return descs
         dropped: npt.NDArray[np.uint64] = descs[~keep]
-        self.edited_out += len(dropped)
+        self._edited_out += len(dropped)
         self._umem.recycle(dropped[:, 0])
         kept: npt.NDArray[np.uint64] = descs[keep]
         return kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from toolkit.forward.answers import Answers
 from toolkit.forward.forwarder import Forwarder
@@ -12,13 +13,20 @@ from toolkit.interface.interface import Interface
 from toolkit.xsk.replier import QUEUE
 from toolkit.xsk.socket import Socket
 
-__all__ = ["Responder"]
+__all__ = ["Responder", "ResponderStatistics"]
 
 _RECLAIM_EVERY = 32  # answers after which frames that were sent are collected, where there are frames enough
 _SOON = 0.001  # seconds to sleep at most while the kernel has yet to send answers, or to return their frames
 _POLLS = 256  # at the rings, between two looks of a spinning responder at its orders
 _AT_ONCE = 8  # answers between two looks at what can wait
 _IDLE_CHECK = 0.01  # seconds between two looks of a spinning responder at what no packet brings to light
+
+
+class ResponderStatistics(NamedTuple):
+    """Packets so far."""
+
+    received: int  # also those over which an answer raised
+    answered: int
 
 
 class Responder:
@@ -37,21 +45,17 @@ class Responder:
 
     def __repr__(self) -> str:
         """Show the counts."""
-        return f"<Responder on {self._interface.name}: received={self.received} answered={self.answered}>"
+        received, answered = self.statistics()
+        return f"<Responder on {self._interface.name}: received={received} answered={answered}>"
 
-    @property
-    def received(self) -> int:
-        """Packets that came, also those over which an answer raised."""
-        return self._replied()[0] - self._before[0] + self._many.received
-
-    @property
-    def answered(self) -> int:
-        """Packets that were answered."""
-        return self._replied()[1] - self._before[1] + self._many.forwarded
+    def statistics(self) -> ResponderStatistics:
+        """Return what was received and answered so far."""
+        (taken, sent), many = self._replied(), self._many.statistics()
+        return ResponderStatistics(taken - self._before[0] + many.received, sent - self._before[1] + many.forwarded)
 
     def _replied(self) -> tuple[int, int]:
         """(taken, sent back) by the short path of every queue."""
-        counts = [sock.replied for sock in self._sockets]
+        counts = [sock.replied() for sock in self._sockets]
         return sum(taken for taken, _ in counts), sum(sent for _, sent in counts)
 
     def step(self, timeout: float | None = 0) -> int:

@@ -71,12 +71,12 @@ class Attachment(fork.NotCopied):
     def counters(self) -> dict[str, int]:
         """Return what the XDP program counted, summed over the CPUs: `redirected`, `passed`, …"""
         self._check_open()
-        return self.program.counters
+        return self.program.counters()
 
-    def rules(self) -> tuple[RuleCounters, ...]:
-        """Return what each rule did, in their order; a plain filter is one rule. Batch.rules has their numbers."""
+    def rule_counters(self) -> tuple[RuleCounters, ...]:
+        """Return what each rule did, in order; a plain filter is one rule. Batch.rule_numbers has their numbers."""
         self._check_open()
-        return self.program.rule_counters
+        return self.program.rule_counters()
 
     def _check_open(self) -> None:
         if self._why_dead:

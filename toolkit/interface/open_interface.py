@@ -95,7 +95,7 @@ def open(
     sample: of what matches, act on 1 in so many, at random (100, or 1/100); the others go on to the kernel.
     snaplen: deliver the first so many bytes of each packet; Batch.wire_lengths tells how long they were.
     rules: several filters, each with an action, sample and snaplen of its own, instead of these four; the first that
-    matches decides (see Rule). Batch.rules tells their packets apart, Interface.rules() what each did.
+    matches decides (see Rule). Batch.rule_numbers tells their packets apart, Interface.rule_counters() what each did.
     program: a Program of your own with an XSKMAP, instead of a filter; it is not closed with the Interface.
     queues: numbers of receive queues; packets of other queues go on to the kernel.
     mode: "auto" attaches natively where the driver can, else generically; `Interface.mode` says which came about.
@@ -119,8 +119,8 @@ def open(
     frags: whether packets may come in several frames, as jumbo frames do (XDP_USE_SG, Linux 6.6, and a program loaded
     for it); they are whole in the Batch, which is then a copy. "auto": where the MTU asks for it and the kernel can. An
     Interface that forwards or answers wants False, and drops what is longer than a frame.
-    timestamps: False leaves out arrival times, and with them Batch.rules and the true length of what snaplen cut: the
-    program writes nothing in front of the packets, which makes the kernel some 15 % quicker at the highest rates.
+    timestamps: False leaves out arrival times, and with them Batch.rule_numbers and the true length of what snaplen
+    cut: the program writes nothing in front of the packets, which makes the kernel some 15 % quicker at high rates.
     netns: the interface's network namespace: a pid, a path, a name of `ip netns`, or an object with fileno().
 
     Everything is undone when it fails, when the Interface is closed, and when the process ends, however it ends.

@@ -18,7 +18,7 @@ from toolkit.abi.if_xdp import Statistics
 from toolkit.abi.tee_slot import slot_size
 from toolkit.batch.batch import Batch
 from toolkit.interface.receiving import OneReceiver
-from toolkit.interface.tee_batch import Columns, by_queue
+from toolkit.interface.tee_batch import TeeColumns, by_queue
 from toolkit.interface.tee_waiter import TeeWaiter
 from toolkit.net.device import Device
 from toolkit.program import Link, Program
@@ -58,7 +58,7 @@ class Tee(OneReceiver):
         self._queues = queues
         # What was taken from the ring, and what of it receive() has not returned yet. One assignment changes both, so
         # that an interrupt between two steps can neither lose a packet nor bring it twice.
-        self._held: tuple[Rows | None, list[Columns]] = (None, [])
+        self._held: tuple[Rows | None, list[TeeColumns]] = (None, [])
         self._returned = 0  # packets, by receive(); written by that only
         self._last: weakref.ref[Batch] | None = None  # the last Batch
 

@@ -12,7 +12,7 @@ from toolkit.abi.tee_slot import TEE_SLOT, TEE_SLOT_SIZE
 from toolkit.batch.batch import Batch
 from toolkit.program.ringbuf import Rows
 
-__all__ = ["Columns", "Copies", "by_queue"]
+__all__ = ["Copies", "TeeColumns", "by_queue"]
 
 
 class Copies(Batch):
@@ -30,23 +30,23 @@ class Copies(Batch):
         return f"<Batch of {len(self)} packets, {int(self.lengths.sum())} bytes, from queue {self.queue}, on loan>"
 
 
-class Columns(NamedTuple):
+class TeeColumns(NamedTuple):
     """What is known of packets that were taken and not handed out yet; copies but for the packets themselves."""
 
     memory: npt.NDArray[np.uint8]
     descs: npt.NDArray[np.uint64]  # shape (n, 2): offset in memory, bytes
     arrival_ns: npt.NDArray[np.int64]
     wire_lengths: npt.NDArray[np.uint32]
-    rules: npt.NDArray[np.uint32]
+    rule_numbers: npt.NDArray[np.uint32]
     queue: int
 
-    def part(self, which: slice | npt.NDArray[np.intp]) -> Columns:
+    def part(self, which: slice | npt.NDArray[np.intp]) -> TeeColumns:
         """Return some of them."""
         return self._replace(
             descs=self.descs[which],
             arrival_ns=self.arrival_ns[which],
             wire_lengths=self.wire_lengths[which],
-            rules=self.rules[which],
+            rule_numbers=self.rule_numbers[which],
         )
 
     def batch(self) -> Batch:
@@ -58,18 +58,18 @@ class Columns(NamedTuple):
             memory=self.memory,
             arrival_ns=self.arrival_ns,
             wire_lengths=self.wire_lengths,
-            rules=self.rules,
+            rule_numbers=self.rule_numbers,
         )
 
 
-def by_queue(rows: Rows) -> list[Columns]:
+def by_queue(rows: Rows) -> list[TeeColumns]:
     """Read the records, and part them by the queue that they came from; each queue in its order."""
     slots = rows.fields(TEE_SLOT)
     descs = np.empty((rows.records, 2), dtype=np.uint64)
     descs[:, 0] = np.arange(rows.records) * rows.stride + (rows.start + TEE_SLOT_SIZE)
     descs[:, 1] = slots["captured"]
     queues = slots["queue"]
-    columns = Columns(
+    columns = TeeColumns(
         rows.memory,
         descs,
         slots["time"].astype(np.int64),

@@ -7,7 +7,7 @@ import struct
 
 from toolkit.abi.libbpf import BPF_PSEUDO_MAP_FD
 
-__all__ = ["Program", "R"]
+__all__ = ["Assembler", "R"]
 
 # Operand sizes of loads and stores: bits 3 and 4 of the opcode.
 _SIZES = {1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18}
@@ -23,7 +23,7 @@ class R(int):
     """A register, r0 to r10; a plain int operand is a number."""
 
 
-class Program:
+class Assembler:
     """Instructions in the order of the calls. Each method adds one (or one of two slots) and returns nothing."""
 
     def __init__(self) -> None:

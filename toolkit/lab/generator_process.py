@@ -34,7 +34,7 @@ GRACE_SECONDS = 0.001  # for the last frames of a run bounded by time
 SLEEP_SECONDS = 0.0005  # waits longer than this sleep, shorter ones spin: a sleep may come back 0.1 ms late
 
 
-class TestRunOpts(ctypes.Structure):
+class RunOptions(ctypes.Structure):
     """struct bpf_test_run_opts of libbpf."""
 
     _fields_ = [
@@ -56,7 +56,7 @@ class TestRunOpts(ctypes.Structure):
     ]
 
 
-class Work:
+class Task:
     """What is to be sent, and what came of it."""
 
     def __init__(self, job: dict[str, Any]) -> None:
@@ -67,12 +67,12 @@ class Work:
         self.stopped = False  # written by the signal handler
         self.calls = self.largest = self.missed = self.error = 0
         self._run = ctypes.CDLL("libbpf.so.1").bpf_prog_test_run_opts
-        self._run.argtypes = [ctypes.c_int, ctypes.POINTER(TestRunOpts)]
+        self._run.argtypes = [ctypes.c_int, ctypes.POINTER(RunOptions)]
         frames = [bytes.fromhex(frame) for frame in job["frames"]]
         self._memory = [ctypes.create_string_buffer(frame, len(frame)) for frame in frames]
         self._options = [
-            TestRunOpts(
-                sz=ctypes.sizeof(TestRunOpts),
+            RunOptions(
+                sz=ctypes.sizeof(RunOptions),
                 data_in=ctypes.addressof(memory),
                 data_size_in=len(memory),
                 flags=BPF_F_TEST_XDP_LIVE_FRAMES,
@@ -134,7 +134,7 @@ def main() -> None:
     # The parent decides what an interrupt or a hang-up means; when it dies, so do we (parent-death signal).
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    work = Work(job := json.loads(sys.stdin.readline()))
+    work = Task(job := json.loads(sys.stdin.readline()))
 
     def stop(*_: object) -> None:
         work.stopped = True

@@ -19,7 +19,7 @@ from toolkit.packets import frames
 
 if TYPE_CHECKING:
     from toolkit.lab.generator import Generator
-    from toolkit.lab.sniffer import Capture
+    from toolkit.lab.sniffer import Sniffer
     from toolkit.lab.traffic import PingResult
 
 __all__ = ["Lab"]
@@ -157,14 +157,14 @@ class Lab:
 
         return send_frames(self.far, self.peer, frames, rate=rate)
 
-    def capture(self, *, far: bool = False, outgoing: bool = False) -> Capture:
+    def capture(self, *, far: bool = False, outgoing: bool = False) -> Sniffer:
         """Capture what the kernel receives at the near end (or `far`) from now on; with `outgoing`, what it sends."""
-        from toolkit.lab.sniffer import Capture
+        from toolkit.lab.sniffer import Sniffer
 
         return (
-            Capture(self.peer, self.far, outgoing=outgoing)
+            Sniffer(self.peer, self.far, outgoing=outgoing)
             if far
-            else Capture(self.interface, self.netns, outgoing=outgoing)
+            else Sniffer(self.interface, self.netns, outgoing=outgoing)
         )
 
     def generator(

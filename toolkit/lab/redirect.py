@@ -19,7 +19,7 @@ from toolkit.abi.libbpf import (
     libbpf,
 )
 from toolkit.errors import ClosedError, kernel_error
-from toolkit.lab.assembler import Program, R
+from toolkit.lab.assembler import Assembler, R
 from toolkit.lab.namespace import Namespace
 
 __all__ = ["LiveRedirect", "Stamp"]
@@ -47,7 +47,7 @@ class Stamp:
         """The payload of frame 0."""
         return struct.pack("!QQH", 0, 2**64 - 1, ~self.first_port & 0xFFFF)
 
-    def assemble(self, program: Program) -> None:
+    def assemble(self, program: Assembler) -> None:
         """Write the number in r4 and its flow's port into the frame at r6, bounded by r7. Leaves only r6 and r7."""
         program.alu("mov", R(2), R(6))
         program.alu("add", R(2), self.payload + self.SIZE)
@@ -93,7 +93,7 @@ class LiveRedirect:
             raise
 
     def _load(self, ifindex: int, stamp: Stamp | None) -> int:
-        program = Program()
+        program = Assembler()
         program.load(4, R(6), R(1), XDP_MD_DATA)
         program.load(4, R(7), R(1), XDP_MD_DATA_END)
         program.map_pointer(R(3), self._map, value_offset=0)

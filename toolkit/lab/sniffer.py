@@ -13,7 +13,7 @@ from types import TracebackType
 from toolkit._base.netns import NetNS, entered
 from toolkit.errors import ClosedError, DeviceGoneError, SystemCallError, kernel_error
 
-__all__ = ["Capture"]
+__all__ = ["Sniffer"]
 
 # linux/if_packet.h and linux/socket.h
 ETH_P_ALL = 3
@@ -29,7 +29,7 @@ _BUFFER = 64 << 20  # bytes of queue in the kernel
 _LONGEST = 1 << 17
 
 
-class Capture:
+class Sniffer:
     """Frames that arrive at an interface, from the moment this object is made.
 
     Sees what the kernel's network stack sees: not the packets that an XDP program redirected or dropped. With
@@ -99,7 +99,7 @@ class Capture:
             raise ClosedError("this capture was closed")
         return self._socket
 
-    def __enter__(self) -> Capture:
+    def __enter__(self) -> Sniffer:
         return self
 
     def __exit__(

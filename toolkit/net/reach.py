@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from toolkit.net.routes import NUD_KNOWN, held_address, route_to, rtnetlink
 from toolkit.net.sockets import address_of
 
-__all__ = ["STACKED", "Lane", "Link", "lanes"]
+__all__ = ["STACKED", "Lane", "NetworkLink", "lanes"]
 
 STACKED = {"vlan", "macvlan", "macvtap", "ipvlan"}  # kinds whose packets cross the device below as they are
 _TUNNELS = {
@@ -26,7 +26,7 @@ _ALL_NODES = (f"ff01{'0' * 27}1", f"ff02{'0' * 27}1", f"ff02{'0' * 18}1ff")
 _BEYOND = ("198.51.100.1", "2000::1")  # somewhere else: where is the way there?
 
 
-class Link(NamedTuple):
+class NetworkLink(NamedTuple):
     """What matters of a link message."""
 
     name: str
@@ -39,7 +39,7 @@ class Link(NamedTuple):
     flags: int = 0
 
     @classmethod
-    def of(cls, message: Any) -> Link:
+    def of(cls, message: Any) -> NetworkLink:
         """Read one message of `IPRoute.get_links()`."""
         info = message.get_attr("IFLA_LINKINFO")
         kind = str((info and info.get_attr("IFLA_INFO_KIND")) or "")
@@ -75,7 +75,7 @@ class Lane(NamedTuple):
 def lanes(interface: str) -> list[Lane]:
     """Where packets that arrive at `interface` go, in the calling thread's network namespace; [] if there is none."""
     with rtnetlink(f"cannot find out whom {interface} connects this host with") as netlink:
-        links = {link["index"]: Link.of(link) for link in netlink.get_links()}
+        links = {link["index"]: NetworkLink.of(link) for link in netlink.get_links()}
         start = next((index for index, link in links.items() if link.name == interface), 0)
         above: dict[int, tuple[int, ...]] = {}
         _ascend(start, (), links, above)
@@ -98,7 +98,7 @@ def lanes(interface: str) -> list[Lane]:
     return found + _everywhere(links, held, above, start)
 
 
-def _lane(link: Link, tags: tuple[int, ...], held: list[Any], entries: Any, gateways: list[str] | None) -> Lane:
+def _lane(link: NetworkLink, tags: tuple[int, ...], held: list[Any], entries: Any, gateways: list[str] | None) -> Lane:
     known = {
         str(entry.get_attr("NDA_DST")): str(entry.get_attr("NDA_LLADDR"))
         for entry in entries
@@ -116,7 +116,7 @@ def _lane(link: Link, tags: tuple[int, ...], held: list[Any], entries: Any, gate
 
 
 def _everywhere(
-    links: dict[int, Link], held: dict[int, list[Any]], above: dict[int, tuple[int, ...]], start: int
+    links: dict[int, NetworkLink], held: dict[int, list[Any]], above: dict[int, tuple[int, ...]], start: int
 ) -> list[Lane]:
     """Addresses that are reached through any device: of lo (but for loopback) and of dummies; through lo all others."""
     if not start:
@@ -151,7 +151,9 @@ def _groups() -> dict[str, list[str]]:
     return found
 
 
-def _ascend(index: int, tags: tuple[int, ...], links: dict[int, Link], above: dict[int, tuple[int, ...]]) -> None:
+def _ascend(
+    index: int, tags: tuple[int, ...], links: dict[int, NetworkLink], above: dict[int, tuple[int, ...]]
+) -> None:
     """Note the link and those that stand on it, with the VLAN tags that their packets have on the first."""
     link = links.get(index)
     if link is None or index in above:

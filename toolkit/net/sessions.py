@@ -11,7 +11,7 @@ import ipaddress
 import os
 from typing import Any, NamedTuple
 
-from toolkit.net.reach import STACKED, Link
+from toolkit.net.reach import STACKED, NetworkLink
 from toolkit.net.routes import held_address, route_to, rtnetlink
 from toolkit.net.sockets import command_of, endpoints, sockets_of
 
@@ -93,7 +93,7 @@ def way_of(session: Session) -> Path:
     bridges and bonds those below. An interface that cannot be told is none.
     """
     with rtnetlink(f"cannot find out how the session with {session.peer} comes in") as netlink:
-        links = {link["index"]: Link.of(link) for link in netlink.get_links()}
+        links = {link["index"]: NetworkLink.of(link) for link in netlink.get_links()}
         tops = [one["index"] for one in netlink.get_addr() if _same(held_address(one), session.local)]
         hop, out = session.peer, 0
         with contextlib.suppress(OSError):
@@ -113,7 +113,9 @@ def way_of(session: Session) -> Path:
     return Path(carriers, macs[0] if macs else "", str(hop), neighbours.get(str(hop), ""), tunnel)
 
 
-def _descend(index: int, tags: tuple[int, ...], links: dict[int, Link], carriers: dict[str, tuple[int, ...]]) -> None:
+def _descend(
+    index: int, tags: tuple[int, ...], links: dict[int, NetworkLink], carriers: dict[str, tuple[int, ...]]
+) -> None:
     """Note the link and those below it, with the VLAN tags that packets have there."""
     link = links.get(index)
     if link is None or link.name in carriers:

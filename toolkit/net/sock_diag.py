@@ -12,7 +12,7 @@ from typing import NamedTuple
 from toolkit.abi.if_xdp import AF_XDP, Statistics
 from toolkit.net.netlink import ask, attributes, opened
 
-__all__ = ["Found", "af_xdp_sockets", "parse", "request"]
+__all__ = ["BoundSocket", "af_xdp_sockets", "parse", "request"]
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
@@ -26,7 +26,7 @@ _ATTRIBUTE_INFO, _ATTRIBUTE_UMEM, _ATTRIBUTE_STATS = 1, 5, 9
 _DU_F_ZEROCOPY = 1 << 0
 
 
-class Found(NamedTuple):
+class BoundSocket(NamedTuple):
     """An AF_XDP socket. What the kernel left out is None, and so is where it is bound before it is."""
 
     inode: int
@@ -36,7 +36,7 @@ class Found(NamedTuple):
     statistics: Statistics | None
 
 
-def af_xdp_sockets() -> dict[int, Found] | None:
+def af_xdp_sockets() -> dict[int, BoundSocket] | None:
     """Return the AF_XDP sockets of the calling thread's network namespace, by inode.
 
     None where the kernel does not say: built without, or no CAP_NET_ADMIN.
@@ -54,7 +54,7 @@ def request() -> bytes:
     return _REQUEST.pack(AF_XDP, 0, 0, 0, _SHOW_INFO | _SHOW_UMEM | _SHOW_STATS, 0, 0)
 
 
-def parse(body: bytes) -> Found:
+def parse(body: bytes) -> BoundSocket:
     """Read one answer, a struct xdp_diag_msg and what follows it."""
     inode = _MESSAGE.unpack_from(body)[3]
     given = attributes(body[_MESSAGE.size :])
@@ -68,4 +68,4 @@ def parse(body: bytes) -> Found:
     if len(counted := given.get(_ATTRIBUTE_STATS, b"")) >= _STATISTICS.size:
         dropped, rx_invalid, full, fill_empty, tx_invalid, tx_empty = _STATISTICS.unpack_from(counted)
         statistics = Statistics(dropped, rx_invalid, tx_invalid, full, fill_empty, tx_empty)
-    return Found(inode, ifindex, queue, zero_copy, statistics)
+    return BoundSocket(inode, ifindex, queue, zero_copy, statistics)

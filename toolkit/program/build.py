@@ -78,7 +78,7 @@ def _kernel_version() -> int:
     return (major << 16) + (minor << 8) + min(patch, 255)
 
 
-def _flags(source: sources.Source, own_headers: bool) -> list[str]:
+def _flags(source: sources.SourceText, own_headers: bool) -> list[str]:
     flags = [f"-I{place}" for place in source.include]
     if own_headers:
         flags += [f"-DXSK_LINUX_VERSION_CODE={_kernel_version()}", f"-DXSK_PAGE_SIZE={os.sysconf('SC_PAGE_SIZE')}"]
@@ -135,7 +135,7 @@ def _compile(request: dict[str, Any], candidates: Sequence[str]) -> tuple[dict[s
     )
 
 
-def _refusal(source: sources.Source, report: dict[str, Any], chatter: str) -> Exception:
+def _refusal(source: sources.SourceText, report: dict[str, Any], chatter: str) -> Exception:
     """The exception for a report that is not ok."""
     if _NO_PRIVILEGE.search(chatter):
         return kernel_error("map_create", 1, f"cannot create the maps of {source.name}")
@@ -157,14 +157,14 @@ def _refusal(source: sources.Source, report: dict[str, Any], chatter: str) -> Ex
     return CompileError(f"{source.name} does not compile: BCC says {says!r}.\n{chatter}".strip())
 
 
-def _attempts(source: sources.Source) -> Iterator[tuple[str | None, list[str]]]:
+def _attempts(source: sources.SourceText) -> Iterator[tuple[str | None, list[str]]]:
     """Our own headers first: they are ten times faster. The machine's, if it has any, for programs that need more."""
     yield str(sources.headers()), _flags(source, True)
     if have_kernel_headers():
         yield None, _flags(source, False)
 
 
-def _fresh(source: sources.Source, text: str, candidates: Sequence[str]) -> dict[str, Any]:
+def _fresh(source: sources.SourceText, text: str, candidates: Sequence[str]) -> dict[str, Any]:
     """The report, with what it depends on (see dependencies.noted) in place of what clang read, and when."""
     report: dict[str, Any] = {}
     headers: str | None = None
@@ -182,7 +182,7 @@ def _fresh(source: sources.Source, text: str, candidates: Sequence[str]) -> dict
 
 
 def build_images(
-    source: sources.Source, text: str, *, cache: bool = True, candidates: Sequence[str] | None = None
+    source: sources.SourceText, text: str, *, cache: bool = True, candidates: Sequence[str] | None = None
 ) -> dict[str, Image]:
     """Compile `text`, or take it from the cache: the Images of its functions, by name.
 

@@ -45,7 +45,7 @@ class Program:
         """Take over `fd`, a loaded program, and its maps. Use `build` or `from_bcc`."""
         self.name = name
         self.rules = tuple(rules)
-        """The rules in it, in order, as far as they are known: what Batch.rules counts."""
+        """The rules in it, in order, as far as they are known. Batch.rule_numbers has their numbers."""
         self._descriptor = Descriptor(fd, f"the XDP program {name}")
         self._maps = dict(maps)
         self._links: list[Link] = []
@@ -252,18 +252,16 @@ class Program:
             feed.end(self)
         self.xsks_map.delete(queue)
 
-    @property
     def counters(self) -> dict[str, int]:
-        """What the program counted, summed over the CPUs: members of the struct in its per-CPU array `counters`.
+        """Return what the program counted, summed over the CPUs: members of the struct in its per-CPU array `counters`.
 
         Where that array has several entries (one a rule, and one for packets that no rule takes), over all of them.
         """
         rows = self._counted()
         return {name: int(rows[name].sum(dtype=np.uint64)) for name in rows.dtype.names or ()}
 
-    @property
     def rule_counters(self) -> tuple[RuleCounters, ...]:
-        """What each rule did, in the order of `rules`, which is what Batch.rules counts. Read one after the other."""
+        """Return what each rule did, in the order of `rules`: Batch.rule_numbers has their numbers."""
         rows = self._counted()
         if "matched" not in (rows.dtype.names or ()):
             raise ArgumentError(f"the program {self.name} counts no rules. Next step: see progs/xsk_redirect.c.")

@@ -32,7 +32,7 @@ class Rule:
     its own, so that nothing periodic in the traffic shows. The others go on to the kernel, and no later rule is asked.
     snaplen: deliver the first so many bytes only (14 or more); Batch.wire_lengths tells how long a packet was.
     queue: only packets that arrived on this queue. No rule can move a packet to the socket of another queue: the kernel
-    delivers to sockets of its own queue only. `Batch.rules` tells the packets of different rules apart.
+    delivers to sockets of its own queue only. `Batch.rule_numbers` tells the packets of different rules apart.
 
     Raises ArgumentError for what cannot be.
     """

@@ -14,7 +14,7 @@ from toolkit.errors import ArgumentError
 from toolkit.filter.translate import translate
 from toolkit.program.rules import Action, Rule, chosen, describe, generate, plain
 
-__all__ = ["Source", "directory", "headers", "read", "source_text"]
+__all__ = ["SourceText", "directory", "headers", "read", "source_text"]
 
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*\Z")
 
@@ -38,7 +38,7 @@ def headers() -> Path:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class SourceText:
     """A program's text, where it came from, and the directories in which it finds its headers."""
 
     name: str
@@ -46,10 +46,10 @@ class Source:
     include: tuple[str, ...]
 
 
-def read(source: str | os.PathLike[str]) -> Source:
+def read(source: str | os.PathLike[str]) -> SourceText:
     """Find a source: C text (it contains a newline), a path, or the name of a program in progs/."""
     if isinstance(source, str) and "\n" in source:
-        return Source("<text>", source, (str(directory()),))
+        return SourceText("<text>", source, (str(directory()),))
     given = Path(source)
     own = directory() / given
     # A bare name means the toolkit's program, whatever lies in the current directory under that name.
@@ -64,7 +64,7 @@ def read(source: str | os.PathLike[str]) -> Source:
             f"cannot read the program {os.fspath(source)!r}: {missing.strerror}. "
             f"Next step: give a path, C text, or one of the toolkit's own programs ({names})."
         ) from missing
-    return Source(str(path), text, (str(path.resolve().parent), str(directory())))
+    return SourceText(str(path), text, (str(path.resolve().parent), str(directory())))
 
 
 def defined(defines: Mapping[str, str | int]) -> str:
@@ -75,7 +75,9 @@ def defined(defines: Mapping[str, str | int]) -> str:
     return "".join(f"#define {name} {value}\n" for name, value in sorted(defines.items()))
 
 
-def assemble(source: Source, rules: str | Sequence[Rule], defines: Mapping[str, str | int], frags: bool = False) -> str:
+def assemble(
+    source: SourceText, rules: str | Sequence[Rule], defines: Mapping[str, str | int], frags: bool = False
+) -> str:
     """Macros, the filter (a str) or the rules, then the program under its own file name and line numbers.
 
     `frags`: the filter reads packets of several buffers, for a program loaded with BPF_F_XDP_HAS_FRAGS.
@@ -87,7 +89,7 @@ def assemble(source: Source, rules: str | Sequence[Rule], defines: Mapping[str, 
     return f'{macros}{text}#line 1 "{name}"\n{source.text}'
 
 
-def _filter(source: Source, filter: str, frags: bool) -> str:
+def _filter(source: SourceText, filter: str, frags: bool) -> str:
     """match() in place of the one in xsk_filter.h."""
     if filter == "all":
         return ""
@@ -100,7 +102,7 @@ def _filter(source: Source, filter: str, frags: bool) -> str:
     return "#define XSK_FILTER_H\n" + translate(filter, frags=frags)
 
 
-def _rules(source: Source, rules: Sequence[Rule], frags: bool) -> str:
+def _rules(source: SourceText, rules: Sequence[Rule], frags: bool) -> str:
     """decide() in place of the one in xsk_rules.h."""
     if '"xsk_rules.h"' not in source.text:
         raise ArgumentError(

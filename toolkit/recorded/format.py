@@ -13,7 +13,15 @@ from toolkit.abi.pcapng import LINKTYPE_ETHERNET
 from toolkit.errors import RecordedError
 from toolkit.recorded.window import Window
 
-__all__ = ["ByteOrder", "Corrupt", "Format", "Found", "RecordedInterface", "link_type_error", "link_type_name"]
+__all__ = [
+    "ByteOrder",
+    "Corrupt",
+    "FormatReader",
+    "FoundPackets",
+    "RecordedInterface",
+    "link_type_error",
+    "link_type_name",
+]
 
 ByteOrder = Literal["<", ">"]
 
@@ -69,7 +77,7 @@ class RecordedInterface:
     os: str = ""
 
 
-class Found(NamedTuple):
+class FoundPackets(NamedTuple):
     """Packets in a window: arrays of shape (n,) over its memory."""
 
     offsets: npt.NDArray[np.int64]
@@ -82,7 +90,7 @@ class Corrupt(Exception):  # noqa: N818 - a signal between modules; people see R
     """The bytes at `window.at` are nothing that belongs there."""
 
 
-class Format(Protocol):
+class FormatReader(Protocol):
     """One of the file formats, at work on a window."""
 
     interfaces: list[RecordedInterface]
@@ -91,9 +99,8 @@ class Format(Protocol):
     undated: int  # packets whose time datetime64[ns] does not have: they come without one
     need: int  # bytes that must be in the window before take() gets any further; 0: it may go on
 
-    @property
     def statistics(self) -> dict[str, int]:
-        """What was counted while recording, by name."""
+        """Return what was counted while recording, by name."""
 
-    def take(self, window: Window, count: int) -> Found | None:
+    def take(self, window: Window, count: int) -> FoundPackets | None:
         """Find at most `count` packets from window.at on, and go past them. Corrupt, when not even one can be found."""

@@ -17,10 +17,10 @@ from toolkit.abi.pcapng import (
     PCAP_RECORD_SIZE,
 )
 from toolkit.errors import RecordedError
-from toolkit.recorded.format import ByteOrder, Corrupt, Found, RecordedInterface, link_type_error
+from toolkit.recorded.format import ByteOrder, Corrupt, FoundPackets, RecordedInterface, link_type_error
 from toolkit.recorded.window import Window
 
-__all__ = ["LONGEST", "Pcap"]
+__all__ = ["LONGEST", "PcapReader"]
 
 LONGEST = 262_144
 """Bytes of a packet: libpcap's bound, too. A larger length is no length."""
@@ -29,7 +29,7 @@ _MOST = 1 << 24  # and this, whatever snaplen the file names
 _CAPTURED = PCAP_RECORD.fields["captured"][1]  # type: ignore[index]  # offset in the record header
 
 
-class Pcap:
+class PcapReader:
     """Reads records of a file whose magic is one of four: two byte orders, microseconds or nanoseconds."""
 
     def __init__(self, window: Window) -> None:
@@ -47,7 +47,6 @@ class Pcap:
         self._fraction_ns = {PCAP_MAGIC_US: 1000, PCAP_MAGIC_NS: 1}[int(header["magic"])]
         snaplen = int(header["snaplen"])
         self.interfaces = [RecordedInterface(link_type, snaplen=snaplen, resolution=9 if self._fraction_ns == 1 else 6)]
-        self.statistics: dict[str, int] = {}
         self.comment = ""
         self.skipped = 0
         self.undated = 0  # 136 years from 1970 on fit always
@@ -57,8 +56,12 @@ class Pcap:
         self._u32 = struct.Struct(self.order + "I").unpack_from
         window.at += PCAP_HEADER_SIZE
 
-    def take(self, window: Window, count: int) -> Found | None:
-        """Find packets: see Format. Where a record ends depends on its header alone, so one is looked at at a time."""
+    def statistics(self) -> dict[str, int]:
+        """Return nothing: this format has no place for it."""
+        return {}
+
+    def take(self, window: Window, count: int) -> FoundPackets | None:
+        """Find packets: see FormatReader. Where a record ends depends on its header alone: one after the other."""
         offsets: list[int] = []
         at, end, view, limit = window.at, window.end, window.view, self._limit
         unpack, note, self.need = self._u32, offsets.append, 0
@@ -82,7 +85,7 @@ class Pcap:
         window.at = at
         return self._found(window, offsets) if offsets else None
 
-    def _found(self, window: Window, places: list[int]) -> Found:
+    def _found(self, window: Window, places: list[int]) -> FoundPackets:
         from toolkit.decode.gather import gather
 
         starts = np.array(places, dtype=np.int64)
@@ -90,7 +93,7 @@ class Pcap:
         records = gather(window.memory, starts, whole, PCAP_RECORD_SIZE).view(self._record).reshape(-1)
         seconds, fraction = records["seconds"].astype(np.int64), records["fraction"].astype(np.int64)
         times = seconds * 1_000_000_000 + fraction * self._fraction_ns  # 0 is a time as any other
-        return Found(
+        return FoundPackets(
             starts + PCAP_RECORD_SIZE,
             records["captured"].astype(np.uint32),
             records["original"].astype(np.uint32),

@@ -35,11 +35,11 @@ from toolkit.abi.pcapng import (
     SECTION_HEADER_BLOCK,
     SIMPLE_PACKET_BLOCK,
 )
-from toolkit.recorded.format import ByteOrder, Corrupt, Found, RecordedInterface, link_type_error
+from toolkit.recorded.format import ByteOrder, Corrupt, FoundPackets, RecordedInterface, link_type_error
 from toolkit.recorded.times import utc_of
 from toolkit.recorded.window import Window
 
-__all__ = ["Pcapng"]
+__all__ = ["PcapngReader"]
 
 _BLOCK = 12  # bytes of a block without a body
 _LONGEST = 1 << 24  # bytes of a block: libpcap's bound, too
@@ -60,7 +60,7 @@ _STATISTICS = {
 Positions = npt.NDArray[np.int64]
 
 
-class Pcapng:
+class PcapngReader:
     """Reads packet blocks of all three kinds; notes interfaces and statistics; passes over what it knows not."""
 
     def __init__(self, window: Window) -> None:
@@ -82,16 +82,15 @@ class Pcapng:
             if len(self.interfaces):
                 break  # of a pipe, the first packet may be a long time coming
 
-    @property
     def statistics(self) -> dict[str, int]:
-        """What was counted while recording, summed over interfaces, by name; empty as long as nothing is told."""
+        """Return what was counted while recording, summed over interfaces, by name; empty where the file has none."""
         total: dict[str, int] = {}
         for (_, name), value in self._counted.items():
             total[name] = total.get(name, 0) + value
         return total
 
-    def take(self, window: Window, count: int) -> Found | None:
-        """Find packets: see Format. Those found together are in blocks of one kind, of one section."""
+    def take(self, window: Window, count: int) -> FoundPackets | None:
+        """Find packets: see FormatReader. Those found together are in blocks of one kind, of one section."""
         places: list[int] = []
         note = places.append
         while len(places) < count:
@@ -233,7 +232,7 @@ class Pcapng:
 
     # --- packets ----------------------------------------------------------------------------------------------------
 
-    def _found(self, window: Window, starts: Positions) -> Found | None:
+    def _found(self, window: Window, starts: Positions) -> FoundPackets | None:
         """Read the headers of packet blocks, all at once; what is found before the first that is damaged counts."""
         from toolkit.decode.gather import gather
 
@@ -267,7 +266,7 @@ class Pcapng:
         else:
             utc = utc_of(times[:n], interfaces[:n], self.interfaces)
             self.undated += int(np.count_nonzero(utc == NAT))
-        found = Found(starts[:n] + size, captured[:n].astype(np.uint32), wire[:n].astype(np.uint32), utc)
+        found = FoundPackets(starts[:n] + size, captured[:n].astype(np.uint32), wire[:n].astype(np.uint32), utc)
         return self._ethernet(window, found, interfaces[:n])
 
     def _cut(self, wire: Positions) -> Positions:
@@ -280,7 +279,7 @@ class Pcapng:
             return f"a packet of interface {interface - self._first}, which the file does not describe"
         return "a packet longer than its block" if too_long else "a block whose two lengths differ"
 
-    def _ethernet(self, window: Window, found: Found, interfaces: Positions) -> Found | None:
+    def _ethernet(self, window: Window, found: FoundPackets, interfaces: Positions) -> FoundPackets | None:
         """Leave out packets of other link types; an error when the file has nothing else."""
         if not self._others:
             return found
@@ -291,7 +290,7 @@ class Pcapng:
             if number in self._others:
                 keep[interfaces == number] = False
         self.skipped += len(keep) - int(keep.sum())
-        return Found(found.offsets[keep], found.lengths[keep], found.wire_lengths[keep], found.utc_ns[keep])
+        return FoundPackets(found.offsets[keep], found.lengths[keep], found.wire_lengths[keep], found.utc_ns[keep])
 
 
 def _text(value: bytes) -> str:

@@ -13,9 +13,9 @@ from toolkit._base.arguments import whole
 from toolkit.abi.pcapng import SECTION_HEADER_BLOCK
 from toolkit.batch.batch import Batch
 from toolkit.errors import ArgumentError, ClosedError, RecordedError, RecordedWarning
-from toolkit.recorded.format import Corrupt, Format, Found, RecordedInterface
-from toolkit.recorded.pcap import Pcap
-from toolkit.recorded.pcapng import Pcapng
+from toolkit.recorded.format import Corrupt, FormatReader, FoundPackets, RecordedInterface
+from toolkit.recorded.pcap import PcapReader
+from toolkit.recorded.pcapng import PcapngReader
 from toolkit.recorded.window import FruitlessError, Window, open_window
 
 __all__ = ["Recorded", "read"]
@@ -52,7 +52,7 @@ def read(file: Any, *, batch_size: int = _BATCH, between: Callable[[], object] |
         raise
 
 
-def _format(window: Window) -> Format:
+def _format(window: Window) -> FormatReader:
     """See by the first four bytes what it is."""
     if not window.require(4):
         size = f"has only {window.left} bytes" if window.left else "is empty"
@@ -61,9 +61,9 @@ def _format(window: Window) -> Format:
     magic = bytes(window.view[window.at : window.at + 4])
     try:
         if magic in _PCAP_MAGICS:
-            return Pcap(window)
+            return PcapReader(window)
         if magic == SECTION_HEADER_BLOCK.to_bytes(4, "big"):
-            return Pcapng(window)
+            return PcapngReader(window)
     except Corrupt as fault:
         raise RecordedError(f"{window.name} is damaged: at offset {window.offset} is {fault}.") from None
     hint = f" It may be {_OTHERS[magic]}." if magic in _OTHERS else ""
@@ -77,7 +77,7 @@ class Recorded:
     kept: `batch.copy()` holds its packets only. Use it as a context manager. One thread.
     """
 
-    def __init__(self, window: Window, format: Format, batch_size: int) -> None:
+    def __init__(self, window: Window, format: FormatReader, batch_size: int) -> None:
         """Made by read()."""
         self._window = window
         self._format = format
@@ -85,7 +85,7 @@ class Recorded:
         self._closed = False
         self._over = False
         self.name: str = window.name  # the file's
-        self.format: str = "pcap" if isinstance(format, Pcap) else "pcapng"
+        self.format: str = "pcap" if isinstance(format, PcapReader) else "pcapng"
         self.packets: int = 0  # how many came until now
         self.cut_at: int | None = None  # offset of what is missing at the end; None as long as nothing is
 
@@ -129,13 +129,12 @@ class Recorded:
         """The file's own comment; "" without one."""
         return self._format.comment
 
-    @property
     def statistics(self) -> dict[str, int]:
-        """What was counted while recording, over all interfaces: received, dropped, accepted, os_dropped, delivered.
+        """Return what was counted while recording: received, dropped, accepted, os_dropped, delivered.
 
-        Only what the file tells; it does so at its end, as a rule.
+        Summed over the interfaces. Only what the file tells; it does so at its end, as a rule.
         """
-        return dict(self._format.statistics)
+        return self._format.statistics()
 
     @property
     def skipped(self) -> int:
@@ -198,7 +197,7 @@ class Recorded:
                 raise
         return None
 
-    def _batch(self, found: Found) -> Batch:
+    def _batch(self, found: FoundPackets) -> Batch:
         descs = np.empty((len(found.offsets), 2), dtype=np.uint64)
         descs[:, 0] = found.offsets
         descs[:, 1] = found.lengths

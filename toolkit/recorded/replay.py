@@ -92,7 +92,7 @@ def replay(
     for _ in range(loop):
         player.round(recorded)
     sock.flush(_FLUSH)  # else who closes the Interface at once takes back what has not left
-    return player.result
+    return player.statistics()
 
 
 def _above_zero(value: Any) -> bool:
@@ -149,9 +149,8 @@ class Replay:
         self._counts = {"packets": 0, "octets": 0, "too_long": 0, "too_short": 0, "cut": 0, "finished": 0}
         self._behind = 0
 
-    @property
-    def result(self) -> Replayed:
-        """What was done until now."""
+    def statistics(self) -> Replayed:
+        """Return what was done until now."""
         seconds = (time.monotonic_ns() - self._began) / _SECOND if self._began else 0.0
         return Replayed(**self._counts, behind=self._behind / _SECOND, seconds=seconds)
 

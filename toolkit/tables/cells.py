@@ -14,15 +14,15 @@ from toolkit.errors import ArgumentError
 from toolkit.tables.address_text import Text, ip4_text, ip_text, mac_text, octets
 from toolkit.tables.schema import IP, MACS, NUMBERS, PACKET, WHOLE, Addresses, names
 
-__all__ = ["Cells", "Packets", "column_cells", "packet_cells"]
+__all__ = ["Cells", "PacketTable", "column_cells", "packet_cells"]
 
 Array = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
 
-_UNKNOWN_RULE = 0xFFFFFFFF  # Batch.rules where nobody knows
+_UNKNOWN_RULE = 0xFFFFFFFF  # Batch.rule_numbers where nobody knows
 
 
-class Columns(Protocol):
+class DecodedColumns(Protocol):
     """Decoded columns by name: toolkit.decode.Columns, as far as a table of them goes."""
 
     def __getitem__(self, name: str) -> Array:
@@ -52,21 +52,23 @@ class Cells:
 
 
 @dataclass(frozen=True)
-class Packets:
+class PacketTable:
     """What a table of packets is made from; arrays of shape (n,) unless said otherwise.
 
     columns: their decoded headers. times: datetime64[ns] UTC, NaT where there is none. head: (n, width) uint8 or None.
     """
 
-    columns: Columns
+    columns: DecodedColumns
     times: npt.NDArray[np.datetime64]
     wire_lengths: Array
     queues: Array
-    rules: Array
+    rule_numbers: Array
     head: npt.NDArray[np.uint8] | None = None
 
 
-def packet_cells(packets: Packets, wanted: Iterable[str] | None = None, addresses: Addresses = "text") -> list[Cells]:
+def packet_cells(
+    packets: PacketTable, wanted: Iterable[str] | None = None, addresses: Addresses = "text"
+) -> list[Cells]:
     """Return the columns of a table of packets.
 
     wanted: names, in any order; all when None. Raises ArgumentError for a name that there is not.
@@ -81,7 +83,7 @@ def packet_cells(packets: Packets, wanted: Iterable[str] | None = None, addresse
     return [_packet_cell(packets, name, addresses) for name in chosen]
 
 
-def column_cells(columns: Columns, addresses: Addresses = "text") -> list[Cells]:
+def column_cells(columns: DecodedColumns, addresses: Addresses = "text") -> list[Cells]:
     """Return decoded columns, length among them, as those of a table."""
     _checked(addresses)
     length = [_length(columns)] if "length" in columns else []
@@ -94,7 +96,7 @@ def _checked(addresses: Addresses) -> Addresses:
     return addresses
 
 
-def _packet_cell(packets: Packets, name: str, addresses: Addresses) -> Cells:
+def _packet_cell(packets: PacketTable, name: str, addresses: Addresses) -> Cells:
     if name == "time":
         known = ~np.isnat(packets.times)
         return Cells(name, packets.times, None if known.all() else known, True, "time")
@@ -105,7 +107,7 @@ def _packet_cell(packets: Packets, name: str, addresses: Addresses) -> Cells:
     if name == "queue":
         return Cells(name, packets.queues.astype(PACKET[name]), None, False)
     if name == "rule":
-        return _nullable(name, packets.rules.astype(PACKET[name]), packets.rules != _UNKNOWN_RULE)
+        return _nullable(name, packets.rule_numbers.astype(PACKET[name]), packets.rule_numbers != _UNKNOWN_RULE)
     if name == "head":
         assert packets.head is not None
         kept = np.minimum(packets.columns["length"], packets.head.shape[1])
@@ -113,11 +115,11 @@ def _packet_cell(packets: Packets, name: str, addresses: Addresses) -> Cells:
     return _column_cell(packets.columns, name, addresses)
 
 
-def _length(columns: Columns) -> Cells:
+def _length(columns: DecodedColumns) -> Cells:
     return Cells("length", columns["length"].astype(PACKET["length"]), None, False)
 
 
-def _column_cell(columns: Columns, name: str, addresses: Addresses) -> Cells:
+def _column_cell(columns: DecodedColumns, name: str, addresses: Addresses) -> Cells:
     """One column of toolkit.decode: without -1, and as small as what it says."""
     column = columns[name]
     if name in NUMBERS:
@@ -132,7 +134,7 @@ def _column_cell(columns: Columns, name: str, addresses: Addresses) -> Cells:
     return _nullable(name, column.astype(np.int64), column >= 0)
 
 
-def _text(columns: Columns, name: str) -> Cells:
+def _text(columns: DecodedColumns, name: str) -> Cells:
     column = columns[name]
     present = column >= 0
     inside = IP.get(name)

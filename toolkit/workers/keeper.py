@@ -24,12 +24,12 @@ from toolkit.workers import child
 from toolkit.workers.errors import WorkerError, died, failed
 from toolkit.workers.shared import send_fds
 
-__all__ = ["Keeper", "Member", "own_cpus"]
+__all__ = ["Keeper", "WorkerProcess", "own_cpus"]
 
 _log = logging.getLogger("toolkit.workers")
 
 
-class Member:
+class WorkerProcess:
     """One worker as the parent sees it. Written by the keeper's thread only."""
 
     def __init__(self, job: child.Job) -> None:
@@ -51,9 +51,9 @@ class Member:
 
 
 class Keeper:
-    """Starts one process a Member and looks after them until the last has ended."""
+    """Starts one process for each worker and looks after them until the last has ended."""
 
-    def __init__(self, members: list[Member], fds: list[int], netns: NetNS) -> None:
+    def __init__(self, members: list[WorkerProcess], fds: list[int], netns: NetNS) -> None:
         """`fds` go to every worker: program, maps, the page they tell their numbers in."""
         self.members = members
         self.settled = threading.Event()  # every worker is ready, or one failed before
@@ -132,7 +132,7 @@ class Keeper:
 
     def _listen(self) -> None:
         """Wait for a word, or an end, of any worker."""
-        sources: dict[Any, Member] = {}
+        sources: dict[Any, WorkerProcess] = {}
         for member in self.members:
             if member.process is not None:
                 sources[member.pidfd] = member
@@ -145,7 +145,7 @@ class Keeper:
             elif member.process is not None:
                 self._bury(member)
 
-    def _hear(self, member: Member) -> None:
+    def _hear(self, member: WorkerProcess) -> None:
         assert member.connection is not None
         try:
             kind, *reports = member.connection.recv()
@@ -163,7 +163,7 @@ class Keeper:
         else:
             self._fail(member, failed(member.who, *reports))
 
-    def _bury(self, member: Member) -> None:
+    def _bury(self, member: WorkerProcess) -> None:
         """A worker's process has ended. What it said before that is heard first."""
         assert member.process is not None
         status = member.process.wait()
@@ -175,7 +175,7 @@ class Keeper:
         member.process = None
         os.close(member.pidfd)
 
-    def _fail(self, member: Member, error: BaseException) -> None:
+    def _fail(self, member: WorkerProcess, error: BaseException) -> None:
         if member.info is not None and not self.stopping:
             first_line = (str(error) or type(error).__name__).splitlines()[0]
             _log.warning("%s", first_line if isinstance(error, WorkerError) else f"{member.who} failed: {first_line}")
@@ -183,7 +183,7 @@ class Keeper:
         if member.info is None:
             self.settled.set()
 
-    def _hang_up(self, member: Member) -> None:
+    def _hang_up(self, member: WorkerProcess) -> None:
         with self._sending:
             if member.connection is not None:
                 member.connection.close()

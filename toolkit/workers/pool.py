@@ -28,7 +28,7 @@ from toolkit.program import Action, Program, Replace, Rule
 from toolkit.program.rcu import wait_for_readers
 from toolkit.program.rules import describe as as_text
 from toolkit.workers.child import REPORTED, Job, page_bytes
-from toolkit.workers.keeper import Keeper, Member, own_cpus
+from toolkit.workers.keeper import Keeper, WorkerProcess, own_cpus
 from toolkit.workers.shared import Handover
 from toolkit.workers.work import packed, refuse_inside_worker
 
@@ -130,7 +130,7 @@ class Workers(Attachment):
             shared = np.frombuffer(map_file(page, page_bytes(len(jobs))), np.uint64).reshape(-1, REPORTED)
             self._reports, self._parents = shared[:-1], shared[-1]
             fds = [self.program.fd, *(one.fd for one in self.program.maps.values()), page]
-            self._keeper = Keeper([Member(job) for job in jobs], fds, netns)
+            self._keeper = Keeper([WorkerProcess(job) for job in jobs], fds, netns)
             self._finalizer = weakref.finalize(self, self._keeper.kill)  # for forgotten Workers
             settled = self._keeper.settled.wait(_START_TIMEOUT)
         finally:
@@ -247,7 +247,7 @@ class Workers(Attachment):
         self._finalizer.detach()  # it keeps the futures alive, and exceptions in them keep this object alive
 
     @property
-    def _members(self) -> list[Member]:
+    def _members(self) -> list[WorkerProcess]:
         assert self._keeper is not None
         return self._keeper.members
 

@@ -285,9 +285,8 @@ class Socket(fork.NotCopied):
             )
         return self._replier.reply(answer, limit, limit if polls is None else polls)
 
-    @property
     def replied(self) -> tuple[int, int]:
-        """(packets that reply() ever took, those that it sent back), also where it raised."""
+        """Return (packets that reply() took so far, those that it sent back), also where it raised."""
         return self._replier.taken, self._replier.sent
 
     def reclaim(self) -> int:

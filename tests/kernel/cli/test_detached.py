@@ -191,6 +191,6 @@ def test_a_capture(lab: Lab, wire: Wire, tmp_path: Path, noticed: bool) -> None:
             with pytest.raises(DeviceGoneError):
                 capture.finish()
         assert not capture.whole
-        assert capture.statistics.written == 2
-        assert capture.statistics.lost == 0
+        assert capture.statistics().written == 2
+        assert capture.statistics().lost == 0
     assert not capture.whole

@@ -12,7 +12,7 @@ from tests.helpers.cli import WAITS, ended, index_of, reconciles, running, trans
 from tests.helpers.wire import Wire, frame
 from toolkit.lab import Lab
 from toolkit.lab.namespace import Namespace
-from toolkit.lab.sniffer import Capture
+from toolkit.lab.sniffer import Sniffer
 from toolkit.lab.veth import End, connect
 from toolkit.packets import frames
 from toolkit.program import attached
@@ -90,7 +90,7 @@ def test_forward_one_way_leaves_the_other_interface_to_the_kernel(bridged: Bridg
     lab, sent = bridged.lab, numbered(200)
     with (
         Wire(lab) as wire,
-        Capture("veth3", bridged.beyond) as beyond,
+        Sniffer("veth3", bridged.beyond) as beyond,
         running(lab, "forward", "veth0", "veth2", "-f", "ether proto 0x88b5", "--json", ready=3) as process,
     ):
         assert attached(index_of(lab.netns, "veth2"), lab.netns) is None
@@ -138,7 +138,7 @@ def test_forward_adds_and_removes_vlan_tags(lab: Lab) -> None:
         (["--vlan-pop", "--vlan-push", "42"], tagged, tagged),
     ):
         with (
-            Capture("veth1", lab.far) as far,
+            Sniffer("veth1", lab.far) as far,
             running(lab, "forward", "veth0", "-f", "all", *option, "--json") as process,
         ):
             with Wire(lab) as wire:

@@ -111,7 +111,7 @@ def test_edits_that_correct_checksums_meet_whole_ones(hosts: Hosts) -> None:
         with contextlib.closing(udp(hosts, "10.11.0.3", b"y" * 333)):
             moved(forwarder, 10)
         assert [sink.recvfrom(2000) for _ in range(10)] == [(b"y" * 333, ("10.11.0.2", 7777))] * 10
-        assert forwarder.finished == 10
+        assert forwarder.statistics().finished == 10
     assert not any(csum_errors(hosts.right).values())
 
 

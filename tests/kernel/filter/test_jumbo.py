@@ -43,5 +43,5 @@ def test_jumbo_frames_are_read_to_their_end(expression: str, mode: str, make_lab
         program.attach(lab.interface, mode=mode, netns=lab.netns),
     ):
         wire.send(frames)
-        assert eventually(lambda: sum(program.counters.values()) >= len(frames)), program.counters
-        assert program.counters["dropped"] == expected
+        assert eventually(lambda: sum(program.counters().values()) >= len(frames)), program.counters()
+        assert program.counters()["dropped"] == expected

@@ -85,9 +85,9 @@ def test_an_unmodified_ping_goes_through(middle: Middle, address: str, options: 
         done = middle.lab.far.run(["ping", "-n", "-q", "-W", "2", *options, address], capture_output=True, text=True)
         assert " 0% packet loss" in done.stdout, done.stdout + done.stderr
         count = int(options[options.index("-c") + 1])
-        assert out.forwarded >= count
-        assert back.forwarded >= count
-        assert out.no_room == back.no_room == 0
+        assert out.statistics().forwarded >= count
+        assert back.statistics().forwarded >= count
+        assert out.statistics().no_room == back.statistics().no_room == 0
     settled(middle.left, middle.right)
 
 
@@ -98,10 +98,10 @@ def test_a_hundred_thousand_packets_through_the_middle_at_100_kpps(middle: Middl
         with middle.lab.generator(rate=100_000, count=count, size=64) as generator:
             generator.wait(20.0)
             assert generator.sent == count
-        assert eventually(lambda: out.received >= count, timeout=10.0), (out, middle.left.statistics())
+        assert eventually(lambda: out.statistics().received >= count, timeout=10.0), (out, middle.left.statistics())
         got = tap.take(count)
     assert len(got) == count
-    assert out.edited_out == out.no_room == 0
+    assert out.statistics().edited_out == out.statistics().no_room == 0
     rows = np.frombuffer(b"".join(got), np.uint8).reshape(count, -1)
     numbers = rows[:, 42:50].copy().view(">u8").reshape(-1)
     assert (numbers == np.arange(count)).all()

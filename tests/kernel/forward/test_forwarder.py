@@ -40,8 +40,12 @@ def test_unchanged_onto_itself(lab: Lab, near: toolkit.Interface, length: int) -
         wire.send(packets)
         moved(forwarder, 50)
         assert tap.take(50) == packets
-    assert (forwarder.forwarded, forwarder.edited_out, forwarder.no_room) == (50, 0, 0)
-    assert forwarder.octets == 50 * length
+    assert (forwarder.statistics().forwarded, forwarder.statistics().edited_out, forwarder.statistics().no_room) == (
+        50,
+        0,
+        0,
+    )
+    assert forwarder.statistics().octets == 50 * length
     assert repr(forwarder) == "<Forwarder received=50 forwarded=50 edited_out=0 no_room=0>"
     settled(near)
 
@@ -84,7 +88,11 @@ def test_a_mask_drops(lab: Lab, near: toolkit.Interface) -> None:
         wire.send([frame(i) for i in range(60)])
         moved(forwarder, 60)
         assert assert_in_order(tap.take(20)) == list(range(0, 60, 3))
-    assert (forwarder.forwarded, forwarder.edited_out, forwarder.octets) == (20, 40, 20 * 64)
+    assert (forwarder.statistics().forwarded, forwarder.statistics().edited_out, forwarder.statistics().octets) == (
+        20,
+        40,
+        20 * 64,
+    )
     settled(near)
 
 
@@ -95,7 +103,7 @@ def test_a_mask_of_all_or_nothing(lab: Lab, near: toolkit.Interface, keep: bool)
         wire.send([frame(i) for i in range(30)])
         moved(forwarder, 30)
         assert len(tap.take(30 * keep)) == 30 * keep
-    assert (forwarder.forwarded, forwarder.edited_out) == (30 * keep, 30 * (not keep))
+    assert (forwarder.statistics().forwarded, forwarder.statistics().edited_out) == (30 * keep, 30 * (not keep))
     settled(near)
 
 
@@ -190,13 +198,13 @@ def test_an_edit_function_that_makes_a_mistake(lab: Lab, near: toolkit.Interface
     with Tap.far(lab) as tap, Wire(lab) as wire:
         forwarder = Forwarder(near, near, edit)
         for what, mistake in MISTAKES.items():  # noqa: B007
-            wrong, before = forwarder.edited_out, forwarder.received
+            wrong, before = forwarder.statistics().edited_out, forwarder.statistics().received
             wire.send([frame(i) for i in range(40)])  # more packets in all than there are frames
-            while forwarder.received < before + 40:
+            while forwarder.statistics().received < before + 40:
                 with pytest.raises(BrokenError if what == "raises" else ArgumentError):
                     raise AssertionError(f"{what}: {forwarder.step(1.0)} packets, and no error")
             adds_up(forwarder)
-            assert forwarder.edited_out == wrong + 40, what
+            assert forwarder.statistics().edited_out == wrong + 40, what
             settled(near)
         mistake = None
         wire.send([frame(i) for i in range(40)])

@@ -50,7 +50,7 @@ def test_a_tx_ring_that_stays_full(lab: Lab, near: toolkit.Interface) -> None:
             begin = time.monotonic()
             moved(forwarder, first - 60)
             assert time.monotonic() - begin < 1
-        assert (forwarder.forwarded, forwarder.no_room) == (64, 56)
+        assert (forwarder.statistics().forwarded, forwarder.statistics().no_room) == (64, 56)
         near.umem.free_frames(sock.completion.get_batch(index, n))
         sock.completion.release(n)
         forwarder.step()
@@ -90,11 +90,13 @@ def test_a_target_that_goes_down_and_up_again(middle: Middle) -> None:
         with middle.lab.netns.entered():
             ethtool.set_up("right", up=False)
         wire.send([frame(i) for i in range(30)])
-        while forwarder.received < 30:
+        while forwarder.statistics().received < 30:
             with pytest.raises(DeviceGoneError, match="cannot send on queue 0 of right"):
                 forwarder.step(5.0)
         adds_up(forwarder)
-        assert forwarder.forwarded == forwarder.received, "they are in the ring, and leave when the link is up"
+        assert forwarder.statistics().forwarded == forwarder.statistics().received, (
+            "they are in the ring, and leave when the link is up"
+        )
         middle.lab.netns.call(lambda: ethtool.set_up("right"))
         wire.send([frame(30)])
         deadline = time.monotonic() + 10
@@ -197,8 +199,8 @@ def test_step_waits_as_long_as_told_and_run_stops(lab: Lab, near: toolkit.Interf
     assert 0.3 <= time.monotonic() - begin < 0.6
     with Wire(lab) as wire:
         wire.send([frame(i) for i in range(10)])
-        forwarder.run(stop=lambda: forwarder.received)
-        assert forwarder.received <= 10
+        forwarder.run(stop=lambda: forwarder.statistics().received)
+        assert forwarder.statistics().received <= 10
         assert forwarder.step(limit=3) <= 3
     while forwarder.step(0.05, limit=3):
         pass

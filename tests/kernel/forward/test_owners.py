@@ -55,7 +55,7 @@ def test_a_frame_given_away_by_an_edit_function(lab: Lab, near: toolkit.Interfac
     with Tap.far(lab) as tap, Wire(lab) as wire:
         forwarder = Forwarder(near, near, edit)
         wire.send([frame(i) for i in range(20)])
-        while forwarder.received < 20:
+        while forwarder.statistics().received < 20:
             with pytest.raises(FrameError):
                 raise AssertionError(f"{what}: {forwarder.step(1.0)} packets, and no error")
             near.umem.audit()

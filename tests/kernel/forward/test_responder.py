@@ -53,7 +53,7 @@ def test_ping(asking: Lab, host: Host, address: str) -> None:
         if "-f" not in options:
             assert "ttl=64" in said
     assert "02:00:00:00:00:01" in neighbour(asking, address)
-    assert host.responder.answered >= 2439
+    assert host.responder.statistics().answered >= 2439
     assert repr(host.responder).startswith("<Responder on veth0: received=")
 
 
@@ -78,14 +78,14 @@ def test_ping_with_options_and_from_afar(asking: Lab) -> None:
 def test_what_is_not_for_us_is_not_answered(asking: Lab) -> None:
     with Host(asking) as host:
         run(asking, "ping", "-n", "-c", "1", IP4)
-        before = host.responder.answered
+        before = host.responder.statistics().answered
         # Fragments, the network's broadcast and another host behind the same MAC address.
         run(asking, "ip", "neigh", "replace", "10.11.0.78", "lladdr", "02:00:00:00:00:01", "dev", "veth1")
         for options in (["-s", "3000", IP4], ["-b", "10.11.0.255"], ["10.11.0.78"]):
             done = asking.far.run(["ping", "-n", "-c", "2", "-i", "0.01", "-W", "0.2", *options], capture_output=True)
             assert b" 100% packet loss" in done.stdout, options
-        assert host.responder.answered - before <= 1  # a question of the far kernel's for our MAC address
-        assert host.responder.received - before >= 8
+        assert host.responder.statistics().answered - before <= 1  # a question of the far kernel's for our MAC address
+        assert host.responder.statistics().received - before >= 8
 
 
 def test_many_hosts_ask_at_once(make_lab: Callable[..., Lab]) -> None:
@@ -99,7 +99,7 @@ def test_many_hosts_ask_at_once(make_lab: Callable[..., Lab]) -> None:
         for ping in pings:
             said, _ = ping.communicate(timeout=30)
             assert " 0% packet loss" in said, said
-        assert host.responder.answered >= 2000
+        assert host.responder.statistics().answered >= 2000
 
 
 # --- who has? -------------------------------------------------------------------------------------------------------
@@ -136,10 +136,10 @@ def test_the_kernel_resolves_and_confirms_the_address(asking: Lab, address: str)
     with Host(asking) as host, asking.far.entered(), socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.sendto(b"?", (address, 9))
         assert eventually(lambda: "REACHABLE" in neighbour(asking, address)), neighbour(asking, address)
-        answered = host.responder.answered
+        answered = host.responder.statistics().answered
         run(asking, "ip", "neigh", "change", address, "dev", "veth1", "lladdr", "02:00:00:00:00:01", "nud", "probe")
         assert eventually(lambda: "REACHABLE" in neighbour(asking, address)), neighbour(asking, address)
-        assert host.responder.answered > answered
+        assert host.responder.statistics().answered > answered
 
 
 @pytest.mark.parametrize("enhanced", [1, 0])
@@ -190,8 +190,8 @@ def test_two_echoes_do_not_talk_for_ever(asking: Lab) -> None:
         sock.bind(("", PORT))
         sock.settimeout(0.2)
         run(asking, "ping", "-n", "-c", "1", IP4)
-        before = host.responder.answered
+        before = host.responder.statistics().answered
         sock.sendto(b"tick", (IP4, PORT))
         with pytest.raises(TimeoutError):
             sock.recv(100)
-        assert host.responder.answered - before <= 1
+        assert host.responder.statistics().answered - before <= 1

@@ -58,7 +58,7 @@ def test_a_device_that_vanishes(asking: Lab, spin: bool) -> None:
 def test_step_without_waiting_also_notices(asking: Lab) -> None:
     with toolkit.open("veth0", filter="all", ring_size=64, netns=asking.netns) as near:
         responder = Responder(near, Answers(MAC, [IP4]))
-        assert responder.step() == responder.step(0.01) == 0 or responder.received
+        assert responder.step() == responder.step(0.01) == 0 or responder.statistics().received
         asking.delete_interface()
         deadline = time.monotonic() + 3
 
@@ -110,7 +110,7 @@ def test_noise_does_no_harm(asking: Lab) -> None:
             stop.set()
             thread.join()
         assert " 0% packet loss" in said
-        assert host.responder.received > 1000
+        assert host.responder.statistics().received > 1000
 
 
 class BrokenError(Exception):
@@ -168,11 +168,11 @@ def test_a_responder_counts_what_it_raised_over(lab: Lab, fails: str, monkeypatc
         assert eventually(lambda: sock.rx.available(2) == 2)
         with pytest.raises(BrokenError):
             responder.step(1.0)
-        assert (responder.received, responder.answered) == (2, 1 if fails == "answer" else 2)
+        assert (responder.statistics().received, responder.statistics().answered) == (2, 1 if fails == "answer" else 2)
         monkeypatch.undo()
         wire.send([answerable()])
         assert eventually(lambda: responder.step(0.1))
-        assert (responder.received, responder.answered) == (3, 2 if fails == "answer" else 3)
+        assert (responder.statistics().received, responder.statistics().answered) == (3, 2 if fails == "answer" else 3)
         assert near.flush(5.0)
     assert "received=3" in repr(responder)
 

@@ -174,13 +174,13 @@ def test_what_moves_packets(
     with toolkit.open("veth0", filter="all", netns=lab.netns) as opened:
         mover: Any = Forwarder(opened, opened) if who == "forwarder" else Responder(opened, Answers(MAC, [IP4]))
         wire.send([frame(1)])
-        assert eventually(lambda: mover.step(0.1) and mover.received == 1)
+        assert eventually(lambda: mover.step(0.1) and mover.statistics().received == 1)
         wire.send([frame(2)])
         assert eventually(lambda: opened.waiting() == 1)
         way.end(lab, opened.link.id, other, elsewhere)
         with pytest.raises(way.kind) as raised:
             mover.run(LONG, **({"spin": True} if who.startswith("spinning") else {}))
-        assert mover.received == 2
+        assert mover.statistics().received == 2
         check(way, raised.value)
 
 

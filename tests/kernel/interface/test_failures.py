@@ -261,9 +261,9 @@ def test_a_forgotten_socket_leaves_its_umem_usable(lab: Lab, wire: Wire) -> None
                 del sock
                 gc.collect()
                 assert_all_free(umem)
-                before = program.counters
+                before = program.counters()
                 wire.send([frame(turn)])
-                assert program.counters["redirected"] == before["redirected"], "its XSKMAP entry is still there"
+                assert program.counters()["redirected"] == before["redirected"], "its XSKMAP entry is still there"
 
 
 def test_closing_a_umem_under_a_socket_is_refused(lab: Lab) -> None:

@@ -125,10 +125,10 @@ def test_rules(lab: Lab, wire: Wire) -> None:
         wire.send(packets)
         assert stack.receive(3) == packets[1:]
         batch = t.receive(timeout=5)
-        assert batch.rules.tolist() == [1, 3]
+        assert batch.rule_numbers.tolist() == [1, 3]
         assert batch.lengths.tolist() == [20, 82]
         assert batch.wire_lengths.tolist() == [82, 82]
-        assert [one.packets for one in t.rules()] == [1, 1, 1, 1]
+        assert [one.packets for one in t.rule_counters()] == [1, 1, 1, 1]
         assert t.counters()["dropped"] == 1
 
 

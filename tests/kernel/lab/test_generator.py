@@ -22,7 +22,7 @@ from tests.helpers import ROOT
 from toolkit.abi.libbpf import BPF_PROG_TYPE_XDP, BPF_XDP, XDP_FLAGS_DRV_MODE, LinkCreateOpts, libbpf
 from toolkit.errors import ArgumentError, ToolkitError
 from toolkit.lab import Lab
-from toolkit.lab.assembler import Program, R
+from toolkit.lab.assembler import Assembler, R
 from toolkit.packets import frames
 
 XDP_DROP = 1
@@ -30,7 +30,7 @@ XDP_DROP = 1
 
 def drop_everything(lab: Lab) -> int:
     """Attach a program that drops; it is counted in rx_packets all the same. Returns the link's descriptor."""
-    program = Program()
+    program = Assembler()
     program.alu("mov", R(0), XDP_DROP)
     program.exit()
     fd = libbpf().bpf_prog_load(BPF_PROG_TYPE_XDP, b"drop", b"GPL", program.assemble(), len(program), None)

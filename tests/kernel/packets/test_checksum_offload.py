@@ -39,8 +39,8 @@ def test_iperf3_passes_in_frames_whose_tag_is_in_the_bytes(address: str) -> None
         assert tcp["end"]["sum_received"]["bytes"] > 200_000
         assert udp["end"]["sum"]["lost_packets"] <= udp["end"]["sum"]["packets"] * 0.1
         there, back = tagged.middle
-        assert there.finished > 100
-        assert back.finished > 10
+        assert there.statistics().finished > 100
+        assert back.statistics().finished > 10
         for host in (tagged.left, tagged.right):
             assert not any(csum_errors(host).values())
 

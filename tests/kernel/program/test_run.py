@@ -27,6 +27,6 @@ def test_a_program_is_not_run_without_end(door: Any, repeat: int) -> None:
     with door("xsk_redirect.c", filter="all") as program:
         with pytest.raises(ArgumentError, match="1 to 1,000,000 times"):
             program.test_run(FRAME, repeat=repeat)
-        assert program.counters["matched"] == 0
+        assert program.counters()["matched"] == 0
         program.test_run(FRAME, repeat=1_000_000)
-        assert program.counters["matched"] == 1_000_000
+        assert program.counters()["matched"] == 1_000_000

@@ -26,7 +26,7 @@ def test_every_packet_is_either_taken_or_passed_on(lab: Lab, wire: Wire, door: s
     with Wire(lab, near=True) as kernel, opened(lab, door, mode, filter=OURS, sample=4, snaplen=40) as near:
         for i in range(0, len(frames), 100):
             send(near, wire, frames[i : i + 100])
-        (rule,) = near.rules()
+        (rule,) = near.rule_counters()
         check_shares(near)
         assert rule.packets == len(frames)
         assert rule.bytes == sum(map(len, frames))
@@ -45,7 +45,7 @@ def test_as_many_as_asked_for(sample: float, share: float) -> None:
     count = 400_000
     with Program.build(filter="all", on_match="drop", sample=sample) as program:
         program.test_run(FRAME, repeat=count)
-        counters = program.counters
+        counters = program.counters()
     assert counters["matched"] == counters["dropped"] + counters["sampled_out"] == count
     assert abs(counters["dropped"] - share * count) < 6 * math.sqrt(count * share * (1 - share))
 
@@ -62,7 +62,7 @@ def test_all_of_them() -> None:
     for sample in (1, 1.0):
         with Program.build(filter="all", on_match="drop", sample=sample) as program:
             program.test_run(FRAME, repeat=10_000)
-            assert program.counters["dropped"] == 10_000
+            assert program.counters()["dropped"] == 10_000
 
 
 @pytest.mark.parametrize(

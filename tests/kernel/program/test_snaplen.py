@@ -32,8 +32,8 @@ def test_the_first_bytes_of_each_packet_come(lab: Lab, wire: Wire, door: str, mo
         while len(packets) < len(frames) and (batch := near.receive(timeout=5)):
             kept = pickle.loads(pickle.dumps(batch))
             assert (kept.wire_lengths == batch.wire_lengths).all()
-            assert (kept.rules == batch.rules).all()
-            assert (batch.rules == 0).all()
+            assert (kept.rule_numbers == batch.rule_numbers).all()
+            assert (batch.rule_numbers == 0).all()
             assert (batch.arrival_ns > 0).all()
             packets += [bytes(packet) for packet in batch]
             lengths += batch.lengths.tolist()
@@ -41,7 +41,7 @@ def test_the_first_bytes_of_each_packet_come(lab: Lab, wire: Wire, door: str, mo
         assert packets == [one[:snaplen] for one in frames]
         assert lengths == [min(len(one), snaplen) for one in frames]
         assert on_wire == list(LENGTHS)
-        (rule,) = near.rules()
+        (rule,) = near.rule_counters()
         assert (rule.packets, rule.bytes, rule.redirected) == (len(frames), sum(LENGTHS), len(frames))
         assert near.statistics().dropped == 0
 
@@ -82,7 +82,7 @@ def test_jumbo_frames_are_received_when_they_are_cut(make_lab: Callable[..., Lab
             on_wire += batch.wire_lengths.tolist()
         assert packets == [one[:256] for one in frames]
         assert on_wire == [len(one) for one in frames]
-        assert near.rules()[0].bytes == sum(map(len, frames))
+        assert near.rule_counters()[0].bytes == sum(map(len, frames))
 
 
 def test_a_program_of_one_s_own_says_nothing_of_lengths_and_rules(lab: Lab, wire: Wire) -> None:
@@ -95,9 +95,9 @@ def test_a_program_of_one_s_own_says_nothing_of_lengths_and_rules(lab: Lab, wire
         wire.send([frame(1, 60)])
         batch = near.receive(timeout=5)
         assert batch.wire_lengths.tolist() == batch.lengths.tolist() == [60]
-        assert batch.rules.tolist() == [NO_RULE]
+        assert batch.rule_numbers.tolist() == [NO_RULE]
         with pytest.raises(ArgumentError, match="no counters"):
-            near.rules()
+            near.rule_counters()
 
 
 @pytest.mark.parametrize("snaplen", [13, 0, -1, 1 << 31, 64.0, True, "64"])

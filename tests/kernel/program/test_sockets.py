@@ -50,8 +50,8 @@ def test_packets_reach_a_socket_with_their_arrival_time(door: Any, lab: Lab) -> 
                 umem.free_frame(desc.addr)
             sock.rx.release(n)
         assert seen == list(range(count))
-        assert program.counters["redirected"] == count
-        assert program.counters["untimed"] == program.counters["no_socket"] == 0
+        assert program.counters()["redirected"] == count
+        assert program.counters()["untimed"] == program.counters()["no_socket"] == 0
 
 
 @DOORS

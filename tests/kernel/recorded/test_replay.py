@@ -203,7 +203,7 @@ def test_what_finds_no_room_goes_next(lab: Lab) -> None:
         player.round(io.BytesIO(recording(frames)))
         assert tap.take(100) == frames
         assert sock.flush(5)
-    assert player.result[:2] == (100, sum(map(len, frames)))
+    assert player.statistics()[:2] == (100, sum(map(len, frames)))
 
 
 def test_times_that_jump_or_are_missing() -> None:

@@ -161,7 +161,7 @@ def test_packets_arrive_in_order_and_whole(
             read(own, got)
             own.fill.fill_all(own.umem)
     assert got == sent
-    assert redirecting.counters["redirected"] == 100
+    assert redirecting.counters()["redirected"] == 100
     audit = own.umem.audit()
     assert (audit["rx"], audit["free"]) == (SIZE, 64 - SIZE)
 
@@ -180,7 +180,7 @@ def test_a_frame_is_the_kernel_s_until_its_packet_was_read(own: OwnSocket, redir
 def test_without_frames_packets_are_dropped_and_counted(own: OwnSocket, redirecting: Program, wire: Wire) -> None:
     """The kernel believes our fill ring: it holds SIZE frames, and of more packets it drops the rest."""
     wire.send([frame(i) for i in range(SIZE + 9)])
-    assert eventually(lambda: redirecting.counters["redirected"] == SIZE + 9)
+    assert eventually(lambda: redirecting.counters()["redirected"] == SIZE + 9)
     assert len(own.rx.receive()) == SIZE
     dropped = struct.unpack_from("=Q", own.sock.getsockopt(SOL_XDP, 7, 48))[0]
     assert dropped == 9

@@ -118,7 +118,7 @@ def test_a_program_of_ones_own_is_used_and_stays_open(
     assert sum(one["received"] for one in workers.results(10)) == 50
     workers.close()
     assert not program.closed
-    assert program.counters["redirected"] == 50
+    assert program.counters()["redirected"] == 50
     assert not is_attached(wide)
 
 

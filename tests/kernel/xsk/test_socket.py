@@ -71,7 +71,7 @@ def test_every_length_arrives_byte_for_byte(lab: Lab, wire: Wire, program: Progr
             assert link.mode == mode
             wire.send(sent)
             assert collect(sock.receive, len(sent)) == sent
-            assert program.counters["redirected"] == len(sent)
+            assert program.counters()["redirected"] == len(sent)
             assert sock.statistics() == (0,) * 6
     assert_all_free(umem)
     umem.close()
@@ -119,7 +119,7 @@ def test_a_packet_larger_than_its_frame_is_dropped_and_counted(make_lab: Callabl
             wire.send([small, frame(3, 1793), frame(4, 2500), exact, frame(5, 2000), small])
             assert collect(sock.receive, 3) == [small, exact, small]
             assert not sock.receive(timeout=0.05)
-            counters, statistics = program.counters, sock.statistics()
+            counters, statistics = program.counters(), sock.statistics()
             assert counters["redirected"] == 3 + statistics.dropped
             assert statistics.rx_dropped == 3
 
@@ -141,7 +141,7 @@ def test_ring_full_and_fill_ring_empty_are_counted_exactly(lab: Lab, wire: Wire,
         assert (statistics.rx_dropped, statistics.rx_ring_full) == (10, 18)
         received = drain(sock.receive)
         assert received == 32
-        assert program.counters["redirected"] == received + sock.statistics().dropped == 60
+        assert program.counters()["redirected"] == received + sock.statistics().dropped == 60
         wire.send([frame(i) for i in range(20)])  # and it goes on
         assert [number_of(packet) for packet in collect(sock.receive, 20)] == list(range(20))
 
@@ -149,7 +149,7 @@ def test_ring_full_and_fill_ring_empty_are_counted_exactly(lab: Lab, wire: Wire,
 def _await_redirected(program: Program, count: int) -> None:
     from tests.helpers.wire import eventually
 
-    assert eventually(lambda: program.counters["redirected"] >= count), program.counters
+    assert eventually(lambda: program.counters()["redirected"] >= count), program.counters()
 
 
 @pytest.mark.parametrize("mode", ["native", "generic"])
@@ -233,11 +233,11 @@ def test_closing_one_of_two_sockets_leaves_the_other_receiving(
             assert before[1]
             gone, stays = sockets[first_to_go], sockets[1 - first_to_go]
             gone.close()
-            redirected = program.counters["redirected"]
+            redirected = program.counters()["redirected"]
             wire.send(flows)
             assert sorted(collect(stays.receive, 100, idle=0.1)) == before[stays.queue]
-            assert program.counters["redirected"] - redirected == len(before[stays.queue])
-            assert program.counters["no_socket"] == len(before[gone.queue]), "the other queue's packets must pass on"
+            assert program.counters()["redirected"] - redirected == len(before[stays.queue])
+            assert program.counters()["no_socket"] == len(before[gone.queue]), "the other queue's packets must pass on"
             again = toolkit.Socket("veth0", gone.queue, umem, netns=lab.netns)
             again.rx_limit = 128
             program.register(again)

@@ -104,10 +104,10 @@ def test_a_ring_goes_on_over_its_own_files_and_over_missing_ones(tmp_path: Path)
             time.sleep(0.001)
         first.unlink()  # complete, and somebody fetched it
         last, deadline = 24, time.monotonic() + 20
-        while capture.statistics.files <= 20 and time.monotonic() < deadline:
+        while capture.statistics().files <= 20 and time.monotonic() < deadline:
             fill(capture, 10, first=last + 1)
             last += 10
-        made = capture.statistics
+        made = capture.statistics()
     assert made.files > 20
     assert made.lost == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ring.pcapng0", "ring.pcapng1", "ring.pcapng2"]
@@ -285,7 +285,7 @@ def test_descriptors_that_are_open_already_have_names(tmp_path: Path, name: str,
 def test_what_is_no_file_takes_packets(tmp_path: Path) -> None:
     with Capture(None, "/dev/null", format="pcap") as capture:
         fill(capture, 5)
-        assert capture.statistics.written == 5
+        assert capture.statistics().written == 5
     with pytest.raises(SystemCallError, match="ENOSPC"):
         Capture(None, "/dev/full", format="pcap")
 

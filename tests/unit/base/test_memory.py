@@ -188,7 +188,7 @@ def test_a_capture_lives_in_a_small_cgroup_whatever_its_disk_does(tmp_path: Path
     batch = batch_of(frames(2000, 1500))
     for turn in range(120):  # 360 MB
         capture.write(batch)
-    print(capture.statistics.write_dropped > 0)
+    print(capture.statistics().write_dropped > 0)
     try:
         capture.close()
     except Exception as refused:

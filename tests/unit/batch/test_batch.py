@@ -63,7 +63,7 @@ ARRAYS: dict[str, Callable[[Batch], Any]] = {
     "options": lambda b: b.options,
     "arrival_ns": lambda b: b.arrival_ns,
     "wire_lengths": lambda b: b.wire_lengths,
-    "rules": lambda b: b.rules,
+    "rule_numbers": lambda b: b.rule_numbers,
     "timestamps": lambda b: b.timestamps,
     "head": lambda b: b.head(8),
 }
@@ -263,11 +263,11 @@ def test_lengths_on_the_wire_and_rules_count_where_the_time_does() -> None:
     umem.ledger.posted_at[umem.ledger.numbers(batch.addresses)] = now - 1000
     stamp(umem, batch, [now - 500, now - 500, now - 1001], [XSK_META_MAGIC, 1, XSK_META_MAGIC], length=1500, rule=7)
     assert batch.wire_lengths.tolist() == [1500, 60, 60]
-    assert batch.rules.tolist() == [7, NO_RULE, NO_RULE]
-    assert (batch.wire_lengths.dtype, batch.rules.dtype) == (np.int64, np.uint32)
+    assert batch.rule_numbers.tolist() == [7, NO_RULE, NO_RULE]
+    assert (batch.wire_lengths.dtype, batch.rule_numbers.dtype) == (np.int64, np.uint32)
     for kept in (batch.copy(), pickle.loads(pickle.dumps(batch)), pickle.loads(pickle.dumps(batch.copy()))):
         assert kept.wire_lengths.tolist() == [1500, 60, 60]
-        assert kept.rules.tolist() == [7, NO_RULE, NO_RULE]
+        assert kept.rule_numbers.tolist() == [7, NO_RULE, NO_RULE]
 
 
 def test_times_are_read_once() -> None:
@@ -289,9 +289,9 @@ def test_over_memory_of_one_s_own() -> None:
     assert np.isnat(batch.timestamps).tolist() == [True, False]
     assert np.isnat(Batch(None, descs, memory=memory).timestamps).all()
     assert batch.wire_lengths.tolist() == [5, 10]
-    assert batch.rules.tolist() == [NO_RULE] * 2
+    assert batch.rule_numbers.tolist() == [NO_RULE] * 2
     given = np.array([1500, 10], np.uint32), np.array([1, 0], np.uint32)
-    batch = Batch(None, descs, memory=memory, wire_lengths=given[0], rules=given[1])
-    assert (batch.wire_lengths.tolist(), batch.rules.tolist()) == ([1500, 10], [1, 0])
+    batch = Batch(None, descs, memory=memory, wire_lengths=given[0], rule_numbers=given[1])
+    assert (batch.wire_lengths.tolist(), batch.rule_numbers.tolist()) == ([1500, 10], [1, 0])
     batch.release()
     assert not batch.stale

@@ -116,7 +116,7 @@ def test_packets_without_a_time_get_that_of_their_receipt_and_are_counted(tmp_pa
     before = time.time_ns()
     with Capture(None, path) as capture:
         capture.write(batch_of(frames(3), times=[EPOCH, -1, -1]))
-    assert capture.statistics.untimed == 2
+    assert capture.statistics().untimed == 2
     times = [time for time, _, _ in packets_of(path)]
     assert times[0] == EPOCH
     assert all(before <= one <= time.time_ns() for one in times[1:])

@@ -21,7 +21,7 @@ from toolkit._base.careful import Access
 from toolkit.capture import Capture
 from toolkit.capture.compression import compressor
 from toolkit.capture.handler import Files
-from toolkit.capture.pcapng import Pcapng
+from toolkit.capture.pcapng import PcapngWriter
 from toolkit.capture.records import About
 from toolkit.capture.writer import Item, UnwrittenError
 from toolkit.errors import SystemCallError
@@ -48,7 +48,7 @@ def test_a_full_disk_leaves_a_file_that_is_whole_and_says_what_is_missing(
     assert "as large as it may be" in str(failure)
     with pytest.raises(SystemCallError):
         capture.close()
-    told = capture.statistics
+    told = capture.statistics()
     assert path.stat().st_size <= small_files
     data = gzip.decompress(path.read_bytes()) if name.endswith("gz") else path.read_bytes()
     kept = len(pcap_of(path)) if name.endswith("pcap") else len(packets_of(data))
@@ -64,10 +64,10 @@ def test_a_full_disk_leaves_a_file_that_is_whole_and_says_what_is_missing(
 def test_packets_of_a_full_disk_are_counted_to_the_last(tmp_path: Path, small_files: int) -> None:
     capture = Capture(None, tmp_path / "a.pcapng")
     until_it_fails(capture)
-    before = capture.statistics
+    before = capture.statistics()
     with pytest.raises(SystemCallError):
         fill(capture, 7)
-    assert capture.statistics.write_dropped == before.write_dropped + 7
+    assert capture.statistics().write_dropped == before.write_dropped + 7
     with pytest.raises(SystemCallError):
         capture.close()
 
@@ -92,7 +92,7 @@ def test_a_file_whose_beginning_finds_no_room_is_not_left_behind(tmp_path: Path)
 def test_of_compressed_pieces_those_behind_the_one_that_failed_are_lost_too(tmp_path: Path, small_files: int) -> None:
     """Many pieces in one go, as when a disk was late: each is written or counted."""
     path = tmp_path / "a.pcapng.gz"
-    files = Files(path, Pcapng(About()), compressor("gzip"), Access())
+    files = Files(path, PcapngWriter(About()), compressor("gzip"), Access())
     piece = np.random.default_rng(1).integers(0, 256, 600_000, dtype=np.uint8)  # nothing to compress
     items = [Item(piece, piece.size, 100) for _ in range(20)]
     with pytest.raises(UnwrittenError) as failed:

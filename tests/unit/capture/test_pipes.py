@@ -55,14 +55,14 @@ def test_a_reader_that_sleeps_costs_packets_and_no_time(tmp_path: Path) -> None:
         began = time.monotonic()
         capture.write(batch)
         slowest = max(slowest, time.monotonic() - began)
-    told = capture.statistics
+    told = capture.statistics()
     assert told.write_dropped >= 30_000
     assert told.received == 50_000 == told.written + told.write_dropped
     assert slowest < 1.0
     with pytest.raises(ToolkitError, match=r"nothing moved|read the pipe"):
         capture.close()
-    assert capture.statistics.written < told.written  # what waited was given up, and is not called written
-    assert capture.statistics.write_dropped == 50_000 - capture.statistics.written
+    assert capture.statistics().written < told.written  # what waited was given up, and is not called written
+    assert capture.statistics().write_dropped == 50_000 - capture.statistics().written
     os.close(reader)  # the thread that was left behind ends of that
     deadline = time.monotonic() + 5
     while any(one.name == "toolkit-capture" for one in threading.enumerate()) and time.monotonic() < deadline:
@@ -94,7 +94,7 @@ def test_a_reader_that_is_slow_gets_everything(tmp_path: Path) -> None:
     capture.close()
     thread.join(20)
     os.close(reader)
-    assert len(packets_of(b"".join(read))) == capture.statistics.written == 6000
+    assert len(packets_of(b"".join(read))) == capture.statistics().written == 6000
 
 
 def test_a_pipe_that_nobody_reads_is_refused_at_once(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from toolkit.lab.assembler import Program, R
+from toolkit.lab.assembler import Assembler, R
 
 
 def test_import_is_light() -> None:
@@ -24,7 +24,7 @@ def test_generate_needs_the_standard_library_only() -> None:
 
 
 def test_instructions() -> None:
-    program = Program()
+    program = Assembler()
     program.alu("mov", R(0), 2)  # BPF_MOV64_IMM
     program.alu("add", R(2), R(3))  # BPF_ALU64_REG
     program.load(4, R(6), R(1), 4)  # BPF_LDX_MEM(BPF_W)
@@ -39,7 +39,7 @@ def test_instructions() -> None:
 
 
 def test_jump_counts_from_the_next_instruction() -> None:
-    program = Program()
+    program = Assembler()
     program.jump_if_greater(R(2), R(7), "end")
     program.map_pointer(R(1), 5, value_offset=8)
     program.label("end")

@@ -9,7 +9,7 @@ from toolkit.cli import guard_session
 from toolkit.cli.guard_probes import Probe
 from toolkit.cli.guard_services import Harm
 from toolkit.net import reach, sessions, sockets
-from toolkit.net.reach import Link
+from toolkit.net.reach import NetworkLink
 from toolkit.net.sessions import Path, Session
 
 FOUR = Session("10.42.0.1", 22, "10.42.0.2", 1234, 7, "sshd")
@@ -96,8 +96,8 @@ def test_other_interfaces_and_tunnels() -> None:
 
 
 def test_devices_that_stand_on_others() -> None:
-    def link(name: str, kind: str = "", lower: int = 0, master: int = 0, vlan: int | None = None) -> Link:
-        return Link(name, kind, MACS[0], lower, master, vlan, False)
+    def link(name: str, kind: str = "", lower: int = 0, master: int = 0, vlan: int | None = None) -> NetworkLink:
+        return NetworkLink(name, kind, MACS[0], lower, master, vlan, False)
 
     links = {
         1: link("eth0", master=3),
@@ -129,8 +129,8 @@ def test_addresses_as_proc_has_them() -> None:
 def test_devices_that_others_stand_on() -> None:
     """The other way: from the interface to whoever gets its packets."""
 
-    def link(name: str, kind: str = "", lower: int = 0, master: int = 0, vlan: int | None = None) -> Link:
-        return Link(name, kind, MACS[0], lower, master, vlan, False)
+    def link(name: str, kind: str = "", lower: int = 0, master: int = 0, vlan: int | None = None) -> NetworkLink:
+        return NetworkLink(name, kind, MACS[0], lower, master, vlan, False)
 
     links = {
         1: link("eth0", master=3),

@@ -85,7 +85,9 @@ class Recorded:
         pass
 
 
-def answered(monkeypatch: pytest.MonkeyPatch, *datagrams: bytes) -> tuple[Recorded, dict[int, sock_diag.Found] | None]:
+def answered(
+    monkeypatch: pytest.MonkeyPatch, *datagrams: bytes
+) -> tuple[Recorded, dict[int, sock_diag.BoundSocket] | None]:
     asker = Recorded(*datagrams)
     monkeypatch.setattr(sock_diag, "opened", lambda family: asker)
     return asker, sock_diag.af_xdp_sockets()
@@ -100,7 +102,7 @@ def test_the_request_byte_by_byte(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_recorded_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     _, found = answered(monkeypatch, ZERO_COPY + COPY_MODE_WITHOUT_COUNTERS, UNBOUND, DONE)
     assert found == {
-        1_000_001: sock_diag.Found(
+        1_000_001: sock_diag.BoundSocket(
             1_000_001,
             7,
             3,
@@ -114,8 +116,8 @@ def test_a_recorded_answer(monkeypatch: pytest.MonkeyPatch) -> None:
                 tx_ring_empty_descs=6,
             ),
         ),
-        1_000_273: sock_diag.Found(1_000_273, 2, 0, False, None),
-        1: sock_diag.Found(1, None, None, None, None),
+        1_000_273: sock_diag.BoundSocket(1_000_273, 2, 0, False, None),
+        1: sock_diag.BoundSocket(1, None, None, None, None),
     }
 
 

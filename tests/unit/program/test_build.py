@@ -288,7 +288,7 @@ def eventually(condition: Callable[[], object], seconds: float = 10.0) -> bool:
 
 
 def test_a_jump_that_llvm_gives_up_on_has_a_next_step() -> None:
-    source = sources.Source("rules", "", ())
+    source = sources.SourceText("rules", "", ())
     report = {"status": "error", "detail": "it ended with status -6 and no report"}
     refused = build._refusal(source, report, "LLVM ERROR: Branch target out of insn range\n")
     assert isinstance(refused, CompileError)

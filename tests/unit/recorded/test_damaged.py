@@ -253,7 +253,7 @@ def test_statistics_of_interfaces_that_nobody_described() -> None:
         file.statistics(number, received=1)
     with read(io.BytesIO(file.data)) as recorded:
         assert sum(map(len, recorded)) == 20
-        assert recorded.statistics == {"received": 20}
+        assert recorded.statistics() == {"received": 20}
 
 
 # --- whatever comes ---------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def test_pcap(order: str, nanoseconds: bool, batch_size: int) -> None:
     found, recorded = read_all(pcap(PACKETS, order, nanoseconds=nanoseconds), batch_size=batch_size)
     assert found == (PACKETS if nanoseconds else MICRO)
     assert (recorded.format, recorded.packets, recorded.cut_at) == ("pcap", 200, None)
-    assert (recorded.link_types, recorded.interface, recorded.filter, recorded.statistics) == ((1,), "", "", {})
+    assert (recorded.link_types, recorded.interface, recorded.filter, recorded.statistics()) == ((1,), "", "", {})
 
 
 def pcapng(order: str = "<") -> Pcapng:
@@ -62,7 +62,7 @@ def test_pcapng(order: str, batch_size: int) -> None:
     assert (recorded.format, recorded.interface, recorded.filter) == ("pcapng", "eth7", "udp port 53")
     assert recorded.interfaces[0].os == "Linux"
     assert recorded.interfaces[0].description == "the uplink"
-    assert recorded.statistics == {"received": 1000, "dropped": 7}
+    assert recorded.statistics() == {"received": 1000, "dropped": 7}
 
 
 def test_what_the_file_says_is_known_before_the_first_packet() -> None:
@@ -86,7 +86,7 @@ def test_sections_interfaces_and_blocks_of_every_kind() -> None:
         MICRO[0], PACKETS[1], untimed[0], MICRO[3], MICRO[4], MICRO[5], untimed[1], MICRO[6],
     ]  # fmt: skip
     assert [one.name for one in recorded.interfaces] == ["a", "b", "c", ""]
-    assert recorded.statistics == {"received": 1110, "dropped": 1, "os_dropped": 3}, "the last word of each interface"
+    assert recorded.statistics() == {"received": 1110, "dropped": 1, "os_dropped": 3}, "the last word of each interface"
     assert recorded.comment == "by hand"
 
 

@@ -108,7 +108,7 @@ def test_all_batches_have_one_schema(addresses: Any) -> None:
 
 @pytest.mark.needs("pyarrow")
 def test_times_rules_and_heads() -> None:
-    batch = batch_of(ALL[:3], times=[T0, NAT, 0], rules=np.array([0, 2**32 - 1, 5], dtype=np.uint32))
+    batch = batch_of(ALL[:3], times=[T0, NAT, 0], rule_numbers=np.array([0, 2**32 - 1, 5], dtype=np.uint32))
     table = batch.to_arrow(["head", "rule", "time"], head=60)
     assert table.schema.names == ["head", "rule", "time"]
     assert table.column("time").cast("int64").to_pylist() == [T0, None, 0]

@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from toolkit.capture.capture import FileFormat
     from toolkit.capture.compression import Compression
 
-__all__ = ["Target", "run"]
+__all__ = ["FileTarget", "run"]
 
 _TIMEOUT = 0.1  # seconds that a wait lasts, at most: so late is a packet in a pipe, and the end after a signal
 
 
 @dataclass(frozen=True)
-class Target:
+class FileTarget:
     """Where to, as asked for on the command line."""
 
     file: str
@@ -132,7 +132,7 @@ def run(
     interface: str,
     expression: str,
     binding: Binding,
-    target: Target,
+    target: FileTarget,
     *,
     count: int | None,
     seconds: float | None,
@@ -153,19 +153,19 @@ def run(
         failure = _loop(capture, stop, line, count)
         elapsed = time.monotonic() - began
         try:
-            capture.finish(None if count is None else max(count - capture.statistics.received, 0))
+            capture.finish(None if count is None else max(count - capture.statistics().received, 0))
         except ToolkitError as refused:
             failure = failure or refused
         failure = failure or source.loss()
         report = _report(source, capture, target, elapsed, failure)
-        if failure is not None and capture.statistics.write_dropped:
+        if failure is not None and capture.statistics().write_dropped:
             # How many packets are not in the file is known, their bytes are not.
             report["written_bytes"] = report["wire_bytes"] = None
     if as_json:
         with contextlib.redirect_stdout(sys.stderr if target.path is None else sys.stdout):
             output.print_json({**report, "error": None if failure is None else _text(failure)})
     else:
-        _conclude(report, capture.statistics)
+        _conclude(report, capture.statistics())
     if failure is not None:
         _say(f"xsk: {_text(failure)}")
     return 0 if failure is None else 1
@@ -205,7 +205,7 @@ def _loop(capture: Capture, stop: Stop, line: LiveLine, count: int | None) -> To
 
 
 def _reading(capture: Capture) -> Reading:
-    now = capture.statistics
+    now = capture.statistics()
     drops = {"dropped": now.dropped} | ({"not written": now.write_dropped} if now.write_dropped else {})
     size = output.octets(now.file_bytes)
     note = f"file {size}" if now.files == 1 else f"{now.files} files {size}"
@@ -213,9 +213,9 @@ def _reading(capture: Capture) -> Reading:
 
 
 def _report(
-    source: Source, capture: Capture, target: Target, seconds: float, failure: ToolkitError | None
+    source: Source, capture: Capture, target: FileTarget, seconds: float, failure: ToolkitError | None
 ) -> dict[str, Any]:
-    now = capture.statistics
+    now = capture.statistics()
     return {
         **source.info(),
         "mode": source.link.mode,

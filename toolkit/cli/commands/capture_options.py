@@ -118,10 +118,10 @@ def capture(interface: str, expression: tuple[str, ...], **options: Any) -> None
     """
     if not expression:
         raise click.UsageError("say what to take: an expression such as 'udp port 53', or 'all' for everything.")
-    from toolkit.cli.commands.capture import Target, run
+    from toolkit.cli.commands.capture import FileTarget, run
 
     names = ("file", "rotate_size", "rotate_seconds", "files", "pcap", "compress", "force", "buffer")
-    target = Target(
+    target = FileTarget(
         **{name: options.pop(name) for name in names}, mode=options.pop("file_mode"), group=options.pop("group")
     )
     sys.exit(run(interface, " ".join(expression), binding_from(options), target, **options))

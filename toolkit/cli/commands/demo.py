@@ -12,7 +12,7 @@ from toolkit.cli.commands.demo_traffic import Traffic
 from toolkit.cli.guard import ask
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
-from toolkit.cli.view.demo import View
+from toolkit.cli.view.demo import DemoView
 from toolkit.cli.view.sampler import Sampler
 from toolkit.cli.view.summary import Totals, summary
 from toolkit.errors import DeviceGoneError
@@ -35,7 +35,7 @@ def run(interface: str | None, expression: str | None, seconds: float, *, as_jso
         ask(interface, expression, assent=yes)
     with contextlib.ExitStack() as parts:
         stop = parts.enter_context(Stop(seconds))
-        view = parts.enter_context(View(quiet=as_json))
+        view = parts.enter_context(DemoView(quiet=as_json))
         traffic: Traffic | None = None
         if interface is None:
             from toolkit.lab import Lab
@@ -61,7 +61,7 @@ def run(interface: str | None, expression: str | None, seconds: float, *, as_jso
         return 0 if report["received"] + report["dropped"] == report["redirected"] else 1
 
 
-def _watch(opened: Interface, traffic: Traffic | None, stop: Stop, view: View) -> dict[str, Any]:
+def _watch(opened: Interface, traffic: Traffic | None, stop: Stop, view: DemoView) -> dict[str, Any]:
     """Receive until the time is over, show what comes, and reconcile."""
     totals, sampler, began = Totals(opened), Sampler(), time.monotonic()
     view.begin()

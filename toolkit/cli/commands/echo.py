@@ -58,13 +58,7 @@ def run(
             introduce(opened, f"answering for {', '.join(mine)}")
         responder, began = Responder(opened, answers), stop.restart()  # to compile and attach is not to answer
         line = LiveLine(
-            lambda: Reading(
-                responder.answered,
-                others={
-                    "unanswered": responder.received - responder.answered,
-                    "dropped": opened.statistics().dropped,
-                },
-            ),
+            lambda: _reading(responder, opened),
             interval=interval,
             statistics=opened.statistics if extra else None,
             quiet=as_json,
@@ -141,19 +135,27 @@ def _summary(
     except (ClosedError, DeviceGoneError):
         pass
     counters, statistics = opened.counters(), opened.statistics()
+    received, answered = responder.statistics()
     return {
         **outcome(opened, gone, statistics.dropped),
         "addresses": list(addresses),
         "redirected": counters["redirected"],
-        "received": responder.received,
-        "answered": responder.answered,
-        "unanswered": responder.received - responder.answered,
+        "received": received,
+        "answered": answered,
+        "unanswered": received - answered,
         "all_sent": not left,
         "dropped": statistics.dropped,
         "drop_reasons": statistics._asdict(),
         "passed": counters.get("passed"),
         "seconds": round(seconds, 3),
     }
+
+
+def _reading(responder: Responder, opened: Interface) -> Reading:
+    """For the live line."""
+    received, answered = responder.statistics()
+    others = {"unanswered": received - answered, "dropped": opened.statistics().dropped}
+    return Reading(answered, others=others)
 
 
 def _conclude(report: dict[str, Any]) -> None:

@@ -47,12 +47,10 @@ class Direction:
 
     def reading(self) -> Reading:
         """For the live line."""
-        forwarder = self.forwarder
-        lost = {"edited out": forwarder.edited_out} if forwarder.edited_out else {}
+        moved = self.forwarder.statistics()
+        lost = {"edited out": moved.edited_out} if moved.edited_out else {}
         dropped = self.source.statistics().dropped
-        return Reading(
-            forwarder.forwarded, forwarder.octets, others={**lost, "no room": forwarder.no_room, "dropped": dropped}
-        )
+        return Reading(moved.forwarded, moved.octets, others={**lost, "no room": moved.no_room, "dropped": dropped})
 
 
 def run(
@@ -219,19 +217,19 @@ def _summary(directions: list[Direction], edits: Edits, seconds: float, gone: De
 
 
 def _report(way: Direction, gone: DeviceGoneError | None, *, all_sent: bool) -> dict[str, Any]:
-    forwarder, counters, statistics = way.forwarder, way.source.counters(), way.source.statistics()
+    moved, counters, statistics = way.forwarder.statistics(), way.source.counters(), way.source.statistics()
     sending = statistics if way.target is way.source else way.target.statistics()
     return {
-        **outcome(way.source, gone, statistics.dropped + forwarder.no_room),
+        **outcome(way.source, gone, statistics.dropped + moved.no_room),
         "from": way.source.name,
         "to": way.target.name if isinstance(way.target, Interface) else way.target.interface,
         "redirected": counters["redirected"],
-        "received": forwarder.received,
-        "forwarded": forwarder.forwarded,
-        "octets": forwarder.octets,
-        "checksums_finished": forwarder.finished,
-        "edited_out": forwarder.edited_out,
-        "no_room": forwarder.no_room,
+        "received": moved.received,
+        "forwarded": moved.forwarded,
+        "octets": moved.octets,
+        "checksums_finished": moved.finished,
+        "edited_out": moved.edited_out,
+        "no_room": moved.no_room,
         "all_sent": all_sent,
         "dropped": statistics.dropped,
         "drop_reasons": statistics._asdict(),

@@ -87,7 +87,7 @@ def run(
             stop=lambda: stop,
         )
         line = LiveLine(
-            lambda: Reading(player.result.packets, player.result.octets),
+            lambda: Reading(*player.statistics()[:2]),
             interval=interval,
             statistics=sock.statistics if extra else None,
             quiet=as_json,
@@ -96,12 +96,12 @@ def run(
         failure = _play(player, recorded, file, loop, sock)
         if stop and file == "-":
             failure = ""  # the recording seems cut off, because we stopped to read it
-        report = _report(sock, file, player.result, began)
+        report = _report(sock, file, player.statistics(), began)
         if as_json:
             output.print_json(report)
         else:
             conclude(report)
-            _remark(player.result)
+            _remark(player.statistics())
     if failure:
         print(f"xsk: {failure}", file=sys.stderr)
         return 1
@@ -148,7 +148,7 @@ def _play(player: Replay, recorded: Recorded, file: str, loop: int, sock: Socket
     try:
         player.round(recorded)
         rounds = 1
-        while not player.done and rounds != loop and player.result.packets:
+        while not player.done and rounds != loop and player.statistics().packets:
             player.round(file)
             rounds += 1
     except SystemCallError as refused:

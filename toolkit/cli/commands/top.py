@@ -15,7 +15,7 @@ from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.keys import Keys
 from toolkit.cli.view.summary import Source, Totals, conclude, ended, introduce, summary
-from toolkit.cli.view.top import View
+from toolkit.cli.view.top import TopView
 from toolkit.errors import DeviceGoneError
 from toolkit.flows import Flow, Flows
 from toolkit.flows.flows import Order
@@ -46,7 +46,7 @@ def run(
         if not as_json:
             introduce(opened)
         totals, began = Totals(opened), stop.restart()  # to compile and attach is not to watch
-        with View(quiet=as_json, interval=interval, rows=rows) as view:
+        with TopView(quiet=as_json, interval=interval, rows=rows) as view:
             watch = _Watch(opened, stop, view, totals, group, by, max_flows)
             gone = watch.loop()
         report = summary(opened, totals, time.monotonic() - began, gone)
@@ -67,7 +67,7 @@ class _Watch:
     """The loop, and what keys change in it."""
 
     def __init__(
-        self, opened: Source, stop: Stop, view: View, totals: Totals, group: Group, by: Order, max_flows: int
+        self, opened: Source, stop: Stop, view: TopView, totals: Totals, group: Group, by: Order, max_flows: int
     ) -> None:
         self._opened = opened
         self._stop = stop

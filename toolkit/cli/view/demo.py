@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
     from toolkit.lab import Lab
 
-__all__ = ["View"]
+__all__ = ["DemoView"]
 
 _REFRESH = 0.2  # seconds between two pictures on a terminal
 _LINE = 1.0  # seconds between two lines elsewhere
 _ROWS = 5
 
 
-class View:
+class DemoView:
     """Shows the demo. With `quiet` nothing is printed."""
 
     def __init__(self, *, quiet: bool) -> None:
@@ -44,7 +44,7 @@ class View:
         """Have the first rate begin now: to compile and attach is not to receive."""
         self._last = (time.monotonic(), 0, 0)  # when the rate was last computed; packets and bytes then
 
-    def __enter__(self) -> View:
+    def __enter__(self) -> DemoView:
         if not self._quiet:
             from rich.console import Console
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-__all__ = ["View"]
+__all__ = ["TopView"]
 
 _LINES = 5  # rows each time, where there is no terminal that says how many fit
 _AROUND = 9  # lines of a terminal that are not rows
@@ -25,7 +25,7 @@ _NAME = 30  # columns of a terminal that the name has at least, and what the fig
 _FIGURES = 60
 
 
-class View:
+class TopView:
     """Shows the rows of a Flows, each interval the largest."""
 
     def __init__(self, *, quiet: bool, interval: float, rows: int | None) -> None:
@@ -43,7 +43,7 @@ class View:
         self._then = time.monotonic()  # when the interval that is being shown began
         self._counted = (0, 0)  # packets and bytes then
 
-    def __enter__(self) -> View:
+    def __enter__(self) -> TopView:
         """Find out what the output is."""
         if not self._quiet:
             from rich.console import Console
