@@ -4,126 +4,22 @@
 from __future__ import annotations
 
 import ast
-import graphlib
 import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT
-
-# A package imports from lower floors only, for types too; modules of one package import each other without a circle.
-# toolkit/ itself holds __init__.py, errors.py and packages. A new package gets its floor here and in
-# docs/architecture.md.
-FLOORS = {
-    "errors": 0,
-    "abi": 1,
-    "_base": 2,
-    "filter": 3,
-    "net": 3,
-    "rings": 3,
-    "tables": 3,
-    "umem": 3,
-    "decode": 4,
-    "batch": 5,
-    "packets": 5,
-    "flows": 6,
-    "lab": 6,
-    "program": 6,
-    "capture": 7,
-    "doctor": 7,
-    "wait": 7,
-    "xsk": 8,
-    "interface": 9,
-    "forward": 10,
-    "recorded": 10,
-    "workers": 10,
-    "cli": 11,
-    "": 11,  # toolkit/__init__.py: the public names, on top of everything
-}
-MOST_MODULES = 20  # of a package; the command has more, in folders of its own
+from tests.helpers import ROOT, floors
+from tests.helpers.floors import FLOORS, MOST_MODULES, module_files, violations
 
 # What `import toolkit` must not drag in: it costs start-up time and memory, and belongs where it is used.
 HEAVY = {"bcc", "click", "matplotlib", "pandas", "pyarrow", "pyroute2", "rich"}
 
 FILE_LINES, FILE_LIMIT = 400, 450  # above the first a warning, above the second a failure
 FUNCTION_LINES, FUNCTION_LIMIT = 50, 60  # without the docstring
-
-
-def module_files(root: Path) -> dict[str, Path]:
-    """Every module of the package by its dotted name; a package goes by its own name, without `__init__`."""
-    modules = {}
-    for path in sorted((root / "toolkit").rglob("*.py")):
-        parts = path.relative_to(root).with_suffix("").parts
-        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return modules
-
-
-def import_nodes(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
-    """Every import, inside functions and for type checkers too."""
-    return (node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom))
-
-
-def imported_modules(name: str, path: Path, modules: dict[str, Path]) -> set[str]:
-    """The modules of the package that `name` imports; a package's `__init__` only where the import names it."""
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    wanted: set[str] = set()
-    for node in import_nodes(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            wanted.update(alias.name for alias in node.names)
-            continue
-        base = node.module or ""
-        if node.level:
-            base = ".".join([*package.split(".")[: len(package.split(".")) - node.level + 1], *filter(None, [base])])
-        for alias in node.names:
-            inner = f"{base}.{alias.name}"
-            wanted.add(inner if inner in modules else base)
-    return {other for other in wanted if other.split(".")[0] == "toolkit"} - {name}
-
-
-def package_of(name: str) -> str:
-    """The package that a module belongs to: "rings" of toolkit.rings.rxqueue."""
-    return [*name.split("."), ""][1]
-
-
-def floor_of(name: str) -> int | None:
-    """The floor that a module's package stands on."""
-    return FLOORS.get(package_of(name))
-
-
-def violations(root: Path) -> list[str]:
-    """What is wrong with the import graph of the package in `root`, a sentence each."""
-    modules = module_files(root)
-    graph = {name: imported_modules(name, path, modules) for name, path in modules.items()}
-    problems = []
-    for name, imports in graph.items():
-        floor = floor_of(name)
-        if floor is None:
-            problems.append(
-                f"{modules[name].relative_to(root)} has no floor: add {name.split('.')[1]!r} to FLOORS in "
-                "tests/unit/project/test_architecture.py and to docs/architecture.md"
-            )
-            continue
-        for other in sorted(imports):
-            above = floor_of(other)
-            if above is not None and above >= floor and package_of(other) != package_of(name):
-                problems.append(f"{name} (floor {floor}) imports {other} (floor {above}): imports go down only")
-    for path in sorted((root / "toolkit").glob("*.py")):
-        if path.name not in ("__init__.py", "errors.py"):
-            problems.append(f"{path.relative_to(root)} stands beside the packages: find it a room")
-    for package in sorted((root / "toolkit").iterdir()):
-        count = sum(path.name != "__init__.py" for path in package.glob("*.py"))
-        if count > MOST_MODULES:
-            problems.append(f"{package.relative_to(root)} has {count} modules, more than {MOST_MODULES}: two rooms?")
-    try:
-        graphlib.TopologicalSorter(graph).prepare()
-    except graphlib.CycleError as cycle:
-        problems.append("a cycle of imports: " + " <- ".join(cycle.args[1]))
-    return problems
 
 
 def write_tree(root: Path, files: dict[str, str]) -> Path:
@@ -139,6 +35,40 @@ def test_imports_go_down_and_never_in_circles() -> None:
     assert module_files(ROOT), "no modules found: the test looks in the wrong place"
     problems = violations(ROOT)
     assert not problems, "\n".join(problems)
+
+
+def test_the_table_of_packages_floors_and_arrows(capsys: pytest.CaptureFixture[str]) -> None:
+    """`python -m tests.helpers.floors` prints it."""
+    assert floors.main() == 0
+    printed = capsys.readouterr().out
+    assert len(set(FLOORS.values())) <= 12
+    assert len(FLOORS) <= 30
+    found = re.search(r"(\d+) packages, (\d+) floors, (\d+) arrows, 0 of them upward", printed)
+    assert found, printed
+    assert int(found[1]) == len(FLOORS)
+    assert int(found[3]) > 100, "too few arrows: the imports are not found"
+
+
+def test_the_architecture_page_names_the_packages_and_their_modules() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    problems = floors.misdescribed(ROOT, page)
+    assert not problems, "docs/architecture.md:\n" + "\n".join(problems)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("| 3 | `rings/` |", "| 4 | `rings/` |", "rings stands on floor 3, not 4"),
+        ("| 3 | `umem/` |", "| 3 | `memory/` |", "umem has no row"),
+        ("`rxqueue`", "`rx`", "rings: there is no module rx"),
+        ("`ledger`", "ledger", "umem: the module ledger is not named"),
+        ("| 0 | `errors` |", "| 0 | `errors` | |\n| 0 | `faults` |", "faults is no package of toolkit/"),
+    ],
+)
+def test_a_row_that_is_wrong_is_found(old: str, new: str, expected: str) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert old in page
+    assert expected in floors.misdescribed(ROOT, page.replace(old, new))
 
 
 @pytest.mark.parametrize(
