@@ -12,9 +12,10 @@ import hashlib
 import json
 import os
 import stat
-import warnings
 from pathlib import Path
 from typing import Any
+
+from toolkit._base.warn import warn
 
 __all__ = ["Cache", "CacheWarning", "directory"]
 
@@ -87,11 +88,10 @@ class Cache:
 
     @staticmethod
     def _warn(place: Path, reason: str) -> None:
-        warnings.warn(
+        warn(
             f"the cache {place} is not used: {reason}. Programs are compiled anew each time. "
             f"Next step: remove it, or make it yours alone (`chown`, `chmod 700`).",
             CacheWarning,
-            stacklevel=5,
         )
 
     def __enter__(self) -> Cache:

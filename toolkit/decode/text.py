@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from toolkit.tables.address_text import ip6_text
 
 __all__ = ["cell", "ethertype_name", "flow", "format_ip", "format_mac", "protocol_name", "summaries", "summary"]
 
@@ -103,7 +104,7 @@ def format_ip(addresses: npt.ArrayLike) -> list[str]:
     """Write IP addresses: shape (n,), numbers of 32 bits, for IPv4; (n, 16) uint8 for IPv6. Missing (-1) becomes ''."""
     array = np.asarray(addresses)
     if array.ndim == 2:
-        return [_ip6(bytes(row)) for row in array.astype(np.uint8)]
+        return ip6_text(array.astype(np.uint8)).strings()
     return [_ip4(value) for value in np.atleast_1d(array).tolist()]
 
 
@@ -116,7 +117,7 @@ def _ip4(value: int) -> str:
 
 
 def _ip6(raw: bytes) -> str:
-    return str(ipaddress.IPv6Address(raw))
+    return ip6_text(np.frombuffer(raw, dtype=np.uint8).reshape(1, 16)).strings()[0]
 
 
 def protocol_name(number: int) -> str:

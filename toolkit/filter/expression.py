@@ -13,12 +13,12 @@ import hashlib
 import json
 import re
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from toolkit._base.cache import Cache
 from toolkit._base.children import run_helper
+from toolkit._base.warn import warn
 from toolkit.abi import libpcap as abi
 from toolkit.abi.libpcap import Instruction
 from toolkit.abi.shared_library import not_loaded
@@ -127,12 +127,11 @@ def instructions(expression: str) -> list[Instruction]:
             )
     beside = _BESIDE.search(expression)
     if beside and any(code & 0xE7 == 0x20 and k >= abi.SKF_AD_OFF for code, _, _, k in found):
-        warnings.warn(
+        warn(
             f"in the filter {_short(expression)}, `{beside[1]}` asks for what is not in a packet's bytes: a packet on "
             "which it is asked never matches. All that an XDP program sees is inbound, on the interface that it is "
             "attached to. Next step: leave the word out.",
             FilterWarning,
-            stacklevel=3,
         )
     return found
 

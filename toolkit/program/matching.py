@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.warn import once
 from toolkit.abi import libpcap
 from toolkit.batch.batch import Batch
 from toolkit.errors import ArgumentError
@@ -100,6 +101,11 @@ def matches(expression: str, packets: Any) -> npt.NDArray[np.bool_]:
     """
     if not isinstance(expression, str):
         raise ArgumentError(f'the filter is a tcpdump expression or "all", not {expression!r}.')
+    with once():  # the expression is compiled for each kind of packet
+        return _verdicts(expression, packets)
+
+
+def _verdicts(expression: str, packets: Any) -> npt.NDArray[np.bool_]:
     found = _bytes(packets)
     verdicts = np.zeros(len(found), dtype=np.bool_)
     matcher = _matcher(expression)

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from toolkit._base.arguments import whole
+from toolkit._base.warn import warn
 from toolkit.abi.pcapng import SECTION_HEADER_BLOCK
 from toolkit.batch.batch import Batch
 from toolkit.errors import ArgumentError, ClosedError, RecordedError, RecordedWarning
@@ -246,7 +246,7 @@ class Recorded:
         return " to its end"
 
     def _warn(self, message: str) -> None:
-        warnings.warn(RecordedWarning(f"{self.name}: {message}."), stacklevel=5)
+        warn(f"{self.name}: {message}.", RecordedWarning)
 
     def close(self) -> None:
         """Close the file. Batches stay good. Repeatable."""

@@ -16,7 +16,9 @@ Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
 
-_COLON, _DOT = ord(":"), ord(".")
+_COLON = ord(":")
+_MAPPED = np.frombuffer(b"::ffff:", dtype=np.uint8)
+_FFFF = np.frombuffer(b"\0\0\xff\xff", dtype=np.uint32)[0]  # the third word of an IPv4-mapped address
 
 
 class Text(NamedTuple):
@@ -45,7 +47,7 @@ def ip4_text(addresses: Array) -> Text:
 
 
 def ip6_text(addresses: Bytes) -> Text:
-    """Write IPv6 addresses, shape (n, 16) uint8, as RFC 5952 has them; the last 32 bits in hex too, never in dots."""
+    """Write IPv6 addresses, shape (n, 16) uint8, as RFC 5952 has them: IPv4-mapped ones as `::ffff:192.0.2.1`."""
     return _compact(_ip6_cells(addresses))
 
 
@@ -91,11 +93,16 @@ def _compact(cells: Bytes) -> Text:
 
 def _ip4_cells(addresses: Array, present: Flags) -> Bytes:
     """Rows of 16 characters, zeros among them; all zero where there is none."""
-    raw = addresses.astype(">u4").view(np.uint8).reshape(-1, 4)
+    cells = _dotted(addresses.astype(">u4").view(np.uint8).reshape(-1, 4))
+    if not present.all():
+        cells[~present] = 0
+    return cells
+
+
+def _dotted(raw: Bytes) -> Bytes:
+    """Write four octets a row, shape (n, 4): rows of 16 characters, zeros among them."""
     words = _decimals()[raw]
     words[:, 3] &= 0x00FFFFFF if np.little_endian else 0xFFFFFF00  # no dot behind the last
-    if not present.all():
-        words[~present] = 0
     return words.view(np.uint8)
 
 
@@ -117,6 +124,12 @@ def _ip6_cells(addresses: Bytes) -> Bytes:
     cells = digits.reshape(-1, 40)
     cells &= keep[zeros]
     cells |= add[zeros]
+    words = raw.view(np.uint32)
+    mapped = np.flatnonzero((words[:, 2] == _FFFF) & ((words[:, 0] | words[:, 1]) == 0))
+    if mapped.size:  # RFC 5952, section 5
+        cells[mapped] = 0
+        cells[mapped, : len(_MAPPED)] = _MAPPED
+        cells[mapped, len(_MAPPED) : len(_MAPPED) + 16] = _dotted(raw[mapped, 12:])
     return cells
 
 

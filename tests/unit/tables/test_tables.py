@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 import sys
 from typing import Any
 
@@ -65,7 +66,9 @@ def expected(batch: Batch, addresses: str) -> list[dict[str, Any]]:
 
 
 def hextets(raw: bytes) -> str:
-    """As RFC 5952 has it, without its dots for the last 32 bits."""
+    """As RFC 5952 has it, by libc where the last 32 bits are in dots and by the standard library else."""
+    if raw.startswith(bytes(10) + b"\xff\xff"):
+        return socket.inet_ntop(socket.AF_INET6, raw)
     return ipaddress.IPv6Address._string_from_ip_int(int.from_bytes(raw, "big"))  # type: ignore[attr-defined]
 
 
