@@ -8,7 +8,8 @@ directory and its chatter all stay in here.
 A JSON request comes in on stdin: `text`, `cflags`, `headers` (a directory for BCC_KERNEL_SOURCE, or null for the
 machine's own kernel headers) and `parent` (a pid). A JSON report goes out on stdout; clang writes to stderr as it
 likes. `status` is "ok", or the reason why not: "absent", "wrong", "compile", "error". With "ok" come `license`, `maps`
-and `functions`: name -> instructions (base64) and relocations; `read`, what clang says that it read, as a makefile has
+(in a map of maps, `inner` says which of them it holds the likes of) and `functions`: name -> instructions (base64) and
+relocations; `read`, what clang says that it read, as a makefile has
 it, and `began`, when it began to, in ns of the clock.
 """
 
@@ -30,6 +31,7 @@ PR_SET_PDEATHSIG = 1
 BPF_LD_IMM64 = 0x18
 BPF_PSEUDO_MAP_FD = 1
 INSTRUCTION = 8  # bytes
+MAPS_OF_MAPS = (12, 13)  # BPF_MAP_TYPE_ARRAY_OF_MAPS, BPF_MAP_TYPE_HASH_OF_MAPS
 
 
 def die_with(parent: int) -> None:
@@ -96,6 +98,23 @@ def tables(lib: Any, module: int) -> tuple[list[dict[str, Any]], dict[int, int]]
     return maps, indices
 
 
+def add_inner(lib: Any, maps: list[dict[str, Any]], indices: dict[int, int]) -> None:
+    """Note in each map of maps which map its entries must be like. BCC keeps that to itself, so the kernel is asked.
+
+    It takes those as an entry that are as the declared one in all that matters to it. The entries are gone afterwards.
+    """
+    fds = {index: fd for fd, index in indices.items()}
+    for outer, described in enumerate(maps):
+        if described["type"] not in MAPS_OF_MAPS:
+            continue
+        key = ctypes.create_string_buffer(described["key_size"])
+        for inner in range(len(maps)):
+            if lib.bpf_update_elem(fds[outer], key, ctypes.byref(ctypes.c_int(fds[inner])), 0) == 0:
+                lib.bpf_delete_elem(fds[outer], key)
+                described["inner"] = inner
+                break
+
+
 def relocations(code: bytes, indices: dict[int, int]) -> list[tuple[int, int]]:
     """Pairs (instruction, map): which instructions load a map's file descriptor."""
     found = []
@@ -121,6 +140,7 @@ def build(bcc: Any, request: dict[str, Any]) -> dict[str, Any]:
     except Exception as refused:
         return {"status": "compile", "detail": str(refused)}
     maps, indices = tables(lib, bpf.module)
+    add_inner(lib, maps, indices)
     functions = {}
     for i in range(lib.bpf_num_functions(bpf.module)):
         name = lib.bpf_function_name(bpf.module, i)

@@ -29,12 +29,13 @@ from toolkit.program.load import LESS
 
 __all__ = ["build_images", "choose"]
 
-FORMAT = 2  # of the cached report; a change of worker.py's output needs a new number
+FORMAT = 3  # of the cached report; a change of bcc_process.py's output needs a new number
 TIME_LIMIT = 120.0  # s; a compilation takes a quarter of a second, on an emulated machine some fifty
 SYSTEM_PYTHON = "/usr/bin/python3"
 
 _MISSING_HEADER = re.compile(r"fatal error: '([^']+)' file not found")
 _NO_PRIVILEGE = re.compile(r"could not open bpf map.*Operation not permitted|bpf.*Operation not permitted")
+_NO_MAP = re.compile(r"could not open bpf map: (\w+), error: (.*)")
 _TOO_FAR = "Branch target out of insn range"  # newer LLVMs give up; older ones cut the jump, and the verifier sees it
 _LIBRARIES = ("/usr/lib*/libbcc.so.0", "/usr/lib/*-linux-gnu/libbcc.so.0", "/usr/local/lib*/libbcc.so.0")
 
@@ -139,6 +140,13 @@ def _refusal(source: sources.SourceText, report: dict[str, Any], chatter: str) -
     """The exception for a report that is not ok."""
     if _NO_PRIVILEGE.search(chatter):
         return kernel_error("map_create", 1, f"cannot create the maps of {source.name}")
+    refused = _NO_MAP.search(chatter)
+    if refused:
+        return CompileError(
+            f"{source.name} does not compile: the kernel refuses its map {refused[1]}: {refused[2]}. Likely cause: it "
+            "takes no map of this type with these sizes; or, of a map of maps, the source does not declare the map "
+            f"that this one names. Next step: correct the declaration of {refused[1]}."
+        )
     if report["status"] == "compile" and "error" in chatter:
         text = f"{source.name} does not compile:\n{chatter.strip()}"
         missing = _MISSING_HEADER.search(chatter)

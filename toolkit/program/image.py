@@ -16,12 +16,17 @@ __all__ = ["Image", "MapSpec", "images", "map_specs"]
 INSTRUCTION = np.dtype([("opcode", "u1"), ("registers", "u1"), ("offset", "=i2"), ("imm", "=i4")])
 """struct bpf_insn."""
 
+MAPS_OF_MAPS = frozenset({12, 13})  # BPF_MAP_TYPE_ARRAY_OF_MAPS, BPF_MAP_TYPE_HASH_OF_MAPS
+
 _INTEGERS = {"unsigned long long": "=u8", "unsigned int": "=u4", "unsigned short": "=u2", "unsigned char": "u1"}
 
 
 @dataclasses.dataclass(frozen=True)
 class MapSpec:
-    """A map as the program's source declares it. Sizes in bytes; `fields` names the members of a struct value."""
+    """A map as the program's source declares it. Sizes in bytes; `fields` names the members of a struct value.
+
+    `inner`: in a map of maps, the name of the one that its entries must be like; "" in any other.
+    """
 
     name: str
     type: int
@@ -30,6 +35,12 @@ class MapSpec:
     max_entries: int
     flags: int
     fields: tuple[tuple[str, str], ...] = ()
+    inner: str = ""
+
+    @property
+    def of_maps(self) -> bool:
+        """Whether the values are other maps."""
+        return self.type in MAPS_OF_MAPS
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -87,6 +98,7 @@ def map_specs(described: list[dict[str, Any]]) -> tuple[MapSpec, ...]:
             _u32(m["max_entries"]),
             _u32(m["flags"]),
             _fields(m["value_layout"]),
+            "" if m.get("inner") is None else str(described[_u32(m["inner"])]["name"]),
         )
         for m in described
     )

@@ -35,15 +35,15 @@ LOG_SIZES = (1 << 20, 1 << 26)  # bytes; kernels before 6.4 refuse with ENOSPC w
 
 
 def create_maps(image: Image, entries: Mapping[str, int]) -> dict[str, Map]:
-    """Make the image's maps in the kernel, in its order. None is left where one fails."""
+    """Make the image's maps in the kernel, those that hold others last. By name; none is left where one fails."""
     unknown = sorted(set(entries) - {spec.name for spec in image.maps})
     if unknown:
         names = ", ".join(spec.name for spec in image.maps) or "none"
         raise ArgumentError(f"the program has no map {', '.join(unknown)} (its maps: {names}).")
     made: dict[str, Map] = {}
     try:
-        for spec in image.maps:
-            made[spec.name] = Map.create(spec, entries.get(spec.name))
+        for spec in sorted(image.maps, key=lambda one: one.of_maps):
+            made[spec.name] = Map.create(spec, entries.get(spec.name), inner=made.get(spec.inner))
     except BaseException:
         for one in made.values():
             one.close()

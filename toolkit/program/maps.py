@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes as ct
+import errno
 import functools
 import sys
 from typing import Any
@@ -38,20 +39,35 @@ class Map:
         self._descriptor = Descriptor(fd, f"the map {spec.name}")
 
     @classmethod
-    def create(cls, spec: MapSpec, max_entries: int | None = None) -> Map:
-        """Make the map in the kernel, with room for `max_entries` in place of what the program's source says."""
+    def create(cls, spec: MapSpec, max_entries: int | None = None, *, inner: Map | None = None) -> Map:
+        """Make the map in the kernel, with room for `max_entries` in place of what the program's source says.
+
+        inner: one that the entries of a map of maps must be like.
+        """
         if max_entries is not None:
             if max_entries < 1:
                 raise ArgumentError(f"the map {spec.name} cannot have {max_entries} entries: at least 1.")
             spec = MapSpec(**{**spec.__dict__, "max_entries": max_entries})
+        tried = f"cannot create the map {spec.name} of {spec.max_entries} entries"
         options = abi.MapCreateOpts(sz=ct.sizeof(abi.MapCreateOpts), map_flags=spec.flags)
+        if spec.of_maps:
+            if inner is None:
+                raise ArgumentError(
+                    f"{tried}: it holds maps like one that the source does not declare. Next step: declare it "
+                    f'above, and name it: BPF_ARRAY(inner, u32, 16); BPF_ARRAY_OF_MAPS({spec.name}, "inner", 8);'
+                )
+            options.inner_map_fd = inner.fd
         name = spec.name.encode()[: abi.BPF_OBJ_NAME_LEN - 1]
         fd = abi.libbpf().bpf_map_create(
             spec.type, name, spec.key_size, spec.value_size, spec.max_entries, ct.byref(options)
         )
         if fd < 0:
-            raise kernel_error("map_create", fd, f"cannot create the map {spec.name} of {spec.max_entries} entries")
+            raise kernel_error("map_create", fd, tried)
         return cls(spec, fd)
+
+    def another(self) -> Map:
+        """Make one more map like this one, empty: for an entry of a map of maps. Close it yourself."""
+        return Map.create(self._spec)
 
     @property
     def name(self) -> str:
@@ -137,11 +153,22 @@ class Map:
         padded = np.frombuffer(raw, np.uint8).reshape(-1, stride)[:, : self.value_size]
         return np.ascontiguousarray(padded).view(self.dtype).reshape(-1)
 
-    def update(self, key: int | bytes, value: int | bytes) -> None:
-        """Write an entry (BPF_ANY)."""
-        result = abi.libbpf().bpf_map_update_elem(self.fd, self._key(key), self._value(value), abi.BPF_ANY)
+    def update(self, key: int | bytes, value: int | bytes | Map) -> None:
+        """Write an entry (BPF_ANY). The value is a Map in a map of maps, which keeps it alive."""
+        raw = self._value(value.fd if isinstance(value, Map) else value)
+        result = abi.libbpf().bpf_map_update_elem(self.fd, self._key(key), raw, abi.BPF_ANY)
         if result < 0:
-            raise kernel_error("map_update", result, f"cannot write entry {key!r} of the map {self.name}")
+            raise kernel_error(
+                "map_update", result, f"cannot write entry {key!r} of the map {self.name}", cause=self._why(-result)
+            )
+
+    def _why(self, number: int) -> str:
+        """The likely cause of an entry that was refused with errno `number`; "" where the errno says enough."""
+        if number == errno.E2BIG:
+            return f"the map has room for {self.max_entries} entries"
+        if number == errno.EINVAL and self._spec.of_maps:
+            return f"an entry must be like the map {self._spec.inner}: its type, sizes and number of entries"
+        return ""
 
     def delete(self, key: int | bytes) -> bool:
         """Take an entry out; False where there was none."""
