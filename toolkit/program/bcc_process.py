@@ -136,7 +136,7 @@ def build(bcc: Any, request: dict[str, Any]) -> dict[str, Any]:
     says = ["-MD", "-MF", path] if os.path.exists(path) else []  # a chroot may have no /proc
     began = time.time_ns()
     try:
-        bpf = bcc.BPF(text=request["text"].encode(), cflags=[*request["cflags"], *says])
+        bpf = bcc.BPF(text=request["text"].encode(errors="surrogateescape"), cflags=[*request["cflags"], *says])
     except Exception as refused:
         return {"status": "compile", "detail": str(refused)}
     maps, indices = tables(lib, bpf.module)

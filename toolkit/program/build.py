@@ -22,7 +22,7 @@ from toolkit._base.cache import Cache
 from toolkit._base.children import run_helper
 from toolkit.abi.shared_library import refused_by
 from toolkit.errors import ArgumentError, CompileError, LibraryError, ToolkitError, kernel_error
-from toolkit.program import dependencies, sources
+from toolkit.program import dependencies, diagnosis, sources
 from toolkit.program.bcc import PLACES, have_kernel_headers
 from toolkit.program.image import Image, images
 from toolkit.program.load import LESS
@@ -33,7 +33,9 @@ FORMAT = 3  # of the cached report; a change of bcc_process.py's output needs a 
 TIME_LIMIT = 120.0  # s; a compilation takes a quarter of a second, on an emulated machine some fifty
 SYSTEM_PYTHON = "/usr/bin/python3"
 
-_MISSING_HEADER = re.compile(r"fatal error: '([^']+)' file not found")
+# Else the verifier would refuse a call that leads nowhere, in words about jumps, and a program that ends without a
+# verdict would be loaded, and give any. The first is an error by itself from clang 16 on.
+_ERRORS = ("-Werror=implicit-function-declaration", "-Werror=return-type")
 _NO_PRIVILEGE = re.compile(r"could not open bpf map.*Operation not permitted|bpf.*Operation not permitted")
 _NO_MAP = re.compile(r"could not open bpf map: (\w+), error: (.*)")
 _TOO_FAR = "Branch target out of insn range"  # newer LLVMs give up; older ones cut the jump, and the verifier sees it
@@ -80,7 +82,7 @@ def _kernel_version() -> int:
 
 
 def _flags(source: sources.SourceText, own_headers: bool) -> list[str]:
-    flags = [f"-I{place}" for place in source.include]
+    flags = [*_ERRORS, *(f"-I{place}" for place in source.include)]
     if own_headers:
         flags += [f"-DXSK_LINUX_VERSION_CODE={_kernel_version()}", f"-DXSK_PAGE_SIZE={os.sysconf('SC_PAGE_SIZE')}"]
     return flags
@@ -149,12 +151,8 @@ def _refusal(source: sources.SourceText, report: dict[str, Any], chatter: str) -
         )
     if report["status"] == "compile" and "error" in chatter:
         text = f"{source.name} does not compile:\n{chatter.strip()}"
-        missing = _MISSING_HEADER.search(chatter)
-        if missing and missing[1] != "xsk_filter.h":
-            text += (
-                f"\nThe toolkit carries the few kernel headers that XDP programs need, and {missing[1]} is not one of "
-                f"them. Next step: `apt-get install linux-headers-{platform.release()}`, or do without it."
-            )
+        if hint := diagnosis.next_step(chatter):
+            text += f"\n{hint}"
         return CompileError(text)
     if _TOO_FAR in chatter:
         return CompileError(
@@ -180,7 +178,7 @@ def _fresh(source: sources.SourceText, text: str, candidates: Sequence[str]) -> 
     for headers, flags in _attempts(source):
         request = {"text": text, "cflags": flags, "headers": headers}
         report, chatter = _compile(request, candidates)
-        if report["status"] == "ok" or not _MISSING_HEADER.search(chatter):
+        if report["status"] == "ok" or not diagnosis.MISSING_HEADER.search(chatter):
             break
     if report["status"] != "ok":
         raise _refusal(source, report, chatter)
@@ -218,5 +216,10 @@ def choose(built: dict[str, Image], function: str | None, source: str) -> Image:
         return next(iter(built.values()))
     if function in built:
         return built[function]
-    has = f"has the functions {', '.join(built)}" if built else "has no function that could be an XDP program"
+    if not built:
+        raise ArgumentError(
+            f"{source} has no function that could be an XDP program. Next step: give it one that is not static, such "
+            "as `int pass(struct xdp_md *ctx) { return XDP_PASS; }`."
+        )
+    has = f"has the functions {', '.join(built)}"
     raise ArgumentError(f"{source} {has}. Next step: say which one to load with function=...")

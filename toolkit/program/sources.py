@@ -55,7 +55,7 @@ def read(source: str | os.PathLike[str]) -> SourceText:
     # A bare name means the toolkit's program, whatever lies in the current directory under that name.
     path = own if given.parent == Path() and own.is_file() else given
     try:
-        text = path.read_text()
+        raw = path.read_bytes()
     except OSError as missing:
         if missing.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise  # explained by who is building: the program is not at fault
@@ -64,6 +64,14 @@ def read(source: str | os.PathLike[str]) -> SourceText:
             f"cannot read the program {os.fspath(source)!r}: {missing.strerror}. "
             f"Next step: give a path, C text, or one of the toolkit's own programs ({names})."
         ) from missing
+    if raw.startswith(b"\x7fELF") or b"\0" in raw:
+        what = "a compiled object file" if raw.startswith(b"\x7fELF") else "not a text file"
+        raise ArgumentError(
+            f"cannot compile the program {os.fspath(source)!r}: it is {what}, and programs are built from C source. "
+            "Next step: give the source (.c) that it was made of."
+        )
+    # Comments may be in any encoding: what is no UTF-8 reaches clang byte by byte.
+    text = raw.decode("utf-8", "surrogateescape")
     return SourceText(str(path), text, (str(path.resolve().parent), str(directory())))
 
 

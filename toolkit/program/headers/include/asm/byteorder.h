@@ -10,4 +10,10 @@
 #define __LITTLE_ENDIAN 1234
 #endif
 
+/* Constants too, as in `case htons(ETH_P_IP):`. */
+#define htons(x) __builtin_bswap16(x)
+#define ntohs(x) __builtin_bswap16(x)
+#define htonl(x) __builtin_bswap32(x)
+#define ntohl(x) __builtin_bswap32(x)
+
 #endif

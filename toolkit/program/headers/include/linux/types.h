@@ -41,7 +41,9 @@ typedef _Bool bool;
 #define true 1
 #define false 0
 
+#include <asm/byteorder.h>
 #include <linux/stddef.h>
+#include <linux/string.h>
 
 #ifndef __always_inline
 #define __always_inline inline __attribute__((always_inline))
