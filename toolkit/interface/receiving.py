@@ -17,7 +17,6 @@ from toolkit.errors import ArgumentError, ClosedError, ToolkitError
 from toolkit.interface.attachment import Attachment
 from toolkit.net.device import Device
 from toolkit.program import Link, Program
-from toolkit.program.rcu import wait_for_readers
 from toolkit.wait.coalesce import Coalescer
 from toolkit.wait.waiter import Waiter
 
@@ -228,8 +227,7 @@ class OneReceiver(Attachment):
         counters()["redirected"], to the packet.
         """
         self._check_open()
-        self.link.close()
-        wait_for_readers()
+        self.link.close(wait=True)
 
     def close(self) -> None:
         """Detach the program and give everything back. Repeatable; waits for a thread in receive()."""

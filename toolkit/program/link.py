@@ -7,6 +7,7 @@ import contextlib
 import ctypes as ct
 import errno
 import os
+import platform
 import time
 import weakref
 from collections.abc import Collection
@@ -15,14 +16,14 @@ from typing import Any, Literal
 from toolkit._base.descriptor import Descriptor
 from toolkit._base.netns import Home, NetNS, entered
 from toolkit.abi import libbpf as abi
+from toolkit.abi.libc import syscall
 from toolkit.errors import ArgumentError, ClosedError, SystemCallError, kernel_error
 from toolkit.net.device import check_ethernet, describe, index_of
 from toolkit.program import loss, query
 from toolkit.program.loss import Location, Loss
-from toolkit.program.rcu import wait_for_readers
 from toolkit.program.replaced import Replace, Replaced, check_replace, put_back_after, take_place
 
-__all__ = ["Link", "Mode", "Replace", "attach"]
+__all__ = ["Link", "Mode", "Replace", "attach", "wait_for_readers"]
 
 Mode = Literal["auto", "native", "generic"]
 
@@ -30,6 +31,10 @@ _FLAGS: dict[str, int] = {"native": abi.XDP_FLAGS_DRV_MODE, "generic": abi.XDP_F
 
 # Where generic mode would be refused for the same reason, or would hide what the user has to know.
 _NO_FALLBACK = frozenset({errno.EBUSY, errno.EEXIST, errno.EPERM, errno.EACCES, errno.ENODEV, errno.EBADF})
+
+_SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283}
+_MEMBARRIER_CMD_GLOBAL = 1  # linux/membarrier.h
+_IN_FLIGHT = 0.1  # seconds: where the kernel cannot be asked, a driver's poll loop has ended by then
 
 
 class Link:
@@ -122,10 +127,11 @@ class Link:
             return loss.detached(self.location, self._program, f"its link {self.id} was detached")
         return loss.replaced(self._program, found.program_id)
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = False) -> None:
         """Take the program off, and put back what it took the place of, or what others could not put back meanwhile.
 
-        Again is fine, and so is an interface that vanished meanwhile. What came of putting back is logged.
+        Again is fine, and so is an interface that vanished meanwhile. What came of putting back is logged. With `wait`
+        no CPU runs the program any more when this returns, some 15 ms later: all that it redirected has arrived.
         """
         if not self._ending:
             self._ask()  # for the last time: what somebody else ended before is known afterwards
@@ -134,6 +140,8 @@ class Link:
         _end(self._descriptor, self._replaced)
         if not before and self._replaced is None:
             put_back_after(self.location)
+        if wait:
+            wait_for_readers()
 
     @property
     def replaced(self) -> dict[str, Any] | None:
@@ -165,6 +173,19 @@ class Link:
         """How the program runs, or what somebody did to it: "native", "generic", "detached", "replaced", "deleted"."""
         found = self.lost()
         return self.mode if found is None else found.kind
+
+
+def wait_for_readers() -> None:
+    """Return after an RCU grace period, in some 15 ms: every driver's poll loop that was under way has ended.
+
+    membarrier(MEMBARRIER_CMD_GLOBAL) waits for one, and a program runs inside of an RCU read section.
+    """
+    number = _SYS_MEMBARRIER.get(platform.machine())
+    if number is not None:
+        with contextlib.suppress(OSError):
+            syscall(number, _MEMBARRIER_CMD_GLOBAL, 0, 0)
+            return
+    time.sleep(_IN_FLIGHT)
 
 
 def _end(descriptor: Descriptor, replaced: Replaced | None) -> None:

@@ -25,7 +25,6 @@ from toolkit.program import link as links
 from toolkit.program.link import Link, Mode, Replace
 from toolkit.program.loss import Location, Loss, detached
 from toolkit.program.maps import Map
-from toolkit.program.rcu import wait_for_readers
 from toolkit.program.rules import Action, Rule, RuleCounters, chosen
 
 __all__ = ["Program"]
@@ -188,7 +187,7 @@ class Program:
             runs = location.runs(self.id)
             if ran and runs is False and not self._ended_by_owner():
                 found = detached(location, self.name, "it was attached by netlink or another process")
-                wait_for_readers()
+                links.wait_for_readers()
             self._elsewhere[location] = now, ran or bool(runs), found
         return found
 

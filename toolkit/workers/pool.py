@@ -25,7 +25,6 @@ from toolkit.interface.interface import Interface
 from toolkit.interface.open_interface import check_rules, rules_of, wants_frags
 from toolkit.net.device import Device, await_carrier, check_ethernet, describe, queue_numbers
 from toolkit.program import Action, Program, Replace, Rule
-from toolkit.program.rcu import wait_for_readers
 from toolkit.program.rules import describe as as_text
 from toolkit.workers.child import REPORTED, Job, page_bytes
 from toolkit.workers.keeper import Keeper, WorkerProcess, own_cpus
@@ -202,8 +201,7 @@ class Workers(Attachment):
     def _stop(self) -> None:
         if not self.link.closed:
             self._parents[0] = 1  # first: a worker that misses the program then knows who took it off
-            self.link.close()
-            wait_for_readers()  # of the program that was just detached
+            self.link.close(wait=True)
         assert self._keeper is not None
         self._keeper.send("stop")
 

@@ -13,7 +13,7 @@ from toolkit._base.netns import Home, NetNS
 from toolkit.errors import ClosedError, ToolkitError
 from toolkit.program import Link, Map, Program, Replace
 from toolkit.program.image import MapSpec
-from toolkit.program.link import Mode
+from toolkit.program.link import Mode, wait_for_readers
 from toolkit.program.loss import Location, Loss
 from toolkit.program.rules import Rule
 
@@ -121,9 +121,11 @@ class SharedLink(Link):
             self._loss = self._shared.lost(self.location, within)
         return self._loss
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = False) -> None:
         """Take this process's sockets out of the XSKMAP: their queues' packets go on to the kernel."""
         self._closed = True
         for queue in self._queues:
             with contextlib.suppress(ToolkitError, OSError):
                 self._shared.unregister(queue)
+        if wait:
+            wait_for_readers()
