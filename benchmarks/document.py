@@ -44,12 +44,12 @@ Written by `sudo scripts/bench --write`; the text around the tables says how the
 - **Offered loads differ.** On a machine with other work, one that spins pushes that work to the generator's CPU, and
   one that sleeps does not: the table says by how much the offered load differed, and "toolkit, spinning" is the fair
   counterpart of testpmd. A ratio with very different loads beside it says nothing about who is faster.
-- **The same work**: where packets are dropped or forwarded the toolkit is told to leave out arrival times
+- **The same work**: where packets are dropped or forwarded the toolkit leaves out arrival times
   (`timestamps=False`, as `xsk drop` and `xsk forward` do), which testpmd's program does not write either; "toolkit,
   with arrival times" is the default. The toolkit's rings have 4096 entries in the saturated row (the fastest of those
   tried), 8192 where they are forwarded (the default).
 - **Open checksums**: "toolkit" forwards packets byte for byte, as testpmd does. By default a Forwarder on a veth looks
-  for checksums that the sender left to its device; the rows beside it look and find none, or finish one in each packet.
+  for checksums that the sender left to its device: the other rows find none, or finish one in each packet.
 - **The filter's row** loads a host that wants none of the packets: all of them go through the XDP program into the
   kernel's stack, once past a bare XDP_PASS, once past the toolkit's program with a filter that matches nothing. Driver,
   program and stack all run on the generator's CPU, so no CPU time is charged to anybody, and the rate is what counts.
@@ -63,7 +63,7 @@ Written by `sudo scripts/bench --write`; the text around the tables says how the
   free memory back, the first use of a page costs 10 us. For good nobody writes faster than the disk: "the disk alone"
   is a new file, past the page cache, with nobody capturing.
 - **CPU time** is that of all threads of the process, in user space and in the kernel, softirqs in its time included.
-  testpmd looks at its rings all the time, so it uses the whole core whatever it does.
+  testpmd polls its rings all the time, so it uses the whole core whatever it does.
 - **Peers**: DPDK's `testpmd` (Debian's dpdk-dev) on its af_xdp driver, native mode, copy mode as for everybody on a
   veth; a Python AF_PACKET socket with `recv_into`; tcpdump writing to /dev/null; scapy's `sniff`.
 {settings}

@@ -130,7 +130,7 @@ def number(text: str) -> int:
 def executed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The notebook with the outputs of a run just now, in processes of its own, and what the probe saw."""
     target = tmp_path_factory.mktemp("notebook") / "executed.ipynb"
-    code = f"import test_notebook as t, pathlib; t.main(pathlib.Path({str(target)!r}), t.PROBE)"
+    code = f"import tests.kernel.project.test_notebook as t, pathlib; t.main(pathlib.Path({str(target)!r}), t.PROBE)"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=150, env=environment, check=False
@@ -199,11 +199,11 @@ def test_the_umem_says_where_the_frames_are(cells: dict[str, dict[str, Any]]) ->
 
 
 def test_a_stale_batch_says_so_and_a_copy_stays(cells: dict[str, dict[str, Any]], seen: dict[str, Any]) -> None:
-    text = part(cells["loan"], "stdout")
+    text = part(cells["borrow"], "stdout")
     assert text.startswith("this Batch is stale: its frames went back to the kernel")
     assert "Next step:" in text
     assert "<Batch of 5 packets, stale: its frames went back>\n<Batch of 5 packets, 490 bytes, a copy>" in text
-    assert text.endswith("frames still lent to us: 0\n")
+    assert text.endswith("frames still borrowed: 0\n")
     packets = [bytes.fromhex(packet) for packet in seen["kept"]]
     assert [len(packet) for packet in packets] == [98] * 5
     assert [packet[41] for packet in packets] == [1, 2, 3, 4, 5]
