@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 import time
 from pathlib import Path
@@ -12,9 +13,22 @@ import numpy as np
 
 from toolkit.batch.batch import Batch
 from toolkit.capture import Capture
+from toolkit.capture.output import Output
 from toolkit.errors import SystemCallError
 
-__all__ = ["Block", "batch_of", "blocks_of", "fill", "frames", "numbers", "packets_of", "pcap_of", "until_it_fails"]
+__all__ = [
+    "DNS",
+    "Block",
+    "batch_of",
+    "blocks_of",
+    "fill",
+    "frames",
+    "large_pieces",
+    "numbers",
+    "packets_of",
+    "pcap_of",
+    "until_it_fails",
+]
 
 EPOCH = 1_700_000_000_123_456_789  # ns since 1970
 
@@ -107,3 +121,15 @@ def until_it_fails(capture: Capture, count: int = 100) -> SystemCallError:
             return failure
         time.sleep(0.001)
     raise AssertionError("it did not fail")
+
+
+DNS = bytes.fromhex("020000000001 020000000002 0800 45000030 00000000 4011 0000 0a000001 0a000002 1000 0035 001c 0000")
+
+
+def large_pieces(output: Output, count: int) -> bytes:
+    """Write pieces of 1 MB, which lie in memory as in the file."""
+    memory = np.frombuffer(mmap.mmap(-1, 1 << 20), dtype=np.uint8)
+    memory[:] = np.arange(memory.size, dtype=np.uint32).view(np.uint8)[: memory.size]
+    for _ in range(count):
+        output.write([memory])
+    return memory.tobytes() * count

@@ -24,6 +24,7 @@ __all__ = [
     "WAITS",
     "XSK",
     "ended",
+    "ended_after",
     "events",
     "index_of",
     "inheriting",
@@ -143,3 +144,12 @@ def transfer(server: Namespace, client: Namespace, address: str, size: int) -> b
         sender.shutdown(socket.SHUT_WR)
         receiver.join(20)
     return digest.digest() == hashlib.sha256(data).digest()
+
+
+def ended_after(process: Any, lab: Lab, packets: int) -> Any:
+    """Interrupt xsk when the driver has seen so many packets; the object it prints, or its lines."""
+    assert eventually(lambda: lab.counters()["rx_packets"] >= packets)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    return json.loads(out) if out.startswith("{") else out

@@ -20,7 +20,7 @@ __all__ = ["Middle", "adds_up", "moved", "settled", "swap_macs"]
 
 
 def settled(*interfaces: toolkit.Interface) -> dict[str, Any]:
-    """Wait until everything has left; where the frames are then: lent for receiving, or free."""
+    """Wait until everything has left; where the frames are then: posted for receiving, or free."""
     for interface in interfaces:
         assert interface.flush(5.0)
     audit = interfaces[0].umem.audit()

@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import linecache
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.unit.rings.test_interrupted import Interrupt, every_line
-
-__all__ = ["at_every_line", "at_times_of_chance", "held"]
+__all__ = ["Interrupt", "at_every_line", "at_times_of_chance", "every_line", "held"]
 
 
 def held() -> dict[str, Any]:
@@ -128,3 +128,53 @@ def at_times_of_chance(
         signal.signal(signal.SIGALRM, former)
     nothing_left(before, f"after {hits} interrupts")
     return hits
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt at the k-th line that toolkit code executes.
+
+    Not at the line event that leaves a with block before __exit__ is called: no signal is handled there, so Python's
+    compiler does not protect it (a lock would stay held).
+    """
+
+    def __init__(self, k: int) -> None:
+        self.left = k
+        self.where = ""
+        self.line: dict[int, int] = {}  # of each frame, the line before
+
+    def __call__(self, frame: Any, event: str, argument: Any) -> Any:
+        name = frame.f_globals.get("__name__", "")
+        # The clock holds no frame, and how much of it runs depends on the time.
+        if not name.startswith("toolkit") or name in ("toolkit.errors", "toolkit._base.clock"):
+            return None
+        if event in ("line", "call"):
+            line, before = frame.f_lineno, self.line.get(id(frame), 0) if event == "line" else 0
+            self.line[id(frame)] = line
+            leaves_with = line <= before and linecache.getline(frame.f_code.co_filename, line).lstrip().startswith(
+                "with "
+            )
+            self.left -= not leaves_with
+            if self.left == 0 and not leaves_with:
+                self.where = f"{name}:{line}"
+                raise KeyboardInterrupt
+        return self
+
+    def run(self, work: Callable[[], object]) -> bool:
+        """Whether it came to the interrupt."""
+        before = sys.gettrace()
+        sys.settrace(self)
+        try:
+            work()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+
+def every_line(work: Callable[[int], bool]) -> int:
+    """Call `work(k)` for k = 1, 2, ... until it says that no interrupt came any more; how many came."""
+    for k in range(1, 5000):
+        if not work(k):
+            return k - 1
+    raise AssertionError("it does not end")

@@ -58,9 +58,9 @@ class Hosts:
 def csum_errors(namespace: Namespace) -> dict[str, int]:
     """What the kernel counted as broken, by protocol: Tcp, Udp, Udp6 and so on."""
     read = "cat /proc/net/snmp; cat /proc/net/snmp6"
-    told = namespace.run(["sh", "-c", read], capture_output=True, text=True, check=True).stdout.splitlines()
-    found = {line.split()[0]: int(line.split()[1]) for line in told if "InCsumErrors" in line and ":" not in line}
-    for names, values in itertools.pairwise(told):
+    reported = namespace.run(["sh", "-c", read], capture_output=True, text=True, check=True).stdout.splitlines()
+    found = {line.split()[0]: int(line.split()[1]) for line in reported if "InCsumErrors" in line and ":" not in line}
+    for names, values in itertools.pairwise(reported):
         if names.partition(":")[0] == values.partition(":")[0] and "InCsumErrors" in names:
             found[names.partition(":")[0]] = int(values.split()[names.split().index("InCsumErrors")])
     return found

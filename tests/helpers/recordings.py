@@ -14,7 +14,7 @@ import numpy as np
 from toolkit.errors import RecordedError, RecordedWarning
 from toolkit.recorded.recorded import Recorded, read
 
-__all__ = ["Pcapng", "hear", "packet", "pcap", "read_all"]
+__all__ = ["START", "Pcapng", "hear", "packet", "pcap", "read_all", "recording"]
 
 Packet = tuple[int, bytes, int]  # ns since 1970, bytes recorded, bytes on the wire
 
@@ -116,3 +116,15 @@ def hear(data: bytes, **options: Any) -> tuple[list[Packet], str, str]:
             error = str(refused)
     assert all(issubclass(one.category, RecordedWarning) for one in said), [str(one.message) for one in said]
     return found, " ".join(str(one.message) for one in said), error
+
+
+def recording(frames: Sequence[bytes], times: Sequence[int] | None = None, wire: int = 0) -> bytes:
+    """A pcap of frames; times in ns after START, by default a microsecond apart."""
+    out = bytearray(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 262144, 1))
+    for i, one in enumerate(frames):
+        at = START + (times[i] if times is not None else i * 1000)
+        out += struct.pack("<IIII", at // 10**9, at % 10**9, len(one), wire or len(one)) + one
+    return bytes(out)
+
+
+START = 1_700_000_000_000_000_000  # ns since 1970

@@ -9,14 +9,13 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 import toolkit
 from tests.helpers.wire import ETHERTYPE, HEADER, frame, number_of
-from tests.kernel.interface.test_signals import Storm
 from toolkit.lab import Lab, Namespace
 from toolkit.rings import CompletionQueue, RingMemory, TXQueue
 from toolkit.umem.accounts import SendAccount
@@ -34,7 +33,6 @@ __all__ = [
     "plain_socket",
     "sent_frames",
     "stream",
-    "strike",
 ]
 
 U32 = 1 << 32
@@ -127,24 +125,6 @@ def plain_socket(
         ) as sock,
     ):
         yield sock
-
-
-def strike(storm: Storm, work: Callable[[], None]) -> None:
-    """Run `work`, which does not end, until a SIGINT interrupts it; raise what it raised itself, but after the SIGINT,
-    which would hit pytest otherwise.
-    """
-    failures: list[Exception] = []
-
-    def guarded() -> None:
-        try:
-            work()
-        except Exception as failure:
-            failures.append(failure)
-            time.sleep(10)
-
-    assert storm.strike_during(guarded)
-    if failures:
-        raise failures[0]
 
 
 class PlainCore:

@@ -107,7 +107,7 @@ class Wire:
 def piece_by_piece(
     program: toolkit.Program, lab: Lab, *sockets: toolkit.Socket, interface: str | None = None, mode: Any = "auto"
 ) -> Iterator[toolkit.Link]:
-    """Attach and register, for the length of the block; frames are lent to the kernel before."""
+    """Attach and register, for the length of the block; frames are posted before."""
     for sock in sockets:
         program.register(sock)
     with program.attach(interface or lab.interface, mode=mode, netns=lab.netns) as link:
@@ -191,3 +191,13 @@ def run_child(code: str, *wrapper: str, timeout: float = 60, status: int = 0, **
     )
     assert done.returncode == status, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+STAMP = 42  # where the generator's frames carry their number: u64 and its complement, big-endian
+
+
+def stamps(batch: toolkit.Batch) -> np.ndarray[Any, Any]:
+    """The numbers that a generator wrote into its frames; every one is checked against its complement."""
+    words = np.ascontiguousarray(batch.head(64)[:, STAMP : STAMP + 16]).view(">u8")
+    assert (words[:, 0] ^ words[:, 1] == 2**64 - 1).all()
+    return words[:, 0].astype(np.uint64)

@@ -76,7 +76,7 @@ def exit_at_once(interface: Interface) -> None:
     os._exit(7)
 
 
-def slowly_until_told(interface: Interface) -> int:
+def slowly_until_stopped(interface: Interface) -> int:
     """Take eight packets at a time, with pauses, until the flag says so."""
     me = current()
     assert me is not None

@@ -22,7 +22,7 @@ two_cpus = pytest.mark.skipif(not MANY_CPUS, reason="a veth fills two queues fro
 
 
 def starting(lab: Lab) -> Iterator[Callable[..., Workers]]:
-    """For a fixture: start workers on this cable: all packets, two workers, unless told otherwise. All are closed."""
+    """For a fixture: start workers on this cable: all packets, two workers, unless asked otherwise. All are closed."""
     made: list[Workers] = []
 
     def begin(work: Callable[..., Any] = worker_jobs.count, **options: Any) -> Workers:

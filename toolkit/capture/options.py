@@ -36,6 +36,6 @@ class Queueing(NamedTuple):
         """Raise ArgumentError for what makes no sense."""
         if self.limit is not None and whole("limit", self.limit) < LEAST:
             raise ArgumentError(f"what may wait for the disk is {LEAST} bytes at least, not {self.limit!r}")
-        for name, value in (("patience", self.timeout), ("stalled", self.stalled)):
+        for name, value in (("timeout", self.timeout), ("stalled", self.stalled)):
             if not seconds(name, value) >= 0:  # NaN is not
                 raise ArgumentError(f"{name} is a number of seconds from 0 on, not {value!r}")

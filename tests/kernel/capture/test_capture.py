@@ -27,7 +27,7 @@ FILTER = "ether proto 0x88b5"  # what frame() makes
 LENGTHS = (60, 61, 62, 63, 64, 128, 333, 1000, 1514)
 
 
-def told(*command: Any) -> str:
+def reported(*command: Any) -> str:
     """What a reader prints. It must not complain."""
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60, check=False)
     complaints = [
@@ -41,7 +41,7 @@ def told(*command: Any) -> str:
 
 def fields(path: Path, *names: str) -> list[list[str]]:
     options = [word for name in names for word in ("-e", name)]
-    return [line.split("\t") for line in told("tshark", "-n", "-r", path, "-T", "fields", *options).splitlines()]
+    return [line.split("\t") for line in reported("tshark", "-n", "-r", path, "-T", "fields", *options).splitlines()]
 
 
 def recorded(path: Path) -> tuple[list[bytes], list[int], dict[str, int]]:
@@ -74,8 +74,8 @@ def test_what_was_sent_is_what_readers_read(lab: Lab, wire: Wire, tmp_path: Path
     assert all(before - 10_000 <= one <= after + 1_000_000_000 for one in times)
     assert times == sorted(times)
     if not name.endswith("gz"):  # which tcpdump does not read
-        assert told("tcpdump", "--count", "-nr", path) == f"{len(sent)} packets\n"
-    assert f"Number of packets:   {len(sent)}\n" in told("capinfos", "-c", "-M", path)
+        assert reported("tcpdump", "--count", "-nr", path) == f"{len(sent)} packets\n"
+    assert f"Number of packets:   {len(sent)}\n" in reported("capinfos", "-c", "-M", path)
     read = fields(path, "frame.len", "frame.cap_len", "frame.time_epoch", "eth.dst")
     assert [int(row[0]) for row in read] == [int(row[1]) for row in read] == [len(one) for one in sent]
     assert [int(row[2].replace(".", "")) for row in read] == times
@@ -90,7 +90,7 @@ def test_a_file_tells_where_it_comes_from_and_that_it_is_whole(lab: Lab, wire: W
         capture.run(seconds=10, count=50)
         assert eventually(lambda: near.counters()["passed"] >= 10)
         capture.finish()
-    about = told("capinfos", path)
+    about = reported("capinfos", path)
     wanted = ("Name = veth0", f"Filter string = {FILTER}", "precision = nanoseconds", "afxdp-toolkit", "native XDP")
     for words in wanted:
         assert words in about
@@ -129,7 +129,7 @@ def test_a_flood_is_conserved(lab: Lab, tmp_path: Path) -> None:
         figures = capture.finish()
     assert figures.accepted == figures.received + figures.dropped
     assert figures.received == figures.written + figures.write_dropped
-    assert f"Number of packets:   {figures.written}\n" in told("capinfos", "-c", "-M", path)
+    assert f"Number of packets:   {figures.written}\n" in reported("capinfos", "-c", "-M", path)
     _, _, statistics = recorded(path)
     assert statistics["dropped"] == figures.lost
 
@@ -171,7 +171,7 @@ def test_epb_queue_is_a_whole_option(make_lab: Callable[..., Lab], tmp_path: Pat
         assert len(list(reader)) == 10
     data = path.read_bytes()
     assert data.count(b"\x06\0\x04\0" + (cpu % 2).to_bytes(4, sys.byteorder)) == 10
-    told("tshark", "-r", path)
+    reported("tshark", "-r", path)
 
 
 def test_snaplen_in_the_driver_and_here(lab: Lab, wire: Wire, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_an_interface_that_vanishes_leaves_a_capture_behind(lab: Lab, wire: Wire
             capture.run(seconds=10)
         capture.finish()
     assert len(recorded(path)[0]) == 5
-    told("capinfos", path)
+    reported("capinfos", path)
 
 
 KILLED = """

@@ -47,8 +47,8 @@ def test_a_capture_is_a_table_to_every_engine(lab: Lab, wire: Wire, tmp_path: Pa
     before, after = capture(lab, wire, sink)
     assert sink.written == len(FRAMES)
     parts = list((tmp_path / "x.parquet").rglob("*.parquet"))
-    told = pq.read_metadata(parts[0]).metadata
-    assert (told[b"filter"], told[b"interface"]) == (b"udp port 9000", lab.interface.encode())
+    reported = pq.read_metadata(parts[0]).metadata
+    assert (reported[b"filter"], reported[b"interface"]) == (b"udp port 9000", lab.interface.encode())
     table = pq.read_table(tmp_path / "x.parquet")
     assert sorted(table.column("length").to_pylist()) == sorted(map(len, FRAMES))
     assert set(table.column("ip_src").to_pylist()) == {"10.11.0.2"}
@@ -65,9 +65,9 @@ def test_duckdb_and_polars_count_the_same(lab: Lab, wire: Wire, tmp_path: Path) 
         row[0] += 1
         row[1] += len(frame)
     # In a process of their own: they keep descriptors open for as long as it lives.
-    told = json.loads(run_child(ENGINES.replace("WHERE", f"{tmp_path}/**/*.parquet")))
-    assert told["duckdb"] == told["polars"] == wanted
-    assert {"date", "hour"} <= set(told["columns"])
+    reported = json.loads(run_child(ENGINES.replace("WHERE", f"{tmp_path}/**/*.parquet")))
+    assert reported["duckdb"] == reported["polars"] == wanted
+    assert {"date", "hour"} <= set(reported["columns"])
 
 
 ENGINES = """

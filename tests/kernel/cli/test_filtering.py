@@ -3,25 +3,12 @@
 
 from __future__ import annotations
 
-import json
 import re
-import signal
-from typing import Any
 
 import pytest
 
-from tests.helpers.cli import running, xsk
-from tests.helpers.wire import eventually
+from tests.helpers.cli import ended_after, running, xsk
 from toolkit.lab import Lab
-
-
-def ended(process: Any, lab: Lab, packets: int) -> Any:
-    """Interrupt xsk when the driver has seen so many packets; the object it prints, or its lines."""
-    assert eventually(lambda: lab.counters()["rx_packets"] >= packets)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
-    assert process.returncode == 0, err
-    return json.loads(out) if out.startswith("{") else out
 
 
 @pytest.mark.parametrize(("command", "action"), [("drop", "drop"), ("drop", "count"), ("receive", "count")])
@@ -32,7 +19,7 @@ def test_packets_that_stay_in_the_driver(lab: Lab, command: str, action: str) ->
     ):
         lab.udp(count=50, size=100, destination_port=4000)
         reached = kernel.frames(50, timeout=5) if action == "count" else []
-        report = ended(process, lab, 50)
+        report = ended_after(process, lab, 50)
         reached += kernel.frames(timeout=0.1)
     assert [len(one) for one in reached] == ([142] * 50 if action == "count" else [])
     assert (report["matched"], report["matched_bytes"]) == (50, 50 * 142)
@@ -43,7 +30,7 @@ def test_packets_that_stay_in_the_driver(lab: Lab, command: str, action: str) ->
 def test_a_sample_and_its_rest(lab: Lab) -> None:
     with running(lab, "receive", "veth0", "-f", "udp", "--sample", "1/4", "-s", "60") as process:
         lab.udp(count=400, size=200)
-        out = ended(process, lab, 400)
+        out = ended_after(process, lab, 400)
     assert "filter: udp [1 of 4, first 60 B]" in out
     (line,) = [line for line in out.splitlines() if line.startswith("the filter matched")]
     assert line.startswith("the filter matched 400 packets, 96,800 bytes = redirected ")
@@ -69,7 +56,7 @@ def test_live_lines_of_a_policer(lab: Lab) -> None:
             told += sum(map(int, re.findall(r"dropped in the driver (\d+)", line)))
         assert told == 100
         assert "total      100" in line
-        ended(process, lab, 100)
+        ended_after(process, lab, 100)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,16 +15,6 @@ from toolkit.program import Program
 pytestmark = [pytest.mark.timeout(180), pytest.mark.needs("nsenter")]
 
 TAKING = ("receive", "veth0", "--filter", "udp port 9", "--replace")
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    """A /run and a BPF file system that commands of the test share, and nobody else."""
-    made = Machine()
-    yield made
-    left = made.left()
-    made.close()
-    assert left == [], "pins or records were left"
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.cli import ENVIRONMENT, XSK
+from tests.helpers.recordings import recording
 from tests.helpers.sending import sent_frames
-from tests.kernel.recorded.test_replay import recording
 from toolkit.lab import Lab
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -31,16 +30,6 @@ STUCK = """
         while True:
             time.sleep(0.001)
 """
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    """A /run and a BPF file system of the test's own."""
-    made = Machine()
-    yield made
-    left = made.left()
-    made.close()
-    assert left == [], "pins or records were left"
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.helpers.cli import running, xsk
-from tests.kernel.cli.test_filtering import ended
+from tests.helpers.cli import ended_after, running, xsk
 from toolkit.lab import Lab
 
 pytestmark = pytest.mark.timeout(60)
@@ -20,7 +19,7 @@ def test_both_get_every_packet(lab: Lab, command: str) -> None:
     ):
         lab.udp(count=60, size=100, destination_port=4000)
         reached = kernel.frames(60, timeout=5)
-        report = ended(process, lab, 60)
+        report = ended_after(process, lab, 60)
     assert len(reached) == 60
     assert (report["tee"], report["matched"], report["received"], report["dropped"]) == (True, 60, 60, 0)
     assert report["received_bytes"] == 60 * 142
@@ -31,7 +30,7 @@ def test_both_get_every_packet(lab: Lab, command: str) -> None:
 def test_it_says_so(lab: Lab) -> None:
     with running(lab, "receive", "veth0", "-f", "udp", "--tee", ready=1) as process:
         lab.udp(count=30)
-        out = ended(process, lab, 30)
+        out = ended_after(process, lab, 30)
     assert "the kernel gets them as well" in out.splitlines()[0]
     assert "passed on to the kernel: 30" in out
     assert "redirected 30 = received 30 + dropped 0" in out

@@ -131,7 +131,7 @@ def test_an_interface_that_is_down_is_a_problem_when_it_is_meant(lab: Lab) -> No
     assert eventually(lambda: findings(lab)["state"].level == "ok")
 
 
-def test_a_missing_carrier_is_told(lab: Lab) -> None:
+def test_a_missing_carrier_is_reported(lab: Lab) -> None:
     with lab.far.entered():
         from toolkit.net import ethtool
 
@@ -198,9 +198,9 @@ def test_the_command_prints_findings_with_their_remedies(lab: Lab) -> None:
     assert "\nveth0\n" in done.stdout
     assert "no problems" in done.stdout
     done = xsk(lab, "doctor", "--json")
-    told = json.loads(done.stdout)
-    assert told["problems"] == 0
-    checks = {(one["area"], one["check"]) for one in told["findings"]}
+    reported = json.loads(done.stdout)
+    assert reported["problems"] == 0
+    checks = {(one["area"], one["check"]) for one in reported["findings"]}
     assert {
         ("system", check) for check in ("kernel", "af_xdp", "jit", "privileges", "libxdp", "bcc", "cache")
     } <= checks

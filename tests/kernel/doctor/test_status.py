@@ -56,10 +56,10 @@ def test_a_socket_is_told_with_what_it_dropped(lab: Lab, wire: Wire) -> None:
 def test_taken_queues_are_shown_without_sock_diag(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab(queues=3)
     with toolkit.open("veth0", filter="all", queues=[0, 2], ring_size=64, netns=lab.netns):
-        told = json.loads(xsk(lab, "status", "--json").stdout)
-        (interface,) = [one for one in told["interfaces"] if one["interface"] == "veth0"]
+        reported = json.loads(xsk(lab, "status", "--json").stdout)
+        (interface,) = [one for one in reported["interfaces"] if one["interface"] == "veth0"]
         assert interface["taken_queues"] == [0, 2]
-        if not any(one["interface"] == "veth0" for one in told["sockets"]):
+        if not any(one["interface"] == "veth0" for one in reported["sockets"]):
             assert "queues 0, 2 of veth0: taken by an AF_XDP socket\n" in xsk(lab, "status").stdout
     assert "veth0: taken by" not in xsk(lab, "status").stdout
 
@@ -74,11 +74,11 @@ def test_all_shows_interfaces_without_a_program_too(lab: Lab) -> None:
     assert rows("--all") == [["veth0", "veth", "1"]]
 
 
-def test_a_link_of_another_namespace_is_told(lab: Lab) -> None:
+def test_a_link_of_another_namespace_is_reported(lab: Lab) -> None:
     with Program.build("xdp_pass.c") as program, program.attach("veth0", netns=lab.netns) as link:
         assert f"link {link.id} " not in xsk(lab, "status").stdout  # it is this one's: in the table
-        told = lab.far.run([*XSK, "status"], env=child_environment(), capture_output=True, text=True, timeout=60)
-        (line,) = [line for line in told.stdout.splitlines() if line.startswith(f"link {link.id} ")]
+        reported = lab.far.run([*XSK, "status"], env=child_environment(), capture_output=True, text=True, timeout=60)
+        (line,) = [line for line in reported.stdout.splitlines() if line.startswith(f"link {link.id} ")]
         assert f"(program {program.id}) in another network namespace, held by pid {os.getpid()} (" in line
         found = lab.far.run([*XSK, "status", "--json"], env=child_environment(), stdout=subprocess.PIPE, timeout=60)
         (elsewhere,) = [one for one in json.loads(found.stdout)["elsewhere"] if one["link_id"] == link.id]
@@ -97,10 +97,10 @@ def test_a_name_does_not_command_the_terminal(lab: Lab) -> None:
     try:
         assert child.stdout is not None
         assert child.stdout.readline() == "attached\n"
-        told = json.loads(xsk(lab, "status", "--json").stdout)
+        reported = json.loads(xsk(lab, "status", "--json").stdout)
     finally:
         child.communicate("", timeout=20)
-    (interface,) = [one for one in told["interfaces"] if one["interface"] == "veth0"]
+    (interface,) = [one for one in reported["interfaces"] if one["interface"] == "veth0"]
     (holder,) = interface["holders"]
     assert holder["pid"] == child.pid
     assert "#  [2Jpainted " in holder["command"]

@@ -188,7 +188,7 @@ def test_another_thread_that_sends_on_the_target(lab: Lab, near: toolkit.Interfa
 
 
 @pytest.mark.timing("a timeout is kept to 0.2 s, as far as a CPU is free then")
-def test_step_waits_as_long_as_told_and_run_stops(lab: Lab, near: toolkit.Interface) -> None:
+def test_step_waits_as_long_as_asked_and_run_stops(lab: Lab, near: toolkit.Interface) -> None:
     forwarder = Forwarder(near, near)
     for timeout in (0, 0.1):
         begin = time.monotonic()

@@ -13,9 +13,9 @@ import pytest
 
 import toolkit
 from tests.helpers.echoing import IP4, MAC, Host, answerable, run
-from tests.helpers.sending import Tap, strike
+from tests.helpers.sending import Tap
+from tests.helpers.storms import Storm, strike
 from tests.helpers.wire import Wire, eventually, frame, number_of
-from tests.kernel.interface.test_signals import Storm
 from toolkit.errors import DeviceGoneError
 from toolkit.forward.answers import Answers
 from toolkit.forward.responder import Responder

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 import toolkit
-from tests.helpers.wire import Wire, frame, numbers, run_child
-from tests.kernel.wait.test_wait import stamps
+from tests.helpers.wire import Wire, frame, numbers, run_child, stamps
 from toolkit.errors import StaleBatchError
 from toolkit.lab import Lab
 from toolkit.wait.waiter import WaitMode

@@ -302,7 +302,7 @@ def test_queues_may_be_some_of_them(make_lab: Callable[..., Lab], door: Callable
 
 
 @pytest.mark.parametrize("mode", ["auto", *MODES])
-def test_the_mode_that_came_about_is_told(lab: Lab, mode: Any) -> None:
+def test_the_mode_that_came_about_is_reported(lab: Lab, mode: Any) -> None:
     with toolkit.open("veth0", filter="all", mode=mode, netns=lab.netns) as interface:
         assert interface.mode == ("native" if mode == "auto" else mode)
         info = interface.info()

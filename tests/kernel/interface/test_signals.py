@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -12,12 +11,13 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import toolkit
+from tests.helpers.storms import Storm, accounted
 from tests.helpers.wire import (
     Wire,
     assert_all_free,
@@ -34,49 +34,6 @@ from toolkit.program import Program, attached
 from toolkit.umem.umem import UMEM
 
 pytestmark = pytest.mark.timeout(60)
-
-
-class Storm:
-    """Raises SIGINT in this process at random moments, while the main thread says it may."""
-
-    def __init__(self, seed: int = 1, longest: float = 0.002) -> None:
-        self.random = random.Random(seed)
-        self.longest = longest
-        self.sent = 0
-        self._go, self._end = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        while not self._end.is_set():
-            self._go.wait()
-            self._go.clear()
-            if self._end.is_set():
-                return
-            time.sleep(self.random.random() * self.longest)
-            self.sent += 1
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    def strike_during(self, work: Callable[[], None]) -> bool:
-        """Run `work` until a SIGINT interrupts it. False: it had ended by itself, and the SIGINT came after."""
-        finished = False
-        try:
-            self._go.set()
-            work()
-            finished = True
-            while True:
-                time.sleep(1)
-        except KeyboardInterrupt:
-            pass
-        return not finished
-
-    def __enter__(self) -> Storm:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._go.set()
-        self._thread.join()
 
 
 @pytest.fixture
@@ -96,12 +53,6 @@ def traffic(lab: Lab) -> Iterator[None]:
         yield
         stop.set()
         thread.join()
-
-
-def accounted(umem: UMEM) -> dict[str, Any]:
-    audit = umem.audit()
-    assert sum(n for kind, n in audit.items() if kind != "frames") == audit["frames"], audit
-    return audit
 
 
 @pytest.mark.parametrize("style", ["plain", "with", "release", "copy"])

@@ -89,7 +89,7 @@ def test_a_forgotten_tee_goes(lab: Lab) -> None:
     assert eventually(lambda: attached(_index(lab), lab.netns) is None)
 
 
-def test_a_deleted_interface_is_told(lab: Lab) -> None:
+def test_a_deleted_interface_is_reported(lab: Lab) -> None:
     with toolkit.tee("veth0", filter="all", netns=lab.netns) as t:
         threading.Timer(0.1, lab.delete_interface).start()
         with pytest.raises(DeviceGoneError, match="veth0"):

@@ -18,7 +18,7 @@ import pytest
 
 from tests.helpers import ROOT
 from tests.helpers.firewalls import own_places
-from tests.unit.rings.test_interrupted import Interrupt, every_line
+from tests.helpers.interrupts import Interrupt, every_line
 from toolkit.abi import libbpf as abi
 from toolkit.errors import ArgumentError, NotSupportedError, SystemCallError
 from toolkit.lab import Lab

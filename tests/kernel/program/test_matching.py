@@ -12,12 +12,12 @@ import pytest
 
 import toolkit
 from tests.helpers import filter_corpus as corpus
+from tests.helpers.captures import DNS
 from tests.helpers.wire import run_child
 from toolkit.abi import libpcap
 from toolkit.errors import ArgumentError, FilterError
 from toolkit.program import matching, run
 
-DNS = bytes.fromhex("020000000001 020000000002 0800 45000030 00000000 4011 0000 0a000001 0a000002 1000 0035 001c 0000")
 OTHER = DNS[:36] + b"\x00\x36" + DNS[38:]
 
 

@@ -13,8 +13,8 @@ import pytest
 
 import toolkit
 from tests.helpers import filter_corpus as corpus
+from tests.helpers.captures import DNS
 from tests.helpers.wire import Wire, udp_frame
-from tests.kernel.program.test_matching import DNS
 from toolkit.abi import libpcap
 from toolkit.capture import Capture
 from toolkit.errors import ArgumentError
@@ -107,7 +107,7 @@ def test_live_packets_cut_at_snaplen(lab: Lab, wire: Wire) -> None:
     packets = [udp_frame(bytes(size)) for size in (10, 957, 958, 1400)]
     with toolkit.open(lab.interface, netns=lab.netns, filter="udp", snaplen=64) as near:
         wire.send(packets)
-        told: list[bool] = []
-        while len(told) < len(packets) and (batch := near.receive(timeout=5)):
-            told += toolkit.matches("greater 1000", batch).tolist()
-    assert told == [len(one) >= 1000 for one in packets]
+        reported: list[bool] = []
+        while len(reported) < len(packets) and (batch := near.receive(timeout=5)):
+            reported += toolkit.matches("greater 1000", batch).tolist()
+    assert reported == [len(one) >= 1000 for one in packets]

@@ -7,10 +7,8 @@ The environments that these tests make see the packages of the one that runs the
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ROOT
+from tests.helpers.checkouts import borrow_packages, copy_checkout
 
 # Builds and loads a program by its bare name, then says which files that came from.
 BUILD = """
@@ -39,12 +38,6 @@ def call(*command: str | Path, cwd: Path, status: int = 0, env: dict[str, str] |
     return run.stdout + run.stderr
 
 
-def borrow_packages(venv: Path) -> None:
-    """Let `venv` see what is installed here. A .pth inside the borrowed directory is not read: no editable toolkit."""
-    site = next((venv / "lib").glob("python3*")) / "site-packages"
-    (site / "borrowed.pth").write_text(f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n")
-
-
 def make_venv(venv: Path) -> Path:
     """A virtual environment without a toolkit in it; its interpreter."""
     call(sys.executable, "-m", "venv", "--without-pip", venv, cwd=venv.parent)
@@ -56,13 +49,6 @@ def pip(python: Path, *arguments: str | Path) -> None:
     """Install into the environment of `python` without network."""
     options = ("install", "--quiet", "--no-deps", "--no-index", "--force-reinstall", "--no-build-isolation")
     call(python, "-m", "pip", *options, *arguments, cwd=python.parent)
-
-
-def copy_checkout(target: Path) -> Path:
-    """What a clone of this checkout would have in it."""
-    skipped = shutil.ignore_patterns(".git", ".venv", "__pycache__", "*_cache", ".hypothesis", "dist", "build", "*.pyc")
-    shutil.copytree(ROOT, target, ignore=skipped)
-    return target
 
 
 @pytest.fixture(scope="module")

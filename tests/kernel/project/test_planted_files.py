@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ROOT
-from tests.kernel.project.test_packaging import borrow_packages, copy_checkout
+from tests.helpers.checkouts import borrow_packages, copy_checkout
 
 # Whatever a careless child interpreter would import, and whatever a careless shell would start.
 MODULES = (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.project.test_packaging import copy_checkout
+from tests.helpers.checkouts import copy_checkout
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
 

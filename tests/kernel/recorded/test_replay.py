@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pytest
 
 import toolkit
 from tests.helpers import ROOT
+from tests.helpers.recordings import START, recording
 from tests.helpers.sending import Tap, plain_socket, sent_frames
 from tests.helpers.wire import child_environment, frame
 from toolkit.batch.batch import Batch
@@ -27,16 +27,6 @@ from toolkit.lab import Lab
 from toolkit.recorded.replay import Replay
 
 XSK = [sys.executable, "-m", "toolkit.cli"]
-START = 1_700_000_000_000_000_000  # ns since 1970
-
-
-def recording(frames: Sequence[bytes], times: Sequence[int] | None = None, wire: int = 0) -> bytes:
-    """A pcap of frames; times in ns after START, by default a microsecond apart."""
-    out = bytearray(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 262144, 1))
-    for i, one in enumerate(frames):
-        at = START + (times[i] if times is not None else i * 1000)
-        out += struct.pack("<IIII", at // 10**9, at % 10**9, len(one), wire or len(one)) + one
-    return bytes(out)
 
 
 class Stopwatch(Tap):
@@ -300,14 +290,14 @@ def test_the_command_reads_a_pipe_and_tells(lab: Lab) -> None:
         assert tap.take(10) == frames[:10]
     out = done.stdout.decode()
     assert done.returncode == 0, done.stderr
-    for told in (
+    for reported in (
         "veth0: queue 0, copy mode; -, as recorded",
         "10 packets, 640 bytes",
         "1 packets were left out: longer",
         "1 packets were left out: they have no whole",
         "10 packets were sent as short",
     ):
-        assert told in out, out
+        assert reported in out, out
 
 
 @pytest.mark.timing("the end of a process is due 10 s after a signal")
@@ -331,7 +321,7 @@ def test_the_command_ends_on_a_signal(lab: Lab, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reported"),
     [
         (("--max-gap", "2"), "name their file with -r"),
         (("-r", "x", "--max-gap", "2", "--pace", "fast"), "--max-gap is for packets that leave in their recorded"),
@@ -345,17 +335,17 @@ def test_the_command_ends_on_a_signal(lab: Lab, tmp_path: Path) -> None:
         (("-r", str(ROOT / "README.md")), "neither pcap nor pcapng"),
     ],
 )
-def test_the_command_refuses(lab: Lab, options: tuple[str, ...], told: str) -> None:
+def test_the_command_refuses(lab: Lab, options: tuple[str, ...], reported: str) -> None:
     done = xsk(lab, *options)
     assert done.returncode in (1, 2)
-    assert told in done.stderr.replace("\n", " ")
+    assert reported in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
 
 
 def test_a_damaged_file_sends_what_is_whole(lab: Lab, tmp_path: Path) -> None:
     frames = sent_frames(20)
     whole = recording(frames)
-    for name, data, code, told in (
+    for name, data, code, reported in (
         ("cut.pcap", whole[:-3], 0, "its end is missing"),
         ("bad.pcap", whole[: -80 * 5 + 8] + b"\xff" * 392, 1, "is damaged"),
     ):
@@ -364,7 +354,7 @@ def test_a_damaged_file_sends_what_is_whole(lab: Lab, tmp_path: Path) -> None:
             done = xsk(lab, "-r", str(tmp_path / name))
             assert tap.take(15)[:15] == frames[:15]
         assert done.returncode == code, done.stderr
-        assert told in done.stderr
+        assert reported in done.stderr
         assert "sent 19 = completed 19" in done.stdout or code
         assert "sent 15 = completed 15" in done.stdout or not code
         assert "Traceback" not in done.stderr

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import toolkit
-from tests.helpers.wire import Wire, child_environment, collect, frame, piece_by_piece, run_child
+from tests.helpers.wire import Wire, child_environment, collect, frame, piece_by_piece, run_child, stamps
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, PrivilegeError
 from toolkit.lab import Lab
 from toolkit.wait.waiter import DeviceSocket, WaitMode
@@ -29,7 +29,6 @@ pytestmark = [
 ]
 
 MODES: tuple[Any, ...] = get_args(WaitMode)
-STAMP = 42  # where the generator's frames carry their number: u64 and its complement, big-endian
 
 
 def near(lab: Lab, wait: WaitMode, **options: Any) -> toolkit.Interface:
@@ -47,13 +46,6 @@ def check_whole(numbers: np.ndarray[Any, Any], redirected: int, sent: int) -> No
     assert len(np.unique(numbers)) == len(numbers)
     assert int(numbers.max()) < sent
     assert redirected > 0.95 * sent
-
-
-def stamps(batch: toolkit.Batch) -> np.ndarray[Any, Any]:
-    """The numbers that a generator wrote into its frames; every one is checked against its complement."""
-    words = np.ascontiguousarray(batch.head(64)[:, STAMP : STAMP + 16]).view(">u8")
-    assert (words[:, 0] ^ words[:, 1] == 2**64 - 1).all()
-    return words[:, 0].astype(np.uint64)
 
 
 # --- packets --------------------------------------------------------------------------------------------------------

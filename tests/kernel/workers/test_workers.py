@@ -68,7 +68,7 @@ def test_stop_under_fire_reconciles(wide: Lab, start: Callable[..., Workers]) ->
 
 
 def test_work_that_looks_at_the_flag_has_received_everything(wide: Lab, start: Callable[..., Workers]) -> None:
-    workers = start(worker_jobs.slowly_until_told)
+    workers = start(worker_jobs.slowly_until_stopped)
     send(wide, queue=0, count=1000, rate=1_000_000)
     workers.stop()
     results = workers.results(timeout=10)

@@ -127,7 +127,7 @@ def test_wake_ends_a_receive_for_good(near: toolkit.Interface, lab: Lab) -> None
         assert near.receive(0).lengths.tolist() == [64]
 
 
-def test_two_threads_that_wait_are_told(near: toolkit.Interface) -> None:
+def test_two_threads_that_wait_are_reported(near: toolkit.Interface) -> None:
     first = threading.Thread(target=near.wait)
     first.start()
     assert eventually(near._guard.locked)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.helpers.interrupts import Interrupt, every_line
 from tests.helpers.sending import RING, PlainCore
 from tests.helpers.wire import frame, number_of
-from tests.unit.rings.test_interrupted import Interrupt, every_line
 from toolkit import XDPDesc
 from toolkit.errors import ArgumentError, FrameError
 from toolkit.rings import FillQueue, RingMemory, RXQueue
@@ -51,7 +51,7 @@ class PingPong:
         """Deliver as the kernel does: into the frames of the fill ring."""
         while self._filled != self._fill.producer[0]:
             (address,) = struct.unpack_from("=Q", self._fill.bytes, (self._filled & 31) << 3)
-            assert address not in self._in_kernel, "the same frame was lent twice"
+            assert address not in self._in_kernel, "the same frame was posted twice"
             self._in_kernel.append(address)
             self._filled = self._fill.consumer[0] = (self._filled + 1) & U32
         assert self.umem.memory is not None
@@ -93,8 +93,8 @@ class PingPong:
         assert self.sender.flush(2.0)
         audit = self.umem.audit()
         assert audit["received"] == audit["tx"] == audit["user"] == 0, audit
-        lent = (self._fill.producer[0] - self._filled) & U32
-        assert audit["rx"] == lent + len(self._in_kernel), audit
+        posted = (self._fill.producer[0] - self._filled) & U32
+        assert audit["rx"] == posted + len(self._in_kernel), audit
         numbers = [number_of(packet) for packet in self.core.left]
         wanted = [number + ANSWERED for number in range(self.asked) if number % 3 != 2]
         assert numbers == sorted(set(numbers)), "an answer left twice, or out of order"

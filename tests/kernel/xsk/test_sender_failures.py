@@ -22,7 +22,7 @@ from toolkit.lab import Lab
 from toolkit.net import ethtool
 
 if TYPE_CHECKING:
-    from tests.conftest import Accounts
+    from tests.helpers.accounts import Accounts
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -322,7 +322,7 @@ def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     return thread, result
 
 
-def test_two_threads_that_send_are_told(sock: toolkit.Socket) -> None:
+def test_two_threads_that_send_are_reported(sock: toolkit.Socket) -> None:
     held = hold_the_completion_ring(sock)
     thread, result = in_thread(lambda: sock.send(stream(0, 500), timeout=20.0))
     assert eventually(sock._core.tx_guard.locked)

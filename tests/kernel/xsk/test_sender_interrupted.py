@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import toolkit
-from tests.helpers.sending import RING, U32, PlainCore, Tap, assert_in_order, plain_socket, stream, strike
+from tests.helpers.interrupts import Interrupt, every_line
+from tests.helpers.sending import RING, U32, PlainCore, Tap, assert_in_order, plain_socket, stream
+from tests.helpers.storms import Storm, accounted, strike
 from tests.helpers.wire import Wire, assert_all_free, eventually, frame, number_of
-from tests.kernel.interface.test_signals import Storm, accounted
-from tests.unit.rings.test_interrupted import Interrupt, every_line
 from toolkit.forward.forwarder import Forwarder
 from toolkit.lab import Lab
 from toolkit.program import Program

@@ -15,8 +15,7 @@ import pytest
 
 import toolkit
 from tests.helpers.captures import batch_of, fill, frames
-from tests.helpers.interrupts import at_every_line, at_times_of_chance
-from tests.unit.rings.test_interrupted import Interrupt, every_line
+from tests.helpers.interrupts import Interrupt, at_every_line, at_times_of_chance, every_line
 from toolkit.capture import Capture
 from toolkit.capture.parquet import ParquetSink
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.rings.test_interrupted import Interrupt, every_line
+from tests.helpers.interrupts import Interrupt, every_line
 from toolkit._base import uninterrupted as module
 from toolkit._base.uninterrupted import apart, uninterrupted
 from toolkit.errors import ToolkitError

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import ROOT
-from tests.helpers.captures import pcap_of
+from tests.helpers.captures import large_pieces, pcap_of
 from toolkit.batch.batch import Batch
 from toolkit.capture import Capture, Queueing, direct
 from toolkit.capture.output import Output
@@ -124,15 +124,6 @@ def test_a_stall_does_not_turn_a_capture_away_from_the_quicker_way(disk: Disk) -
     assert taken[20:].count(False) <= 8
 
 
-def large_pieces(output: Output, count: int) -> bytes:
-    """Write pieces of 1 MB, which lie in memory as in the file."""
-    memory = np.frombuffer(mmap.mmap(-1, 1 << 20), dtype=np.uint8)
-    memory[:] = np.arange(memory.size, dtype=np.uint32).view(np.uint8)[: memory.size]
-    for _ in range(count):
-        output.write([memory])
-    return memory.tobytes() * count
-
-
 def allocated(path: Path) -> int:
     """Bytes that a file has on the disk."""
     return path.stat().st_blocks * 512
@@ -195,7 +186,7 @@ def test_a_disk_without_room_ahead_is_filled_to_its_end(tmp_path: Path) -> None:
     from pathlib import Path
     from toolkit.capture.output import Output
     sys.path.insert(0, {str(ROOT)!r})
-    from tests.unit.capture.test_direct import large_pieces
+    from tests.helpers.captures import large_pieces
     path = Path({str(tmp_path / "small" / "x")!r})
     output = Output(path)
     try:

@@ -76,7 +76,7 @@ def test_a_rotation_does_not_come_upon_a_foreign_file_later(tmp_path: Path) -> N
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a.pcap7", "a.pcapng"]
 
 
-def test_an_unwritable_place_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_place_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SystemCallError, match="directory does not exist"):
         Capture(None, tmp_path / "no" / "a.pcapng")
     with pytest.raises(SystemCallError, match="is a directory"):

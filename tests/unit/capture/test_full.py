@@ -48,17 +48,17 @@ def test_a_full_disk_leaves_a_file_that_is_whole_and_says_what_is_missing(
     assert "as large as it may be" in str(failure)
     with pytest.raises(SystemCallError):
         capture.close()
-    told = capture.statistics()
+    reported = capture.statistics()
     assert path.stat().st_size <= small_files
     data = gzip.decompress(path.read_bytes()) if name.endswith("gz") else path.read_bytes()
     kept = len(pcap_of(path)) if name.endswith("pcap") else len(packets_of(data))
-    assert kept == told.written > 0
-    assert told.received == told.written + told.write_dropped
+    assert kept == reported.written > 0
+    assert reported.received == reported.written + reported.write_dropped
     if name == "a.pcapng":
         last = blocks_of(data)[-1]
         assert last.kind == 5
         assert struct.pack("=HHQ", 8, 8, kept) in last.body  # isb_usrdeliv
-        assert struct.pack("=HHQ", 5, 8, told.write_dropped) in last.body  # isb_ifdrop
+        assert struct.pack("=HHQ", 5, 8, reported.write_dropped) in last.body  # isb_ifdrop
 
 
 def test_packets_of_a_full_disk_are_counted_to_the_last(tmp_path: Path, small_files: int) -> None:
@@ -102,7 +102,7 @@ def test_of_compressed_pieces_those_behind_the_one_that_failed_are_lost_too(tmp_
 
 
 @pytest.mark.parametrize("name", ["a.pcapng", "a.pcap.gz", "a.parquet"])
-def test_a_file_that_was_removed_while_it_was_written_is_told(tmp_path: Path, name: str) -> None:
+def test_a_file_that_was_removed_while_it_was_written_is_reported(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     capture = Capture(None, path)
     fill(capture, 10)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import ROOT
-from tests.unit.tables.test_tables import ALL, NAT, T0, batch_of, expected
+from tests.helpers.tables import ALL, NAT, T0, batch_of, expected
 from toolkit.capture.parquet import ParquetSink
 from toolkit.errors import ClosedError, SystemCallError
 
@@ -38,8 +38,8 @@ def read(path: Path) -> Any:
 def metadata(path: Path) -> dict[str, str]:
     import pyarrow.parquet as pq
 
-    told = pq.read_metadata(path).metadata
-    return {key.decode(): value.decode() for key, value in told.items() if key != b"ARROW:schema"}
+    reported = pq.read_metadata(path).metadata
+    return {key.decode(): value.decode() for key, value in reported.items() if key != b"ARROW:schema"}
 
 
 @pytest.mark.parametrize("addresses", ["text", "binary"])
@@ -70,10 +70,10 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
         sink.write(batch_of(ALL[:5]))
         sink.close({"received": 7, "dropped": 2})
         sink.close()
-    told = metadata(path)
-    assert told["filter"] == "udp port 53"
-    assert told["interface"] == "eth0"
-    assert (told["received"], told["dropped"], told["packets"]) == ("7", "2", "5")
+    reported = metadata(path)
+    assert reported["filter"] == "udp port 53"
+    assert reported["interface"] == "eth0"
+    assert (reported["received"], reported["dropped"], reported["packets"]) == ("7", "2", "5")
     assert read(path).column("head").to_pylist() == [packet[:20] for packet in ALL[:5]]
     with pytest.raises(ClosedError):
         sink.write(batch_of(ALL))
@@ -116,8 +116,8 @@ def test_a_dataset_has_files_by_hour(tmp_path: Path) -> None:
     read_back = [read(path).column("time_ns").to_pylist() for path in root.rglob("*.parquet")]
     assert sorted(read_back, key=str) == sorted([[T0, T0], [T0 + HOUR], [T0 + 24 * HOUR], [None]], key=str)
     assert all(metadata(path)["filter"] == "udp" for path in root.rglob("*.parquet"))
-    (told,) = root.glob("_capture-*.json")
-    assert json.loads(told.read_text()) == {"packets": 5, "received": 5, "dropped": 0}
+    (reported,) = root.glob("_capture-*.json")
+    assert json.loads(reported.read_text()) == {"packets": 5, "received": 5, "dropped": 0}
 
 
 def test_files_of_a_dataset_appear_whole_and_are_added_to(tmp_path: Path) -> None:
@@ -163,8 +163,8 @@ def test_a_dataset_is_one_table_to_other_engines(tmp_path: Path) -> None:
     where = f"{tmp_path}/d/**/*.parquet"
     query = f"select hour, count(*), count(distinct ip_src) from read_parquet('{where}', hive_partitioning=true)"
     sources = len({row["ip_src"] for row in expected(batch_of(ALL), "text")} - {None})
-    told = duckdb.sql(query + " group by hour order by hour").fetchall()
-    assert [(int(hour), n, found) for hour, n, found in told] == [(hour, len(ALL), sources) for hour in (8, 9, 10)]
+    reported = duckdb.sql(query + " group by hour order by hour").fetchall()
+    assert [(int(hour), n, found) for hour, n, found in reported] == [(hour, len(ALL), sources) for hour in (8, 9, 10)]
     frame = polars.scan_parquet(where, hive_partitioning=True).filter(polars.col("hour") == 9).collect()
     assert frame.height == len(ALL)
     assert frame["time_ns"].to_list() == [T0 + HOUR] * len(ALL)
@@ -181,7 +181,7 @@ def test_a_forgotten_sink_is_closed(tmp_path: Path) -> None:
 
 CHILD = """
     import resource, signal, sys, os
-    from tests.unit.tables.test_tables import ALL, batch_of
+    from tests.helpers.tables import ALL, batch_of
     from toolkit.capture.parquet import ParquetSink
 """
 

@@ -16,7 +16,7 @@ from toolkit.capture import Capture, Queueing
 from toolkit.errors import SystemCallError, ToolkitError
 
 
-def test_a_pipe_whose_reader_has_gone_is_told(tmp_path: Path) -> None:
+def test_a_pipe_whose_reader_has_gone_is_reported(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
@@ -55,13 +55,13 @@ def test_a_reader_that_sleeps_costs_packets_and_no_time(tmp_path: Path) -> None:
         began = time.monotonic()
         capture.write(batch)
         slowest = max(slowest, time.monotonic() - began)
-    told = capture.statistics()
-    assert told.write_dropped >= 30_000
-    assert told.received == 50_000 == told.written + told.write_dropped
+    reported = capture.statistics()
+    assert reported.write_dropped >= 30_000
+    assert reported.received == 50_000 == reported.written + reported.write_dropped
     assert slowest < 1.0
     with pytest.raises(ToolkitError, match=r"nothing moved|read the pipe"):
         capture.close()
-    assert capture.statistics().written < told.written  # what waited was given up, and is not called written
+    assert capture.statistics().written < reported.written  # what waited was given up, and is not called written
     assert capture.statistics().write_dropped == 50_000 - capture.statistics().written
     os.close(reader)  # the thread that was left behind ends of that
     deadline = time.monotonic() + 5

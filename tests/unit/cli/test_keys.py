@@ -25,7 +25,7 @@ with Keys() as keys:
 print("over", flush=True)
 """
 
-# What a shell does: a job in a process group of its own, in the foreground; `fg` when it is told to.
+# What a shell does: a job in a process group of its own, in the foreground; `fg` when it is asked to.
 SHELL = f"""
 import os, signal, subprocess, sys
 signal.signal(signal.SIGTTOU, signal.SIG_IGN)

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.any_packets import any_packet
 from tests.helpers.decode_reference import reference
-from tests.unit.decode.test_bytes import any_packet
-from tests.unit.decode.test_columns import PACKETS
-from tests.unit.rings.test_interrupted import Interrupt, every_line
-from tests.unit.tables.test_tables import NAT, T0, batch_of
+from tests.helpers.interrupts import Interrupt, every_line
+from tests.helpers.scapy_packets import PACKETS
+from tests.helpers.tables import NAT, T0, batch_of
 from toolkit.errors import ArgumentError
 from toolkit.flows import Flows
 from toolkit.flows.flows import Order
@@ -49,17 +49,17 @@ def key(row: dict[str, Any], group: str) -> tuple[Any, ...]:
 
 def plain(batches: list[list[bytes]], group: str) -> dict[Any, list[int]]:
     """packets, bytes, first, last, flags by key, one packet at a time."""
-    told: dict[Any, list[int]] = {}
+    reported: dict[Any, list[int]] = {}
     for packets in batches:
         for number, packet in enumerate(packets):
             row = reference(packet)
             at = T0 + 1001 * number
-            one = told.setdefault(key(row, group), [0, 0, at, at, 0])
+            one = reported.setdefault(key(row, group), [0, 0, at, at, 0])
             one[0] += 1
             one[1] += len(packet) + 1  # batch_of() says that it was longer on the wire
             one[2], one[3] = min(one[2], at), max(one[3], at)
             one[4] |= max(int(row["tcp_flags"]), 0) if group == "flow" else 0
-    return told
+    return reported
 
 
 def counted(flows: Flows) -> list[list[int]]:
@@ -83,16 +83,16 @@ def test_every_protocol_is_counted_by(group: Any) -> None:
     flows = Flows(group=group)
     flows.add(batch_of(ALL))
     flows.add(batch_of(ALL[::-1]))
-    told = plain([ALL, ALL[::-1]], group)
-    assert len(flows) == len(told)
-    assert counted(flows) == sorted(told.values())
-    assert len({str(flow) for flow in flows.top(None)}) >= len(told) - 2  # what a name leaves out is told elsewhere
+    reported = plain([ALL, ALL[::-1]], group)
+    assert len(flows) == len(reported)
+    assert counted(flows) == sorted(reported.values())
+    assert len({str(flow) for flow in flows.top(None)}) >= len(reported) - 2  # what a name leaves out is told elsewhere
 
 
 def traffic(seed: int, batches: int, size: int, hosts: int) -> list[list[bytes]]:
     rng = np.random.default_rng(seed)
     frames: dict[tuple[int, int], bytes] = {}
-    told = []
+    reported = []
     for _ in range(batches):
         ends = np.minimum(rng.geometric(4 / hosts, (size, 2)), hosts)
         for source, port in ends.tolist():
@@ -100,8 +100,8 @@ def traffic(seed: int, batches: int, size: int, hosts: int) -> list[list[bytes]]
                 frames[source, port] = udp_frame(
                     bytes(port % 50), source_port=1000 + port, source_ip=f"10.0.0.{source}"
                 )
-        told.append([frames[source, port] for source, port in ends.tolist()])
-    return told
+        reported.append([frames[source, port] for source, port in ends.tolist()])
+    return reported
 
 
 def test_a_long_run_is_exact() -> None:
@@ -171,16 +171,16 @@ def test_both_directions_are_one_row() -> None:
 @given(st.lists(st.lists(any_packet, max_size=10), max_size=4))
 def test_both_directions_add_up(batches: list[list[bytes]]) -> None:
     flows = Flows(bidirectional=True)
-    told: dict[Any, list[Any]] = {}
+    reported: dict[Any, list[Any]] = {}
     for packets in batches:
         flows.add(batch_of(packets))
         for packet in packets:
             kind, source, source_port, destination, port = key(reference(packet), "flow")
             ends = ((source, source_port), (destination, port))
-            one = told.setdefault((kind, frozenset(ends)), [0, 0, ends])
+            one = reported.setdefault((kind, frozenset(ends)), [0, 0, ends])
             one[0] += 1
             one[1] += ends != one[2]
-    wanted = sorted(value[:2] for value in told.values())
+    wanted = sorted(value[:2] for value in reported.values())
     assert sorted([flow.packets, flow.back_packets] for flow in flows.top(None)) == wanted
 
 
@@ -194,7 +194,7 @@ ends = st.one_of(st.tuples(hosts, hosts, ports, ports), st.tuples(hosts6, hosts6
 def test_both_directions_of_few_hosts_add_up(chosen: list[tuple[str, str, int, int]], times: int) -> None:
     """Many packets of few flows: sorting must not change which direction was first."""
     flows = Flows(bidirectional=True)
-    told: dict[Any, list[Any]] = {}
+    reported: dict[Any, list[Any]] = {}
     frames = []
     answers = [(destination, source, port, source_port) for source, destination, source_port, port in chosen]
     for source, destination, source_port, port in (chosen + answers) * times:
@@ -202,13 +202,13 @@ def test_both_directions_of_few_hosts_add_up(chosen: list[tuple[str, str, int, i
             udp_frame(source_port=source_port, destination_port=port, source_ip=source, destination_ip=destination)
         )
         there = ((source, source_port), (destination, port))
-        one = told.setdefault(frozenset(there), [there, 0, 0])
+        one = reported.setdefault(frozenset(there), [there, 0, 0])
         one[1] += 1
         one[2] += there != one[0]
     flows.add(batch_of(frames))
     assert sorted(
         (flow.source, flow.source_port, flow.packets, flow.back_packets) for flow in flows.top(None)
-    ) == sorted((*there[0], packets, back) for there, packets, back in told.values())
+    ) == sorted((*there[0], packets, back) for there, packets, back in reported.values())
 
 
 def test_an_interval_begins_at_mark() -> None:

@@ -41,9 +41,9 @@ def way(session: Session, tags: tuple[int, ...] = (), tunnel: str = "") -> Path:
     ],
 )
 def test_what_takes_segments_of_the_session(session: Session, expression: str) -> None:
-    (told,) = harm(session, way(session), "eth0", expression)
-    assert "hang at once" in told.text
-    (term,) = told.without
+    (reported,) = harm(session, way(session), "eth0", expression)
+    assert "hang at once" in reported.text
+    (term,) = reported.without
     assert not Probe(f"({expression}) and not {term}").takes(guard_session._segments(session, way(session), ()))
 
 
@@ -69,9 +69,9 @@ def test_what_does_not(session: Session, expression: str) -> None:
     ],
 )
 def test_what_takes_the_neighbour(session: Session, expression: str, hurts: bool) -> None:
-    told = harm(session, way(session), "eth0", expression)
-    assert len(told) == hurts
-    assert all("after a while" in one.text for one in told)
+    reported = harm(session, way(session), "eth0", expression)
+    assert len(reported) == hurts
+    assert all("after a while" in one.text for one in reported)
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_tags_on_the_way(tags: tuple[int, ...], expression: str, takes: bool) ->
 
 def test_other_interfaces_and_tunnels() -> None:
     assert not (harm(FOUR, way(FOUR), "eth1", "all"))
-    (told,) = harm(FOUR, way(FOUR, tunnel="wg0"), "eth1", "udp")
-    assert "tunnel wg0" in told.text
+    (reported,) = harm(FOUR, way(FOUR, tunnel="wg0"), "eth1", "udp")
+    assert "tunnel wg0" in reported.text
 
 
 def test_devices_that_stand_on_others() -> None:

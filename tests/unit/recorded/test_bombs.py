@@ -82,11 +82,11 @@ def test_reading_ends_soon(compress: str, what: str) -> None:
     began = time.process_time()
     with toolkit.read(file) as recorded:
         found = 0
-        with pytest.warns() if what == "zeros" else pytest.raises(RecordedError) as told:  # type: ignore[attr-defined]
+        with pytest.warns() if what == "zeros" else pytest.raises(RecordedError) as reported:  # type: ignore[attr-defined]
             for batch in recorded:
                 found += len(batch)
     spent = time.process_time() - began
-    text = " ".join(str(one.message) for one in told) if what == "zeros" else str(told.value)
+    text = " ".join(str(one.message) for one in reported) if what == "zeros" else str(reported.value)
     assert found == len(PACKETS)
     assert ("as far as was looked" if what == "zeros" else "on hold no Ethernet packet") in text
     assert file.tell() < 10 * len(member) + MB, "20 MB, and not a gigabyte"

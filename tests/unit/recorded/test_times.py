@@ -110,17 +110,17 @@ def test_a_dataset_has_a_day_for_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "time", "told"),
+    ("name", "time", "reported"),
     [
         ("x.pcap", LAST + 1, r"packet 1 of 2 is of 2106-02-07T06:28:16\.000000000, .* to 2106-02-07T06:28:15.*pcapng"),
         ("x.pcap", -2, r"packet 1 of 2 is of 1969-12-31T23:59:59\.999999998, .*pcapng"),
         ("x.pcapng", -2, r"packet 1 of 2 is of 1969-12-31T23:59:59\.999999998, .*Parquet"),
     ],
 )
-def test_a_time_that_the_format_cannot_hold_is_refused(tmp_path: Path, name: str, time: int, told: str) -> None:
+def test_a_time_that_the_format_cannot_hold_is_refused(tmp_path: Path, name: str, time: int, reported: str) -> None:
     """tcpdump and editcap write another time there (2106 becomes 1970): see the next test."""
     with Capture(None, tmp_path / name) as capture:
-        with pytest.raises(ArgumentError, match=told):
+        with pytest.raises(ArgumentError, match=reported):
             capture.write(batch_of(frames(2), times=[5, time]))
         assert capture.statistics().received == 0
         capture.write(batch_of(frames(1), times=[LAST if name == "x.pcap" else (1 << 63) - 1]))

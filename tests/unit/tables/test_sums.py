@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.tables.test_tables import ALL, batch_of
+from tests.helpers.tables import ALL, batch_of
 from toolkit.capture.parquet import ParquetSink
 from toolkit.flows import Flows
 from toolkit.tables.schema import MACS, NUMBERS, PACKET
@@ -66,9 +66,9 @@ def test_sums_in_pandas() -> None:
     assert [name for name, difference in differences.items() if (difference >= 0).any()] == []
     columns = given().decode()
     ports = columns["src_port"].astype(object) - columns["dst_port"]
-    told = (frame["src_port"] - frame["dst_port"]).fillna(0).tolist()
-    assert told == ports.tolist()
-    assert min(told) < 0, "the packets have such a pair of ports"
+    reported = (frame["src_port"] - frame["dst_port"]).fillna(0).tolist()
+    assert reported == ports.tolist()
+    assert min(reported) < 0, "the packets have such a pair of ports"
 
 
 @pytest.fixture(params=["a file", "a dataset"])

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ipaddress
-import socket
 import sys
 from typing import Any
 
@@ -13,63 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers.decoding import lay_out
-from tests.unit.decode.test_bytes import any_packet
-from tests.unit.decode.test_columns import PACKETS
-from toolkit.batch.batch import Batch
+from tests.helpers.any_packets import any_packet
+from tests.helpers.tables import ALL, NAT, T0, batch_of, expected, hextets
 from toolkit.decode.fields import FIELDS
 from toolkit.errors import ArgumentError, LibraryError
 from toolkit.tables.address_text import ip4_text, ip6_text, ip_text, mac_text
 from toolkit.tables.schema import IP, MACS, NUMBERS, WHOLE
-
-T0 = 1_800_000_000_123_456_789
-NAT = np.iinfo(np.int64).min
-
-
-def batch_of(packets: list[bytes], *, times: Any = None, **options: Any) -> Batch:
-    memory, offsets, lengths = lay_out(packets)
-    descs = np.stack([offsets, lengths.astype(np.uint64)], axis=1)
-    utc = np.arange(len(packets), dtype=np.int64) * 1001 + T0 if times is None else np.array(times, dtype=np.int64)
-    wire = options.pop("wire_lengths", lengths + 1)
-    return Batch(None, descs, memory=memory, utc_ns=utc, wire_lengths=wire, queue=3, **options)
-
-
-ALL = [bytes(packet) for packet in PACKETS.values()]
-
-
-def expected(batch: Batch, addresses: str) -> list[dict[str, Any]]:
-    """What a table must hold, written from the columns one packet at a time."""
-    columns = batch.decode().to_dict()
-    rows = []
-    for row in range(len(batch)):
-        length = int(columns["length"][row])
-        told: dict[str, Any] = {"time_ns": T0 + 1001 * row, "length": length, "wire_length": length + 1, "queue": 3}
-        told["rule"] = None
-        for name, column in columns.items():
-            value = column[row]
-            if name == "length" or (addresses == "text" and name in ("ip6_src", "ip6_dst")):
-                continue
-            if name in ("ip6_src", "ip6_dst"):
-                told[name] = value.tobytes() if columns["ip_version"][row] == 6 else None
-            elif value.dtype == np.bool_:
-                told[name] = bool(value)
-            elif addresses == "text" and name in IP:
-                told[name] = str(ipaddress.IPv4Address(int(value))) if value >= 0 else None
-                if IP[name] and columns["ip_version"][row] == 6:
-                    told[name] = hextets(columns[IP[name]][row].tobytes())
-            elif addresses == "text" and name in MACS:
-                told[name] = int(value).to_bytes(6, "big").hex(":") if value >= 0 else None
-            else:
-                told[name] = int(value) if value >= 0 else None
-        rows.append(told)
-    return rows
-
-
-def hextets(raw: bytes) -> str:
-    """As RFC 5952 has it, by libc where the last 32 bits are in dots and by the standard library else."""
-    if raw.startswith(bytes(10) + b"\xff\xff"):
-        return socket.inet_ntop(socket.AF_INET6, raw)
-    return ipaddress.IPv6Address._string_from_ip_int(int.from_bytes(raw, "big"))  # type: ignore[attr-defined]
 
 
 def arrow_rows(table: Any) -> list[dict[str, Any]]:
@@ -152,11 +100,11 @@ def test_pandas_holds_the_same(addresses: Any) -> None:
     frame = batch.to_pandas(addresses=addresses, head=9)
     assert frame["time"].tolist() == [pd.Timestamp(T0 + 1001 * row, unit="ns", tz="UTC") for row in range(len(ALL))]
     assert frame.pop("head").tolist() == [packet[:9] for packet in ALL]
-    told = [
+    reported = [
         {name: None if value is pd.NA or value is None else value for name, value in row.items() if name != "time"}
         for row in frame.to_dict("records")
     ]
-    assert told == [{key: row[key] for key in row if key != "time_ns"} for row in expected(batch, addresses)]
+    assert reported == [{key: row[key] for key in row if key != "time_ns"} for row in expected(batch, addresses)]
     assert str(frame["src_port"].dtype) == "Int32"
     assert (batch_of([]).to_pandas(addresses=addresses).dtypes == frame.dtypes).all()
 

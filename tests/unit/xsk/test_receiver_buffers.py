@@ -8,8 +8,9 @@ import struct
 import numpy as np
 import pytest
 
-from tests.unit.rings.test_interrupted import Interrupt, every_line, recovered
-from tests.unit.rings.test_interrupted import Receiver as Rig
+from tests.helpers.interrupts import Interrupt, every_line
+from tests.helpers.receiver_rig import Receiver as Rig
+from tests.helpers.receiver_rig import recovered
 from toolkit.abi.if_xdp import XDP_PKT_CONTD
 
 PIECE = 100  # bytes of a buffer
