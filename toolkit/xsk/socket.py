@@ -275,8 +275,8 @@ class Socket(fork.NotCopied):
     def reply(self, answer: Callable[[memoryview], bool], limit: int = 2, polls: int | None = None) -> tuple[int, int]:
         """Take up to `limit` packets one at a time; `answer` changes each in place and says whether to send it back.
 
-        Returns (taken, sent back). The short path for ping-pong, without NumPy's fixed costs. looks: how often to look
-        at the RX ring (by default `limit` times): more of them is to spin. Raises what wait() does.
+        Returns (taken, sent back). The short path for ping-pong, without NumPy's fixed costs. polls: how often to poll
+        the RX ring (by default `limit` times): more of them is to spin. Raises what wait() does.
         """
         if self.sg:
             raise ArgumentError(

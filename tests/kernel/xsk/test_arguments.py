@@ -74,11 +74,11 @@ def test_receive_and_send_refuse_and_go_on(near: toolkit.Interface, lab: Lab) ->
         with pytest.raises(ArgumentError, match=says):
             call()
     assert not near.receive(np.float32(0.01))  # type: ignore[arg-type]
-    assert sock.reply(lambda packet: True, limit=0, looks=5) == (0, 0)
+    assert sock.reply(lambda packet: True, limit=0, polls=5) == (0, 0)
     with Wire(lab) as wire:
         wire.send([frame(1)])
         assert eventually(lambda: sock.rx.available() > 0)
-        assert sock.reply(lambda packet: True, limit=0, looks=5) == (0, 0), "none was asked for"
+        assert sock.reply(lambda packet: True, limit=0, polls=5) == (0, 0), "none was asked for"
         assert collect(near.receive, 1) == [frame(1)]
 
 
