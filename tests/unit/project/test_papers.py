@@ -14,7 +14,7 @@ import pytest
 import toolkit
 from tests.helpers import ROOT
 from tests.helpers.papers import PAGES, prose_of
-from tests.unit.project.test_public_face import PUBLIC
+from tests.helpers.public import PUBLIC
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GLOSSARY = (ROOT / "docs" / "reference" / "glossary.md").read_text(encoding="utf-8")

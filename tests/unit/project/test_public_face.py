@@ -19,9 +19,7 @@ import pytest
 import toolkit
 from tests.helpers import ROOT
 from tests.helpers.papers import PAGES, programs_of, prose_of
-
-PRIVATE = {"_base", "abi", "tables", "umem", "wait", "xsk", "batch", "interface", "cli"}
-PUBLIC = {"errors"} | {path.parent.name for path in (ROOT / "toolkit").glob("*/__init__.py")} - PRIVATE
+from tests.helpers.public import PUBLIC
 
 
 def test_dir_is_what_is_public() -> None:
