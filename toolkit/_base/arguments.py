@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments as people give them: NumPy's integers are integers, and what is none is refused in words."""
+"""Check arguments: any kind of integer is an int, any kind of number are seconds; an ArgumentError names the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["seconds", "whole"]
 
 
 def whole(name: str, value: Any) -> int:
-    """Return `value` as an int, whatever kind of integer it is; ArgumentError when it is none (or a bool)."""
+    """Return `value`, an integer of any type, as an int. ArgumentError for anything else, and for a bool."""
     if isinstance(value, bool):
         raise ArgumentError(f"{name} is a whole number, not {value!r}")
     try:
@@ -22,9 +22,9 @@ def whole(name: str, value: Any) -> int:
 
 
 def seconds(name: str, value: Any) -> float:
-    """Return `value` as a float, whatever kind of number it is; ArgumentError when it is none."""
+    """Return `value`, a number of any type, as a float. ArgumentError for anything else, and for NaN."""
     try:
-        if not isinstance(value, str | bytes | bytearray):  # float() would read them
+        if not isinstance(value, str | bytes | bytearray):  # float() would parse them
             number = float(value)
             if number == number:  # no NaN, which is neither before a deadline nor after it
                 return number

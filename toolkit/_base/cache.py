@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled programs on disk, named by their content, in a directory that only its owner can write.
+"""Cache: compiled programs on disk, named by a hash of their content, in a directory that only its owner can write.
 
-What is in there is loaded into the kernel, so it is trusted only if nobody else could have put it there; otherwise
-programs are compiled anew each time, and a warning says so.
+Its entries are loaded into the kernel, so they are used only if no other user could have written them. Otherwise
+programs are compiled each time, and a CacheWarning says so.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from toolkit._base.warn import warn
 
 __all__ = ["Cache", "CacheWarning", "directory"]
 
-MOST_ENTRIES = 256  # about 10 KB each; the least recently written go first
-LARGEST_ENTRY = 64 << 20  # bytes; the largest of ours, an optimised list of hosts, has 2 MB
+MOST_ENTRIES = 256  # about 10 KB each; the oldest are removed first
+LARGEST_ENTRY = 64 << 20  # bytes; the largest known, an optimised list of hosts, has 2 MB
 
 
 class CacheWarning(UserWarning):
@@ -28,8 +28,8 @@ class CacheWarning(UserWarning):
 
 
 def directory() -> Path | None:
-    """$XDG_CACHE_HOME/afxdp-toolkit, else ~/.cache/afxdp-toolkit; None where there is no home."""
-    # Under `sudo -E` both are still the caller's: root must neither trust them nor leave its files in them.
+    """Return $XDG_CACHE_HOME/afxdp-toolkit, else ~/.cache/afxdp-toolkit; None without a home directory."""
+    # Under `sudo -E` both are the caller's: root must neither trust them nor write to them.
     base = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(base) and _owner(base) in (os.geteuid(), 0):
         return Path(base, "afxdp-toolkit")
@@ -43,7 +43,7 @@ def directory() -> Path | None:
 
 
 def _owner(path: str) -> int | None:
-    """Who owns a directory, or the nearest one above it that is there; None if that cannot be seen."""
+    """Return the owner (uid) of a directory, or of the nearest existing one above it; None if that is not readable."""
     with contextlib.suppress(OSError):
         while not os.path.lexists(path):
             path = os.path.dirname(path)
@@ -52,7 +52,7 @@ def _owner(path: str) -> int | None:
 
 
 def _distrusted(status: os.stat_result) -> str:
-    """Why something on disk may hold what others wrote; empty if it cannot."""
+    """Return why another user may have written to a file or directory; empty if none can."""
     if status.st_uid != os.geteuid():
         return f"it belongs to user {status.st_uid}"
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -65,10 +65,10 @@ def _digest(text: bytes) -> bytes:
 
 
 class Cache:
-    """The directory, opened once and then used by file descriptor, so that nobody can swap it in between."""
+    """The cache directory. It is opened once and used by its descriptor, so that it cannot be replaced in between."""
 
     def __init__(self) -> None:
-        """Open the directory, making it if need be. If that fails or it cannot be trusted, warn and stay without."""
+        """Open or make the directory. If that fails, or it is not safe, warn and work without a cache."""
         self._fd = -1
         place = directory()
         if place is None:
@@ -95,7 +95,7 @@ class Cache:
         )
 
     def __enter__(self) -> Cache:
-        """For the length of one build."""
+        """Close the directory at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,11 +105,11 @@ class Cache:
             self._fd = -1
 
     def load(self, key: str) -> dict[str, Any] | None:
-        """What was stored under `key`; None if there is nothing, nothing trusted, or something else by now."""
+        """Return the entry stored under `key`; None if there is none, or it is not safe or damaged."""
         if self._fd < 0:
             return None
         try:
-            # Not to wait for whoever writes, should it be a pipe.
+            # O_NONBLOCK: if it is a FIFO, open() must not wait for a writer.
             flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             with open(os.open(f"{key}.json", flags, dir_fd=self._fd), "rb") as file:
                 status = os.fstat(file.fileno())
@@ -124,7 +124,7 @@ class Cache:
         return entry if isinstance(entry, dict) else None
 
     def store(self, key: str, entry: dict[str, Any]) -> None:
-        """Keep `entry` under `key`: whole or not at all, whatever else writes there. A full disk is no error."""
+        """Store `entry` under `key`, whole or not at all, even with concurrent writers. A failure is ignored."""
         if self._fd < 0:
             return
         temporary = f".{key}.{os.getpid()}.{os.urandom(4).hex()}"

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing files as root where others may interfere: by descriptor, and never through somebody else's link.
+"""Folder: write files as root where other users may interfere: by descriptor, and never through their symbolic links.
 
-A name that was looked at may mean something else a moment later. So a directory is opened once and held; a file in it
-is new (O_EXCL), or is looked at through the descriptor that is used; what has the name already is never opened for
-writing but, where that is allowed, replaced by a new file. Whoever may write in the directory can still rename and
-remove what is in there: they cannot read it, and nothing outside of the directory is touched.
+A name that was checked may refer to another file a moment later. So a directory is opened once and held, and a file in
+it is new (O_EXCL), or is checked through the descriptor that is then used. An existing file is never opened for
+writing; where that is allowed, a new file replaces it. Users who may write in the directory can still rename and remove
+files there, but they cannot read them, and nothing outside of the directory is touched.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from toolkit.errors import ArgumentError, kernel_error, write_error
 __all__ = ["Access", "Folder", "access_of", "is_directory", "own_descriptor", "replace_text"]
 
 _HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_LINKS = 40  # that are followed in one path, as in the kernel
-_BITS = 0o666  # that a file may have
+_LINKS = 40  # symbolic links that are followed in one path, as in the kernel
+_BITS = 0o666  # permission bits that a file may have
 
 Allowed = Callable[[os.stat_result], bool]
 
 
 class Access(NamedTuple):
-    """Who may read what is written."""
+    """Who may read the files that are written."""
 
-    mode: int | None = None  # permission bits of a file; None: 0600, or 0640 where a group is named
-    group: int | None = None  # its number; None: what the file system gives
+    mode: int | None = None  # permission bits of a file; None: 0600, or 0640 with a group
+    group: int | None = None  # gid; None: the file system's choice
 
     @property
     def bits(self) -> int:
-        """Permission bits of a file, whatever the umask."""
+        """Permission bits of a file; the umask is not applied."""
         if self.mode is not None:
             return self.mode
         return 0o600 if self.group is None else 0o640
 
     @property
     def directory_bits(self) -> int:
-        """Permission bits of a directory that is made for files: who may read these may list and enter it."""
+        """Permission bits of a directory for such files: users who may read the files may list and enter it."""
         return 0o700 | self.bits | (self.bits & 0o444) >> 2
 
     def apply(self, fd: int, bits: int) -> None:
-        """Give what was just made, open as `fd`, its group and its permissions. OSError when that is refused."""
+        """Set group and permissions of a new file or directory that is open as `fd`. OSError when that is refused."""
         if self.group is not None:
             os.fchown(fd, -1, self.group)
         if stat.S_IMODE(os.fstat(fd).st_mode) & 0o777 == bits:
@@ -58,13 +58,13 @@ class Access(NamedTuple):
         try:
             os.fchmod(fd, bits | os.fstat(fd).st_mode & stat.S_ISGID)
         except OSError as refused:
-            # A file system without permissions of its own (vfat, exFAT): what it was mounted with decides.
+            # A file system without permissions (vfat, exFAT): its mount options decide.
             if self != Access() or refused.errno not in (errno.EPERM, errno.EOPNOTSUPP):
                 raise
 
 
 def access_of(mode: int | None, group: str | int | None) -> Access:
-    """Return who may read by what a user said. ArgumentError for what is no mode, or no group of this machine."""
+    """Return the Access for a user's arguments. ArgumentError for a bad mode, or an unknown group."""
     if mode is not None:
         mode = whole("mode", mode)
         if mode & ~_BITS or mode & 0o600 != 0o600:
@@ -74,7 +74,7 @@ def access_of(mode: int | None, group: str | int | None) -> Access:
             )
     if group is None or isinstance(group, int):
         return Access(mode, None if group is None else _number(whole("group", group)))
-    import grp  # not where nobody names a group
+    import grp  # only where a group is named
 
     try:
         return Access(mode, grp.getgrnam(group).gr_gid)
@@ -91,7 +91,7 @@ def _number(group: int) -> int:
 
 
 def is_directory(path: str) -> bool:
-    """Whether a path can be a directory's only: it ends in a slash."""
+    """Return whether a path can only be that of a directory: it ends in a slash."""
     return path.endswith(("/", "/.", "/.."))
 
 
@@ -104,13 +104,13 @@ def own_descriptor(path: str) -> int | None:
 
 
 class Folder:
-    """A directory that files are made in, held by a descriptor: what becomes of its name does not matter any more."""
+    """A directory to make files in, held by a descriptor, so that renaming it has no effect. Dead in a forked child."""
 
     def __init__(self, path: str | os.PathLike[str], *, make: Access | None = None) -> None:
-        """Open it; with `make`, missing directories are made, for these readers.
+        """Open the directory. make: create missing directories, for these readers.
 
-        A symbolic link on the way is followed if it is root's, ours, or of the user who called sudo; another user's
-        could lead anywhere, and is refused. SystemCallError.
+        A symbolic link in the path is followed if it belongs to root, to this user, or to the user who called sudo.
+        That of another user could lead anywhere: SystemCallError, as for all other failures.
         """
         self.path = Path(path)
         try:
@@ -121,7 +121,7 @@ class Folder:
 
     @classmethod
     def of(cls, file: Path) -> Folder:
-        """Open the directory that a file is, or will be, in."""
+        """Open the directory of a file, which need not exist."""
         try:
             return cls(file.parent)
         except OSError as refused:
@@ -140,7 +140,7 @@ class Folder:
         return other
 
     def below(self, name: str, access: Access) -> Folder:
-        """Open a directory in this one, made where it is missing. No symbolic link is followed. SystemCallError."""
+        """Open a directory in this one, or make it. No symbolic link is followed. SystemCallError."""
         inner = Folder.__new__(Folder)
         inner.path = self.path / name
         try:
@@ -154,14 +154,14 @@ class Folder:
         return inner
 
     def look(self, name: str) -> os.stat_result | None:
-        """Return what has the name now: a link, not what it leads to. None: nothing."""
+        """Return the status of what has the name now, of a symbolic link itself. None: nothing has."""
         try:
             return os.stat(name, dir_fd=self._fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
 
     def check(self, name: str, *, force: bool) -> None:
-        """Raise what would keep create() or stream() from its work, as far as it can be seen. Makes nothing."""
+        """Raise what create() or stream() would raise, as far as that can be known beforehand. Creates nothing."""
         path = self.path / name
         try:
             found = self.look(name) if name else os.fstat(self._fd)
@@ -176,8 +176,9 @@ class Folder:
             _check_stream(path, found)
 
     def stream(self, name: str) -> int | None:
-        """Open for writing what has the name and is no file: a FIFO, a character device. None where there is a file,
-        or nothing. SystemCallError for anything else; ENXIO where nobody reads the FIFO.
+        """Open a FIFO or character device for writing. None where there is a regular file, or nothing.
+
+        SystemCallError for anything else; ENXIO for a FIFO without a reader.
         """
         path = self.path / name
         try:
@@ -191,10 +192,10 @@ class Folder:
             if stat.S_ISREG(found.st_mode):
                 return None
             _check_stream(path, found)
-            # Through the handle: what was looked at, whatever has the name now. A FIFO without a reader would hold us
-            # for ever, with the interface's packets in our hands.
+            # Through the handle, so that it is what was checked. O_NONBLOCK: a FIFO without a reader would block here
+            # for ever, while the interface's packets are taken from the kernel.
             fd = os.open(f"/proc/self/fd/{handle}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-            if not os.path.samestat(os.fstat(fd), found):  # no /proc that could be relied on
+            if not os.path.samestat(os.fstat(fd), found):  # /proc is not a real one
                 os.close(fd)
                 raise OSError(errno.ESTALE, "")
             os.set_blocking(fd, True)
@@ -205,10 +206,10 @@ class Folder:
             os.close(handle)
 
     def create(self, name: str, access: Access, *, allowed: Allowed | None = None) -> int:
-        """Make a new file, open for reading and writing. SystemCallError; EEXIST where the name is taken.
+        """Create a file; return its descriptor, for reading and writing. SystemCallError; EEXIST if the name is taken.
 
-        allowed: asked whether a regular file that has the name may be replaced. It is not touched: the new file takes
-        its name, and what else refers to it (another hard link, whoever reads it) keeps what was in it.
+        allowed: called with the status of a regular file that has the name; returns whether it may be replaced. The old
+        file is not written to: the new one takes its name, and other hard links and readers keep the old contents.
         """
         path = self.path / name
         try:
@@ -222,19 +223,19 @@ class Folder:
             raise write_error(refused, str(path), "create") from None
 
     def rename(self, name: str, to: str, fd: int) -> bool:
-        """Give our file `name`, open as `fd`, another name. False: the name is not that file's any more."""
+        """Rename our file `name`, open as `fd`, to `to`. False when the name no longer refers to that file."""
         if not self._is(name, fd):
             return False
         os.rename(name, to, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         return self._is(to, fd)
 
     def remove(self, name: str, fd: int) -> None:
-        """Remove the name of our file that is open as `fd`, and no other. OSError."""
+        """Remove the name of our file that is open as `fd`, if the name still refers to it. OSError."""
         if self._is(name, fd):
             os.unlink(name, dir_fd=self._fd)
 
     def close(self) -> None:
-        """Let go of it. Repeatable."""
+        """Close the directory. Repeatable."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -243,11 +244,11 @@ class Folder:
         self.close()
 
     def __enter__(self) -> Folder:
-        """Let go of it at the end of the block."""
+        """Close the directory at the end of the block."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Let go of it."""
+        """Close the directory."""
         self.close()
 
     def _is(self, name: str, fd: int) -> bool:
@@ -281,7 +282,7 @@ class Folder:
 
 
 def replace_text(path: Path, text: str, access: Access) -> None:
-    """Write a text file, whole or not at all; it takes the place of a file that has the name. SystemCallError."""
+    """Write a text file, whole or not at all; it replaces a file of that name. SystemCallError."""
     with Folder.of(path) as folder:
         folder.check(path.name, force=True)
         draft = _draft()
@@ -320,10 +321,10 @@ def _walk(path: str, make: Access | None) -> int:
                 if links > _LINKS:
                     raise OSError(errno.ELOOP, "")
                 _check_link(path, name, os.fstat(step))
-                if os.fstat(at).st_dev == proc:  # the text of /proc/PID/root says nothing: only the kernel knows
+                if os.fstat(at).st_dev == proc:  # links such as /proc/PID/root: only the kernel can follow them
                     at, step = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=at), at
                     continue
-                target = os.readlink("", dir_fd=step)  # of the link that was looked at
+                target = os.readlink("", dir_fd=step)  # of the link that was checked
                 todo += [part for part in reversed(target.split("/")) if part]
                 if target.startswith("/"):
                     at, step = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), at
@@ -345,7 +346,7 @@ def _device_of_proc() -> int:
 
 
 def _enter(at: int, name: str, make: Access | None) -> int:
-    """Open what has the name in the directory `at`, a link itself too; make a directory where nothing is."""
+    """Open what has the name in the directory `at` (a link itself, not its target); make a directory if nothing has."""
     try:
         return os.open(name, _HANDLE, dir_fd=at)
     except FileNotFoundError:
@@ -362,7 +363,7 @@ def _enter(at: int, name: str, make: Access | None) -> int:
 
 
 def _trusted() -> set[int]:
-    """Users whose links and pipes are as good as ours: root, we, and who became root by sudo to run this."""
+    """Return the users (uid) whose links and FIFOs are trusted: root, this user, and the one who called sudo."""
     caller = os.environ.get("SUDO_UID", "")
     return {0, os.geteuid(), *([int(caller)] if caller.isascii() and caller.isdecimal() else [])}
 
@@ -379,7 +380,7 @@ def _check_link(path: str, name: str, status: os.stat_result) -> None:
 
 
 def _check_stream(path: Path, found: os.stat_result) -> None:
-    """Raise SystemCallError for what is neither a FIFO that we may write to nor a character device."""
+    """Raise SystemCallError unless it is a FIFO of a trusted user, or a character device."""
     if stat.S_ISFIFO(found.st_mode) and found.st_uid not in _trusted():
         raise kernel_error(
             "write",
@@ -393,7 +394,7 @@ def _check_stream(path: Path, found: os.stat_result) -> None:
 
 
 def _refuse(path: Path, found: os.stat_result, tried: str) -> NoReturn:
-    """Raise SystemCallError: what has the name is not written to."""
+    """Raise the SystemCallError that says why this file or directory is not written to."""
     number, cause, remedy = errno.EEXIST, "", ""
     if stat.S_ISLNK(found.st_mode):
         number, cause = errno.ELOOP, "it is a symbolic link, and what is written never goes through one"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starting programs with the signals that they need, whatever this process inherited or blocks.
+"""Start programs with the signal settings that they need, whatever this process has inherited or blocked.
 
 A shell without job control starts its background jobs with SIGINT ignored, nohup with SIGHUP, some supervisors with
-SIGCHLD, or with signals blocked; programs inherit all of that, and their children too.
+SIGCHLD, or with signals blocked. Programs inherit that, and pass it on to their children.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["fresh", "held_back", "run_helper"]
 
 _ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # what a terminal, `timeout` and the like send to a whole job
-# What a terminal does to a job is decided by whoever started the job: where it is ignored, it stays ignored.
+# Signals of the terminal stay ignored where they are: the user who started the job decides that (nohup).
 _OF_THE_TERMINAL = {signal.SIGHUP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
-_RESTORED = {signal.SIGPIPE, signal.SIGXFSZ}  # Python ignores them, and subprocess gives its children the default
+_RESTORED = {signal.SIGPIPE, signal.SIGXFSZ}  # Python ignores them, and subprocess resets them in its children
 
-# A program of its own: nothing but Python can take back what is ignored (no shell may), and a preexec_fn would run
-# in a fork of a process with threads.
+# A program of its own: a shell cannot reset ignored signals, and a preexec_fn would run in a fork of a process with
+# threads.
 _FRESH = f"""
 import os, signal, sys
 for number in signal.valid_signals() - {set(map(int, _OF_THE_TERMINAL))}:
@@ -39,10 +39,10 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 def fresh(command: Sequence[str]) -> list[str]:
-    """Return `command` such that it begins with no signal blocked, and none ignored but those of the terminal.
+    """Return a command that starts `command` with no signal blocked, and none ignored except those of the terminal.
 
-    It is `command` itself where this process and the calling thread are like that already; else an interpreter goes
-    first and becomes the program (10 ms). The program is a path.
+    It is `command` itself if the calling thread is like that already; else a Python interpreter that resets the signals
+    and then becomes the program (10 ms). command[0] is a path.
     """
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     others = signal.valid_signals() - _OF_THE_TERMINAL - _RESTORED
@@ -53,9 +53,9 @@ def fresh(command: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Have children that are started in the block begin with SIGINT, SIGTERM and SIGHUP blocked.
+    """Start the children of this block with SIGINT, SIGTERM and SIGHUP blocked.
 
-    They reach every process of a job, and what they mean to a helper is for this process to say.
+    These signals reach every process of a job, but this process decides when its helpers end.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
@@ -67,10 +67,10 @@ def held_back() -> Iterator[None]:
 def run_helper(
     command: Sequence[str], request: bytes, timeout: float, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a helper of ours to its end, in the directory /, with `request` on its standard input.
+    """Run one of our helpers to its end, in the directory /, with `request` on its standard input.
 
-    No Ctrl-C and no hang-up ends it, but this process does: on any exception it is killed before that is raised.
-    Raises subprocess.TimeoutExpired after `timeout` seconds, and OSError where it cannot be started.
+    Ctrl-C and hang-up do not reach it; on any exception in this process it is killed before that is raised.
+    subprocess.TimeoutExpired after `timeout` seconds; OSError when it cannot be started.
     """
     import subprocess
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From CLOCK_MONOTONIC, in which the kernel stamps packets, to UTC.
+"""UTCClock: convert CLOCK_MONOTONIC, the clock of arrival times, to UTC.
 
-Linux slews both clocks alike, so their distance is constant until somebody sets the time (or the machine sleeps). How
-they went is noted again and again, and a packet gets the distance of its own time, not that of when it is asked.
+Linux slews both clocks alike, so their difference is constant until the time is set (or the machine sleeps). The
+difference is recorded repeatedly, and a packet gets the difference at its own time, not at the time of the conversion.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ import numpy.typing as npt
 __all__ = ["NAT", "UTCClock", "clock"]
 
 NAT = -(1 << 63)
-"""datetime64's "not a time", as int64: what stands for no time wherever ns since 1970 do, of which 0 is one as good
-as any. Of CLOCK_MONOTONIC 0 is the moment before the kernel had a clock: there, and nowhere else, 0 is no time."""
+"""datetime64's "not a time", as int64: the value for "no time" in ns since 1970, where 0 is a valid time. In ns of
+CLOCK_MONOTONIC, 0 means "no time": it is before the kernel had a clock."""
 
-_FRESH_NS = 1_000_000  # a pairing so young is good for packets as they come
-_CONVERT_NS = 100_000  # and this young for those about to be converted
-_TIGHT_NS = 600  # ns between two readings of one clock within which the other's is believed at once
+_FRESH_NS = 1_000_000  # ns: a pairing of this age is new enough when packets arrive
+_CONVERT_NS = 100_000  # ns: and of this age when times are converted
+_TIGHT_NS = 600  # ns between two readings of one clock: the reading of the other in between is then exact enough
 _TRIES = 20
-_KEPT = 256  # pairings; of the older half every other one is dropped then, so that the oldest lie far apart
-# More than any clock drifts: then somebody set the time between two pairings.
+_KEPT = 256  # pairings; when there are more, every second one of the older half is dropped
+# A change larger than any drift: the time was set between two pairings.
 _STEP_PPM, _STEP_NS = 1_000, 2_000
 
-_ALIKE_NS = 250  # pairings that differ by no more tell the same: what is read of two clocks is not exact
+_ALIKE_NS = 250  # ns: pairings that differ by less count as equal, since reading two clocks is not exact
 
 Times = npt.NDArray[np.int64]
 
 
 class UTCClock:
-    """Pairs two clocks and remembers how they went. Any thread may call; no lock, so that forks do not matter."""
+    """Records the difference of two clocks over time. Thread-safe without a lock, so that a fork cannot break it."""
 
     def __init__(self, monotonic: Callable[[], int] = time.monotonic_ns, utc: Callable[[], int] = time.time_ns) -> None:
-        """monotonic, utc: ns, since boot and since 1970."""
+        """Pair two clocks. monotonic, utc: return ns since boot and since 1970."""
         self._monotonic = monotonic
         self._utc = utc
-        # Rows (ns of the monotonic clock, ns to add to it), in order of time; never written to, replaced whole: what
-        # another thread pairs at the same moment may be lost, and is not missed.
+        # Rows (ns of the monotonic clock, ns to add to it), in order of time. The array is replaced, never written to:
+        # of two threads that pair at the same time one pairing may be lost, which does no harm.
         self._pairings: Times = np.empty((0, 2), dtype=np.int64)
         self._last = -_FRESH_NS  # monotonic ns of the last pairing
 
     def pair(self, fresh_ns: int = _FRESH_NS) -> None:
-        """Note how far the clocks are apart now, unless that was noted in the last `fresh_ns`. Costs 2 us."""
+        """Record the clocks' difference, unless that was done in the last `fresh_ns` ns. Costs 2 us."""
         if self._monotonic() - self._last < fresh_ns:
             return
         at, distance = self._read()
@@ -57,10 +57,10 @@ class UTCClock:
             self._last = at
 
     def to_utc(self, monotonic_ns: Times) -> Times:
-        """Return times of the monotonic clock as ns since 1970 UTC: shape (n,) int64; NAT where a time is 0 (none).
+        """Return times of the monotonic clock as ns since 1970 UTC: shape (n,), int64; NAT where a time is 0 (none).
 
-        Between two pairings the distance is interpolated: drift is followed. Where it leapt, because somebody set the
-        wall clock, a time takes the distance of the pairing that is nearer.
+        Between two pairings the difference is interpolated, which follows drift. Where it jumped, because the wall
+        clock was set, a time gets the difference of the nearer pairing.
         """
         self.pair(_CONVERT_NS)
         if not len(monotonic_ns):
@@ -78,7 +78,7 @@ class UTCClock:
 
     @staticmethod
     def _distances(monotonic_ns: Times, at: Times, distances: Times) -> Times:
-        """How far apart the clocks were at each of the times, by the pairings before and after it."""
+        """Return the difference of the clocks at each of the times, by the pairings before and after it."""
         after = np.searchsorted(at, monotonic_ns).clip(0, len(at) - 1)
         before = np.maximum(after - 1, 0)
         gap = at[after] - at[before]  # 0 before the first pairing
@@ -86,13 +86,13 @@ class UTCClock:
         change = distances[after] - distances[before]
         leapt = np.abs(change) > _STEP_NS + gap // (1_000_000 // _STEP_PPM)
         nearer = np.where(2 * since >= gap, distances[after], distances[before])
-        # The change alone is small enough for floating point; of a whole distance it would lose 256 ns.
+        # Only the change is computed in floating point: a whole difference would lose up to 256 ns there.
         drifted = distances[before] + np.rint(since / np.maximum(gap, 1) * change).astype(np.int64)
         found: Times = np.where(leapt, nearer, drifted)
         return found
 
     def _read(self) -> tuple[int, int]:
-        """Read one clock before and after the other, until both come without an interruption; the closest counts."""
+        """Read one clock before and after the other, until that was quick enough; return the tightest reading."""
         closest, at, distance = 1 << 62, 0, 0
         for _ in range(_TRIES):
             before = self._monotonic()
@@ -107,4 +107,4 @@ class UTCClock:
 
 
 clock = UTCClock()
-"""This machine's clocks. Whoever receives packets pairs them meanwhile."""
+"""The clocks of this machine; paired whenever a Batch is received."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file descriptor with one owner: closed once, closed when forgotten, and dead in a forked child."""
+"""Descriptor: a file descriptor with one owner: closed once, closed by garbage collection, dead in a forked child."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["Descriptor"]
 
 
 def _close(cell: list[int]) -> None:
-    """Close what is in the cell, at most once. Runs in finalizers: no locks, no errors."""
+    """Close the descriptor in the cell, at most once. Runs in finalizers: no locks, no errors."""
     with contextlib.suppress(IndexError, OSError):
         os.close(cell.pop())
 
 
 class Descriptor(fork.NotCopied):
-    """One file descriptor. `what` names the object it stands for, in errors."""
+    """One file descriptor."""
 
     __slots__ = ("__weakref__", "_cell", "_finalizer", "_inherited", "_what")
 
     def __init__(self, fd: int, what: str) -> None:
-        """Take `fd` over."""
+        """Take over `fd`. what: the name of the object behind it, for errors."""
         self._what = what
         self._inherited = False
         self._cell = [fd]
@@ -34,7 +34,7 @@ class Descriptor(fork.NotCopied):
 
     @property
     def fd(self) -> int:
-        """The number. Raises ClosedError after close, and in a forked child."""
+        """The descriptor's number. ClosedError after close(), and in a forked child."""
         try:
             return self._cell[0]
         except IndexError:
@@ -47,7 +47,7 @@ class Descriptor(fork.NotCopied):
         return not self._cell
 
     def close(self) -> None:
-        """Give the descriptor back. Again is fine."""
+        """Close the descriptor. Repeatable."""
         self._finalizer()
 
     @property

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to open objects when the process forks: in the child they are dead, in the parent nothing changes.
+"""What happens at fork: in the child every open object is dead and its descriptors are closed; the parent is
+unaffected.
 
-A forked child inherits file descriptors of sockets, maps and links, and a shared mapping of the UMEM. Two processes on
-one ring would corrupt it, and a descriptor kept by a child would keep a program attached after its owner died. So every
-object that owns one is tracked here, and the child drops its copies before it runs anything else.
+A forked child inherits the file descriptors of sockets, maps and links, and mappings of rings. Two processes on one
+ring would corrupt it, and a descriptor in the child would keep a program attached after its owner ended. So every
+object with such a descriptor or mapping is tracked here, and the child closes its copies before it runs anything else.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ __all__ = ["NotCopied", "track"]
 
 
 class Forkable(Protocol):
-    """An object that owns something a forked child must not use."""
+    """An object that owns something that a forked child must not use."""
 
     def _after_fork_in_child(self) -> None:
         """Close this process's copies of file descriptors and mark the object dead. Must not raise or lock."""
 
 
 class NotCopied:
-    """Base of what owns a descriptor or a mapping: a copy would close it under the original, and a pickle means nothing
-    in another process.
+    """Base of classes that own a descriptor or a mapping: they cannot be copied or pickled.
+
+    A copy would close the descriptor of the original, and in another process the number has no meaning.
     """
 
     __slots__ = ()
@@ -36,13 +38,13 @@ class NotCopied:
         )
 
 
-# Written by track() and by garbage collection; read once, in a new child, which has a single thread.
+# Written by track() and by garbage collection; read in a new child, which has one thread.
 _live: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _hooked = False
 
 
 def track(owner: Forkable) -> None:
-    """Have `owner._after_fork_in_child()` called in every forked child of this process."""
+    """Call `owner._after_fork_in_child()` in every forked child of this process."""
     global _hooked
     if not _hooked:
         os.register_at_fork(after_in_child=_drop_all)
@@ -51,7 +53,7 @@ def track(owner: Forkable) -> None:
 
 
 def _drop_all() -> None:
-    # What a parent that goes on misses most comes first: a queue is busy while the child maps its rings.
+    # Sockets first: the parent cannot bind a queue again while the child still maps its rings.
     for owner in sorted(_live, key=lambda one: getattr(one, "_fork_order", 1)):
         owner._after_fork_in_child()
     _live.clear()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A notebook's table of names and values: what public objects show of themselves."""
+"""table_html(): a table of names and values, which public objects show in a notebook."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 __all__ = ["LEFT", "table_html"]
 
-LEFT = " style='text-align:left'"  # notebooks set tables flush right, which suits numbers and nothing else
+LEFT = " style='text-align:left'"  # notebooks align tables to the right, which suits only numbers
 
 
 def table_html(title: str, rows: Mapping[str, object]) -> str:
-    """Return a notebook's table of names and values, a row each, under `title`."""
+    """Return an HTML table of names and values, a row each, under `title`."""
     body = "".join(
         f"<tr><th{LEFT}>{html.escape(name)}</th><td{LEFT}>{html.escape(str(value))}</td></tr>"
         for name, value in rows.items()

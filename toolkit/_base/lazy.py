@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Public names of a package that are imported when somebody asks for them (PEP 562)."""
+"""lazily(): public names of a package that are imported at first use (PEP 562)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["lazily"]
 
 
 def lazily(package: str, places: dict[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` of `package`, whose `__all__` holds every public name.
+    """Return `__getattr__` and `__dir__` for `package`, whose `__all__` has every public name.
 
-    places: a module of the package (or, for a whole package, its own name) -> the names in it, separated by spaces.
+    places: a module of the package -> its public names, separated by spaces; for a public package, its name twice.
     """
     where = {name: module for module, names in places.items() for name in names.split()}
 
@@ -24,7 +24,7 @@ def lazily(package: str, places: dict[str, str]) -> tuple[Callable[[str], Any], 
         found = import_module(f"{package}.{where[name]}")
         if where[name] != name:
             found = getattr(found, name)
-        setattr(sys.modules[package], name, found)  # asked once
+        setattr(sys.modules[package], name, found)  # not looked up again
         return found
 
     def names() -> list[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that stays with this process when it forks."""
+"""Mappings that a forked child does not inherit: of anonymous memory (Mapping), and of files (map_file)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Mapping", "map_file"]
 
 
 def _fill_hole(address: int, length: int) -> None:
-    """In a forked child: a view of a packet that it still has must not point into a hole."""
+    """Map zeros, in a forked child, so that views of packets that it still has do not crash it."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | libc.MAP_FIXED_NOREPLACE
     with contextlib.suppress(OSError):
         libc.mmap(address, length, mmap.PROT_READ | mmap.PROT_WRITE, flags)
 
 
 class _Window:
-    """Memory of a file that map_file() mapped, until nobody looks at it any more."""
+    """Memory of a file that map_file() mapped, until its last view is gone."""
 
     def __init__(self, address: int, length: int) -> None:
         self._address, self._length = address, length
@@ -36,16 +36,16 @@ class _Window:
 
 
 def map_file(fd: int, length: int, *, offset: int = 0, writable: bool = True) -> memoryview:
-    """Share `length` bytes of a file or a kernel object, from `offset` on: a memoryview of format "B".
+    """Map `length` shared bytes of a file or a kernel object, from `offset` on: a memoryview of format "B".
 
-    They are unmapped when the last view of them goes. A forked child finds zeros in their place, and holds nothing:
-    mmap.mmap() keeps a duplicate of the descriptor, which the child would inherit. OSError as the kernel gives it.
+    They are unmapped with the last view of them. A forked child reads zeros instead, and keeps nothing open;
+    mmap.mmap() would keep a duplicate of the descriptor, which the child would inherit. OSError from the kernel.
     """
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     address = libc.mmap(0, length, protection, mmap.MAP_SHARED, fd, offset)
     block = (ctypes.c_char * length).from_address(address)
     window = _Window(address, length)
-    # Not at exit: a thread may still be looking then.
+    # Not at exit: another thread may still use it then.
     weakref.finalize(block, window.close).atexit = False
     libc.madvise(address, length, mmap.MADV_DONTFORK)
     view = memoryview(block).cast("B")
@@ -53,16 +53,16 @@ def map_file(fd: int, length: int, *, offset: int = 0, writable: bool = True) ->
 
 
 class Mapping(mmap.mmap):
-    """Memory that a forked child does not inherit; it finds zeros in its place.
+    """Memory that a forked child does not inherit; the child reads zeros instead.
 
-    Tracked by itself: it lives as long as any view of it, which may be longer than the UMEM.
+    It lives as long as any view of it, perhaps longer than the UMEM, and is tracked by itself for that reason.
     """
 
     address = 0  # of the first byte; written by keep_from_children() only
 
     def keep_from_children(self) -> None:
-        """Take the memory out of what a fork copies, and have the child fill the hole."""
-        libc.libc()  # found before any fork: its child takes no lock
+        """Exclude the memory from forks, and have the child map zeros there."""
+        libc.libc()  # loaded before any fork, because loading takes a lock
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self))
         self.madvise(mmap.MADV_DONTFORK)
         fork.track(self)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory this process may take: of the machine, by its cgroups all the way up, and by its own limits.
+"""How much memory this process may use, by the machine, by all cgroups above it, and by its own limits.
 
-Whoever takes more than the machine has waits, or is refused; whoever takes more than its cgroup has is killed. So
-everything whose default size follows the memory asks here.
+A process that uses more than the machine has waits, or is refused; one that uses more than its cgroup has is killed. So
+every default size that depends on memory is computed here.
 """
 
 from __future__ import annotations
@@ -17,22 +17,20 @@ from typing import NamedTuple
 __all__ = ["Memory", "affordable", "available"]
 
 _ROOT = Path("/")
-_PART = 4  # of what is free: so much of it a single buffer may take by default, for it is never the only one
-_NONE = 1 << 60  # bytes from which on a limit is none: cgroup v1 writes 2**63 less a page
+_PART = 4  # one buffer may by default use a quarter of the free memory, since there are others
+_NONE = 1 << 60  # bytes: a limit of this or more means none; cgroup v1 writes 2**63 minus a page
 
 
 class Memory(NamedTuple):
-    """One limit, and what is left below it."""
+    """One limit of memory, and how much is left."""
 
     total: int  # bytes
-    free: int  # bytes that may still be taken; what the kernel can take back from its caches counts as free
-    where: str  # whose limit it is, for people
+    free: int  # bytes left; the kernel's caches count as free
+    where: str  # what sets the limit, as text
 
 
 def available() -> Memory:
-    """Return what this process may take: `free` by the limit that leaves least, which `where` names; `total` by the
-    smallest.
-    """
+    """Return the least `free` of all limits, with its `where`, and the smallest `total`."""
     limits = [*_machine(), *_cgroups(), *_own()]
     if not limits:
         return Memory(_NONE, _NONE, "nothing that is known")
@@ -41,7 +39,7 @@ def available() -> Memory:
 
 
 def affordable(wanted: int, least: int) -> int:
-    """Return as many bytes as wanted, or as many as are a fair part of what may still be taken; `least` in any case."""
+    """Return `wanted` bytes, but at most a quarter of the memory that is left, and `least` at least."""
     return max(min(wanted, available().free // _PART), least)
 
 
@@ -54,7 +52,7 @@ def _machine() -> Iterator[Memory]:
 
 
 def _own() -> Iterator[Memory]:
-    """The process's own limits (`ulimit -v`, `ulimit -d`): of addresses, whether they are touched or not."""
+    """Yield the process's own limits (`ulimit -v`, `ulimit -d`): of address space, whether it is used or not."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         fields = (_ROOT / "proc/self/statm").read_text().split()
         page = os.sysconf("SC_PAGE_SIZE")
@@ -66,11 +64,11 @@ def _own() -> Iterator[Memory]:
 
 
 def _cgroups() -> Iterator[Memory]:
-    """Every limit from the process's own cgroup up to what we can see, in both versions: the tightest one counts."""
+    """Yield every limit from the process's own cgroup up to the visible root, for both versions of cgroups."""
     for version, top, path in _hierarchies():
         place = top / path.lstrip("/")
         if not (place == top or top in place.parents) or ".." in place.parts or not place.is_dir():
-            place = top  # seen from a namespace of its own: the mount begins at our cgroup
+            place = top  # in a cgroup namespace: the mount begins at our cgroup
         while True:
             yield from _limits(version, place)
             if place == top:
@@ -79,14 +77,14 @@ def _cgroups() -> Iterator[Memory]:
 
 
 def _hierarchies() -> Iterator[tuple[int, Path, str]]:
-    """(version, mount point, path of our cgroup below it) of each hierarchy that may limit memory."""
+    """Yield (version, mount point, path of our cgroup below it) of each hierarchy that may limit memory."""
     try:
         ours = [line.split(":", 2) for line in (_ROOT / "proc/self/cgroup").read_text().splitlines()]
         mounts = [line.split(" ") for line in (_ROOT / "proc/self/mountinfo").read_text().splitlines()]
     except OSError:
         return
     for fields in mounts:
-        with contextlib.suppress(ValueError, IndexError):  # a line that is none
+        with contextlib.suppress(ValueError, IndexError):  # a malformed line
             kind, _, options = fields[fields.index("-", 6) + 1 :]
             begins, point = fields[3], fields[4].replace("\\040", " ")
             for _, controllers, path in ours:
@@ -94,7 +92,7 @@ def _hierarchies() -> Iterator[tuple[int, Path, str]]:
                 first = kind == "cgroup" and "memory" in options.split(",") and "memory" in controllers.split(",")
                 if first or second:
                     if begins != "/" and (path + "/").startswith(begins + "/"):
-                        path = path[len(begins) :]  # as Docker mounts a part of the hierarchy
+                        path = path[len(begins) :]  # Docker mounts only a part of the hierarchy
                     yield 2 if second else 1, _ROOT / point.lstrip("/"), path
 
 
@@ -102,7 +100,7 @@ def _limits(version: int, place: Path) -> Iterator[Memory]:
     names = ("memory.max", "memory.high") if version == 2 else ("memory.limit_in_bytes",)
     used_name = "memory.current" if version == 2 else "memory.usage_in_bytes"
     for name in names:
-        with contextlib.suppress(OSError, ValueError):  # "max"; or not there, as at the top
+        with contextlib.suppress(OSError, ValueError):  # "max", or no such file, as in the root cgroup
             total = int((place / name).read_text())
             if total < _NONE:
                 used = int((place / used_name).read_text()) - _caches(version, place)
@@ -110,7 +108,7 @@ def _limits(version: int, place: Path) -> Iterator[Memory]:
 
 
 def _caches(version: int, place: Path) -> int:
-    """Bytes of files in memory, which the kernel drops before it kills anybody."""
+    """Return the bytes of cached files, which the kernel drops before it kills a process."""
     prefix = "total_" if version == 1 else ""
     wanted = {f"{prefix}inactive_file", f"{prefix}active_file"}
     with contextlib.suppress(OSError, ValueError):

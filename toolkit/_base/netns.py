@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entering a network namespace for the length of a `with` block, in the calling thread only."""
+"""entered(): run a `with` block in another network namespace, in the calling thread only."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["HasFileno", "Home", "NetNS", "entered", "refuse_in_coroutine"]
 
 
 class HasFileno(Protocol):
-    """An object that holds a file descriptor of a network namespace, such as `toolkit.lab.Namespace`."""
+    """An object with a file descriptor of a network namespace, such as `toolkit.lab.Namespace`."""
 
     def fileno(self) -> int:
         """Return the descriptor."""
 
 
-# A pid, a path ("/run/netns/blue"), the name of a namespace in /run/netns, an object with fileno(), or None for ours.
+# A pid, a path ("/run/netns/blue"), a name in /run/netns, an object with fileno(), or None: the calling thread's.
 NetNS = int | str | os.PathLike[str] | HasFileno | None
 
 
@@ -65,10 +65,10 @@ def _setns(fd: int, tried: str) -> None:
 
 
 def entered(netns: NetNS) -> contextlib.AbstractContextManager[None]:
-    """Run the block with the calling thread in `netns`; None stays where it is.
+    """Run the block with the calling thread in `netns`; None: no change.
 
-    Other threads stay in theirs. /sys keeps showing the old namespace (setns does not remount it): ask by ioctl or
-    netlink, not by path. Not in a coroutine (ToolkitError): other tasks run in the same thread while one awaits.
+    Other threads stay in their namespace. /sys still shows the old one (setns does not remount it): use ioctl or
+    netlink, not paths. ToolkitError in a coroutine, because other tasks run in the same thread while one awaits.
     """
     if netns is None:
         return contextlib.nullcontext()
@@ -77,7 +77,7 @@ def entered(netns: NetNS) -> contextlib.AbstractContextManager[None]:
 
 
 def refuse_in_coroutine(frame: FrameType) -> None:
-    """Raise ToolkitError where a coroutine is about to move its thread to another network namespace."""
+    """Raise ToolkitError if `frame`, which is about to move its thread to another namespace, is a coroutine's."""
     if frame.f_code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
         raise ToolkitError(
             f"cannot enter a network namespace in the coroutine {frame.f_code.co_name}(): the namespace is the whole "
@@ -89,7 +89,7 @@ def refuse_in_coroutine(frame: FrameType) -> None:
 
 @contextlib.contextmanager
 def _entered(netns: int | str | os.PathLike[str] | HasFileno) -> Iterator[None]:
-    held: list[int] = []  # descriptors: of the target, of home
+    held: list[int] = []  # descriptors of the target and of the first namespace
     try:
         try:
             held.append(_open(netns))
@@ -99,11 +99,11 @@ def _entered(netns: int | str | os.PathLike[str] | HasFileno) -> Iterator[None]:
         finally:
             _return(held)
     finally:
-        _return(held)  # once more, for an interrupt may have cut the first short
+        _return(held)  # again: an interrupt may have cut the first call short
 
 
 def _return(held: list[int]) -> None:
-    """Go home, and let go of the descriptors. Repeatable."""
+    """Return to the first namespace, and close the descriptors. Repeatable."""
     if len(held) > 1:
         _setns(held[1], "cannot return to the first network namespace")
     while held:
@@ -111,10 +111,10 @@ def _return(held: list[int]) -> None:
 
 
 class Home:
-    """The network namespace in which something was made: it can be asked later, and is not kept alive for that."""
+    """The network namespace in which something was made. It can be entered later, but is not kept alive."""
 
     def __init__(self, netns: NetNS) -> None:
-        """Note the calling thread's namespace; `netns` is how the caller named it, None where nobody did."""
+        """Record the calling thread's namespace. netns: how the caller named it, or None."""
         self._netns = netns
         self._identity = _identity()
 
@@ -123,12 +123,15 @@ class Home:
         return isinstance(other, Home) and self._identity == other._identity
 
     def __hash__(self) -> int:
-        """By the namespace."""
+        """Return the hash of the namespace."""
         return hash(self._identity)
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[bool]:
-        """Run the block there, as entered() does. False where no way leads there any more: the block then runs here."""
+        """Run the block in that namespace, as entered() does. False if it cannot be entered.
+
+        The block then runs here.
+        """
         with contextlib.ExitStack() as way:
             reached = False
             with contextlib.suppress(ToolkitError, OSError):
@@ -139,6 +142,6 @@ class Home:
 
 
 def _identity() -> tuple[int, int]:
-    """Return what tells the calling thread's network namespace from others, while it exists."""
+    """Return what identifies the calling thread's network namespace, while it exists."""
     status = os.stat("/proc/thread-self/ns/net")
     return status.st_dev, status.st_ino

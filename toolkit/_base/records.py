@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records of what this toolkit changed on interfaces and has to put back, one file each in a directory of root's own.
+"""Records: what this toolkit changed on interfaces and has to restore, one file each in a directory of root.
 
-A file is there before the change and gone after it was undone: whatever happens to the process, its successor can tell.
-/run is empty after a boot, as the kernel's settings are.
+A file is written before the change and removed after it was undone, so that another process can restore it if this one
+is killed. /run is empty after a boot, when the kernel's settings are the defaults again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["DIRECTORY", "Guard", "Record", "Records", "netns_gone", "netns_here"
 DIRECTORY = Path("/run/afxdp-toolkit")
 
 _SO_NETNS_COOKIE = 71  # asm-generic/socket.h, Linux 5.14
-_FIRST_PID_SPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h: that of the machine itself
+_FIRST_PID_SPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h: the machine's first pid namespace
 _LOCK_TIMEOUT = 5.0  # seconds that another process may hold the lock
 _serial = itertools.count()
 
@@ -40,28 +40,28 @@ class Record(NamedTuple):
     name: str  # of the file
     interface: str  # its name when it was changed
     ifindex: int
-    netns: int  # inode of the network namespace, as in /proc/PID/ns/net; may come back for another one
-    cookie: int  # of the network namespace; never comes back
+    netns: int  # inode of the network namespace, as in /proc/PID/ns/net; may be reused
+    cookie: int  # of the network namespace; never reused
     pid: int
-    started: int  # when the process began, clock ticks since boot: a pid may come back too
-    before: dict[str, Any]  # what was there before the first of us came
-    wanted: dict[str, Any]  # what this process put in its place
-    pid_space: int = 0  # inode of the process's pid namespace: a pid means another process in another one
+    started: int  # when the process began, clock ticks since boot, because a pid may be reused
+    before: dict[str, Any]  # the settings before the first process of this toolkit changed them
+    wanted: dict[str, Any]  # the settings that this process made
+    pid_space: int = 0  # inode of the process's pid namespace, in which alone the pid is valid
 
     def same_interface(self, other: Record) -> bool:
-        """Whether both are about one interface."""
+        """Return whether both are of the same interface."""
         return (self.cookie, self.ifindex) == (other.cookie, other.ifindex)
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there still, or may be: not every pid namespace can be seen into from here."""
+        """Whether the process still exists, or may exist: not every pid namespace is visible from here."""
         if self.pid_space == _pid_space():
             return _started(self.pid) == self.started
         return _may_be_in(self.pid_space, self.started)
 
 
 class Records:
-    """The records of this machine of one kind ("napi", "program"), in `directory`."""
+    """The records of one kind ("napi", "program") on this machine. Lock before writing: see locked()."""
 
     def __init__(self, kind: str, directory: Path | None = None) -> None:
         self._kind = kind
@@ -69,9 +69,9 @@ class Records:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[Records]:
-        """Keep other processes out for the length of a block; make the directory where it is missing.
+        """Lock out other processes during the block; make the directory if it is missing.
 
-        PrivilegeError when we may not, or when others may write there. Within a process, use a lock of your own.
+        PrivilegeError without permission, or when others may write there. Between threads, use a lock of your own.
         """
         fd = self._lock_file()
         try:
@@ -110,23 +110,23 @@ class Records:
     def new(
         self, interface: str, ifindex: int, netns: int, cookie: int, before: dict[str, Any], wanted: dict[str, Any]
     ) -> Record:
-        """Make a record of this process; not written yet."""
+        """Return a record of this process, not yet written."""
         pid = os.getpid()
         name = f"{self._kind}-{netns}-{ifindex}-{pid}-{next(_serial)}.json"
         started = _started(pid) or 0
         return Record(name, interface, ifindex, netns, cookie, pid, started, before, wanted, _pid_space())
 
     def write(self, record: Record) -> None:
-        """Write it in one piece: it is there whole, or not."""
+        """Write a record, whole or not at all."""
         replace_text(self._directory / record.name, json.dumps(record._asdict()), Access())
 
     def remove(self, record: Record) -> None:
-        """Remove it. Repeatable."""
+        """Remove a record. Repeatable."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._directory / record.name)
 
     def forget_namespaces(self) -> list[Record]:
-        """Remove, and return, the records of processes that are gone in network namespaces that are gone as well."""
+        """Remove and return the records whose process and network namespace are both gone."""
         removed: list[Record] = []
         gone: dict[int, bool] = {}
         for record in self.all():
@@ -139,7 +139,7 @@ class Records:
         return removed
 
     def all(self) -> list[Record]:
-        """Return every record that can be read, oldest first."""
+        """Return every readable record, oldest first."""
         found: list[tuple[float, Record]] = []
         with contextlib.suppress(OSError):
             for path in self._directory.glob(f"{self._kind}-*.json"):
@@ -150,27 +150,27 @@ class Records:
 
 
 class Guard:
-    """The lock of one kind of records, against threads and processes, and safe against finalizers of this process."""
+    """The lock of one kind of records, between threads and processes. Finalizers may use it at any moment."""
 
     def __init__(self, kind: str) -> None:
-        """`kind`: see Records."""
+        """Make an open lock. kind: see Records."""
         self._kind = kind
         self.renew()
 
     def renew(self) -> None:
-        """Make it anew, in the child of a fork: what the parent held or left to do is the parent's."""
+        """Reset it, in a forked child: the parent keeps its lock, and does what is left to do."""
         self._lock = threading.Lock()
         self._owner = 0  # ident of the thread that holds the lock
-        self._left: deque[Callable[[Records], object]] = deque()  # to be done by the next who holds it
+        self._left: deque[Callable[[Records], object]] = deque()  # to be done by the next holder, from finalizers
 
     @property
     def mine(self) -> bool:
-        """Whether the calling thread holds the lock: a finalizer may run in the middle of anything."""
+        """Whether the calling thread holds the lock: a finalizer may run while it does."""
         return self._owner == threading.get_ident()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[Records]:
-        """Hold the records; do on the way out what finalizers left to do."""
+        """Hold the lock during the block; afterwards do what finalizers left to do."""
         with self._lock:
             self._owner = threading.get_ident()
             try:
@@ -185,7 +185,7 @@ class Guard:
                 self._owner = 0
 
     def finalize(self, work: Callable[[Records], object]) -> None:
-        """Do `work` with the records held, for a finalizer: now, or when the lock is free."""
+        """Do `work` with the lock held, for a finalizer: now, or when the lock is free."""
         self._left.append(work)
         if self._lock.acquire(blocking=False):
             self._lock.release()
@@ -201,9 +201,9 @@ def netns_here() -> tuple[int, int]:
 
 
 def netns_gone(inode: int) -> bool:
-    """Whether nobody has this network namespace any more, as far as we may see: process, descriptor or mount.
+    """Return whether no visible process, descriptor or mount refers to this network namespace any more.
 
-    It looks at names only: to open a namespace would keep it alive. False as well where another has got its number.
+    Only names are read, since opening a namespace would keep it alive. False also when the inode number was reused.
     """
     return next(_netns_paths(inode), None) is None
 
@@ -229,7 +229,7 @@ def _netns_paths(inode: int) -> Iterator[str]:
 
 
 def _netns_mounts(pid: str, link: str) -> Iterator[str]:
-    """Where the namespace is mounted in the mount namespace of `pid`, as `ip netns add` does."""
+    """Yield where the namespace is mounted, as by `ip netns add`, in the mount namespace of `pid`."""
     with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             fields = line.split(" ")
@@ -242,9 +242,9 @@ def _pid_space() -> int:
 
 
 def _may_be_in(pid_space: int, started: int) -> bool:
-    """Whether another pid namespace (a container's) may have a process that began then.
+    """Return whether another pid namespace (a container's) may have a process that began then.
 
-    The first one sees the processes of all, under pids of its own; any other sees no more than those inside of it.
+    The first pid namespace shows the processes of all, under its own pids; any other shows only those inside of it.
     """
     if _pid_space() != _FIRST_PID_SPACE:
         return True
@@ -254,14 +254,14 @@ def _may_be_in(pid_space: int, started: int) -> bool:
                 if os.stat(f"/proc/{pid}/ns/pid").st_ino == pid_space:
                     return True
             except PermissionError:
-                return True  # for all that we know
+                return True  # not known
             except OSError:
                 pass  # it ended just now
     return False
 
 
 def _started(pid: int) -> int | None:
-    """When a process began, clock ticks since boot; None when there is no such process (a zombie is none)."""
+    """Return when a process began, in clock ticks since boot; None if there is none, or only a zombie."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             words = file.read().rpartition(b")")[2].split()

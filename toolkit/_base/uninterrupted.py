@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Putting things up and taking them down in one piece, whatever signal arrives meanwhile.
+"""uninterrupted(): run setup and cleanup as a whole, whatever signal arrives meanwhile.
 
-Python runs signal handlers, and raises KeyboardInterrupt, between any two instructions of the main thread and of no
-other. So what must not be cut in half runs in a passing thread, and the main thread waits for it.
+Python runs signal handlers, and raises KeyboardInterrupt, between any two instructions of the main thread only. So work
+that must not be cut short runs in a temporary thread, and the main thread waits for it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ __all__ = ["afterwards", "apart", "uninterrupted"]
 
 T = TypeVar("T")
 
-_SLICE = 0.25  # seconds between two looks: whether a thread has begun, whether it came to its end
-_STARTS = 20  # looks until nobody waits any longer for a thread to begin
+_SLICE = 0.25  # seconds between two checks whether a thread has begun or ended
+_STARTS = 20  # checks until the work is done in the calling thread, because no thread has begun
 
-_passing = threading.local()  # in a thread that does such work: what to do when the work is done
+_passing = threading.local()  # in a thread that does such work: `steps`, to be done when the work is done
 
 
 def afterwards(step: Callable[[], object]) -> None:
-    """Run `step` when the uninterrupted work that this is a part of is done, in the thread that waits for it; or now.
+    """Run `step` after the uninterrupted work that calls this, in the waiting thread; outside of such work, run it now.
 
-    For what has to do with threads as Python knows them, such as a line of a log.
+    For steps that need a thread of the threading module, such as logging.
     """
     steps: list[Callable[[], object]] | None = getattr(_passing, "steps", None)
     if steps is None:
@@ -44,12 +44,12 @@ def uninterrupted(
     stuck: str = "",
     dispose: Callable[[T], object] | None = None,
 ) -> T:
-    """Run `work` to its end; return or raise what it does, or afterwards raise what a signal handler raised meanwhile.
+    """Run `work` to its end and return its result, or raise its exception.
 
-    What it returned goes to `dispose` in that case. A second interrupt is raised at once; the work then comes to its
-    end by itself, and what it returned is dropped. Where no thread can be had, `work` runs in the calling one.
-    ToolkitError with the text `stuck` when it takes more than `patience` seconds: it waits for something that the
-    calling code holds, as when a signal handler interrupted that.
+    If a signal handler raises meanwhile, that is raised after the work, and the result goes to `dispose`. A second
+    interrupt is raised at once; the work then ends by itself, and its result is dropped. When no thread can be started,
+    `work` runs in the calling one. ToolkitError with the text `stuck` after `timeout` seconds: the work then waits for
+    a lock that the calling code holds, because a signal handler interrupted it.
     """
     if threading.get_ident() != threading.main_thread().ident:
         return work()
@@ -57,18 +57,18 @@ def uninterrupted(
 
 
 def apart(work: Callable[[], T], *, dispose: Callable[[T], object] | None = None) -> T:
-    """Run `work` in a thread that ends with it, never in the calling one; else as uninterrupted(), from any thread.
+    """Run `work` as uninterrupted() does, from any thread, but never in the calling one: in a thread that ends with it.
 
-    The thread is one that the module threading knows, as libraries want it. ToolkitError when none can be had.
+    It is a thread of the module threading, as libraries need it. ToolkitError when none can be started.
     """
     return _outcome(_Job(work), None, "", dispose, here=False)
 
 
 class _Job(Generic[T]):
-    """Work that one thread does, whichever is the first to claim it, and what became of it.
+    """Work that the first thread to claim it does, and its result.
 
-    Locks and slots only: an Event takes memory when it is used, and a thread that has none must still be able to say
-    that it is over.
+    Only locks and slots: an Event allocates memory when it is used, but a thread without memory must still be able to
+    report its end.
     """
 
     __slots__ = ("_claim", "_done", "failure", "interrupt", "made", "over", "result", "steps", "work")
@@ -78,7 +78,7 @@ class _Job(Generic[T]):
         self.result: Any = None
         self.failure: BaseException | None = None
         self.interrupt: BaseException | None = None  # what a signal handler raised in the waiting thread
-        self.steps: list[Callable[[], object]] = []  # what is to be done afterwards
+        self.steps: list[Callable[[], object]] = []  # to be done afterwards
         self.made = False  # whether there is a result
         self.over = False
         self._claim = _thread.allocate_lock()
@@ -90,16 +90,16 @@ class _Job(Generic[T]):
             self.do()
 
     def claim(self) -> bool:
-        """Keep everybody else from doing the work. False: somebody does it, or has done it."""
+        """Claim the work for the calling thread. False when another thread has claimed it."""
         return self._claim.acquire(False)
 
     @property
     def begun(self) -> bool:
-        """Whether somebody does it, or has done it."""
+        """Whether a thread has claimed the work."""
         return self._claim.locked()
 
     def do(self) -> None:
-        """Do it, having claimed it."""
+        """Do the work; the calling thread has claimed it."""
         before = None
         try:
             before = getattr(_passing, "steps", None)
@@ -114,7 +114,7 @@ class _Job(Generic[T]):
             _passing.steps = before
 
     def wait(self, seconds: float) -> None:
-        """Wait until it is over, so many seconds at most. `over` tells: an interrupt may swallow that we were woken."""
+        """Wait until the work is over, `seconds` at most. Check `over` then: an interrupt may hide the wake-up."""
         self._done.acquire(True, seconds)
 
 
@@ -132,7 +132,7 @@ def _outcome(
             try:
                 raise raised
             finally:
-                del raised  # it knows this frame: the two would keep each other, and all that the work has made
+                del raised  # its traceback refers to this frame: a cycle that would keep alive what the work made
         if not job.over:
             raise ToolkitError(stuck)
         result: T = job.result
@@ -145,19 +145,19 @@ def _outcome(
 
 
 def _await(job: _Job[Any], timeout: float | None, *, here: bool) -> None:
-    """Have the job done by a passing thread, and keep the interrupt that came meanwhile. A second one is raised."""
+    """Have a temporary thread do the job, and keep an interrupt that comes meanwhile. A second one is raised."""
     deadline: float | None = None
-    looks = 0
-    while True:  # once more after an interrupt, which may come at any line from here on
+    checks = 0
+    while True:  # again after an interrupt, which may come at any line from here on
         try:
             if deadline is None:
                 deadline = float("inf") if timeout is None else time.monotonic() + timeout
             while not job.over and time.monotonic() < deadline:
                 if not job.begun:
-                    looks += 1
-                    # Once more where nobody has begun after a while: a thread can die before its first step, for want
-                    # of memory. Whichever begins first does the work, the others end.
-                    if looks > _STARTS or not _started(job if here else lambda: _start_known(job)):
+                    checks += 1
+                    # Start another thread if none has begun after a while: without memory, a thread can die before its
+                    # first step. The one that begins first does the work, the others end.
+                    if checks > _STARTS or not _started(job if here else lambda: _start_known(job)):
                         _do_here(job, here=here)
                         continue
                 job.wait(max(min(_SLICE, deadline - time.monotonic()), 0))
@@ -172,13 +172,13 @@ def _started(run: Callable[[], None]) -> bool:
     try:
         # Not threading.Thread, whose start() can be interrupted after the thread was started.
         _thread.start_new_thread(run, ())
-    except (RuntimeError, MemoryError):  # as many as there may be; or the interpreter is shutting down
+    except (RuntimeError, MemoryError):  # the limit is reached, or the interpreter is shutting down
         return False
     return True
 
 
 def _start_known(job: _Job[Any]) -> None:
-    """In a passing thread, which nothing interrupts: start the one that does the work."""
+    """Start the thread that does the work: in a temporary thread, which no signal interrupts."""
     try:
         threading.Thread(target=job, name="toolkit-apart", daemon=True).start()
     except (RuntimeError, MemoryError):
@@ -187,7 +187,7 @@ def _start_known(job: _Job[Any]) -> None:
 
 def _do_here(job: _Job[Any], *, here: bool) -> None:
     if not job.claim():
-        return  # a thread has begun after all
+        return  # a thread has begun meanwhile
     if not here:
         job.work = _refuse
     job.do()

@@ -9,5 +9,5 @@ __all__ = ["__version__"]
 
 try:
     __version__ = version("afxdp-toolkit")
-except PackageNotFoundError:  # read from a checkout that nobody installed
+except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What others define: kernel headers, libxdp, libbpf, libpcap. ctypes and NumPy types, no decisions."""
+"""Interfaces that others define, as ctypes and NumPy types: kernel headers, libxdp, libbpf, libpcap, file formats."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""linux/if_xdp.h: numbers, descriptors and the layouts that the AF_XDP socket options return."""
+"""linux/if_xdp.h: constants, descriptors, and the structs of the AF_XDP socket options."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ XDP_UMEM_FILL_RING = 5
 XDP_UMEM_COMPLETION_RING = 6
 XDP_STATISTICS = 7
 XDP_OPTIONS = 8
-XDP_MAX_TX_SKB_BUDGET = 9  # packets that one sendto() sends in copy mode; 32 where the kernel does not know it
+XDP_MAX_TX_SKB_BUDGET = 9  # most packets that one sendto() sends in copy mode; 32 in kernels without the option
 
-XDP_UMEM_TX_METADATA_LEN = 1 << 2  # flag of XDP_UMEM_REG: tx_metadata_len counts
+XDP_UMEM_TX_METADATA_LEN = 1 << 2  # flag of XDP_UMEM_REG: tx_metadata_len is used
 
 XDP_OPTIONS_ZEROCOPY = 1 << 0
 XDP_RING_NEED_WAKEUP = 1 << 0
-XDP_PKT_CONTD = 1 << 0  # options of a descriptor: the packet goes on in the next one
-XDP_TX_METADATA = 1 << 1  # options of a descriptor to send: tx_metadata_len bytes in front of it count
+XDP_PKT_CONTD = 1 << 0  # option of a descriptor: the packet continues in the next one
+XDP_TX_METADATA = 1 << 1  # option of a descriptor to send: there is metadata in front of the packet
 
 # mmap() offsets of the rings
 XDP_PGOFF_RX_RING = 0
@@ -79,12 +79,12 @@ XDP_PGOFF_TX_RING = 0x80000000
 XDP_UMEM_PGOFF_FILL_RING = 0x100000000
 XDP_UMEM_PGOFF_COMPLETION_RING = 0x180000000
 
-# linux/bpf.h: what the kernel keeps free in front of a received packet, inside the frame
+# linux/bpf.h: bytes that the kernel keeps free in front of a received packet, inside the frame
 XDP_PACKET_HEADROOM = 256
 
 
 class XDPDesc(NamedTuple):
-    """struct xdp_desc: where a packet lies in the UMEM."""
+    """struct xdp_desc: where a packet is in the UMEM."""
 
     addr: int  # u64: offset of the packet's first byte from the start of the UMEM
     len: int  # u32: bytes
@@ -114,7 +114,7 @@ class MmapOffsets(NamedTuple):
 
 
 def parse_mmap_offsets(raw: bytes) -> MmapOffsets:
-    """Read what getsockopt(XDP_MMAP_OFFSETS) returned (128 bytes since Linux 5.4)."""
+    """Parse the result of getsockopt(XDP_MMAP_OFFSETS) (128 bytes since Linux 5.4)."""
     values = struct.unpack("=16Q", raw)
     return MmapOffsets(*(RingOffsets(*values[at : at + 4]) for at in range(0, 16, 4)))
 
@@ -134,7 +134,7 @@ class Statistics(NamedTuple):
         return Statistics(*(now - then for now, then in zip(self, earlier, strict=True)))
 
     def __add__(self, other: tuple[int, ...]) -> Statistics:  # type: ignore[override]  # a tuple's joins
-        """Return the sums, field by field: several sockets as one."""
+        """Return the sums, field by field, for several sockets together."""
         return Statistics(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
     @property
@@ -143,13 +143,13 @@ class Statistics(NamedTuple):
         return self.rx_dropped + self.rx_ring_full
 
     def _repr_html_(self) -> str:
-        """Show the counters, and what they come to, as a table in a notebook."""
+        """Show the counters and `dropped` as a table in a notebook."""
         rows = {**self._asdict(), "dropped": self.dropped}.items()
         body = "".join(f"<tr><th style='text-align:left'>{name}</th><td>{count:,}</td></tr>" for name, count in rows)
         return f"<table><tbody>{body}</tbody></table>"
 
 
 def parse_statistics(raw: bytes) -> Statistics:
-    """Read what getsockopt(XDP_STATISTICS) returned; kernels before 5.9 return the first three fields only."""
+    """Parse the result of getsockopt(XDP_STATISTICS); kernels before 5.9 return the first three fields only."""
     values = struct.unpack(f"={len(raw) // 8}Q", raw)
     return Statistics(*values[:6], *(0,) * (6 - len(values)))

@@ -123,7 +123,7 @@ class LinkCreateOpts(ct.Structure):
 class TestRunOpts(ct.Structure):
     """struct bpf_test_run_opts."""
 
-    __test__ = False  # not a test class, whatever pytest makes of the name
+    __test__ = False  # pytest takes classes with such names for tests
 
     _fields_ = [
         ("sz", ct.c_size_t),
@@ -180,7 +180,7 @@ class XdpAttachOpts(ct.Structure):
 
 
 class ProgInfo(ct.Structure):
-    """struct bpf_prog_info, its first fields: the kernel fills as many bytes as are asked for."""
+    """struct bpf_prog_info, its first fields: the kernel fills in as many bytes as the caller wants."""
 
     _fields_ = [
         ("type", ct.c_uint32),
@@ -227,7 +227,7 @@ class LinkInfo(ct.Structure):
 
 @functools.cache
 def libbpf() -> ct.CDLL:
-    """The library, loaded at first use and silenced: its errors come back as numbers."""
+    """Return the library, loaded at first use. It prints nothing: errors are return codes. LibraryError."""
     library = load("libbpf.so.1", "libbpf1")
     declare(library, "libbpf_major_version", ct.c_uint32, (), since="libbpf 0.6")
     if library.libbpf_major_version() < 1:

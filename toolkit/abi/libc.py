@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""System calls that Python's `os` has not (or has later than 3.10). A refusal is an OSError with the kernel's errno."""
+"""System calls that Python's `os` does not have, or not in 3.10. They raise OSError with the kernel's errno."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @functools.cache
 def libc() -> ctypes.CDLL:
-    """Return this process's C library, its functions declared. Calls release the GIL and keep errno.
+    """Return this process's C library, with its functions declared. Calls release the GIL and keep errno.
 
-    The first call takes the dynamic linker's lock. Who calls below in the child of a fork calls this before the fork:
-    another thread may hold that lock at the moment of it.
+    The first call takes the dynamic linker's lock, which another thread may hold at the moment of a fork. So code that
+    uses these functions in a forked child calls libc() before the fork.
     """
     library = ctypes.CDLL(None, use_errno=True)
     integer, size, pointer, offset = ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64
@@ -64,34 +64,34 @@ def _checked(status: int) -> int:
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    """Take (mode 0, FALLOC_FL_KEEP_SIZE) or give back blocks of a file, `length` bytes from `offset`."""
+    """Allocate (mode 0, FALLOC_FL_KEEP_SIZE) or free blocks of a file, `length` bytes from `offset`."""
     _checked(libc().fallocate(fd, mode, offset, length))
 
 
 def madvise(address: int, length: int, advice: int) -> None:
-    """Say how memory will be used that Python knows nothing of."""
+    """Advise the kernel about memory that is not an mmap.mmap object."""
     _checked(libc().madvise(address, length, advice))
 
 
 def mmap(address: int, length: int, protection: int, flags: int, fd: int = -1, offset: int = 0) -> int:
-    """Map memory at an address of the caller's choice, which mmap.mmap cannot; where it came to lie."""
+    """Map memory at a given address, which mmap.mmap cannot do; return the address."""
     return _checked(libc().mmap(address, length, protection, flags, fd, offset))
 
 
 def munmap(address: int, length: int) -> None:
-    """Take a mapping away that Python knows nothing of."""
+    """Unmap memory that is not an mmap.mmap object."""
     _checked(libc().munmap(address, length))
 
 
 def prctl(option: int, argument: int) -> int:
-    """Change something of the calling thread or its process."""
+    """Call prctl(2): change a property of the calling thread or its process."""
     return _checked(libc().prctl(option, argument, 0, 0, 0))
 
 
 def room_for(descriptors: int) -> None:
-    """Raise OSError (EMFILE, ENFILE) unless this process may open so many more.
+    """Raise OSError (EMFILE, ENFILE) unless this process may open that many more descriptors.
 
-    Asked before subprocess is: until Python 3.12 it loses the pipes that it has made when it cannot make the next.
+    To be called before subprocess: until Python 3.12, it leaks the pipes that it has made when it cannot make the next.
     """
     taken: list[int] = []
     try:
@@ -103,21 +103,21 @@ def room_for(descriptors: int) -> None:
 
 
 def sched_yield() -> None:
-    """Let others run that wait for this CPU, threads of ours too: os.sched_yield() keeps the GIL in some versions."""
+    """Yield this CPU to other threads, of this process too: os.sched_yield() keeps the GIL in some versions."""
     _checked(libc().sched_yield())
 
 
 def setns(fd: int, kind: int) -> None:
-    """Move the calling thread to the namespace that `fd` holds. `kind`: CLONE_NEWNET."""
+    """Move the calling thread to the namespace that `fd` refers to. kind: CLONE_NEWNET."""
     _checked(libc().setns(fd, kind))
 
 
 def syscall(number: int, *arguments: int | bytes | None) -> int:
-    """Call the kernel by number, for what the C library has no function for. Integers go as longs, bytes by address."""
+    """Make a system call for which the C library has no function. Integers are passed as longs, bytes by address."""
     words = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
     return _checked(libc().syscall(number, *words))
 
 
 def unshare(kind: int) -> None:
-    """Move the calling thread to a new namespace. `kind`: CLONE_NEWNET."""
+    """Move the calling thread to a new namespace. kind: CLONE_NEWNET."""
     _checked(libc().unshare(kind))

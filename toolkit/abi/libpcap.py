@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""libpcap: tcpdump expressions to classic BPF, and its own interpreter of them. Names and numbers as in pcap/bpf.h.
+"""libpcap: compile tcpdump expressions to classic BPF, and interpret that. Names and numbers as in pcap/bpf.h.
 
-This file imports nothing of the toolkit, because it is a script as well: run as one, it compiles the expression that
-it reads on stdin, so that a compilation that takes minutes can be killed.
+This file imports nothing of the toolkit, because it is also a script: it then compiles the expression that it reads
+from stdin, so that a compilation that takes minutes can be killed.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ DLT_EN10MB = 1
 MAXIMUM_SNAPLEN = 262144
 PCAP_NETMASK_UNKNOWN = 0xFFFFFFFF
 PCAP_ERRBUF_SIZE = 256
-SKF_AD_OFF = 0xFFFFF000  # loads from here up are Linux's ancillary ones
+SKF_AD_OFF = 0xFFFFF000  # loads from here on are Linux's ancillary loads
 
-# Instruction codes, as far as they are told apart by more than class, size and mode.
+# Bits of instruction codes, in addition to class, size and mode.
 BPF_X = 0x08
 BPF_A = 0x10
 
@@ -49,13 +49,13 @@ Instruction = tuple[int, int, int, int]
 
 
 class Verdicts(Protocol):
-    """What asks libpcap about packets."""
+    """Runs a filter on packets."""
 
     def __call__(self, packets: Sequence[bytes], lengths: Sequence[int] | None = None) -> list[bool]:
-        """Return its verdict on each; lengths: on the wire."""
+        """Return whether each packet matches. lengths: bytes on the wire."""
 
 
-_SONAMES = ("libpcap.so.0.8", "libpcap.so.1")  # Debian's name, everybody else's
+_SONAMES = ("libpcap.so.0.8", "libpcap.so.1")  # Debian's name, and that of other distributions
 
 
 class BpfInsn(ct.Structure):
@@ -78,7 +78,7 @@ class PcapPkthdr(ct.Structure):
 
 @functools.cache
 def libpcap() -> ct.CDLL:
-    """The library, loaded at first use. Raises OSError where there is none."""
+    """Return the library, loaded at first use. OSError if there is none."""
     for soname in _SONAMES:
         try:
             library = ct.CDLL(soname)
@@ -103,14 +103,14 @@ def libpcap() -> ct.CDLL:
 
 
 def compile_expression(expression: str, optimise: bool = True) -> list[Instruction]:
-    """Classic BPF for Ethernet frames. Raises ValueError with libpcap's message, OSError where there is no libpcap."""
+    """Return classic BPF for Ethernet frames. ValueError with libpcap's message, OSError without libpcap."""
     library = libpcap()
     handle = library.pcap_open_dead(DLT_EN10MB, MAXIMUM_SNAPLEN)
     if not handle:
         raise MemoryError("pcap_open_dead")
     try:
         program = BpfProgram()
-        # Latin-1 as surrogates leave it: libpcap reads bytes, and tells what it does not understand.
+        # libpcap reads bytes; its message quotes those that it does not understand.
         text = expression.encode(errors="surrogateescape")
         if library.pcap_compile(handle, ct.byref(program), text, int(optimise), PCAP_NETMASK_UNKNOWN) != 0:
             raise ValueError(library.pcap_geterr(handle).decode(errors="replace"))
@@ -124,7 +124,7 @@ def compile_expression(expression: str, optimise: bool = True) -> list[Instructi
 
 
 def refusal(expression: str) -> str | None:
-    """libpcap's message for an expression, None if it accepts it. Raises OSError where there is no libpcap."""
+    """Return libpcap's message for an expression, None if it accepts it. OSError without libpcap."""
     try:
         compile_expression(expression, optimise=False)
     except ValueError as refused:
@@ -133,9 +133,9 @@ def refusal(expression: str) -> str | None:
 
 
 def offline_filter(instructions: Sequence[Instruction], packet: bytes, length: int | None = None) -> bool:
-    """libpcap's own verdict on a packet of `length` bytes, of which `packet` was captured.
+    """Return whether libpcap matches a packet of `length` bytes, of which `packet` was captured.
 
-    Of a program that jumps backwards (`protochain`) it may never come back: a crafted AH header chain is a ring.
+    With a program that jumps backwards (`protochain`) it may never return: a crafted AH header chain is a loop.
     """
     code = (BpfInsn * len(instructions))(*(BpfInsn(*insn) for insn in instructions))
     program = BpfProgram(len(instructions), ct.cast(code, ct.POINTER(BpfInsn)))
@@ -146,12 +146,12 @@ def offline_filter(instructions: Sequence[Instruction], packet: bytes, length: i
 def offline_filter_many(
     instructions: Sequence[Instruction], packets: Sequence[bytes], lengths: Sequence[int] | None = None
 ) -> list[bool]:
-    """libpcap's own verdict on each of the packets, with the same warning. lengths: on the wire; None: all whole."""
+    """Do offline_filter() for many packets. lengths: bytes on the wire; None: nothing was cut off."""
     return prepared(instructions)(packets, lengths)
 
 
 def prepared(instructions: Sequence[Instruction]) -> Verdicts:
-    """offline_filter_many() for these instructions, to be called again and again: a microsecond a packet."""
+    """Return offline_filter_many() for these instructions, for repeated calls: a microsecond a packet."""
     code = (BpfInsn * len(instructions))(*(BpfInsn(*insn) for insn in instructions))
     program = BpfProgram(len(instructions), ct.cast(code, ct.POINTER(BpfInsn)))
     header = PcapPkthdr()
@@ -168,9 +168,9 @@ def prepared(instructions: Sequence[Instruction]) -> Verdicts:
 
 
 def main() -> None:
-    """{"expression", "optimise"} on stdin; {"instructions"} or {"refused"} or {"absent"} on stdout.
+    """Read {"expression", "optimise"} from stdin; write {"instructions"}, {"refused"} or {"absent"} to stdout.
 
-    Or {"texts"}: {"messages"}, the refusal of each or null.
+    Or read {"texts"} and write {"messages"}: libpcap's message for each, or null.
     """
     request = json.load(sys.stdin)
     answer: dict[str, object]

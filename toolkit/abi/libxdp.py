@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """libxdp 1.2 and later: the `xsk_*` calls and their structures, as in xdp/xsk.h.
 
-The layouts are the same in every version from 1.2.0 on. Return codes are not: 1.5.0 to 1.5.2 return +errno where the
-others return -errno, so callers test for non-zero and take the absolute value.
+The structures are the same in every version from 1.2.0 on. Return codes are not: 1.5.0 to 1.5.2 return +errno where the
+others return -errno, so callers test for non-zero and use the absolute value.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def has_opts(library: ct.CDLL) -> bool:
 
 @functools.cache
 def libxdp() -> ct.CDLL:
-    """The library, loaded at first use and silenced: its errors come back as numbers."""
+    """Return the library, loaded at first use. It prints nothing: errors are return codes. LibraryError."""
     library = load("libxdp.so.1", "libxdp1")
     if not hasattr(library, "xsk_ring_cons__peek"):
         raise LibraryError(

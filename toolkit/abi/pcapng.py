@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words of the two file formats: pcapng's blocks and options, classic pcap's headers. Names as in the drafts."""
+"""Constants and structs of two file formats: pcapng's blocks and options, classic pcap's headers. The drafts' names."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ __all__ = [
 
 # --- pcapng (draft-ietf-opsawg-pcapng): block types -------------------------------------------------------------------
 
-SECTION_HEADER_BLOCK = 0x0A0D0D0A  # the same in either byte order
+SECTION_HEADER_BLOCK = 0x0A0D0D0A  # the same in both byte orders
 INTERFACE_DESCRIPTION_BLOCK = 1
 OBSOLETE_PACKET_BLOCK = 2
 SIMPLE_PACKET_BLOCK = 3

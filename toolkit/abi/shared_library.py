@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading a shared library at first use, with an error that names the package when it is missing."""
+"""Load a shared library at first use, with an error that names the package when it is missing."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _LIMITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EACCES,
 
 
 def refused_by(text: str) -> int:
-    """The errno behind what the dynamic linker, or somebody who started it, says; 0 where it is none of a limit's.
+    """Return the errno of a limit or permission in a message of the dynamic linker; 0 if there is none in it.
 
-    The linker tells it in words only.
+    The linker reports it as text only.
     """
     if "failed to map segment" in text or "static TLS block" in text:
         return errno.ENOMEM
@@ -27,7 +27,7 @@ def refused_by(text: str) -> int:
 
 
 def not_loaded(soname: str, package: str, said: object) -> ToolkitError:
-    """Build the error for a library that was not loaded: it is missing only if the dynamic linker says so."""
+    """Build the error for a library that was not loaded. It is missing only if the dynamic linker says so."""
     if limit := _limit(soname, said):
         return limit
     if os.strerror(errno.ENOENT) in str(said):
@@ -41,7 +41,7 @@ def not_loaded(soname: str, package: str, said: object) -> ToolkitError:
 
 
 def _limit(name: str, said: object) -> ToolkitError | None:
-    """Build the error for what a limit or a permission kept from being loaded; None where it is something else."""
+    """Build the error for a limit or a permission that prevents loading; None if the cause is another one."""
     number = refused_by(str(said))
     if not number:
         return None
@@ -51,7 +51,7 @@ def _limit(name: str, said: object) -> ToolkitError | None:
 
 @contextlib.contextmanager
 def importing(package: str, missing: ToolkitError) -> Iterator[None]:
-    """Have an import that fails in this block say why: `missing` only if the Python package is not there."""
+    """Raise the right error when an import in the block fails: `missing` only if the Python package is not there."""
     try:
         with explained(f"cannot load {package}"):
             yield
@@ -65,7 +65,7 @@ def importing(package: str, missing: ToolkitError) -> Iterator[None]:
 
 
 def load(soname: str, package: str, *, hold_gil: bool = False) -> ctypes.CDLL:
-    """Open `soname`. With `hold_gil` calls keep the GIL: for calls of nanoseconds on memory that others may close."""
+    """Load a library. hold_gil: calls keep the GIL, for calls of nanoseconds on memory that other threads may close."""
     kind = ctypes.PyDLL if hold_gil else ctypes.CDLL
     try:
         return kind(soname, use_errno=True)
@@ -76,7 +76,7 @@ def load(soname: str, package: str, *, hold_gil: bool = False) -> ctypes.CDLL:
 def declare(
     library: ctypes.CDLL, name: str, restype: type | None, argtypes: tuple[object, ...], *, since: str = ""
 ) -> None:
-    """Give a function its C types; a missing one is an error that says which version has it."""
+    """Declare the C types of a function. LibraryError, with the version that has it, if it is missing."""
     try:
         function = getattr(library, name)
     except AttributeError as missing:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batch: the packets of one receive() as arrays. A loan while it comes from a ring; yours for good after copy()."""
+"""Batch: the packets of one receive() as arrays. It borrows their frames until the next receive; copy() keeps them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _MAGIC, _LENGTH, _RULE = 2, 4, 5  # words of XSK_META
 
 
 class Batch:
-    """Packets as arrays. `len()` is their number; an empty Batch is falsy.
+    """Packets as arrays. `len()` is their number; an empty Batch is falsy. Not thread-safe.
 
-    Its frames are lent: they go back at release(), at the end of a `with` block, or at the next receive() of the same
-    Socket or Interface. After that the Batch is stale, and says so. Arrays it handed out are copies and stay good;
-    `packet(i)` is a view of the frame itself, to be used during the loan.
+    A Batch borrows its frames: they go back at release(), at the end of a `with` block, or at the next receive() of the
+    same Socket or Interface. After that the Batch is stale, and its methods raise StaleBatchError. The arrays that it
+    returned are copies and stay valid; `packet(i)` is a view of the frame itself, valid while it is borrowed.
     """
 
     __slots__ = (
@@ -65,27 +65,29 @@ class Batch:
         rule_numbers: npt.NDArray[np.uint32] | None = None,
         utc_ns: npt.NDArray[np.int64] | None = None,
     ) -> None:
-        """Made by receive(). Without a UMEM, over `memory` (1-D u8) and the times, wire lengths and rules given.
+        """Make a Batch of descs, shape (n, 2), u64, in the frames of `umem` or in `memory`, shape (m,), u8.
 
-        utc_ns: ns since 1970, shape (n,), NaT's int64 where a packet has no time: where the true time is known.
+        borrowed: whether to give the frames back. The other arrays have shape (n,): arrival_ns in ns of CLOCK_MONOTONIC
+        (0: none), wire_lengths in bytes, rule_numbers, and utc_ns in ns since 1970 (NaT's int64: none); None: as in
+        the frames.
         """
         self._umem = umem
         self._descs = descs
         self._memory = memory
-        # CLOCK_MONOTONIC ns, 0 where missing; read from the frames at first use where it is None.
+        # Each None is replaced at first use: from struct xsk_meta in the frames, _utc from the arrival times.
         self._arrival = arrival_ns
-        self._wire = wire_lengths  # bytes; None: as the frames say, else as long as they are
-        self._rule_numbers = rule_numbers  # None: as the frames say, else unknown
-        self._utc = utc_ns  # None: from the arrival times at first use
+        self._wire = wire_lengths
+        self._rule_numbers = rule_numbers
+        self._utc = utc_ns
         self._meta: tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]] | None = None  # see _read_meta()
-        self._borrowed = borrowed and len(descs) > 0  # frames are to be given back
-        self._stale = False  # set at the end of the loan
-        self.queue: int = queue  # the receive queue they came from
+        self._borrowed = borrowed and len(descs) > 0  # whether frames are to be given back
+        self._stale = False  # true once the frames were given back
+        self.queue: int = queue  # the receive queue that they came from
         if umem is not None and len(descs):
-            clock.pair()  # now, while the packets are young: the times may be asked for much later
+            clock.pair()  # now, close to the arrival: the times may be asked for much later
 
     def __len__(self) -> int:
-        """Return the number of packets; known after the loan too."""
+        """Return the number of packets; also of a stale Batch."""
         return len(self._descs)
 
     def __bool__(self) -> bool:
@@ -101,7 +103,7 @@ class Batch:
         self.release()
 
     def __iter__(self) -> Iterator[memoryview]:
-        """Return each packet in turn: clear, and slow. Use the arrays where rates matter."""
+        """Return each packet in turn, as packet() does: simple, but slow. Use the arrays where rates matter."""
         for i in range(len(self)):
             yield self.packet(i)
 
@@ -110,12 +112,12 @@ class Batch:
         return self.packet(i)
 
     def __repr__(self) -> str:
-        """Show packets, bytes, queue and what became of the loan."""
+        """Show packets, bytes, queue, and whether the frames are borrowed."""
         if self.stale:
             return f"<Batch of {len(self)} packets, stale: its frames went back>"
         if not self:
             return "<Batch, empty>"
-        kind = f"from queue {self.queue}, on loan" if self._borrowed else "a copy"
+        kind = f"from queue {self.queue}, borrowed" if self._borrowed else "a copy"
         return f"<Batch of {len(self)} packets, {int(self.lengths.sum())} bytes, {kind}>"
 
     def _repr_html_(self) -> str:
@@ -131,22 +133,22 @@ class Batch:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Bytes of each packet: shape (n,) i64, a copy. With a sign, so that differences are right as sums are."""
+        """Bytes of each packet: shape (n,), i64, a copy. Signed, so that differences are right."""
         return self._words()[:, 2].astype(np.int64)
 
     @property
     def addresses(self) -> npt.NDArray[np.uint64]:
-        """Offset of each packet's first byte in the UMEM: shape (n,) u64, a copy."""
+        """Offset of each packet's first byte in the UMEM: shape (n,), u64, a copy."""
         return self._checked()[:, 0].copy()
 
     @property
     def options(self) -> npt.NDArray[np.uint32]:
-        """Descriptor options of each packet (XDP_PKT_CONTD): shape (n,) u32, a copy."""
+        """Descriptor options of each packet (XDP_PKT_CONTD): shape (n,), u32, a copy."""
         return self._words()[:, 3].copy()
 
     @property
     def arrival_ns(self) -> npt.NDArray[np.int64]:
-        """Arrival times as the XDP program read them: shape (n,) i64, ns of CLOCK_MONOTONIC; 0 where there is none."""
+        """Arrival times, read by the XDP program: shape (n,), i64, ns of CLOCK_MONOTONIC; 0 where there is none."""
         self._checked()
         if self._arrival is None:
             meta, good = self._read_meta()
@@ -155,7 +157,7 @@ class Batch:
 
     @property
     def wire_lengths(self) -> npt.NDArray[np.int64]:
-        """Bytes of each packet as it arrived, before snaplen cut it: shape (n,) i64; `lengths` where not known."""
+        """Bytes of each packet as it arrived, before snaplen cut it: shape (n,), i64; `lengths` where not known."""
         return self._on_wire().astype(np.int64)
 
     @property
@@ -172,14 +174,14 @@ class Batch:
 
     @property
     def timestamps(self) -> npt.NDArray[np.datetime64]:
-        """Arrival times in UTC: shape (n,) datetime64[ns]; NaT where the packet carries none."""
+        """Arrival times in UTC: shape (n,), datetime64[ns]; NaT where there is none."""
         self._checked()
         if self._utc is None:
             self._utc = clock.to_utc(self.arrival_ns)
         return self._utc.astype("datetime64[ns]")
 
     def head(self, n: int = 64) -> npt.NDArray[np.uint8]:
-        """Return the first `n` bytes of every packet as one array: shape (len, n) u8, zeros past a packet's end."""
+        """Return the first `n` bytes of every packet: shape (len(batch), n), u8, zeros past a packet's end."""
         from toolkit.decode import head
 
         return head(self._bytes(), self._offsets(), self._words()[:, 2], n)
@@ -191,16 +193,15 @@ class Batch:
         return decode(self._bytes(), self._offsets(), self._words()[:, 2], columns=columns)
 
     def to_arrow(self, columns: Iterable[str] | None = None, *, addresses: Addresses = "text", head: int = 0) -> Any:
-        """Return the packets as a pyarrow.RecordBatch, a row for each (extra `arrow`).
+        """Return the packets as a pyarrow.RecordBatch, one row each (extra `arrow`).
 
-        Its columns: time (timestamp[ns, UTC]), length, wire_length, queue, rule, then those of decode(), with
-        null where a packet has none; `columns`: only these, in this order. Numbers have a sign: differences are right.
-        Bytes and whatever has 32 bits are int64, and so are right sums in every engine; ports, types and the like are
-        int32 and int16.
-        addresses: "text" writes them as people do, IPv4 and IPv6 in one column (ip_src, ip_dst), which every engine
-        can join, sort and show; "binary" is faster: IPv4 and Ethernet as int64, IPv6 as 16 bytes in ip6_src and
-        ip6_dst.
-        head: with so many first bytes of each packet, in a column `head`.
+        columns: only these, in this order. By default time (timestamp[ns, UTC]), length, wire_length, queue, rule, and
+        then those of decode(), with null where a packet has none. Numbers are signed, so that differences are right:
+        byte counts and 32-bit fields are int64, so that sums are right too; ports, types and the like are int32 or
+        int16.
+        addresses: "text" has IPv4 and IPv6 as text in one column (ip_src, ip_dst), which every engine can join and
+        sort; "binary" is faster: IPv4 and Ethernet as int64, IPv6 as 16 bytes in ip6_src and ip6_dst.
+        head: the first `head` bytes of each packet, in a column `head`; 0: no such column.
         """
         from toolkit.tables.arrow import record_batch
         from toolkit.tables.cells import packet_cells
@@ -208,9 +209,9 @@ class Batch:
         return record_batch(packet_cells(self.tabular(head), columns, addresses))
 
     def to_pandas(self, columns: Iterable[str] | None = None, *, addresses: Addresses = "text", head: int = 0) -> Any:
-        """Return the packets as a pandas.DataFrame, a row for each (extra `pandas`): the columns of to_arrow().
+        """Return the packets as a pandas.DataFrame, one row each (extra `pandas`): arguments and columns of to_arrow().
 
-        What may be missing is of pandas' nullable types, with pandas.NA; text is of dtype "string".
+        Columns with missing values have pandas' nullable types, with pandas.NA; text is of dtype "string".
         """
         from toolkit.tables.cells import packet_cells
         from toolkit.tables.data_frame import data_frame
@@ -218,7 +219,10 @@ class Batch:
         return data_frame(packet_cells(self.tabular(head), columns, addresses))
 
     def tabular(self, head: int = 0) -> PacketTable:
-        """Return what a table of the packets is made from, and `head` bytes of each: for to_arrow(), files."""
+        """Return the arrays that a table of the packets is made from, and `head` bytes of each.
+
+        For to_arrow(), files.
+        """
         from toolkit.tables.cells import PacketTable
 
         if whole("the number of bytes", head) < 0:
@@ -228,7 +232,7 @@ class Batch:
         return PacketTable(self.decode(), self.timestamps, self.wire_lengths, queues, self.rule_numbers, first)
 
     def packet(self, i: int) -> memoryview:
-        """Return packet `i` (negative counts from the end): a read-only view of the frame, good during the loan."""
+        """Return packet `i` (negative: from the end): a read-only view of the frame, valid while it is borrowed."""
         descs = self._checked()
         if not -len(descs) <= i < len(descs):
             raise IndexError(f"packet {i} of a Batch of {len(descs)}")
@@ -236,21 +240,21 @@ class Batch:
         offset, length = int(descs[i, 0]), int(words[2])
         return memoryview(self._bytes()[offset : offset + length]).toreadonly()
 
-    # --- the loan ---------------------------------------------------------------------------------------------------
+    # --- borrowed frames --------------------------------------------------------------------------------------------
 
     @property
     def stale(self) -> bool:
-        """Whether the loan is over."""
+        """Whether the frames went back."""
         return self._stale or (self._umem is not None and self._umem.closed)
 
     def copy(self) -> Batch:
-        """Return the same packets in memory of their own: to keep, and to pickle. No loan; never stale."""
+        """Return the same packets in memory of their own, to keep and to pickle: never stale."""
         lengths = self._words()[:, 2].astype(np.int64)
         offsets = np.zeros(len(lengths), dtype=np.int64)
         np.cumsum(lengths[:-1], out=offsets[1:])
         memory = np.empty(int(lengths.sum()), dtype=np.uint8)
         if len(lengths):
-            # One row a packet, as wide as the longest, then the bytes that belong to packets, row after row.
+            # One row a packet, as wide as the longest; the mask takes the bytes of the packets, row after row.
             width = int(lengths.max())
             memory[:] = self.head(width)[np.arange(width) < lengths[:, None]]
         descs = self._checked().copy()
@@ -267,16 +271,16 @@ class Batch:
         )
 
     def joined(self) -> Batch:
-        """Return packets of several buffers in one piece each: a copy. Not joined, each buffer counts as a packet.
+        """Return a copy in which the buffers of each packet are one piece. Otherwise each buffer counts as a packet.
 
-        A buffer goes on in the next one where its options have XDP_PKT_CONTD.
+        A packet continues in the next buffer where the options have XDP_PKT_CONTD.
         """
         kept = self.copy()
         if not len(kept):
             return kept
         goes_on = kept.options & XDP_PKT_CONTD != 0
         first = np.flatnonzero(~np.concatenate(([False], goes_on[:-1])))
-        # In the copy buffers lie one behind the other: to join them is to forget where all but the first begin.
+        # In the copy the buffers lie one behind the other, so the first one's start and the sum of lengths are enough.
         lengths = np.add.reduceat(kept.lengths, first)
         descs = np.stack((kept.addresses[first], lengths.astype(np.uint64)), axis=1)
         return Batch(
@@ -285,39 +289,39 @@ class Batch:
             queue=self.queue,
             memory=kept._memory,
             arrival_ns=kept.arrival_ns[first],
-            # Where the program wrote none, it is the length of the first buffer.
+            # Where the program wrote no length, wire_lengths has that of the first buffer.
             wire_lengths=np.maximum(kept.wire_lengths[first], lengths).astype(np.uint32),
             rule_numbers=kept.rule_numbers[first],
             utc_ns=kept.timestamps.view(np.int64)[first],
         )
 
     def release(self) -> None:
-        """Give the frames back: the Batch is stale. Repeatable; without effect on a copy."""
+        """Give the frames back; the Batch is stale from here on. Repeatable; without effect on a copy."""
         if self._borrowed and not self._stale:
             self._stale = True
             assert self._umem is not None
             if not self._umem.closed:
-                self._umem.recycle(self._descs[:, 0], distinct=True)  # looked through when the ring gave them
+                self._umem.recycle(self._descs[:, 0], distinct=True)  # checked when the ring returned them
             self._borrowed = False
 
     @property
     def unsettled(self) -> bool:
-        """Whether a KeyboardInterrupt cut release() short: the Socket's next receive() sees to the rest."""
+        """Whether a KeyboardInterrupt cut release() short: the Socket's next receive() recovers the frames."""
         return self._stale and self._borrowed
 
     def expire(self) -> None:
-        """Make the Batch stale: its packets go on to somebody else."""
+        """Make the Batch stale; the caller frees or sends its frames."""
         self._stale = True
 
     def invalidate(self) -> None:
-        """Make the Batch stale without giving frames back: their Socket has seen to that."""
+        """Make the Batch stale; its Socket has taken the frames back already."""
         if self._borrowed:
             self._stale = True
             self._borrowed = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle a copy."""
-        # A copy has nothing in its memory but its packets; a Batch from a file shares a larger piece with others.
+        # The memory of a copy has its packets only; a Batch from a file shares a larger piece with others.
         compact = self._memory is not None and self._memory.size <= int(self.lengths.sum())
         kept = self if compact else self.copy()
         return _unpickle, (
@@ -341,7 +345,7 @@ class Batch:
         return self._descs
 
     def _on_wire(self) -> npt.NDArray[np.integer[Any]]:
-        """wire_lengths as they are kept (u32, where we made them): not to be written to."""
+        """Return wire_lengths as they are kept, of any integer dtype: not a copy."""
         self._checked()
         if self._wire is None:
             meta, good = self._read_meta()
@@ -361,10 +365,10 @@ class Batch:
         return memory
 
     def _read_meta(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
-        """Read struct xsk_meta in front of every packet: its words, shape (n, 6) u32, and which count, shape (n,) bool.
+        """Read struct xsk_meta in front of every packet: its words, shape (n, 6), u32; whether it is valid, (n,), bool.
 
-        One counts only with the magic word, and only when it is not older than the frame's loan to the kernel: a
-        program that could not write it leaves an earlier packet's there.
+        It is valid with the magic word, and with a time that is not before the frame was posted: where the program
+        could not write it, that of an earlier packet is left in the frame.
         """
         if self._meta is None:
             n = len(self)
@@ -374,14 +378,14 @@ class Batch:
 
                 ledger, starts = self._umem.ledger, self._offsets()
                 room = starts & ((1 << ledger.shift) - 1)
-                # As few operations as it takes: whoever only counts the bytes of cut packets spends most time here.
+                # As few operations as possible: a program that only adds up wire_lengths spends most of its time here.
                 before = starts - np.minimum(room, XSK_META_SIZE)
                 meta = windows(self._bytes(), XSK_META_SIZE)[before].view(np.uint32).reshape(n, -1)
                 times = meta.view(np.int64)[:, 0]
                 good = meta[:, _MAGIC] == XSK_META_MAGIC
                 good &= times >= ledger.posted_at[starts >> ledger.shift]
                 good &= times <= time.monotonic_ns()
-                # A packet at the very start of its frame has none: what is in front of it belongs to another.
+                # A packet at the very start of its frame has none: the bytes in front belong to another frame.
                 good &= room >= XSK_META_SIZE
             self._meta = meta, good
         return self._meta

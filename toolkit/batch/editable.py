@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""EditableBatch: packets on their way through, to be changed in place as arrays before they are sent on."""
+"""EditableBatch: packets that are being forwarded, to be changed in place as arrays before they are sent."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from toolkit.errors import ArgumentError
 
 __all__ = ["EditableBatch"]
 
-_ROOM = 64  # bytes that may be put in front of a packet: well within the kernel's own 256 of headroom
+_ROOM = 64  # bytes that may be added in front of a packet: well within the kernel's headroom of 256
 
 
 class EditableBatch(Batch):
-    """What an edit function is given: a Batch whose bytes, starts and lengths can be written. Good during the call."""
+    """The argument of an edit function: a Batch whose bytes, starts and lengths can be changed.
+
+    Valid during the call.
+    """
 
     __slots__ = ()
 
     def put_head(self, heads: npt.NDArray[np.uint8], rows: npt.NDArray[np.intp] | None = None) -> None:
-        """Overwrite the first bytes of packets: shape (n, k) u8, as head(k) returned them.
+        """Overwrite the first k bytes of packets. heads: shape (n, k), u8, as from head(k).
 
-        rows: which packets, shape (n,); all of them by default. ArgumentError when one is shorter than k.
+        rows: the packets' indices, shape (n,); by default all packets. ArgumentError when one is shorter than k.
         """
         starts, lengths = self._offsets(), self._words()[:, 2]
         if rows is not None:
@@ -40,16 +43,16 @@ class EditableBatch(Batch):
             self._rows(width)[starts] = np.ascontiguousarray(heads).view(f"V{width}").reshape(-1)
 
     def writable(self, i: int) -> memoryview:
-        """Return packet `i` as a writable view, good during the call: for the odd packet. Arrays serve the many."""
+        """Return packet `i` as a writable view, valid during the call: for single packets; use arrays for many."""
         words = self._words()[i]
         start = int(self._offsets()[i])
         return memoryview(self._bytes().data)[start : start + int(words[2])]
 
     def grow_front(self, count: int | npt.NDArray[np.int64]) -> None:
-        """Move the start of every packet `count` bytes to the front (negative: cut that many off).
+        """Add `count` bytes in front of every packet (negative: cut that many off).
 
-        count: one number for all, or one a packet, shape (n,). At most 64 bytes in all. The new bytes hold whatever was
-        there: write them with put_head().
+        count: one number for all, or shape (n,), one a packet; at most 64 either way. The new bytes are undefined until
+        put_head() writes them. ArgumentError when fewer than 14 bytes would be left, or a packet would leave its frame.
         """
         descs = self._checked()
         counts = np.asarray(count, dtype=np.int64)
@@ -67,7 +70,7 @@ class EditableBatch(Batch):
         self._set(starts, lengths)
 
     def set_lengths(self, lengths: npt.ArrayLike) -> None:
-        """Cut or extend every packet: shape (n,), bytes; 14 at least, and within the frame."""
+        """Cut or extend every packet. lengths: bytes, shape (n,). ArgumentError below 14, or beyond the frame."""
         wanted = np.asarray(lengths, dtype=np.int64)
         if wanted.shape != (len(self),):
             raise ArgumentError(f"one length a packet: there are {len(self)} packets, lengths are {wanted.shape}")
@@ -77,7 +80,7 @@ class EditableBatch(Batch):
         self._set(self._offsets(), wanted)
 
     def _rows(self, width: int) -> npt.NDArray[np.void]:
-        """Every place of `width` bytes in the UMEM as an item: writing to one is one memmove."""
+        """Return the memory as items of `width` bytes, one at each offset: writing to an item is one memmove."""
         memory = self._bytes()
         return np.ndarray((len(memory) - width + 1,), dtype=f"V{width}", buffer=memory.data, strides=(1,))
 

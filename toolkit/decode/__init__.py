@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Headers of many packets at once: from (memory, offsets, lengths) to columns, without a loop over the packets."""
+"""Decode the headers of many packets at once: from (memory, offsets, lengths) to columns, without a loop in Python."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Columns: what the headers of many packets say, one array a field."""
+"""Columns, the result of decode(): the header fields of many packets, one array a field."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from toolkit.decode.fields import FIELDS
 from toolkit.decode.gather import Bytes, check_packets
 from toolkit.decode.headers import Headers
 from toolkit.decode.layers import LINK, TRANSPORT
+from toolkit.decode.protocol_columns import FIELDS
 from toolkit.decode.text import cell, summary
 from toolkit.errors import ArgumentError
 
@@ -29,15 +29,14 @@ _SHOWN = 8  # packets in a repr
 def decode(
     memory: Bytes, offsets: npt.ArrayLike, lengths: npt.ArrayLike, *, columns: Iterable[str] | None = None
 ) -> Columns:
-    """Read the headers of many packets at once.
+    """Decode the headers of many packets at once.
 
-    memory: shape (size,) uint8, contiguous: a whole UMEM, or a whole file.
-    offsets: shape (n,), any integer dtype, where each packet starts in it. lengths: the same, bytes of each packet.
-    columns: names of the columns that are wanted, or one name; less is read when they are few. All when None.
+    memory: shape (size,), uint8, contiguous: a whole UMEM, or a whole file.
+    offsets, lengths: shape (n,), any integer dtype: where each packet starts in memory, and its bytes.
+    columns: names of the wanted columns, or one name; fewer columns may need fewer headers. None: all columns.
 
-    The headers are copied at once, each column is computed when it is first asked for: the result stays good when the
-    packets are gone. Packets may hold anything; only a packet that does not lie inside of the memory, or an unknown
-    column, raises ArgumentError.
+    The headers are copied here, and each column is computed at first use: the result stays valid when the packets are
+    gone. Packets may contain anything. ArgumentError for an unknown column, or a packet that is not inside the memory.
     """
     if isinstance(columns, str):
         columns = (columns,)
@@ -50,24 +49,24 @@ def decode(
 class Columns:
     """The columns of n packets, each an array of length n: `columns["src_port"]`, or `columns.src_port`.
 
-    `len()` is the number of packets, iteration and `in` go over the names. Numbers are in host order and signed, and -1
-    where a packet does not have the field; IPv6 addresses are rows of 16 bytes. `Columns.explain()` lists all of them.
-    Every array is a copy and the caller's own, but the same one each time: what is written into it stays.
+    Not thread-safe. `len()` is the number of packets; iteration and `in` use the names. Numbers are in host order and
+    signed, -1 where a packet does not have the field; IPv6 addresses have shape (n, 16), uint8. `Columns.explain()`
+    describes all columns. A column is the same array each time, and a copy of the packets' bytes.
     """
 
     def __init__(self, headers: Headers, names: dict[str, None]) -> None:
-        """Made by decode(). names: an ordered set, so that to look for one does not mean to go through all."""
+        """Made by decode(). names: an ordered set of column names."""
         self._headers = headers
         self._names = names
         self._ready: dict[str, Array] = {}
 
     @staticmethod
     def explain() -> dict[str, str]:
-        """Every column there is: its name, and what it says, its dtype among it."""
+        """Return a description, with the dtype, of every column by its name."""
         return {field.name: field.text for field in FIELDS.values()}
 
     def __getitem__(self, name: str) -> Array:
-        """Return the column, computed when it is first asked for."""
+        """Return a column, computed at first use. ArgumentError when there is none of that name."""
         column = self._ready.get(name)
         if column is None:
             if name not in self._names:
@@ -77,7 +76,7 @@ class Columns:
 
     def __getattr__(self, name: str) -> Array:
         """Return the column of that name."""
-        # Private names first: while an object is unpickled it has none of its own yet.
+        # Private names first: an object that is being unpickled does not have `_names` yet.
         if name.startswith("_") or name not in self._names:
             raise AttributeError(f"no column {name!r} here; there are {', '.join(self.__dict__.get('_names', []))}.")
         return self[name]
@@ -91,15 +90,15 @@ class Columns:
         return len(self._headers.length)
 
     def __iter__(self) -> Iterator[str]:
-        """Go over the names."""
+        """Iterate over the names."""
         return iter(self._names)
 
     def __contains__(self, name: object) -> bool:
-        """Say whether there is a column of that name."""
+        """Return whether there is a column of that name."""
         return name in self._names
 
     def keys(self) -> list[str]:
-        """Return the names of the columns, in the order asked for, or else of the headers."""
+        """Return the names of the columns: in the order given to decode(), else in the order of the headers."""
         return list(self._names)
 
     def to_dict(self) -> dict[str, Array]:
@@ -107,21 +106,21 @@ class Columns:
         return {name: self[name] for name in self._names}
 
     def to_pandas(self, *, addresses: Addresses = "text") -> Any:
-        """Return a pandas.DataFrame, a row for each packet: see Batch.to_pandas()."""
+        """Return a pandas.DataFrame, one row a packet: see Batch.to_pandas()."""
         from toolkit.tables.cells import column_cells
         from toolkit.tables.data_frame import data_frame
 
         return data_frame(column_cells(self, addresses))
 
     def to_arrow(self, *, addresses: Addresses = "text") -> Any:
-        """Return a pyarrow.RecordBatch, a row for each packet: see Batch.to_arrow()."""
+        """Return a pyarrow.RecordBatch, one row a packet: see Batch.to_arrow()."""
         from toolkit.tables.arrow import record_batch
         from toolkit.tables.cells import column_cells
 
         return record_batch(column_cells(self, addresses))
 
     def __repr__(self) -> str:
-        """Show the first packets in words, or the names when too few columns are there to do so."""
+        """Show the first packets as text, or only the names when not all columns are there."""
         title = f"<Columns: {len(self)} packet{'' if len(self) == 1 else 's'}, {len(self._names)} columns>"
         if len(self._names) < len(FIELDS):
             return f"{title[:-1]}: {', '.join(self._names)}>"
@@ -130,7 +129,7 @@ class Columns:
         return "\n".join([title, *lines, *more])
 
     def _repr_html_(self) -> str:
-        """Show the first packets as a table of the columns that say something."""
+        """Show the first packets as a table of the columns that are not empty."""
         rows = range(min(len(self), _SHOWN))
         table = {name: [cell(self, name, row) for row in rows] for name in self._names}
         table = {name: cells for name, cells in table.items() if any(cells)}
@@ -144,7 +143,7 @@ class Columns:
 
 
 def _depth(names: Iterable[str]) -> int:
-    """How deep these columns look into the packets."""
+    """Return which headers these columns need: LINK, NETWORK or TRANSPORT."""
     depth = LINK
     for name in names:
         if name not in FIELDS:

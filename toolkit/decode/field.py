@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a column is: which packets have it, how it is read, and that the others say -1."""
+"""Field: the definition of one column: which packets have it, and how it is read; -1 for the others."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Read = Callable[[Headers], Array]
 class Field:
     """One column.
 
-    depth: how deep it looks into the packet. needs: name of the mask of Headers that says which packets have it.
-    read: returns its values, shape (n,) of any integer type, with anything in it where the packet has none; of `dtype`
-    only when the array is not used elsewhere.
+    depth: the headers that it needs (LINK, NETWORK, TRANSPORT). needs: name of the mask in Headers of the packets that
+    have it. read: returns the values, shape (n,), any integer type, with anything where the packet has none; if they
+    are of `dtype` already, in an array that is not used elsewhere. text: the description.
     """
 
     name: str
@@ -42,14 +42,14 @@ class Field:
         values = self.read(headers)
         if having == len(headers.length):
             return values.astype(self.dtype, copy=False)
-        # -1 is all ones: one OR widens, swaps bytes, and makes the missing ones -1.
+        # -1 has all bits set: one OR widens, swaps bytes, and sets missing values to -1.
         column: Array = values | headers.absent(self.needs, self.dtype)
         return column
 
 
 @dataclass(frozen=True)
 class Plain(Field):
-    """A column that is an array of its own and has no missing values."""
+    """A column without missing values; read() returns the column itself."""
 
     def compute(self, headers: Headers) -> Array:
         """Return the column."""
@@ -60,7 +60,7 @@ FIELDS: dict[str, Field] = {}  # by name, in the order of the headers
 
 
 def field(depth: int, needs: str, dtype: Any) -> Callable[[Read], Read]:
-    """Make a column of the decorated function: its name, its docstring; `needs` of "" has no missing values."""
+    """Define a column by the decorated function, its name and docstring; needs="": there are no missing values."""
 
     def note(read: Read) -> Read:
         kind = Field if needs else Plain

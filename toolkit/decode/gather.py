@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first bytes of many packets as one array: the only place where a decoder touches packet memory."""
+"""Copy bytes of many packets into one array: the only place where a decoder reads packet memory."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _MASKED_BY_TABLE = 256  # widest row whose masks are kept as a table: 257 masks 
 def head(memory: Bytes, offsets: npt.ArrayLike, lengths: npt.ArrayLike, n: int) -> Bytes:
     """Copy the first `n` bytes of every packet into one array.
 
-    memory: shape (size,) uint8, contiguous: a whole UMEM, or a whole file.
-    offsets: shape (packets,), any integer dtype, where each packet starts in it. lengths: the same, bytes of each.
-    Returns shape (packets, n) uint8; packets shorter than n are filled up with zeros. Bytes outside of a packet never
-    show. Raises ArgumentError when a packet does not lie inside of the memory.
+    memory: shape (size,), uint8, contiguous: a whole UMEM, or a whole file.
+    offsets, lengths: shape (packets,), any integer dtype: where each packet starts in memory, and its bytes.
+    Returns shape (packets, n), uint8; packets shorter than n are filled up with zeros, so that bytes outside of a
+    packet never show. ArgumentError when a packet is not inside the memory.
     """
     n = whole("the number of bytes", n)
     if n < 0:
@@ -36,7 +36,7 @@ def head(memory: Bytes, offsets: npt.ArrayLike, lengths: npt.ArrayLike, n: int) 
 
 
 def check_packets(memory: Bytes, offsets: npt.ArrayLike, lengths: npt.ArrayLike) -> tuple[Positions, Positions]:
-    """Return offsets and lengths, both shape (packets,) int64, once every packet is known to lie inside the memory."""
+    """Return offsets and lengths: shape (packets,), int64. ArgumentError when a packet is not inside the memory."""
     if memory.ndim != 1 or memory.dtype != np.uint8 or not memory.flags.c_contiguous:
         raise ArgumentError(
             f"packet memory must be a contiguous array of shape (size,) and dtype uint8, not {memory.shape} "
@@ -47,7 +47,7 @@ def check_packets(memory: Bytes, offsets: npt.ArrayLike, lengths: npt.ArrayLike)
     if starts.ndim != 1 or starts.shape != sizes.shape:
         raise ArgumentError(f"one offset and one length a packet: offsets are {starts.shape}, lengths {sizes.shape}.")
     if starts.size:
-        # In this order no difference of hostile numbers can wrap into range.
+        # Checked in this order, so that no difference of bad numbers can wrap around into range.
         lowest = np.minimum.reduce(starts | sizes)
         largest = np.maximum.reduce(sizes)
         if lowest < 0 or largest > memory.size or np.minimum.reduce(memory.size - sizes - starts) < 0:
@@ -64,15 +64,15 @@ def _outside(size: int, starts: Positions, sizes: Positions) -> ArgumentError:
 
 
 def gather(memory: Bytes, starts: Positions, available: Positions, width: int) -> Bytes:
-    """Copy `width` bytes from each start; those past `available` are zero.
+    """Copy `width` bytes from each start; bytes beyond `available` are zero.
 
-    starts: not negative; may lie anywhere where available is 0 or less. Returns shape (len(starts), width) uint8.
+    starts: not negative; any value where available is 0 or less. Returns shape (len(starts), width), uint8.
     """
     if not starts.size or not width:
         return np.zeros((starts.size, width), dtype=np.uint8)
     room = memory.size - width
-    # One item a packet: NumPy copies items of any size with one memmove each, several times faster than rows of a
-    # matrix, and a window that begins at every byte needs neither aligned packets nor frames of equal size.
+    # One item a packet: NumPy copies it with one memmove, several times faster than a row of a matrix. There is a
+    # window at every byte, so packets need not be aligned, nor in frames of equal size.
     if np.maximum.reduce(starts) <= room:
         rows = windows(memory, width)[starts]
     else:
@@ -84,15 +84,15 @@ def gather(memory: Bytes, starts: Positions, available: Positions, width: int) -
 
 
 def windows(memory: Bytes, width: int) -> npt.NDArray[np.void]:
-    """Every run of `width` bytes of the memory as one item each; a view that overlaps itself: for indexing only.
+    """Return the `width` bytes from every offset of the memory as one item each: an overlapping view, for indexing.
 
-    NumPy copies items of any size with one memmove each.
+    NumPy copies an item with one memmove.
     """
     return np.ndarray((memory.size - width + 1,), dtype=np.dtype(f"V{width}"), buffer=memory, strides=(1,))
 
 
 def _gather_at_end(memory: Bytes, starts: Positions, width: int) -> npt.NDArray[np.void]:
-    """As the window would, for packets so near to the end of the memory that `width` bytes reach past it."""
+    """Return windows also for packets so close to the end of the memory that `width` bytes reach beyond it."""
     room = memory.size - width
     tail = np.zeros(2 * width, dtype=np.uint8)
     keep = min(width, memory.size)
@@ -107,7 +107,7 @@ def _gather_at_end(memory: Bytes, starts: Positions, width: int) -> npt.NDArray[
 
 
 def _zero_after(rows: Bytes, available: Positions, width: int) -> None:
-    """Zero what does not belong to the packet."""
+    """Set the bytes beyond each packet's end to zero."""
     if width > _MASKED_BY_TABLE:
         kept = np.clip(available, 0, width).astype(np.uint32)  # half the bytes to compare
         rows *= np.arange(width, dtype=np.uint32) < kept[:, None]
@@ -118,6 +118,6 @@ def _zero_after(rows: Bytes, available: Positions, width: int) -> None:
 
 @lru_cache(maxsize=16)
 def _masks(width: int) -> npt.NDArray[Any]:
-    """Item k keeps the first k of `width` bytes. Shape (width + 1,), void of `width` bytes."""
+    """Return masks: item k keeps the first k of `width` bytes. Shape (width + 1,), void of `width` bytes."""
     table = np.tri(width + 1, width, -1, dtype=np.uint8) * np.uint8(0xFF)
     return table.view(np.dtype(f"V{width}")).reshape(width + 1)

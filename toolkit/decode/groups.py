@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who sends most: packets and bytes of a batch, summed by flow or by any columns."""
+"""top(): packets and bytes of a batch, summed by flow or by any columns, the largest first."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Words = list[npt.NDArray[np.int64]]
 
 FLOW = ("ip_version", "ip_proto", "src_port", "dst_port", "ip_src", "ip_dst", "ip6_src", "ip6_dst")
 
-# An odd number of 64 bits without a pattern, to spread the words of a key over a hash.
+# An odd number of 64 bits without a pattern (2**64 / golden ratio): multiplying by it mixes the words of a key.
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Top(NamedTuple):
     """Groups of packets, the largest first.
 
-    keys: shape (k,), a record array with one field a column. packets, octets: shape (k,) int64.
+    keys: shape (k,), a record array with one field a column. packets, octets (bytes): shape (k,), int64.
     """
 
     keys: npt.NDArray[np.void]
@@ -34,15 +34,18 @@ class Top(NamedTuple):
     octets: npt.NDArray[np.int64]
 
     def rows(self) -> Iterator[tuple[tuple[Any, ...], int, int]]:
-        """Go over (key, packets, octets) as Python values: keys are hashable tuples, IPv6 addresses bytes in them."""
+        """Iterate over (key, packets, octets) as Python values.
+
+        A key is a hashable tuple, with IPv6 addresses as bytes.
+        """
         columns = [_hashable(self.keys[name]) for name in self.keys.dtype.names or ()]
         return zip(zip(*columns, strict=True), self.packets.tolist(), self.octets.tolist(), strict=True)
 
 
 def flow_keys(columns: Columns, rows: Any = slice(None)) -> npt.NDArray[np.void]:
-    """Build the flow of each packet as a record: ip_version, ip_proto, ports, IPv4 and IPv6 addresses (FLOW).
+    """Return the flow of each packet as a record: ip_version, ip_proto, ports, IPv4 and IPv6 addresses (FLOW).
 
-    rows: which packets, anything that indexes an array; all by default.
+    rows: which packets, anything that indexes an array; by default all.
     """
     return _keys(columns, FLOW, rows)
 
@@ -56,8 +59,9 @@ def top(
 ) -> Top:
     """Sum packets and bytes by flow, or by the columns named in `by`.
 
-    weights: shape (n,), what to sum as octets; the packets' lengths by default. count: at most so many groups.
-    Ordered by octets, then packets, falling. A packet that misses a column counts in the group of -1.
+    weights: shape (n,), what to sum as octets; by default the packets' lengths. count: the most groups to return.
+    Ordered by octets, then packets, descending. A packet without a column is counted in the group of -1.
+    ArgumentError for an unknown column, or weights of another shape.
     """
     names = (by,) if isinstance(by, str) else tuple(by)
     if not names:
@@ -82,7 +86,7 @@ def _keys(columns: Columns, names: Sequence[str], rows: Any) -> npt.NDArray[np.v
 
 
 def _words(columns: Columns, names: Sequence[str]) -> Words:
-    """The columns as words of 64 bits; those that are the same in all packets are left out."""
+    """Return the columns as words of 64 bits, without those that are the same in all packets."""
     words: Words = []
     for name in names:
         column = columns[name]
@@ -94,7 +98,7 @@ def _words(columns: Columns, names: Sequence[str]) -> Words:
 
 
 def _groups(words: Words, n: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Order in which equal keys stand together, and where in it each group begins."""
+    """Return an order in which equal keys are neighbours, and the positions in it where each group begins."""
     if not words or n < 2:
         return np.arange(n), np.arange(min(n, 1))
     mixed = np.zeros(n, dtype=np.uint64)
@@ -105,8 +109,8 @@ def _groups(words: Words, n: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.
     order = np.argsort(mixed)
     ranked = mixed[order]
     starts = _starts([word[order] for word in words])
-    # Sorting one hash is several times faster than sorting keys. Two keys with the same hash would stand mixed up:
-    # then there are more changes of key than of hash, and the keys themselves are sorted.
+    # Sorting one hash is several times faster than sorting keys. If two keys have the same hash, their packets may be
+    # mixed: then the key changes more often than the hash, and the keys themselves are sorted.
     if np.count_nonzero(ranked[1:] != ranked[:-1]) + 1 != starts.size:
         order = np.lexsort(words)
         starts = _starts([word[order] for word in words])

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which packets have what: the questions that several columns ask, each answered once, when a column first asks."""
+"""Headers: the located headers as records, and masks of the packets that have each.
+
+Each computed once, at first use.
+"""
 
 from __future__ import annotations
 
@@ -49,24 +52,24 @@ Value = TypeVar("Value")
 
 
 class _once(Generic[Value]):  # noqa: N801 (used as a decorator)
-    """An attribute worked out when it is first asked for. functools.cached_property takes a lock before Python 3.12."""
+    """An attribute that is computed at first use. functools.cached_property takes a lock before Python 3.12."""
 
     def __init__(self, work: Callable[[Any], Value]) -> None:
         self.work = work
         self.__doc__ = work.__doc__
 
     def __set_name__(self, owner: type, name: str) -> None:
-        """Learn the attribute's name."""
+        """Record the attribute's name."""
         self.name = name
 
     def __get__(self, instance: Any, owner: type) -> Value:
-        """Work it out, and leave it in the instance, where it is found before this descriptor is."""
+        """Compute the value, and keep it in the instance's dictionary, which is searched before this descriptor."""
         value = instance.__dict__[self.name] = self.work(instance)
         return value
 
 
 class Headers(Layers):
-    """The located headers as records, and masks of the packets that have them; all of shape (n,)."""
+    """The located headers as records, and masks of the packets that have them; all of shape (n,). Not thread-safe."""
 
     def __init__(self, memory: Bytes, offsets: Positions, lengths: Positions, depth: int = TRANSPORT) -> None:
         """Locate the headers; see Layers."""
@@ -75,7 +78,7 @@ class Headers(Layers):
         self._absent: dict[tuple[str, Any], Array] = {}
 
     def having(self, what: str) -> int:
-        """How many packets the mask called `what` is true for."""
+        """Return for how many packets the mask named `what` is true."""
         count = self._having.get(what)
         if count is None:
             mask = getattr(self, what)
@@ -83,14 +86,14 @@ class Headers(Layers):
         return count
 
     def absent(self, what: str, dtype: Any) -> Array:
-        """-1 where the mask called `what` is false, 0 where it is true: ORed to a field it makes missing ones -1."""
+        """Return -1 where the mask named `what` is false, else 0: ORed to a field, it sets missing values to -1."""
         absent = self._absent.get((what, dtype))
         if absent is None:
             absent = self._absent[what, dtype] = np.subtract(getattr(self, what), True, dtype=dtype)
         return absent
 
     def none(self) -> Flags:
-        """A mask of no packet at all."""
+        """Return a mask that is false for all packets."""
         return np.zeros(len(self.length), dtype=np.bool_)
 
     @_once
@@ -115,7 +118,7 @@ class Headers(Layers):
 
     @_once
     def udp(self) -> Record:
-        """Transport headers as UDP. The ports of every protocol that has any lie as UDP's do."""
+        """Transport headers as UDP. Every protocol with ports has them at the same place."""
         return self.transport.view(UDP).reshape(-1)
 
     @_once
@@ -171,7 +174,7 @@ class Headers(Layers):
 
     @_once
     def has_ports(self) -> Flags:
-        """A protocol with ports, and both of them there."""
+        """A protocol with ports, with both inside the packet."""
         mask: Flags = ported_protocols().take(self.protocol) & (self.room >= 4)
         return mask
 
@@ -213,10 +216,10 @@ class Headers(Layers):
 
     @_once
     def has_vxlan(self) -> Flags:
-        """VXLAN in UDP, by its port and by the bit that says that a network identifier is there."""
+        """VXLAN in UDP, by its port and the flag that there is a network identifier."""
         if not self.having("has_udp"):
             return self.none()
-        port = self.udp["dst"].view(np.uint16)  # compared as it lies: to swap every port takes three times as long
+        port = self.udp["dst"].view(np.uint16)  # compared in network order: swapping every port costs three times more
         found: Flags = (port == _VXLAN_PORTS[0]) | (port == _VXLAN_PORTS[1])
         if np.count_nonzero(found):
             found &= (self.protocol == IPPROTO_UDP) & (self.room >= 16) & (self.vxlan["flags"] & 8 != 0)
@@ -230,7 +233,7 @@ class Headers(Layers):
 
     @_once
     def has_gre_key(self) -> Flags:
-        """GRE that has a key, in a header that is whole."""
+        """GRE with a key, in a complete header."""
         if not self.having("has_gre"):
             return self.none()
         found: Flags = self.has_gre & (self.gre["flags"] & 0x2000 != 0) & ~self.incomplete
@@ -244,7 +247,7 @@ class Headers(Layers):
 
     @_once
     def transport_size(self) -> Positions:
-        """Bytes of the transport header with its options, 0 when there is none that columns are made of."""
+        """Bytes of the transport header with its options, 0 for a protocol without columns."""
         size = transport_headers().take(self.protocol)
         if self.having("has_tcp"):
             np.copyto(size, (self.tcp["offset"] >> 4) * np.uint8(4), where=self.has_tcp)
@@ -257,7 +260,7 @@ class Headers(Layers):
 
     @_once
     def incomplete(self) -> Flags:
-        """The transport header does not fit into the packet, or its length cannot be right."""
+        """Whether the transport header does not fit into the packet, or its length cannot be right."""
         size = self.transport_size
         found: Flags = size > self.room
         if self.having("has_tcp"):
@@ -268,19 +271,19 @@ class Headers(Layers):
 
     @_once
     def payload_at(self) -> Positions:
-        """Where the payload begins: behind the last header that is known and whole."""
+        """Where the payload begins: behind the last header that is known and complete."""
         found: Positions = np.minimum(self.transport_at + self.transport_size * ~self.incomplete, self.end)
         return found
 
     @_once
     def wrong_udp(self) -> Flags:
-        """A UDP length that its IP packet has no room for, or that has no room for the header."""
+        """Whether the UDP length is larger than the IP packet allows, or smaller than the header."""
         if not self.having("has_udp"):
             return self.none()
         length = self.udp["length"]
         space = self.declared - self.transport_at
-        wrong: Flags = (length > space) | ((length < 8) & (length != 0))  # 0: longer than 16 bits can say
+        wrong: Flags = (length > space) | ((length < 8) & (length != 0))  # 0: too long for 16 bits (RFC 2675)
         wrong &= self.has_udp & (self.protocol == IPPROTO_UDP)
         if np.count_nonzero(wrong):
-            wrong &= (self.fragment & 0x2000) == 0  # the length is that of all fragments together
+            wrong &= (self.fragment & 0x2000) == 0  # of a fragment, it is the length of all fragments together
         return wrong

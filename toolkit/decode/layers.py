@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the headers of each packet lie. Copies them out of packet memory, so that nothing refers to it afterwards.
+"""Layers: find the headers of each packet, and copy them, so that nothing refers to packet memory afterwards.
 
-Everything here is an array with one item a packet. The bytes of a header that lie outside of its packet, or outside of
-the length that its IP header declares, read as zero.
+Everything here is an array with one item a packet. Bytes of a header beyond the end of its packet, or beyond the length
+in its IP header, read as zero.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["LINK", "NETWORK", "TRANSPORT", "Layers"]
 Flags = npt.NDArray[np.bool_]
 Record = npt.NDArray[np.void]
 
-LINK, NETWORK, TRANSPORT = 2, 3, 4  # how deep to look
+LINK, NETWORK, TRANSPORT = 2, 3, 4  # up to which layer headers are located
 
 _ETH_HLEN = 14
 _VLAN_HLEN = 4
@@ -40,44 +40,44 @@ _IPV4_HLEN = 20
 _IPV6_HLEN = 40
 _ARP_HLEN = 28
 _ARP_IPV4_OVER_ETHERNET = 0x08000604  # protocol type 0x0800, addresses of 6 and of 4 bytes
-_MAX_EXTENSIONS = 8  # rounds of the walk: more headers than that in a row are sent by nothing but an attack
+_MAX_EXTENSIONS = 8  # most extension headers in a row: only an attack has more
 
 
 class Layers:
-    """The headers of n packets; after construction copies only, and no reference to packet memory.
+    """The headers of n packets: copies, without a reference to packet memory. Not written after construction.
 
-    Every attribute is of shape (n,) unless it says otherwise. `None` stands for "in no packet of this batch".
+    Every attribute has shape (n,) unless noted. None: in no packet of this batch.
     """
 
     length: Positions  # bytes of the packet
     ethernet: Record
     has_ethernet: Flags
     ethertype: npt.NDArray[np.uint16]  # after the VLAN tags
-    kind: npt.NDArray[np.uint8]  # what that announces, see ethertype_kinds
+    kind: npt.NDArray[np.uint8]  # the kind of the ethertype, see ethertype_kinds()
     tagged: Flags | None = None  # has a VLAN tag, and the ethertype behind it
     tagged2: Flags | None = None  # has a second one
 
-    network_at: Positions | int  # from the packet's start; one number while all packets have the same
-    is4: Flags  # an IPv4 header, whole and of version 4
+    network_at: Positions | int  # bytes from the packet's start; one number when it is the same for all packets
+    is4: Flags  # a complete IPv4 header of version 4
     is6: Flags | None = None
     is_arp: Flags | None = None  # ARP for IPv4 over Ethernet
     is_ip: Flags
     protocol: npt.NDArray[np.uint8]  # after the extension headers; meaningless where not is_ip
-    declared: Positions  # where the IP packet ends by its own account, from the packet's start
-    end: Positions  # the same, but never past the packet's end; the packet's end where not is_ip
+    declared: Positions  # where the IP packet ends by its header, from the packet's start
+    end: Positions  # the same, but at most the packet's end; the packet's end where not is_ip
     later: Flags  # a fragment other than the first
     broken: Flags  # an IP header that cannot be right, or extension headers that do not end
-    fragment: npt.NDArray[np.uint16]  # flags and place of the fragment, as IPv4 has them; of IPv6 in the same form
-    # Of packets with an IPv6 fragment header: rows, identification. One item for each round of the walk.
+    fragment: npt.NDArray[np.uint16]  # flags and offset of the fragment, in IPv4's form; for IPv6 as well
+    # Rows and identification of packets with an IPv6 fragment header; one item a round of _extensions().
     fragments6: list[tuple[npt.NDArray[np.intp], npt.NDArray[Any]]]
 
     transport: npt.NDArray[np.uint8]  # shape (n, 20)
     transport_at: Positions  # from the packet's start: behind the IP headers; behind the ethertype where not is_ip
-    readable: Flags  # there is a transport header to read: first fragment or no fragment, nothing broken before it
+    readable: Flags  # a transport header can be read: no later fragment, and no broken header in front
     room: Positions  # bytes from there to the end; 0 where not readable
 
     def __init__(self, memory: Bytes, offsets: Positions, lengths: Positions, depth: int = TRANSPORT) -> None:
-        """Locate and copy the headers down to `depth`. offsets, lengths: int64, known to lie inside of the memory."""
+        """Locate and copy the headers up to `depth`. offsets, lengths: int64, from check_packets()."""
         self.length = lengths.copy()
         self._link(memory, offsets)
         if depth >= NETWORK:
@@ -86,7 +86,7 @@ class Layers:
             self._transport(memory, offsets)
 
     def network(self, layout: np.dtype[np.void]) -> Record:
-        """The network header read as IPV4, IPV6 or ARP, whichever it is."""
+        """Return the network headers read as `layout`: IPV4, IPV6 or ARP."""
         raw, skip = self._raw_network
         return raw[:, skip : skip + layout.itemsize].view(layout)[:, 0]
 
@@ -115,7 +115,7 @@ class Layers:
         at = self.network_at
         room = self.length - at
         if isinstance(at, int):
-            self._raw_network = (self._raw_link, at)  # no tags: the header came along behind the Ethernet header
+            self._raw_network = (self._raw_link, at)  # no tags: it was copied with the Ethernet header
         else:
             self._raw_network = (gather(memory, offsets + at, room, IPV4.itemsize), 0)
         self._ipv4(at, room)
@@ -128,13 +128,13 @@ class Layers:
         self._extensions(memory, offsets)
 
     def _ipv4(self, at: Positions | int, room: Positions) -> None:
-        """Take every packet for IPv4 or no IP at all; _ipv6 then corrects its own."""
+        """Locate the headers as if every packet were IPv4 or not IP; _ipv6() then overwrites those of IPv6."""
         ip = self.network(IPV4)
         header = ipv4_headers().take(ip["version_ihl"])
         self.is4 = self.is_ip = (self.kind == 4) & (room >= _IPV4_HLEN) & (header >= 0)
         header *= self.is4
         total = ip["length"].astype(np.int64)
-        # A total length of 0 comes from segmentation offload: the packet is as long as it is.
+        # A total length of 0 comes from segmentation offload: then the packet's own length counts.
         total = np.where(self.is4 & (total != 0), total, room)
         self.declared = total + at
         self.transport_at = header + at
@@ -148,7 +148,7 @@ class Layers:
         is6 = (self.kind == 6) & (room >= _IPV6_HLEN) & ((ip["flow"] >> 28) == 6)
         payload = ip["payload_length"].astype(np.int64)
         following = ip["next"]
-        # No length, but hop-by-hop options: a jumbogram. Its length is in an option; take what is there.
+        # No length, but hop-by-hop options: a jumbogram, with its length in an option. The packet's length counts.
         jumbo = (payload == 0) & (following == 0)
         end = np.where(jumbo, self.length, payload + (_IPV6_HLEN + at))
         np.copyto(self.declared, end, where=is6)
@@ -159,7 +159,7 @@ class Layers:
         self.is_ip = self.is4 | is6
 
     def _extensions(self, memory: Bytes, offsets: Positions) -> None:
-        """Walk over the headers between IP and the final protocol, all packets that have any at once."""
+        """Walk over the headers between IP and the final protocol, in all packets at once."""
         self.fragments6 = []
         walked = extension_protocols()
         on_way = self.is4 & (self.protocol == IPPROTO_AH)
@@ -177,7 +177,7 @@ class Layers:
         self.broken[rows] = True
 
     def _extension(self, memory: Bytes, offsets: Positions, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-        """One header further in these rows. Returns the rows where it was whole; the others stay at it."""
+        """Skip one extension header in these rows. Returns the rows where it was complete; the others are broken."""
         at = self.transport_at[rows]
         room = self.end[rows] - at
         header = gather(memory, offsets[rows] + at, room, EXTENSION.itemsize).view(EXTENSION).reshape(-1)
@@ -185,7 +185,7 @@ class Layers:
         size = (header["size"].astype(np.int64) + 1) * 8
         size[protocol == IPPROTO_FRAGMENT] = 8
         is_ah = protocol == IPPROTO_AH
-        size[is_ah] = (size[is_ah] // 8 + 1) * 4  # AH counts in words of 4 bytes, less 2
+        size[is_ah] = (size[is_ah] // 8 + 1) * 4  # AH's length is in words of 4 bytes, minus 2
         whole = room >= size
         self.broken[rows[~whole]] = True
         rows, header, protocol = rows[whole], header[whole], protocol[whole]

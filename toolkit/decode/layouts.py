@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Headers as they lie on the wire, as NumPy record types, and the numbers that name what comes next."""
+"""Layouts: headers as NumPy record types, in network byte order, and the protocol numbers that follow each other."""
 
 from __future__ import annotations
 
@@ -73,18 +73,18 @@ IPPROTO_DSTOPTS = 60
 IPPROTO_SCTP = 132
 IPPROTO_UDPLITE = 136
 
-VXLAN_PORTS = (4789, 8472)  # IANA's, and the one that Linux took before there was one
+VXLAN_PORTS = (4789, 8472)  # IANA's, and the one that Linux used before
 
 
 def _record(width: int, **fields: tuple[str, int]) -> np.dtype[np.void]:
-    """A record of `width` bytes; fields as name=(format, offset). They may overlap."""
+    """Return a record of `width` bytes; fields are name=(format, offset), and may overlap."""
     formats = [form for form, _ in fields.values()]
     places = [place for _, place in fields.values()]
     return np.dtype({"names": list(fields), "formats": formats, "offsets": places, "itemsize": width})
 
 
-# A MAC address is read as the 8 bytes that begin with it: shifted right by 16 it is a number.
-# Wide enough to hold, when there is no VLAN tag, the whole IP or ARP header as well.
+# A MAC address is read as 8 bytes that begin with it; shifted right by 16 they are its number.
+# Wide enough for the IP or ARP header as well, when there is no VLAN tag.
 ETHERNET = _record(
     56,
     dst=(">u8", 0),
@@ -133,13 +133,13 @@ UDP = _record(TRANSPORT_WIDTH, src=(">u2", 0), dst=(">u2", 2), length=(">u2", 4)
 ICMP = _record(TRANSPORT_WIDTH, type=("u1", 0), code=("u1", 1), id=(">u2", 4), seq=(">u2", 6))
 SCTP = _record(TRANSPORT_WIDTH, vtag=(">u4", 4), chunk=("u1", 12))
 VXLAN = _record(TRANSPORT_WIDTH, flags=("u1", 8), vni=(">u4", 12))  # behind the 8 bytes of UDP
-# The key stands behind checksum and offset where those are.
+# The key is behind checksum and offset, if these are there.
 GRE = _record(TRANSPORT_WIDTH, flags=(">u2", 0), type=(">u2", 2), key1=(">u4", 4), key2=(">u4", 8))
 
 
 @lru_cache(maxsize=1)
 def ethertype_kinds() -> npt.NDArray[np.uint8]:
-    """What an ethertype announces: 0 unknown, 1 a VLAN tag, 2 ARP, 4 IPv4, 6 IPv6. Shape (65536,)."""
+    """Return the kind of each ethertype: 0 unknown, 1 VLAN tag, 2 ARP, 4 IPv4, 6 IPv6. Shape (65536,), uint8."""
     kinds = np.zeros(1 << 16, dtype=np.uint8)
     kinds[[ETH_P_8021Q, ETH_P_8021AD, ETH_P_QINQ1]] = 1
     kinds[ETH_P_ARP] = 2
@@ -150,7 +150,7 @@ def ethertype_kinds() -> npt.NDArray[np.uint8]:
 
 @lru_cache(maxsize=1)
 def ipv4_headers() -> npt.NDArray[np.int64]:
-    """Bytes of the IPv4 header by its first byte, -1 when that is not of version 4. Shape (256,)."""
+    """Return the bytes of the IPv4 header by its first byte, -1 when that is not of version 4. Shape (256,), int64."""
     sizes = np.full(256, -1, dtype=np.int64)
     sizes[0x40:0x50] = np.arange(16) * 4
     return sizes
@@ -158,7 +158,7 @@ def ipv4_headers() -> npt.NDArray[np.int64]:
 
 @lru_cache(maxsize=1)
 def extension_protocols() -> npt.NDArray[np.bool_]:
-    """Whether a protocol number is a header to walk over: [0] behind IPv4, [1] behind IPv6. Shape (2, 256)."""
+    """Return whether a protocol is an extension header: [0] behind IPv4, [1] behind IPv6. Shape (2, 256), bool."""
     walked = np.zeros((2, 256), dtype=np.bool_)
     walked[:, IPPROTO_AH] = True
     walked[1, [IPPROTO_HOPOPTS, IPPROTO_ROUTING, IPPROTO_FRAGMENT, IPPROTO_DSTOPTS]] = True
@@ -167,7 +167,7 @@ def extension_protocols() -> npt.NDArray[np.bool_]:
 
 @lru_cache(maxsize=1)
 def transport_headers() -> npt.NDArray[Any]:
-    """Bytes of the fixed header of each protocol that has columns, 0 for the others. Shape (256,) int64."""
+    """Return the bytes of the fixed header of each protocol with columns, 0 for the others. Shape (256,), int64."""
     sizes = np.zeros(256, dtype=np.int64)
     sizes[[IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_UDP, IPPROTO_UDPLITE]] = 8
     sizes[IPPROTO_GRE] = 4
@@ -178,9 +178,9 @@ def transport_headers() -> npt.NDArray[Any]:
 
 @lru_cache(maxsize=1)
 def gre_headers() -> npt.NDArray[Any]:
-    """Bytes of the GRE header by its first 16 bits (RFC 2784, 2890, 2637), 0 when nobody can say. Shape (65536,) int8.
+    """Return the bytes of the GRE header by its first 16 bits (RFC 2784, 2890, 2637). Shape (65536,), int8.
 
-    Nobody can: later versions, and RFC 1701's source routes, which RFC 2784 has receivers discard.
+    0 where they are unknown: later versions, and RFC 1701's source routes, which RFC 2784 has receivers discard.
     """
     flags = np.arange(1 << 16)
     options = sum((flags & bit != 0).astype(np.int8) for bit in (0x8000, 0x2000, 0x1000))  # checksum, key, sequence
@@ -194,13 +194,13 @@ def gre_headers() -> npt.NDArray[Any]:
 
 @lru_cache(maxsize=1)
 def link_payloads() -> npt.NDArray[np.int64]:
-    """Bytes that what an ethertype announces has at least, by its kind (ethertype_kinds). Shape (7,)."""
+    """Return the least bytes of a header by the kind of its ethertype (ethertype_kinds). Shape (7,), int64."""
     return np.array([0, 4, 28, 0, 20, 0, 40], dtype=np.int64)
 
 
 @lru_cache(maxsize=1)
 def ported_protocols() -> npt.NDArray[np.bool_]:
-    """Whether a protocol begins with two ports. Shape (256,)."""
+    """Return whether each protocol begins with two ports. Shape (256,), bool."""
     ported = np.zeros(256, dtype=np.bool_)
     ported[[IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP, IPPROTO_UDPLITE]] = True
     return ported
@@ -208,7 +208,10 @@ def ported_protocols() -> npt.NDArray[np.bool_]:
 
 @lru_cache(maxsize=1)
 def echo_types() -> npt.NDArray[np.bool_]:
-    """Whether a type of ICMP (echo, timestamp) or ICMPv6 (echo) has identifier and sequence number. Shape (256,)."""
+    """Return whether a type of ICMP (echo, timestamp) or ICMPv6 (echo) has identifier and sequence.
+
+    Shape (256,), bool.
+    """
     echo = np.zeros(256, dtype=np.bool_)
     echo[[0, 8, 13, 14, 128, 129]] = True
     return echo

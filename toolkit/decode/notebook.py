@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first packets of a Batch as a table, for a notebook."""
+"""batch_html(): the first packets of a Batch as a table, for a notebook."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def batch_html(
     lengths: npt.NDArray[Any],
     timestamps: npt.NDArray[np.datetime64] | None = None,
 ) -> str:
-    """Return a notebook's table of the first packets: number, arrival, and the packet in a line.
+    """Return a table of the first packets in HTML: number, arrival, and the packet in a line.
 
-    heads: shape (n, k) uint8, the first bytes of each packet (128 hold all headers that matter). lengths: shape (n,),
-    bytes of the whole packets. timestamps: shape (n,) datetime64, UTC; NaT where there is none.
+    heads: shape (n, k), uint8, the first bytes of each packet (128 are enough). lengths: shape (n,), bytes of the whole
+    packets. timestamps: shape (n,), datetime64, UTC; NaT where there is none.
     """
     shown = min(len(heads), _SHOWN)
     sizes = np.asarray(lengths[:shown], dtype=np.int64)
-    # Decoded at their full length, so that a packet counts as cut short only when it was, not because of its head.
+    # Decoded at their full length, so that packets do not count as cut short just because only heads are here.
     width = max(int(sizes.max(initial=0)), heads.shape[1])
     packets = np.zeros((shown, width), dtype=np.uint8)
     packets[:, : heads.shape[1]] = heads[:shown]

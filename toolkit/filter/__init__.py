@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tcpdump expression becomes classic BPF (libpcap), and that becomes C for the XDP program."""
+"""Filters: a tcpdump expression is compiled to classic BPF by libpcap, and translated to C for the XDP program."""
 
 from __future__ import annotations
 

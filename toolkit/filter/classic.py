@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classic BPF as a graph: where each instruction goes on, and which memory is read that nobody has written."""
+"""Classic BPF as a graph: the targets of jumps, loops, and reads of scratch memory that was not written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STORE, _STORE_X, _JUMP, _RETURN = 2, 3, 5, 6  # classes
 
 
 def targets(at: int, insn: Instruction) -> tuple[int, ...]:
-    """Return where a jump at position `at` may lead; nothing for what is no jump."""
+    """Return the positions to which the instruction at position `at` may jump; none if it is not a jump."""
     code, jt, jf, k = insn
     if code & 7 != _JUMP:
         return ()
@@ -24,7 +24,7 @@ def targets(at: int, insn: Instruction) -> tuple[int, ...]:
 
 
 def jumps_back(program: Sequence[Instruction]) -> bool:
-    """Whether it has a loop, as `protochain` makes."""
+    """Return whether the program has a loop, as `protochain` makes."""
     return any(target <= at for at, insn in enumerate(program) for target in targets(at, insn))
 
 
@@ -33,10 +33,10 @@ def _signed(k: int) -> int:
 
 
 def reads_unwritten(program: Sequence[Instruction]) -> bool:
-    """Whether a path leads to a load of a scratch cell, M[k], that nothing on that path has stored to.
+    """Return whether a path leads to a load of a scratch cell, M[k], to which nothing on that path has stored.
 
-    libpcap's interpreter finds there what its stack held before. Linux refuses such a program as a socket's filter
-    (check_load_and_stores() in net/core/filter.c), by the same reckoning.
+    libpcap's interpreter reads old contents of its stack there. Linux refuses such a program as a socket filter, by the
+    same analysis (check_load_and_stores() in net/core/filter.c).
     """
     written: dict[int, int] = {0: 0}  # by position: a bit for each cell that every path to it has written
     waiting = [0]
@@ -51,7 +51,7 @@ def reads_unwritten(program: Sequence[Instruction]) -> bool:
         if code & 7 == _RETURN:
             continue
         for following in targets(at, insn) or (at + 1,):
-            if following >= len(program):  # who translates it refuses it
+            if following >= len(program):  # translate_instructions() refuses that
                 continue
             known = written.get(following)
             here = cells if known is None else cells & known

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What libpcap refuses, explained: its own message, a caret under the word it stumbled over, and what to do instead.
+"""explain(): the error text of a filter that libpcap refuses: its message, a caret under the word at fault, a next
+step.
 
-libpcap does not say where an error is. So it is asked again, with beginnings of the expression:
+libpcap does not report where an error is. So it compiles beginnings of the expression:
 
-- A syntax error is at the first word that no continuation can follow. Behind each beginning stands a word whose lexer
-  error libpcap reports only if it came to read it (half a MAC address): where that error is not the one reported, the
-  parser had given up before. Where every beginning could go on, the expression ends too early, and the caret says so.
+- A syntax error is at the first word after which no continuation is possible. Each beginning gets a further word (half
+a
+  MAC address), whose lexer error libpcap reports only if the parser gets that far: if another error is reported, the
+  parser stopped before. If every beginning can be continued, the expression ends too early, and the caret is at the
+  end.
 - Any other error is at the word that the message names, else at the end of the shortest beginning that is refused
   with the same message.
 """
@@ -17,22 +20,22 @@ from collections.abc import Callable, Sequence
 
 __all__ = ["explain"]
 
-MOST_WORDS = 1000  # of an expression that is taken apart
+MOST_WORDS = 1000  # words of an expression that is searched for the error
 WIDTH = 100  # characters of a long expression that are shown
 HALF_ADDRESS = "1:2:"  # "bogus ethernet address", says the lexer
 
 Ask = Callable[[Sequence[str]], "Sequence[str | None] | None"]
-"""libpcap's message for each of some texts (None: accepted); None if it cannot be asked."""
+"""Returns libpcap's message for each text (None: accepted); None if libpcap cannot be asked."""
 
-# Coarser than libpcap's own words, never finer: no beginning may end within one of them.
+# Coarser than libpcap's own tokens, never finer: no beginning may end within one of them.
 _WORD = re.compile(r"\\?[\w.:-]+|<<|>>|[<>=!]=|&&|\|\||\S")
 _QUOTED = re.compile(r"'([^']+)'|\"([^\"]+)\"")
 _NAMED = re.compile(r"[\w.:/-]+")
-# What messages say, and expressions too, without meaning each other.
+# Words of messages that expressions have as well, in another sense.
 _EVERYWHERE = frozenset(["a", "and", "for", "greater", "host", "in", "is", "net", "not", "on", "only", "or", "port"])
 
 _FRAMES = "an XDP program sees Ethernet frames"
-# libpcap's message -> (words of the expression that it is about, why it cannot be had, next step).
+# (pattern of libpcap's message, words of the expression that it is about, likely cause, next step).
 _CANNOT: tuple[tuple[str, str, str, str], ...] = (
     (
         "PF linktype|PFLOG",  # here and below: up to libpcap 1.10, and since
@@ -99,7 +102,7 @@ _CANNOT: tuple[tuple[str, str, str, str], ...] = (
 
 
 def explain(expression: str, message: str, ask: Ask) -> str:
-    """The text of the exception for an `expression` that libpcap refuses with `message`."""
+    """Return the text of the exception for an `expression` that libpcap refuses with `message`."""
     words = list(_WORD.finditer(expression))
     cause, remedy = "", "`man pcap-filter` describes the language; `tcpdump -d EXPRESSION` tries one"
     place = None
@@ -122,7 +125,7 @@ def explain(expression: str, message: str, ask: Ask) -> str:
 
 
 def _place(expression: str, message: str, words: Sequence[re.Match[str]], ask: Ask) -> tuple[int, int] | None:
-    """Where libpcap stumbled: (start, end) in the expression, both its length where it ends too early."""
+    """Return where the error is: (start, end) in the expression, both its length where it ends too early."""
     if not words or len(words) > MOST_WORDS:
         return None
     syntax = "syntax error" in message
@@ -130,7 +133,7 @@ def _place(expression: str, message: str, words: Sequence[re.Match[str]], ask: A
     if named:
         return named
     beginnings = [expression[: word.end()] for word in words]
-    # The first answer shows whether this libpcap can be asked so at all.
+    # The first answer shows whether this method works with this libpcap.
     texts = [HALF_ADDRESS, *(f"{b} {HALF_ADDRESS}" for b in beginnings)] if syntax else ["", *beginnings]
     answers = ask(texts)
     if answers is None or answers[0] == message:
@@ -142,20 +145,20 @@ def _place(expression: str, message: str, words: Sequence[re.Match[str]], ask: A
 
 
 def _named(message: str, words: Sequence[re.Match[str]]) -> tuple[int, int] | None:
-    """The first word of the expression that the message names, and that says something."""
-    for found in reversed(list(_QUOTED.finditer(message))):  # "unknown 'ip proto' value 'x'": the last is to blame
+    """Return the place of the first word of the expression that the message names."""
+    for found in reversed(list(_QUOTED.finditer(message))):  # "unknown 'ip proto' value 'x'": the last is at fault
         quoted = found[1] or found[2]
         for word in words:
             if quoted == word[0] or (quoted.startswith(f"{word[0]}/") and word.string.startswith(quoted, word.start())):
                 return word.start(), word.start() + len(quoted)
-    if "must be" in message:  # it names what would be right
+    if "must be" in message:  # it names the words that would be right
         return None
     named = {word.strip(".:-/") for word in _NAMED.findall(message)} - _EVERYWHERE
     return next((word.span() for word in words if word[0].strip(".:-/") in named), None)
 
 
 def _window(expression: str, place: tuple[int, int] | None) -> tuple[str, str]:
-    """One line of the expression round the place, and a line with the caret under it."""
+    """Return one line of the expression around the place, and a line with the caret under it."""
     line = "".join(c if c.isprintable() else " " for c in expression)
     start, end = place or (0, 0)
     first = 0 if len(line) <= WIDTH else max(0, min(start - WIDTH // 2, len(line) - WIDTH))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiling a tcpdump expression without ever hanging: here if it is harmless, else in a child that can be killed.
+"""Compile a tcpdump expression to classic BPF: in this process if that is quick, else in a child that can be killed.
 
-libpcap's optimiser takes a minute on a list of a thousand hosts (its time grows with the cube of the length), and a
-name in an expression makes it ask the DNS. Neither can be interrupted from Python. What took long is kept on disk;
-what names meant is not, because that changes.
+libpcap's optimiser takes a minute for a list of a thousand hosts (its time grows with the cube of the length), and a
+name in an expression makes it ask the DNS. Python can interrupt neither. Results of long expressions are cached on
+disk; those of names are not, because their addresses may change.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from toolkit.filter.explain import explain
 __all__ = ["FilterWarning", "instructions"]
 
 FEW_WORDS = 60  # up to here the optimiser takes about a millisecond
-OPTIMISER_TIME = 60.0  # s, enough for a thousand hosts
-NAMES_TIME = 30.0  # s, unoptimised: what is left is asking for names
+OPTIMISER_TIME = 60.0  # seconds, enough for a thousand hosts
+NAMES_TIME = 30.0  # seconds without the optimiser, which then go to the resolution of names
 MOST_UNOPTIMISED = 20_000  # instructions: 600 hosts, which clang compiles in about a minute
-ASKING_TIME = 5.0  # s, for the place of an error: it is refused anyway
+ASKING_TIME = 5.0  # seconds to find the place of an error
 
-# What they ask for stands beside a packet, where neither pcap_offline_filter() nor an XDP program sees it.
+# These test data that libpcap gets beside a packet, which neither pcap_offline_filter() nor an XDP program has.
 _BESIDE = re.compile(r"(?<![\w.-])(inbound|outbound|ifindex)(?![\w.-])")
 
-# Words that libpcap understands by itself. Any other may be a host, a port or a protocol that it looks up.
+# The keywords of libpcap. Any other word may be a host, a port or a protocol that it looks up.
 _KEYWORDS = frozenset(
     word
     for line in (
@@ -55,11 +55,11 @@ _COLONS = re.compile(r"[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*\Z")
 
 
 class FilterWarning(UserWarning):
-    """A filter that is well-formed, but cannot mean here what its words say; the text says why."""
+    """A filter is valid, but cannot have the meaning of its words here; the text says why."""
 
 
 def _kind(expression: str) -> str:
-    """ "names" if libpcap may look a word up, else "long" or "short"."""
+    """Return "names" if libpcap may look a word up, else "long" or "short"."""
     words = _WORD.findall(expression)
     if not all(word in _KEYWORDS or _PLAIN.match(word) or _COLONS.match(word) for word in words):
         return "names"
@@ -67,7 +67,7 @@ def _kind(expression: str) -> str:
 
 
 def _in_child(limit: float, **job: Any) -> Any:
-    """The child's answer, or None where it took longer than `limit` seconds and was killed."""
+    """Return the answer of the child, or None if it took longer than `limit` seconds and was killed."""
     import subprocess
 
     request, asked = json.dumps(job), _short(job.get("expression", job.get("texts")))
@@ -90,7 +90,7 @@ def _refused(expression: str, message: str) -> FilterError:
 
 
 def _messages(texts: Sequence[str]) -> list[str | None] | None:
-    """libpcap's message for each text, None where it accepts one; None if that took too long or failed."""
+    """Return libpcap's message for each text, None where it accepts it; None if that took too long or failed."""
     with contextlib.suppress(FilterError):
         answer = _in_child(ASKING_TIME, texts=list(texts))
         if answer is not None and "messages" in answer:
@@ -103,19 +103,19 @@ def _absent(detail: object) -> ToolkitError:
 
 
 def _short(expression: object) -> str:
-    """The expression in quotes, or its beginning."""
+    """Return the expression, or its beginning, in quotes."""
     text = expression if isinstance(expression, str) else json.dumps(expression)
     return repr(text if len(text) < 200 else text[:200] + "...")
 
 
 def instructions(expression: str) -> list[Instruction]:
-    """Classic BPF for an expression, optimised where that takes seconds at most.
+    """Return classic BPF for a tcpdump expression: (code, jt, jf, k), optimised unless that takes too long.
 
-    Raises FilterError with libpcap's message, LibraryError where there is no libpcap. Warns (FilterWarning) of words
-    that ask for what no program sees.
+    FilterError with libpcap's message, LibraryError without libpcap. Warns (FilterWarning) of words that test data that
+    no XDP program has.
     """
     found = _instructions(expression)
-    if reads_unwritten(found):  # also by an error of the optimiser, in long arithmetic
+    if reads_unwritten(found):  # perhaps only because of a fault of the optimiser, in long arithmetic
         found, _ = _with_time_limits(expression, (False,))
         if reads_unwritten(found):
             raise FilterError(
@@ -156,7 +156,7 @@ def _instructions(expression: str) -> list[Instruction]:
 
 
 def _kept(expression: str, version: bytes) -> list[Instruction]:
-    """From the cache, else compiled and put there."""
+    """Return the instructions from the cache, else compile the expression and store them there."""
     text = expression.encode(errors="surrogateescape")
     key = "filter-" + hashlib.sha256(b"%d:%s:" % (len(version), version) + text).hexdigest()[:40]
     with Cache() as cache:
@@ -169,7 +169,7 @@ def _kept(expression: str, version: bytes) -> list[Instruction]:
 
 
 def _checked(stored: Any) -> list[Instruction] | None:
-    """Instructions as JSON has them; None if that is not what they are."""
+    """Return instructions that were read from JSON; None if they are not valid."""
     try:
         found = [(int(code), int(jt), int(jf), int(k)) for code, jt, jf, k in stored]
     except (TypeError, ValueError, OverflowError):
@@ -179,7 +179,10 @@ def _checked(stored: Any) -> list[Instruction] | None:
 
 
 def _with_time_limits(expression: str, ways: Sequence[bool] = (True, False)) -> tuple[list[Instruction], bool]:
-    """Compiled in a child, and whether optimised: the first of the ways that ends. Raises FilterError, LibraryError."""
+    """Compile in a child, optimised or not: the first of `ways` that ends in time. FilterError, LibraryError.
+
+    Returns the instructions, and whether they are optimised.
+    """
     for optimise in ways:
         answer = _in_child(OPTIMISER_TIME if optimise else NAMES_TIME, expression=expression, optimise=optimise)
         if answer is None:

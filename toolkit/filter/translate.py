@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tcpdump expression as C: libpcap's classic BPF, translated instruction by instruction.
+"""The translation of a filter: a tcpdump expression as C, from libpcap's classic BPF, instruction by instruction.
 
-The result means what libpcap's own interpreter says, to the bit, for what the program sees: packets as they arrived.
-A load past the end of the packet is no match at once, also under `not`; a division by zero too.
+The C function gives the same answer as libpcap's interpreter, for packets as the program gets them. A load beyond the
+end of the packet, or a division by zero, is "no match" at once, even under `not`.
 
 There are two forms. The plain one reads the packet's first buffer, which is the whole packet unless the program is
-loaded with BPF_F_XDP_HAS_FRAGS. The one for packets of several buffers asks the kernel for what is not in the first;
-where the packet's headers are there, as with every driver that is known, it costs as much as the plain one.
+loaded with BPF_F_XDP_HAS_FRAGS. The form for packets of several buffers calls a helper for bytes beyond the first one.
+Where the first buffer has the headers, as with every driver that is known, it costs as much as the plain form.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from toolkit.filter.expression import instructions
 
 __all__ = ["translate", "translate_instructions"]
 
-FARTHEST = 0x7FFF  # the verifier follows offsets into a packet up to here; no single buffer is longer
-FARTHEST_FRAGS = 0xFFFF  # bpf_xdp_load_bytes() begins no load after here; an MTU is 65535 at most
-ROUNDS = 16  # headers that `protochain` follows: the verifier wants loops to end
+FARTHEST = 0x7FFF  # the largest packet offset that the verifier accepts; no single buffer is longer
+FARTHEST_FRAGS = 0xFFFF  # the largest offset of bpf_xdp_load_bytes(); an MTU is 65535 at most
+ROUNDS = 16  # headers that `protochain` follows: the verifier accepts only loops with a bound
 
 _SIZES = {0x00: 4, 0x08: 2, 0x10: 1}  # BPF_W, BPF_H, BPF_B
 _ALU = {0x00: "+", 0x10: "-", 0x20: "*", 0x40: "|", 0x50: "&", 0xA0: "^"}
@@ -32,19 +32,19 @@ _JUMP = {0x10: "A == {}", 0x20: "A > {}", 0x30: "A >= {}", 0x40: "A & {}"}
 
 
 def translate(expression: str, name: str = "match", *, frags: bool = False) -> str:
-    """The C text of `name(struct xdp_md *ctx)` for a tcpdump expression; `frags` for packets of several buffers.
+    """Return the C text of `name(struct xdp_md *ctx)` for a tcpdump expression. frags: for packets of several buffers.
 
-    Raises FilterError with libpcap's message.
+    FilterError with libpcap's message; LibraryError without libpcap.
     """
-    # In a comment, so that the generated text says what it is; nothing in it may end the comment.
+    # The comment shows what the generated text is; nothing in the expression may end the comment.
     shown = expression.replace("*/", "* /").replace("\\", "\\\\").replace("\n", " ")
     return f"/* {shown} */\n{translate_instructions(instructions(expression), name, frags=frags)}"
 
 
 def translate_instructions(program: Sequence[Instruction], name: str = "match", *, frags: bool = False) -> str:
-    """The C text of `static u32 name(struct xdp_md *ctx)` for classic BPF: 1 where it accepts, else 0.
+    """Return the C text of `static u32 name(struct xdp_md *ctx)` for classic BPF: 1 where it accepts, else 0.
 
-    With `frags` it reads packets of several buffers to their end (Linux 5.18), else the first buffer only.
+    frags: read packets of several buffers to their end (Linux 5.18); else the first buffer only.
     """
     labels = {target for at, insn in enumerate(program) for target in targets(at, insn)}
     if any(not 0 <= target < len(program) for target in labels):
@@ -63,14 +63,14 @@ def _declarations(program: Sequence[Instruction], frags: bool) -> Iterator[str]:
     slots = sorted({k for code, _, _, k in program if code in (0x02, 0x03, 0x60, 0x61)})
     yield "\tu8 *data = (u8 *)(unsigned long)ctx->data;"
     yield "\tu8 *data_end = (u8 *)(unsigned long)ctx->data_end;"
-    if frags:  # declared here and by number: the text is whole in itself, whatever it is put in front of
+    if frags:  # declared here, by number, so that the text compiles without any header
         yield "\tlong (*load_bytes)(struct xdp_md *, u32, void *, u32) = (void *)189; /* bpf_xdp_load_bytes */"
         yield "\tu64 (*buff_len)(struct xdp_md *) = (void *)188; /* bpf_xdp_get_buff_len */"
         yield "\tu32 far;"
     yield "\tu32 " + ", ".join(f"{name} = 0" for name in ["A", "X", *(f"M{k}" for k in slots)]) + ";"
     if any(code in (0x80, 0x81) for code, *_ in program):
         yield "\tu32 len = buff_len(ctx);" if frags else "\tu32 len = data_end - data;"
-        # Without this clang compares packet pointers where the program compares lengths; the verifier refuses that.
+        # Otherwise clang compares packet pointers where the program compares lengths, and the verifier refuses that.
         yield '\tasm volatile("" : "+r"(len));'
     if jumps_back(program):
         yield "\tu32 rounds = 0;"
@@ -114,7 +114,7 @@ def _load(code: int, k: int, frags: bool) -> list[str]:
 
 
 def _fetch(k: int, size: int, use: str, frags: bool) -> list[str]:
-    """A load at a constant offset. Ancillary loads (SKF_AD_OFF) are far past any end: no match, as in libpcap."""
+    """Load at a constant offset. Ancillary loads (SKF_AD_OFF) are beyond any packet's end: no match, as in libpcap."""
     near = k + size <= FARTHEST
     if not frags:
         if not near:
@@ -135,11 +135,11 @@ def _fetch(k: int, size: int, use: str, frags: bool) -> list[str]:
 
 
 def _fetch_indirect(k: int, size: int, use: str, frags: bool) -> list[str]:
-    # 64 bits, because libpcap's sum does not wrap.
+    # 64 bits, because libpcap's sum does not wrap around.
     offset = f"\tu64 o = (u64)X + {k}u;"
-    # Without the barrier clang folds the bound into X, and the verifier loses sight of it.
+    # Otherwise clang folds the bound into X, where the verifier does not find it.
     barrier = '\tasm volatile("" : "+r"(o));'
-    # Without this one it may add o to data before the bound is known, where the value loaded is not used.
+    # Otherwise clang may add o to data before the bound is checked, if the loaded value is not used.
     within = f'({{ asm volatile("" : "+r"(o)); data + o + {size} <= data_end; }})'
     if not frags:
         return [
@@ -158,7 +158,7 @@ def _fetch_indirect(k: int, size: int, use: str, frags: bool) -> list[str]:
         f"\tif (o <= {FARTHEST - size} && {within}) {{",
         "\t\t" + use.format(at="data + o"),
         "\t} else {",
-        # The helper refuses offsets past FARTHEST_FRAGS itself, but would take the lower half of a larger one.
+        # The helper refuses offsets beyond FARTHEST_FRAGS, but it gets only the lower 32 bits of the offset.
         f"\t\tif (o > {FARTHEST_FRAGS} || load_bytes(ctx, o, &far, {size}))",
         "\t\t\treturn 0;",
         "\t\t" + use.format(at="&far"),

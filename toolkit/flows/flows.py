@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows: who talks to whom, and how much, added up batch by batch."""
+"""Flows: packets and bytes of every flow (or address, port, protocol), added up batch by batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SHOWN = 10  # rows of a repr
 
 
 class Evicted(NamedTuple):
-    """What had to make room: rows, and what was counted in them."""
+    """Rows that were removed to make room, and the packets and bytes that were counted in them."""
 
     flows: int
     packets: int
@@ -41,20 +41,20 @@ class Evicted(NamedTuple):
 
 
 class Flows:
-    """Packets, bytes, first and last time, TCP flags of every flow in the Batches that are added.
+    """Packets, bytes, first and last time, and TCP flags of every flow in the Batches that are added.
 
-    group: what is counted by. "flow": addresses, protocol and ports (Ethernet addresses and ethertype of what is not
-    IP). "source" and "destination": one address. "port": the lower of the two ports, which is most often the service,
-    and its protocol. "protocol".
-    bidirectional: both directions of a flow are one row, whose source is that of the packet seen first; what went the
-    other way is counted apart as well. max_flows: rows that are kept; when more come, those that were idle longest
-    make room, an eighth of all at a time, and `evicted` says how much was counted in them.
+    Thread-safe: add() and the methods that read may be called from different threads.
 
-    add() and everything that reads may be called from different threads.
+    group: what makes a row. "flow": addresses, protocol and ports (Ethernet addresses and ethertype of packets that are
+    not IP). "source", "destination": one address. "port": the lower of the two ports, which is most often the service,
+    with its protocol. "protocol": the protocol.
+    bidirectional: both directions of a flow are one row, whose source is that of its first packet; the packets of the
+    other direction are also counted in back_packets and back_bytes. max_flows: the most rows. When it is reached, the
+    rows that were idle longest are removed, an eighth of all at a time; `evicted` has what was counted in them.
     """
 
     def __init__(self, max_flows: int = 1 << 16, *, group: Group = "flow", bidirectional: bool = False) -> None:
-        """Begin with nothing."""
+        """Begin without rows. ArgumentError for arguments that are not as above."""
         if group not in GROUPS:
             raise ArgumentError(f"group is one of {', '.join(GROUPS)}, not {group!r}.")
         if bidirectional and group != "flow":
@@ -66,20 +66,20 @@ class Flows:
             raise ArgumentError(f"max_flows is a number from 1 to {1 << 24:,}, not {max_flows}.")
         self.group: Group = group
         self.bidirectional = bidirectional
-        self.packets = 0  # of all Batches, those of evicted rows too
-        self.bytes = 0  # as they were on the wire
+        self.packets = 0  # of all Batches, including those of evicted rows; written by add()
+        self.bytes = 0  # the sum of wire_lengths; written by add()
         self._table = FlowTable(max_flows)
         self._lock = threading.Lock()
-        self._torn = False  # set while add() is under way: an interrupt leaves it set
-        # Odd numbers that nobody else knows: who could foresee the hashes could make all packets look for one place.
+        self._torn = False  # true while add() changes the table; only an interrupt leaves it true
+        # Odd and random: a sender who knew them could send packets whose hashes collide.
         self._factors = np.frombuffer(os.urandom(48), dtype=np.uint64) | np.uint64(1)
 
     # --- counting ---------------------------------------------------------------------------------------------------
 
     def add(self, batch: Batch) -> None:
-        """Count the packets of a Batch. A packet without a time counts as seen now.
+        """Count the packets of a Batch. A packet without a time gets the present one.
 
-        A KeyboardInterrupt in the middle may leave that Batch counted in part; nothing else is disturbed.
+        A KeyboardInterrupt may leave that Batch counted in part; all else stays correct.
         """
         if not batch:
             return
@@ -102,7 +102,7 @@ class Flows:
             self._torn = False
 
     def _mend(self) -> None:
-        """Put right what an interrupted add() left. The caller holds the lock."""
+        """Repair what an interrupted add() left. The caller holds the lock."""
         if self._torn:
             table = self._table
             table.repair()
@@ -125,7 +125,7 @@ class Flows:
             self._torn = False
 
     def _counted(self, keys: FlowKeys, times: Array, sizes: Array, flags: Array | None) -> Sums:
-        """Sum by key."""
+        """Sum the packets by key."""
         n = len(times)
         varying = [word for word in keys.words if word is not None and (word != word[0]).any()]
         hashes = self._hashes(keys, n)
@@ -155,7 +155,7 @@ class Flows:
         )
 
     def _hashes(self, keys: FlowKeys, n: int) -> Words:
-        """Spread the keys over 64 bits. A word that is 0 adds nothing: those that are None need not be there."""
+        """Hash the keys to 64 bits. A word of 0 contributes nothing, so words that are None can be left out."""
         hashes = np.zeros(n, dtype=np.uint64)
         for word, factor in zip(keys.words, self._factors, strict=False):
             if word is not None:
@@ -173,14 +173,14 @@ class Flows:
 
     @property
     def evicted(self) -> Evicted:
-        """What had to make room. `packets` is the sum over all rows and this."""
+        """What was removed to make room. `packets` is the sum over all rows and this."""
         table = self._table
         return Evicted(table.evicted, table.evicted_packets, table.evicted_octets)
 
     def top(self, n: int | None = 10, by: Order = "bytes", *, recent: bool = False) -> list[Flow]:
-        """Return the `n` largest rows (None: all), the largest first; for "last" those that were seen last.
+        """Return the `n` largest rows (None: all), the largest first; by="last": those that were seen last.
 
-        recent: order by what came since mark(), and leave out those where nothing did.
+        recent: order by what was counted since mark(), and leave out rows where that is nothing.
         """
         return flow_list(*self._picked(n, by, recent), self.group)
 
@@ -197,7 +197,7 @@ class Flows:
         return data_frame(flow_cells(*self._picked(n, by, False), self.group, self.bidirectional))
 
     def _picked(self, n: int | None, by: Order, recent: bool) -> tuple[Sums, dict[str, Array]]:
-        """Copy rows out, in order, and what they had at mark()."""
+        """Return copies of the rows, in order, and their counters at mark()."""
         if by not in get_args(Order):
             raise ArgumentError(f"by is one of {', '.join(get_args(Order))}, not {by!r}.")
         with self._lock:
@@ -223,10 +223,10 @@ class Flows:
             ), {name: counter[chosen] for name, counter in marked.items()}
 
     def __repr__(self) -> str:
-        """Show how many there are, and the largest."""
+        """Show the number of rows, and the largest."""
         known = f"<Flows: {len(self)} {_plural(self.group, len(self))}, {self.packets} packets, {self.bytes} bytes"
         if evicted := self.evicted.flows:
-            known += f", {evicted} made room"
+            known += f", {evicted} evicted"
         lines = [f"  {flow.bytes:>14,} bytes  {flow.packets:>11,} packets  {flow}" for flow in self.top(_SHOWN)]
         more = [f"  … and {len(self) - _SHOWN} more"] if len(self) > _SHOWN else []
         return "\n".join([known + ">", *lines, *more])
@@ -255,13 +255,13 @@ class Flows:
             table.add_column(name, justify="right")
         for flow in self.top(_SHOWN):
             share = f"{100 * flow.bytes / max(self.bytes, 1):.1f} %"
-            # Not str: to rich, an IPv6 address in brackets is markup, and :ab: a picture.
+            # Not str: rich takes an IPv6 address in brackets for markup, and :ab: for an emoji.
             table.add_row(Text(str(flow)), f"{flow.packets:,}", f"{flow.bytes:,}", share)
         return table
 
 
 def _largest(second: Array, first: Array, n: int | None) -> Array:
-    """Rows in falling order of `first`, then `second`: the first n. Only those that can be among them are sorted."""
+    """Return the first n rows in descending order of `first`, then `second`. Sorts only rows that can be among them."""
     n = n if n is None else whole("the number of rows", n)
     if n is not None and n < 0:
         raise ArgumentError(f"the number of rows cannot be negative: {n}.")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What packets are counted by: a key of five words of 64 bits for each, and back from keys to addresses and ports.
+"""Keys: what packets are counted by, as five words of 64 bits; and back from keys to addresses and ports.
 
-The words: version of IP (0: not IP), protocol (or ethertype) and both ports; two of the source's address; two of the
-destination's. An IPv4 address or an Ethernet address (of what is not IP) stands in the second of its two.
+The words: one with the IP version (0: not IP), protocol (or ethertype) and both ports; two of the source's address; two
+of the destination's. An IPv4 address, or an Ethernet address (of packets that are not IP), is in the second of its two.
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ COLUMNS: dict[Group, tuple[str, ...]] = {
 }
 
 _VERSION, _TYPE, _SOURCE_PORT = (np.uint64(shift) for shift in (56, 40, 20))
-_PORT = np.uint64(0xFFFFF)  # a port and 1; 0: no port
+_PORT = np.uint64(0xFFFFF)  # mask of a port plus 1; 0: no port
 
 
 class FlowKeys(NamedTuple):
-    """Keys of n packets. words: five arrays of shape (n,) uint64, None where all are 0. swapped: shape (n,), whether
-    source and destination changed places; None: in no packet.
+    """Keys of n packets.
+
+    words: five arrays of shape (n,), uint64; None where all are 0. swapped: shape (n,), bool, whether source and
+    destination are exchanged; None: in no packet.
     """
 
     words: list[Words | None]
@@ -51,11 +53,11 @@ class FlowKeys(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """What keys say; arrays of shape (k,), -1 where there is none. ip6 and ip4 as toolkit.decode has them."""
+    """The contents of k keys: arrays of shape (k,), -1 where there is none."""
 
-    version: Array  # 4, 6, 0 for what is not IP, -1 where the group does not tell
+    version: Array  # 4, 6, 0 for packets that are not IP, -1 where the group does not have it
     protocol: Array  # IPPROTO_*
-    ethertype: Array  # of what is not IP
+    ethertype: Array  # of packets that are not IP
     source_port: Array
     destination_port: Array
     source: Words  # shape (k, 2)
@@ -63,18 +65,18 @@ class Ends(NamedTuple):
 
 
 def keys_of(columns: Columns, group: Group, *, both_ways: bool = False) -> FlowKeys:
-    """Build the keys. With both_ways, the two directions of a flow have the same key, whichever end is the lesser."""
+    """Return the keys of packets. both_ways: the two directions of a flow get the same key."""
     version, protocol, ethertype = (columns[name] for name in _PROTOCOL)
     is_ip = version > 0
     all_ip, any6 = bool(is_ip.all()), bool((version == 6).any())
     kind = protocol if all_ip else np.where(is_ip, protocol, ethertype)
-    # A missing ethertype (-1: not even an Ethernet header) becomes 0, which no frame has.
+    # A missing ethertype (-1: no whole Ethernet header) becomes 0, which no frame has.
     first = np.maximum(kind, 0).astype(np.uint64) << _TYPE
     if group in ("source", "destination"):
         first = np.zeros(len(version), dtype=np.uint64)
     if group != "protocol":
         first |= np.maximum(version, 0).astype(np.uint64) << _VERSION
-    elif not all_ip:  # TCP is TCP over either; but protocol 6 is not ethertype 6
+    elif not all_ip:  # IPv4 and IPv6 count together, but protocol 6 must differ from ethertype 6
         first |= is_ip.astype(np.uint64) << _VERSION
     else:
         first |= np.uint64(1) << _VERSION
@@ -97,7 +99,7 @@ def keys_of(columns: Columns, group: Group, *, both_ways: bool = False) -> FlowK
 def _address(
     columns: Columns, names: tuple[str, str, str], version: Array, all_ip: bool, any6: bool
 ) -> tuple[Words | None, Words]:
-    """Two words of an address; the first None where no packet is IPv6."""
+    """Return the two words of an address; the first is None when no packet is IPv6."""
     ip4, ip6, ethernet = names
     low: Array = columns[ip4]
     if not all_ip:
@@ -131,17 +133,17 @@ def _ordered(words: list[Words | None]) -> FlowKeys:
 
 
 def ends_of(words: Words, group: Group) -> Ends:
-    """Take keys apart. words: shape (5, k)."""
+    """Return the contents of keys. words: shape (5, k), uint64."""
     first = words[0]
     tag = (first >> _VERSION).astype(np.int64)
     kind = (first >> _TYPE & np.uint64(0xFFFF)).astype(np.int64)
     none = np.full(len(first), -1, dtype=np.int64)
-    told = group not in ("source", "destination")
+    has_protocol = group not in ("source", "destination")
     low_port = (first & _PORT).astype(np.int64) - 1
     return Ends(
         tag if group not in ("port", "protocol") else np.where(tag > 0, none, 0),
-        np.where(tag > 0, kind, -1) if told else none,
-        np.where(tag == 0, kind, -1) if told else none,
+        np.where(tag > 0, kind, -1) if has_protocol else none,
+        np.where(tag == 0, kind, -1) if has_protocol else none,
         (first >> _SOURCE_PORT & _PORT).astype(np.int64) - 1 if group == "flow" else none,
         low_port if group in ("flow", "port") else none,
         words[1:3].T,
@@ -150,7 +152,7 @@ def ends_of(words: Words, group: Group) -> Ends:
 
 
 def swapped_ends(words: Words, turned: Flags) -> Words:
-    """Exchange source and destination of the keys in these rows. words: shape (5, k); returns another."""
+    """Return keys with source and destination exchanged where `turned` is true. words: shape (5, k), not changed."""
     first = words[0]
     ports = first >> _SOURCE_PORT & _PORT, first & _PORT
     there = first & ~((_PORT << _SOURCE_PORT) | _PORT) | ports[1] << _SOURCE_PORT | ports[0]

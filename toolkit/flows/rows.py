@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of the flow table, for people and for tables: addresses, ports and counters instead of keys."""
+"""Rows of Flows for users: Flow objects, and table columns, with addresses and ports instead of keys."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Array = npt.NDArray[Any]
 
 
 class Flow(NamedTuple):
-    """One row: what it is, and what was counted. None where the group does not tell, or the packets have none.
+    """One row of Flows. None where the group does not have a value, or the packets do not.
 
-    `str(flow)` writes it as people do: `10.0.0.1:5000 → 10.0.0.2:53 UDP`, `10.0.0.1`, `53/UDP`, `UDP`.
+    `str(flow)` is one line: `10.0.0.1:5000 → 10.0.0.2:53 UDP`, `10.0.0.1`, `53/UDP`, `UDP`.
     """
 
-    source: str | None  # an IP address, or the Ethernet address of what is not IP
+    source: str | None  # an IP address, or the Ethernet address of packets that are not IP
     source_port: int | None
     destination: str | None
     destination_port: int | None
@@ -44,7 +44,7 @@ class Flow(NamedTuple):
     recent_bytes: int
 
     def __str__(self) -> str:
-        """Write what it is in a line."""
+        """Return the row's key as one line of text."""
         if self.source is None and self.destination is None:
             if self.destination_port is not None:
                 return f"{self.destination_port}/{self.protocol}"
@@ -63,7 +63,7 @@ def _end(address: str | None, port: int | None) -> str:
 
 
 def flow_list(counted: Sums, marked: dict[str, Array], group: Group) -> list[Flow]:
-    """Rows as Flow objects. marked: their counters at the last mark()."""
+    """Return rows as Flow objects. marked: their counters at the last mark()."""
     ends = _ends(counted, group)
     protocols = _protocols(ends)
     sources, destinations = _addresses(ends, ends.source, group), _addresses(ends, ends.destination, group)
@@ -91,7 +91,7 @@ def flow_list(counted: Sums, marked: dict[str, Array], group: Group) -> list[Flo
 
 
 def flow_cells(counted: Sums, marked: dict[str, Array], group: Group, bidirectional: bool) -> list[Cells]:
-    """Rows as the columns of a table; only those that the group has."""
+    """Return rows as table columns; only the columns that the group has."""
     ends = _ends(counted, group)
     cells = []
     if group == "flow":
@@ -126,7 +126,7 @@ def _ends(counted: Sums, group: Group) -> Ends:
 
 
 def _addresses(ends: Ends, halves: Array, group: Group) -> list[str]:
-    """Addresses in words, for a row each; '' in all where the group has none."""
+    """Return one address a row, as text; '' in all rows when the group has no addresses."""
     if group in ("port", "protocol"):
         return [""] * len(halves)
     low = halves[:, 1]
@@ -153,7 +153,7 @@ def _known(value: Any) -> int | None:
 
 
 def _number(name: str, values: Array, kind: str = "") -> Cells:
-    """A column of the type that `kind` (by default the same name) has in a table of packets."""
+    """Return a column with the type that column `kind` (by default the same name) has in a table of packets."""
     present = values >= 0
     return Cells(name, values.astype(NUMBERS[kind or name]), None if present.all() else present, True)
 

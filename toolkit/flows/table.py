@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hash table of counters in arrays: many keys are looked up, added and evicted at once."""
+"""Table: a hash table of counters in arrays: many keys are looked up, added and evicted at once."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Array = npt.NDArray[Any]
 Words = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
 
-# The counters of a row. back_: of the packets that went the other way than the first.
+# The counters of a row. back_: of packets in the opposite direction of the first one.
 COUNTERS = ("packets", "octets", "back_packets", "back_octets")
-_SLOTS = 4  # for each row: most keys are found at the first look
+_SLOTS = 4  # for each row, so that most keys are found in their first slot
 
 
 class Sums(NamedTuple):
     """What a batch adds: k different keys. words: shape (5, k) uint64; the others of shape (k,).
 
-    first, last: ns since 1970. flags: uint16. turned: whether source and destination of the first packet changed places
-    in the key. counters: by the names of COUNTERS, but back_ for the packets that are turned.
+    first, last: ns since 1970. flags: TCP's. turned: whether source and destination of the first packet are exchanged
+    in the key. counters: by the names of COUNTERS; here back_ are the packets whose ends are exchanged in the key.
     """
 
     words: Words
@@ -35,7 +35,7 @@ class Sums(NamedTuple):
     counters: dict[str, Rows]
 
     def part(self, which: Any) -> Sums:
-        """Return some of them."""
+        """Return the keys that `which` selects: a slice, a mask or indices."""
         return Sums(
             self.words[:, which],
             self.hashes[which],
@@ -48,15 +48,15 @@ class Sums(NamedTuple):
 
 
 def grouped(hashes: Words, words: list[Words]) -> tuple[Rows, Rows]:
-    """Return the order in which packets of the same key stand together, and where in it each group begins.
+    """Return an order in which packets of the same key are neighbours, and the positions in it where groups begin.
 
-    hashes: shape (n,), of the keys. words: those words of the keys that are not all the same. n is not 0.
+    hashes: shape (n,), of the keys; n is not 0. words: the words of the keys that are not the same in all packets.
     """
     order = np.argsort(hashes)
     ranked = hashes[order]
     begins = np.ones(len(order), dtype=np.bool_)
     np.not_equal(ranked[1:], ranked[:-1], out=begins[1:])
-    # Two keys may have the same hash. Then a word changes where the hash does not, and the keys themselves are sorted.
+    # If two keys have the same hash, a word changes where the hash does not: then the keys themselves are sorted.
     inside = ~begins[1:]
     sorted_words = [word[order] for word in words]
     if any(np.any((word[1:] != word[:-1]) & inside) for word in sorted_words):
@@ -68,10 +68,13 @@ def grouped(hashes: Words, words: list[Words]) -> tuple[Rows, Rows]:
 
 
 class FlowTable:
-    """Up to `capacity` rows, a key and its counters each. When it is full, those that were idle longest go."""
+    """Up to `capacity` rows of a key and its counters. Not thread-safe: Flows holds a lock.
+
+    When the table is full, the rows that were idle longest are removed.
+    """
 
     def __init__(self, capacity: int) -> None:
-        """Make it empty."""
+        """Make an empty table."""
         self.capacity = capacity
         self.size = 0
         self.words = np.zeros((5, capacity), dtype=np.uint64)
@@ -86,10 +89,10 @@ class FlowTable:
         self.evicted_packets = self.evicted_octets = 0
         slots = 1 << (capacity * _SLOTS - 1).bit_length()
         self._mask = np.uint64(slots - 1)
-        self._slots = np.full(slots, -1, dtype=np.int32)  # row by place; -1: free
+        self._slots = np.full(slots, -1, dtype=np.int32)  # row in each slot; -1: free
 
     def add(self, counted: Sums) -> None:
-        """Count. The keys must be different ones."""
+        """Add counters to rows. The keys are all different."""
         for at in range(0, len(counted.hashes), self.capacity):
             part = counted if len(counted.hashes) <= self.capacity else counted.part(slice(at, at + self.capacity))
             rows = self._find(part)
@@ -97,7 +100,7 @@ class FlowTable:
             if known.all():
                 self._update(rows, part)
                 continue
-            # First those that are there: so they are not the idle ones that make room.
+            # Known rows first, so that they do not count as idle when rows are evicted.
             self._update(rows[known], part.part(known))
             fresh = part.part(~known)
             if (room := self.capacity - self.size) < (new := len(fresh.hashes)):
@@ -105,12 +108,12 @@ class FlowTable:
             self._insert(fresh)
 
     def mark(self) -> None:
-        """Remember the counters: what is counted from now on is what `counters - marked` says."""
+        """Remember the counters: `counters - marked` is then what is counted from here on."""
         for name, counter in self.counters.items():
             self.marked[name][: self.size] = counter[: self.size]
 
     def _find(self, counted: Sums) -> Rows:
-        """Row of each key, -1 where it has none. Linear probing, all keys at once."""
+        """Return the row of each key, -1 where there is none. Linear probing, all keys at once."""
         rows = np.full(len(counted.hashes), -1, dtype=np.int64)
         asked = np.arange(len(rows))
         places = (counted.hashes & self._mask).view(np.int64)
@@ -150,7 +153,7 @@ class FlowTable:
         self._place(rows)
 
     def _place(self, rows: Rows) -> None:
-        """Enter rows into the slots: several may want the same; the one that got it is done, the others look on."""
+        """Enter rows into slots. Where several want the same slot one gets it, and the others try the next slot."""
         places = (self.hashes[rows] & self._mask).view(np.int64)
         while rows.size:
             free = self._slots[places] < 0
@@ -159,7 +162,7 @@ class FlowTable:
             rows, places = rows[lost], (places[lost] + 1) & int(self._mask)
 
     def _evict(self, number: int) -> None:
-        """Let the `number` rows go that were idle longest; the others move up."""
+        """Remove the `number` rows that were idle longest; the others move up."""
         number = min(number, self.size)
         order = np.argpartition(self.last[: self.size], number - 1)
         gone, kept = order[:number], np.sort(order[number:])
@@ -182,6 +185,6 @@ class FlowTable:
         return new
 
     def repair(self) -> None:
-        """Enter all rows into the slots anew: what an interrupt may have left undone."""
+        """Enter all rows into the slots again: an interrupt may have left some out."""
         self._slots.fill(-1)
         self._place(np.arange(self.size))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets on to another interface, or answers to them: Forwarder, Responder, and ready edits."""
+"""Forward packets to another interface (Forwarder, ready edits), or answer them (Responder)."""
 
 from __future__ import annotations
 

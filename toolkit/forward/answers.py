@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a host answers: ARP, ICMP and ICMPv6 echo, neighbour discovery, UDP echo. The answer is made of the question, in
-place: one packet at a time for ping-pong, whole batches as arrays.
+"""Answers: turn a request into its answer, in place: ARP, ICMP and ICMPv6 echo, neighbour discovery, UDP echo.
 
-Nobody is answered whom no host would answer: frames for another station, groups and broadcast addresses as senders,
-fragments, source routes, and UDP from the echo port itself (two hosts that echo would never come to an end).
+Single packets for ping-pong, whole batches as arrays. As with any host, there is no answer to frames for another
+station, to group or broadcast addresses as sender, to fragments and source routes, nor to UDP from the echo port itself
+(two hosts that echo would never stop).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _SOLICITED_NODE = bytes.fromhex("ff02") + bytes(9) + bytes.fromhex("01ff")  # an
 _LINK_OPTION = b"\x02\x01"  # target link-layer address, one unit of 8 bytes
 _SOURCE_ROUTES = (131, 137)  # IPv4 options LSRR and SSRR
 
-# The commonest question in one piece: Ethernet (to, from, type), IPv4 without options (version and header length,
-# service, total length, identification, fragment, time to live, protocol, checksum, source, target), ICMP (type and
-# code, checksum).
+# An echo request, the most frequent case, as one struct: Ethernet (to, from, type), IPv4 without options (version and
+# header length, service, total length, identification, fragment, time to live, protocol, checksum, source, target),
+# ICMP (type and code, checksum).
 _PING = struct.Struct("!6s6sHBBHHHBBH4s4sHH")
 _PING_BYTES = 42  # with the identifier and the sequence number, which an answer keeps
 
@@ -41,10 +41,10 @@ Heads = npt.NDArray[np.uint8]
 
 
 class Answers:
-    """Answers for one host: a MAC address, IP addresses, and a port that echoes UDP."""
+    """The answers of one host: a MAC address, IP addresses, and a port that echoes UDP. Immutable."""
 
     def __init__(self, mac: bytes, addresses: Iterable[str], *, udp_port: int | None = 7) -> None:
-        """mac: 6 bytes. addresses: IPv4 and IPv6, as text. udp_port: None echoes no UDP."""
+        """Answer for a host. mac: 6 bytes. addresses: IPv4 and IPv6, as text. udp_port: None: no UDP is echoed."""
         if not isinstance(mac, bytes | bytearray | memoryview) or len(mac) != 6:
             raise ArgumentError(f"a MAC address is 6 bytes, such as bytes.fromhex('020000000001'), not {mac!r}")
         if udp_port is not None and not 0 < whole("udp_port", udp_port) < 65536:
@@ -63,7 +63,7 @@ class Answers:
     # --- one packet -------------------------------------------------------------------------------------------------
 
     def one(self, packet: memoryview) -> bool:
-        """Turn a question into its answer, in place. False: it is none that we answer, and was not changed."""
+        """Turn a request into its answer, in place. False when there is no answer: then the packet is not changed."""
         if len(packet) >= _PING_BYTES and self._ping_one(packet):
             return True
         head = bytes(packet[:_HEAD])
@@ -77,7 +77,7 @@ class Answers:
         return kind == b"\x08\x06" and self._arp_one(packet, head)
 
     def _ping_one(self, packet: memoryview) -> bool:
-        """Answer an IPv4 echo request to this station without IP options. False: it is something else."""
+        """Answer an IPv4 echo request to this station without IP options. False when it is anything else."""
         to, asker, kind, first, service, total, name, part, ttl, protocol, checksum, source, target, what, own = (
             _PING.unpack_from(packet)
         )
@@ -87,7 +87,7 @@ class Answers:
             return False
         if not 0 < source[0] < 224 or source[0] == 127:
             return False
-        checksum += ((ttl - _TTL) << 8) % 0xFFFF  # ones' complement (RFC 1624), as _added() does it
+        checksum += ((ttl - _TTL) << 8) % 0xFFFF  # one's complement (RFC 1624), as in _added()
         own += 0x0800
         checksum, own = (checksum & 0xFFFF) + (checksum >> 16), (own & 0xFFFF) + (own >> 16)
         _PING.pack_into(
@@ -106,7 +106,7 @@ class Answers:
         if head[14] >> 4 != 4 or head[20] & 0x3F or head[21] or head[30:34] not in self.addresses:
             return False  # not IPv4, a fragment, or not for us
         if not 0 < head[26] < 224 or head[26] == 127:
-            return False  # no sender, or none that can be answered
+            return False  # no sender, or one that cannot be answered
         at = 14 + (head[14] & 15) * 4
         total = head[16] << 8 | head[17]
         if at < 34 or total < at - 14 + 8 or total + 14 > len(packet):
@@ -120,13 +120,13 @@ class Answers:
             packet[at : at + 4] = question[2:4] + question[:2]
         else:
             return False
-        # The sum of the header changes only with the time to live.
+        # Of the header's sum only the time to live changes: the order of addresses does not matter.
         checksum = _added(head[24:26], (head[22] - _TTL) << 8)
         packet[:34] = (
             head[6:12] + self.mac + head[12:22] + bytes((_TTL, head[23])) + checksum + head[30:34] + head[26:30]
         )
         if head[23] == 17:
-            finish_one(packet)  # what the asker left to its device nobody else will finish
+            finish_one(packet)  # the sender may have left the checksum to its device
         return True
 
     def _ip6_one(self, packet: memoryview, head: bytes) -> bool:
@@ -162,7 +162,7 @@ class Answers:
         to_mac, to_ip = (head[6:12], asker) if any(asker) else _ALL_NODES
         solicited = b"\x60" if any(asker) else b"\x20"
         body = b"\x88\x00\x00\x00" + solicited + bytes(3) + target
-        if len(packet) >= 86:  # a question without an option has no room for one; then nobody asks for our MAC address
+        if len(packet) >= 86:  # a request without an option has no room for one, and does not ask for our MAC address
             body += _LINK_OPTION + self.mac
         checksum = _checksum(target + to_ip + len(body).to_bytes(4, "big") + b"\x00\x00\x00\x3a" + body)
         body = body[:2] + checksum + body[4:]
@@ -173,9 +173,10 @@ class Answers:
     # --- many packets -----------------------------------------------------------------------------------------------
 
     def many(self, batch: EditableBatch) -> npt.NDArray[np.bool_]:
-        """Turn the questions of a batch into answers, in place; which of the packets are answers now, shape (n,).
+        """Turn the requests of a batch into answers, in place. Returns whether each packet is one now: shape (n,),
+        bool.
 
-        Echo requests and UDP without IP options or extension headers are answered as arrays; the rest one by one.
+        Echo requests and UDP without IP options or extension headers are answered as arrays, all others one by one.
         """
         heads, lengths = batch.head(_HEAD), batch.lengths
         kind = heads[:, 12].astype(np.uint16) << 8 | heads[:, 13]
@@ -235,7 +236,7 @@ class Answers:
         return answered
 
     def _echoes(self, heads: Heads, at: int) -> npt.NDArray[np.bool_]:
-        """Whether UDP ports at column `at` are a question to the echo port, from one that can be answered."""
+        """Return whether UDP ports at column `at` are those of a request to the echo port that can be answered."""
         source, target = _u16(heads, at), _u16(heads, at + 2)
         port = self.udp_port or -1
         echoes: npt.NDArray[np.bool_] = (target == port) & (source != port) & (source != 0)
@@ -249,12 +250,12 @@ class Answers:
 
 
 def _without_zone(address: str) -> str:
-    """Return fe80::1 of fe80::1%eth0: this host is on one link."""
+    """Return fe80::1 of fe80::1%eth0: this host is on one link only."""
     return address.partition("%")[0] if isinstance(address, str) else address
 
 
 def _source_routed(options: bytes) -> bool:
-    """Whether IPv4 options hold a source route, which an answer would have to turn round, or make no sense."""
+    """Return whether IPv4 options are malformed, or have a source route, which an answer would have to reverse."""
     at = 0
     while at < len(options) and options[at] != 0:
         if options[at] == 1:  # no operation
@@ -271,13 +272,13 @@ def _u16(heads: Heads, at: int) -> npt.NDArray[np.int64]:
 
 
 def _added(checksum: bytes, difference: int) -> bytes:
-    """Return an Internet checksum (RFC 1071) with `difference` added in ones' complement: RFC 1624."""
+    """Return an Internet checksum (RFC 1071) with `difference` added in one's complement (RFC 1624)."""
     value = (checksum[0] << 8 | checksum[1]) + difference % 0xFFFF
     return ((value & 0xFFFF) + (value >> 16)).to_bytes(2, "big")
 
 
 def _add(heads: Heads, at: int, rows: Rows, difference: int | npt.NDArray[np.int64]) -> None:
-    """The same for the checksums at column `at` of many rows."""
+    """Do _added() for the checksums at column `at` of many rows."""
     value = _u16(heads, at)[rows] + np.mod(difference, 0xFFFF)
     value = (value & 0xFFFF) + (value >> 16)
     heads[rows, at], heads[rows, at + 1] = value >> 8, value & 0xFF

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ready edits for forwarding: what bridges and routers change in packets, for all packets of a batch at once.
 
-Each works on heads: shape (n, k) uint8, C-contiguous, the first k bytes of n packets, and changes them in place. With a
-Forwarder these are `batch.head(k)` and, changed, `batch.put_head(heads)`.
+Each changes `heads` in place: shape (n, k), uint8, C-contiguous, the first k bytes of n packets. An edit function of a
+Forwarder gets them with `batch.head(k)`, and writes them with `batch.put_head(heads)`.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ _DST, _SRC = Place(0, MAC_WIDTH, 48), Place(_ETH_ALEN, MAC_WIDTH, 48)
 
 
 def swap_macs(heads: Heads) -> Heads:
-    """Exchange Ethernet source and destination. heads: 12 bytes at least. Returns the same array."""
+    """Exchange Ethernet source and destination. heads: 12 bytes wide at least. Returns heads."""
     _check(heads, 2 * _ETH_ALEN, "Ethernet addresses")
     _swap(heads, None, 0, 0, _ETH_ALEN)
     return heads
 
 
 def set_macs(heads: Heads, *, dst: Any = None, src: Any = None) -> Heads:
-    """Write Ethernet addresses. heads: 12 bytes at least. Returns the same array.
+    """Write Ethernet addresses. heads: 12 bytes wide at least. Returns heads.
 
-    dst, src: a string, a number of 48 bits, or shape (n,) of them; None leaves what is there. Raises ArgumentError.
+    dst, src: a string, a number of 48 bits, or such numbers, shape (n,); None: no change. ArgumentError for others.
     """
     _check(heads, 2 * _ETH_ALEN, "Ethernet addresses")
     wanted = [
         (name, place, given) for name, place, given in (("dst", _DST, dst), ("src", _SRC, src)) if given is not None
     ]
     values = [(place, _each(name, values_for(name, place, given), len(heads))) for name, place, given in wanted]
-    for place, numbers in values:  # only once all of them are known to be right
+    for place, numbers in values:  # written only when all are checked
         write(heads, place, numbers)
     return heads
 
 
 def decrement_ttl(heads: Heads) -> Mask:
-    """Count one off the TTL of IPv4, with its header checksum, and off the hop limit of IPv6.
+    """Decrement the TTL of IPv4 (and update its header checksum) and the hop limit of IPv6.
 
-    heads: 34 bytes at least; 62 hold every IP header behind up to two VLAN tags. Returns shape (n,) bool, the packets
-    to keep: False where the time is up, or where the ethertype announces IP and no whole IP header of that version is
-    in the head. Those are left as they are, and so is what is not IP, which is kept.
+    heads: 34 bytes wide at least; 62 have every IP header behind up to two VLAN tags. Returns shape (n,), bool: the
+    packets to keep. False where the TTL was 1 or 0, or where the ethertype is IP without a complete IP header of that
+    version in the head; those are not changed. Packets that are not IP are kept and not changed.
     """
     _check(heads, _ETH_HLEN + 20, "an IPv4 header")
     h = locate(heads, depth=NETWORK)
@@ -80,11 +80,11 @@ def decrement_ttl(heads: Heads) -> Mask:
 
 
 def _one_hop(heads: Heads, mask: Mask, at: int | npt.NDArray[np.int64]) -> None:
-    """Take one off the TTL of IPv4 packets, and correct the checksum of the header."""
+    """Decrement the TTL of IPv4 packets, and correct the header checksum."""
     heads[_index(mask, at, 8)] -= 1
     high, low = _index(mask, at, 10), _index(mask, at, 11)
-    # The TTL is the high byte of its word: one less there is 256 more in the complement (RFC 1624). 0xffff, the other
-    # zero of one's complement, is not what a whole computation would give: it becomes 0.
+    # The TTL is the high byte of its word, so the checksum grows by 256 (RFC 1624). 0xffff, the other zero of one's
+    # complement, becomes 0: a full computation gives that.
     checksum = heads[high].astype(np.uint32) << 8 | heads[low]
     checksum += np.uint32(0x100)
     checksum += checksum >= 0xFFFF
@@ -93,11 +93,12 @@ def _one_hop(heads: Heads, mask: Mask, at: int | npt.NDArray[np.int64]) -> None:
 
 
 def swap_ips_and_ports(heads: Heads) -> Mask:
-    """Exchange source and destination of IPv4 and IPv6, and of the transport where it has ports: what an echo does.
+    """Exchange source and destination addresses of IPv4 and IPv6, and the ports where there are any: as an echo does.
 
-    No checksum changes, as sums do not depend on the order. heads: 34 bytes at least, and enough for the ports. Returns
-    shape (n,) bool: the packets that were changed. The others are as they were: no IP; headers that the head does not
-    hold as far as the ports; and SCTP, whose CRC does depend on the order. Fragments without ports change addresses.
+    No checksum changes, since sums do not depend on the order. heads: 34 bytes wide at least, and wide enough for the
+    ports. Returns shape (n,), bool: the packets that were changed. Not changed are: packets that are not IP; packets
+    whose ports are beyond the head; and SCTP, whose CRC depends on the order. Of later fragments, only addresses
+    change.
     """
     _check(heads, _ETH_HLEN + 20, "an IPv4 header")
     h = locate(heads)
@@ -114,11 +115,11 @@ def swap_ips_and_ports(heads: Heads) -> Mask:
 
 
 def push_vlan(heads: Heads, vlan: npt.ArrayLike, *, priority: npt.ArrayLike = 0, tpid: int = ETH_P_8021Q) -> Heads:
-    """Put a VLAN tag into every packet, the outermost. Returns the same array.
+    """Insert an outermost VLAN tag into every packet. Returns heads.
 
-    heads: 16 bytes at least, of which the first 4 are room in front of the packet and the packet begins at the fifth:
-    with a Forwarder, `batch.grow_front(4)` and then `batch.put_head(push_vlan(batch.head(16), 42))`. vlan: 0 to 4095,
-    one or shape (n,). priority: 0 to 7. tpid: the tag's ethertype (ETH_P_8021Q, ETH_P_8021AD).
+    heads: 16 bytes wide at least; the first 4 are room in front of the packet, which begins at the fifth byte. In an
+    edit function: `batch.grow_front(4)`, then `batch.put_head(push_vlan(batch.head(16), 42))`. vlan: 0 to 4095, one or
+    shape (n,). priority: 0 to 7, one or shape (n,). tpid: the tag's ethertype (ETH_P_8021Q, ETH_P_8021AD).
     """
     _check(heads, 2 * _ETH_ALEN + _VLAN_HLEN, "room for a VLAN tag and Ethernet addresses")
     if tpid not in (ETH_P_8021Q, ETH_P_8021AD, ETH_P_QINQ1):
@@ -135,11 +136,11 @@ def push_vlan(heads: Heads, vlan: npt.ArrayLike, *, priority: npt.ArrayLike = 0,
 
 
 def pop_vlan(heads: Heads) -> npt.NDArray[np.int64]:
-    """Take the outer VLAN tag out of the packets that have one. Returns shape (n,) int64: bytes to cut from the front.
+    """Remove the outer VLAN tag where there is one. Returns shape (n,), int64: bytes to cut from the packet's front.
 
-    heads: 18 bytes at least. In packets with a tag the Ethernet addresses move 4 bytes to the back, over the tag, and 4
-    are returned: the packet then begins 4 bytes later. In others nothing changes and 0 is returned. With a Forwarder:
-    `heads = batch.head(18); cut = pop_vlan(heads); batch.put_head(heads); batch.grow_front(-cut)`.
+    heads: 18 bytes wide at least. With a tag, the Ethernet addresses move 4 bytes to the back, over the tag, and the
+    result is 4, since the packet begins 4 bytes later. Without a tag nothing changes, and the result is 0. In an edit
+    function: `heads = batch.head(18); cut = pop_vlan(heads); batch.put_head(heads); batch.grow_front(-cut)`.
     """
     _check(heads, _ETH_HLEN + _VLAN_HLEN, "an Ethernet header with a VLAN tag")
     tagged = ethertype_kinds().take(heads[:, 12:14].view(">u2")[:, 0]) == 1
@@ -157,7 +158,7 @@ def _check(heads: Heads, least: int, what: str) -> None:
     checked_matrix(heads, "heads")
     if heads.shape[1] < least:
         raise ArgumentError(
-            f"heads of {heads.shape[1]} bytes do not hold {what}. Next step: heads of {least} bytes at least."
+            f"heads of {heads.shape[1]} bytes have no room for {what}. Next step: heads of {least} bytes at least."
         )
 
 
@@ -168,7 +169,7 @@ def _each(name: str, values: npt.NDArray[Any], n: int) -> npt.NDArray[Any]:
 
 
 def _index(mask: Mask, at: int | npt.NDArray[np.int64], offset: int) -> tuple[Any, Any]:
-    """Index of one byte in each of the packets of the mask: a plain column when it is the same in all packets."""
+    """Return the index of one byte in each packet of the mask: a column, when it has the same offset in all packets."""
     if isinstance(at, int) and mask.all():
         return slice(None), at + offset
     rows = np.flatnonzero(mask)
@@ -176,7 +177,7 @@ def _index(mask: Mask, at: int | npt.NDArray[np.int64], offset: int) -> tuple[An
 
 
 def _swap(heads: Heads, mask: Mask | None, at: int | npt.NDArray[np.int64], offset: int, size: int) -> None:
-    """Exchange two neighbours of `size` bytes in the packets of the mask, of all when None."""
+    """Exchange two neighbouring fields of `size` bytes in the packets of the mask; None: in all packets."""
     if not isinstance(at, int) and len(at) and bool((at == at[0]).all()):
         at = int(at[0])
     if isinstance(at, int) and (mask is None or bool(mask.all())):

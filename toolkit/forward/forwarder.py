@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forwarder: packets from one socket to another. Descriptors move, bytes do not."""
+"""Forwarder: moves packets from one socket to another. Descriptors move, bytes do not."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from toolkit.xsk.socket import Socket
 
 __all__ = ["Edit", "Forwarder", "ForwarderStatistics"]
 
-# Sees each batch and may change it in place; returns None to send all, or a mask of what to keep, shape (n,) bool.
+# Gets each batch and may change it in place; returns None to send all, or the packets to keep: shape (n,), bool.
 Edit = Callable[[EditableBatch], Any]
 
 _LENGTH = np.array(U32, dtype=np.uint64)  # the lower half of a descriptor's second word
-_KICK_AGAIN = 0.001  # seconds after which a busy kernel is told again what waits in the TX ring
-_TIMEOUT = 0.01  # seconds that a batch waits for room in a full TX ring; then what is left of it is dropped
+_KICK_AGAIN = 0.001  # seconds after which a busy kernel is kicked again
+_TIMEOUT = 0.01  # seconds that a batch waits for room in a full TX ring; then its remaining packets are dropped
 
 
 class ForwarderStatistics(NamedTuple):
-    """What became of the packets so far: packets, but for `octets`. received = forwarded + edited_out + no_room."""
+    """Packets so far, and bytes in `octets`. received = forwarded + edited_out + no_room."""
 
     received: int  # taken from the source
     forwarded: int  # put into the target's TX ring
-    octets: int  # bytes of these, as they left
-    finished: int  # of those received, whose checksum the sender had left to its device; here it was finished
-    edited_out: int  # dropped by the edit function, or it raised over them
+    octets: int  # bytes of these, after editing
+    finished: int  # of those received, packets whose checksum the sender had left to its device
+    edited_out: int  # dropped by the edit function, or in a batch where it raised
     no_room: int  # dropped because the TX ring stayed full, or the interface went down
 
 
 class Forwarder:
-    """Takes what `source` receives and sends it on `target`, which must be on the same UMEM.
+    """Sends the packets that `source` receives on `target`, which must be on the same UMEM.
 
-    One thread runs it; it is the receiving thread of the source and the sending thread of the target. What the edit
-    function drops, and what finds no room, goes back to the free stack and is counted; so does a whole batch over which
-    the edit function raises. After each step, received == forwarded + edited_out + no_room.
+    One thread runs it: it is the receiving thread of the source and the sending thread of the target. Packets that the
+    edit function drops, and packets that find no room in the TX ring, are counted, and their frames are free again; so
+    is a whole batch when the edit function raises. After each step, received == forwarded + edited_out + no_room.
 
-    A host that sends into a veth, a tap or a virtio NIC leaves the checksums of TCP and UDP to "the hardware", which
-    nothing on the way through here is. They are finished before the edit function sees the packet, so that what it
-    changes may be corrected in the checksum (RFC 1624): see toolkit.packets.checksum_offload.
+    A host that sends into a veth, a tap or a virtio NIC leaves the checksums of TCP and UDP to "the hardware", but no
+    hardware is on the way from there to an AF_XDP socket. They are finished before the edit function gets the packet,
+    so that it can update them (RFC 1624): see toolkit.packets.checksum_offload.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class Forwarder:
         *,
         finish_checksums: bool | Literal["auto"] = "auto",
     ) -> None:
-        """Queue i of the source goes to queue i of the target (of fewer: i modulo their number).
+        """Forward queue i of the source to queue i of the target (if it has fewer: i modulo their number).
 
-        Source and target may be the same: packets then leave where they came from. finish_checksums: "auto" looks for
-        open checksums wherever the source may have any: everywhere but in native mode on hardware; False leaves packets
-        byte for byte as they came.
+        Source and target may be the same: packets then leave where they came from. edit: called with each batch, see
+        Edit. finish_checksums: True finishes open checksums; "auto" does so unless the source is in native mode on
+        hardware, where there are none; False leaves packets byte for byte as they came.
         """
         sources, targets = _sockets(source), _sockets(target)
         if edit is not None and not callable(edit):
@@ -76,9 +76,9 @@ class Forwarder:
             _ = sock.rx  # raises on a Socket made with rx=False
             if sock.sg:
                 raise ArgumentError(
-                    f"{sock!r} takes packets of several frames, which are not forwarded or answered: an edit would see "
-                    "pieces. Next step: open all that share its UMEM with frags=False, or as Sockets with sg=False "
-                    "(longer packets are then dropped, and counted)."
+                    f"{sock!r} receives packets of several frames, which cannot be forwarded or answered: an edit "
+                    "would get each frame alone. Next step: open all that share its UMEM with frags=False, or as "
+                    "Sockets with sg=False (longer packets are then dropped, and counted)."
                 )
         for sock in targets:
             _ = sock.tx  # raises on a Socket made with tx=False
@@ -95,7 +95,7 @@ class Forwarder:
         self._no_room = 0
 
     def statistics(self) -> ForwarderStatistics:
-        """Return what became of the packets so far."""
+        """Return the counts of packets so far."""
         return ForwarderStatistics(
             self._received, self._forwarded, self._octets, self._finished, self._edited_out, self._no_room
         )
@@ -108,9 +108,9 @@ class Forwarder:
         )
 
     def step(self, timeout: float | None = 0, limit: int | None = None) -> int:
-        """Forward what waits on every queue now; returns how many packets were taken.
+        """Forward the packets that wait on every queue; return how many were taken. Raises what Socket.wait() does.
 
-        timeout: seconds to wait for the first packet when nothing is there; None waits for ever.
+        timeout: seconds to wait for the first packet when none waits; None waits without limit. limit: packets a queue.
         """
         taken = self._poll(limit)
         if not taken and timeout != 0:
@@ -121,13 +121,13 @@ class Forwarder:
         return taken
 
     def run(self, seconds: float | None = None, *, stop: Callable[[], object] = lambda: False) -> None:
-        """Forward until `seconds` passed, or `stop()` is true (asked every 0.2 s at least)."""
+        """Forward until `seconds` passed, or `stop()` is true (called every 0.2 s at least)."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while not stop() and (deadline is None or time.monotonic() < deadline):
             self.step(0.2 if deadline is None else max(min(0.2, deadline - time.monotonic()), 0))
 
     def step_queue(self, source: Socket, limit: int | None = None) -> int:
-        """Forward what waits on one queue now: `source` is one of the source's sockets."""
+        """Forward the packets that wait on one queue. source: one of the source's sockets."""
         for sock, target in self._pairs:
             if sock is source:
                 return self._move(sock, target, limit)
@@ -140,14 +140,14 @@ class Forwarder:
                 taken += self._move(source, target, limit)
             except DeviceGoneError as error:
                 if source.feed.lost() is None and source.feed.left is None:
-                    raise  # of the target
-                gone = error  # what waits on other queues goes first
+                    raise  # the target's device is gone
+                gone = error  # raised when no packet waits on the other queues
         if gone is not None and not taken:
             raise gone
         return taken
 
     def _move(self, source: Socket, target: Socket, limit: int | None) -> int:
-        target.reclaim()  # first: taking() lends what is free to the kernel
+        target.reclaim()  # first, since taking() posts the free frames
         with source.taking(limit) as descs:
             if not len(descs):
                 if target.tx.outstanding:
@@ -164,10 +164,10 @@ class Forwarder:
         return len(descs)
 
     def _sent(self, target: Socket, descs: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-        """Send, and count by what the TX ring took, also when the kick raised afterwards; returns what is left."""
+        """Send, and count what the TX ring took, even when the kick then raised; return the remaining descriptors."""
         before = target.tx.next_index
         try:
-            return target.pass_on(descs, _TIMEOUT, distinct=True)  # one ring gave them in one batch
+            return target.pass_on(descs, _TIMEOUT, distinct=True)  # from one batch of a ring, which was checked
         finally:
             taken = (target.tx.next_index - before) & U32
             self._forwarded += taken
@@ -180,7 +180,7 @@ class Forwarder:
             self._finished += int(np.count_nonzero(finish(memory, descs[:, 0], descs[:, 1])))
 
     def _edited(self, descs: npt.NDArray[np.uint64], queue: int) -> npt.NDArray[np.uint64]:
-        """Run the edit function; free what it drops. What it raises goes through: source.taking() frees the frames."""
+        """Run the edit function; free the frames that it drops. When it raises, source.taking() frees all frames."""
         assert self._edit is not None
         batch = EditableBatch(self._umem, descs, queue=queue)
         try:
@@ -200,10 +200,10 @@ class Forwarder:
 
 
 def _may_be_open(source: Socket | Interface) -> bool:
-    """Whether packets of this source may have open checksums.
+    """Return whether packets of this source may have open checksums.
 
-    In generic mode also on hardware: the kernel has joined TCP segments before the program sees them, and leaves the
-    checksum of the whole open.
+    In generic mode they may, even on hardware: the kernel may have joined TCP segments before the program got them, and
+    leaves the checksum of the result open.
     """
     mode = "unknown" if isinstance(source, Socket) else source.mode
     return mode != "native" or not source.device.on_a_wire

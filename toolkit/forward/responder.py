@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Responder: a host in Python. It answers on the queue that asked; a lone question takes a short path."""
+"""Responder: a host in Python. It answers on the queue of the request; a single request takes a short path."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ from toolkit.xsk.socket import Socket
 
 __all__ = ["Responder", "ResponderStatistics"]
 
-_RECLAIM_EVERY = 32  # answers after which frames that were sent are collected, where there are frames enough
-_SOON = 0.001  # seconds to sleep at most while the kernel has yet to send answers, or to return their frames
-_POLLS = 256  # at the rings, between two looks of a spinning responder at its orders
-_AT_ONCE = 8  # answers between two looks at what can wait
-_IDLE_CHECK = 0.01  # seconds between two looks of a spinning responder at what no packet brings to light
+_RECLAIM_EVERY = 32  # answers after which sent frames are reclaimed, if there are enough free frames
+_SOON = 0.001  # seconds of the longest sleep while the kernel has answers to send, or frames to return
+_POLLS = 256  # polls of the rings between two calls of stop(), when spinning
+_AT_ONCE = 8  # answers between two checks of everything else
+_IDLE_CHECK = 0.01  # seconds between two checks, when spinning, of what no packet would show
 
 
 class ResponderStatistics(NamedTuple):
     """Packets so far."""
 
-    received: int  # also those over which an answer raised
+    received: int  # including those where an answer raised
     answered: int
 
 
 class Responder:
-    """Answers what an Interface receives: see Answers. One thread runs it; questions of other kinds are freed."""
+    """Answers the requests that an Interface receives: see Answers. All other packets are dropped.
+
+    One thread runs it: it is the receiving and the sending thread of the Interface.
+    """
 
     def __init__(self, interface: Interface, answers: Answers) -> None:
         """Answer on every queue that the Interface has open."""
@@ -39,9 +42,9 @@ class Responder:
         self._many = Forwarder(interface, interface, answers.many)
         per_queue = interface.umem.frames // len(interface.sockets)
         self._reclaim_every = max(min(_RECLAIM_EVERY, per_queue // 8), 1)
-        self._unreclaimed = 0  # answers of the short path since frames were collected
+        self._unreclaimed = 0  # answers of the short path since frames were reclaimed
         self._sockets = interface.sockets
-        self._before = self._replied()  # what others answered by these sockets is not ours
+        self._before = self._replied()  # answers that these sockets sent before this Responder
 
     def __repr__(self) -> str:
         """Show the counts."""
@@ -54,18 +57,22 @@ class Responder:
         return ResponderStatistics(taken - self._before[0] + many.received, sent - self._before[1] + many.forwarded)
 
     def _replied(self) -> tuple[int, int]:
-        """(taken, sent back) by the short path of every queue."""
+        """Return (taken, sent back) by the short path of every queue."""
         counts = [sock.replied() for sock in self._sockets]
         return sum(taken for taken, _ in counts), sum(sent for _, sent in counts)
 
     def step(self, timeout: float | None = 0) -> int:
-        """Answer what waits now; returns how many packets came. timeout: seconds to wait for one; None for ever."""
+        """Answer the packets that wait; return how many came. Raises what Socket.wait() does.
+
+        timeout: seconds to wait for a packet when none waits; None waits without limit.
+        """
         came = self._poll()
         if came:
             return came
         behind = any(sock.tx.outstanding for sock in self._interface.sockets) or not self._interface.umem.n_free_frames
         if behind or timeout == 0:
-            # The Forwarder's look collects frames, kicks a kernel that was busy, and asks whether the device is gone.
+            # A step of the Forwarder reclaims frames, kicks a kernel that was busy, and checks that the device is
+            # there.
             came = self._many.step()
             if came or timeout == 0:
                 return came
@@ -76,8 +83,9 @@ class Responder:
     def run(
         self, seconds: float | None = None, *, stop: Callable[[], object] = lambda: False, spin: bool = False
     ) -> None:
-        """Answer until `seconds` passed or `stop()` is true. spin: look again and again instead of sleeping: the
-        fastest answers, for all of one CPU.
+        """Answer until `seconds` passed or `stop()` is true.
+
+        spin: poll the rings instead of sleeping, for the fastest answers; takes a whole CPU.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         next_check = 0.0
@@ -88,10 +96,10 @@ class Responder:
             self._spin()
             if (now := time.monotonic()) > next_check:
                 next_check = now + _IDLE_CHECK
-                self._many.step()  # answers that a busy kernel left, a device that is gone
+                self._many.step()  # kicks a kernel that was busy, and checks that the device is there
 
     def _spin(self) -> None:
-        """Look at every ring again and again for a while, and answer at once."""
+        """Poll every ring a number of times, and answer at once."""
         sockets = self._interface.sockets
         polls = _POLLS if len(sockets) == 1 else 1
         for _ in range(_POLLS // polls):
@@ -115,7 +123,7 @@ class Responder:
         if not taken:
             return 0
         self._unreclaimed += answered
-        # Also after one that was not answered: there may have been no room, which is made by collecting.
+        # Also when a packet was not answered: perhaps there was no room in the TX ring, which reclaiming makes.
         if answered < taken or self._unreclaimed >= self._reclaim_every:
             self._unreclaimed = 0
             sock.reclaim()

@@ -16,7 +16,7 @@ __all__ = ["Copies", "TeeColumns", "by_queue"]
 
 
 class Copies(Batch):
-    """Packets in the ring buffer: on loan, as those in a UMEM."""
+    """Packets in the ring buffer: borrowed, as those in a UMEM."""
 
     __slots__ = ()
 
@@ -27,7 +27,7 @@ class Copies(Batch):
     def __repr__(self) -> str:
         if self.stale or not self:
             return super().__repr__()
-        return f"<Batch of {len(self)} packets, {int(self.lengths.sum())} bytes, from queue {self.queue}, on loan>"
+        return f"<Batch of {len(self)} packets, {int(self.lengths.sum())} bytes, from queue {self.queue}, borrowed>"
 
 
 class TeeColumns(NamedTuple):

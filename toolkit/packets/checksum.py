@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Internet checksums (RFC 1071) of many packets at once: computed, written where they belong, and updated.
+"""Internet checksums (RFC 1071) of many packets at once: computed, written into packets, and updated.
 
-Inside, sums are of words as they lie in memory: the order of bytes changes a one's complement sum only by swapping its
-bytes, so that nothing is swapped on the way in or out.
+Sums are of 16-bit words as they lie in memory. Byte order only swaps the two bytes of a one's complement sum, so no
+byte needs to be swapped before or after.
 """
 
 from __future__ import annotations
@@ -45,17 +45,16 @@ Sums = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.intp] | None  # None: all of them
 Place = int | npt.NDArray[np.int64]  # one for all rows, or one each
 
-_LAST = 1 if sys.byteorder == "little" else 256  # what the last of an odd number of bytes counts
-_MORE_OR_LATER = 0x3FFF  # of IPv4's flags and fragment offset: set in any fragment
-_TCP, _UDP, _ICMP = 16, 6, 2  # where the checksum stands in the header
+_LAST = 1 if sys.byteorder == "little" else 256  # the weight of the last byte of an odd number
+_MORE_OR_LATER = 0x3FFF  # of IPv4's flags and fragment offset: not zero in any fragment
+_TCP, _UDP, _ICMP = 16, 6, 2  # offset of the checksum in the header
 
 
 def internet_checksum(matrix: Matrix, start: npt.ArrayLike = 0, stop: npt.ArrayLike | None = None) -> npt.NDArray[Any]:
-    """Return the Internet checksum of bytes start to stop of every row: shape (n,) uint16, the number in the header.
+    """Return the Internet checksum of bytes start to stop of every row: shape (n,), uint16, as in the header.
 
-    matrix: shape (n, width) uint8. start, stop: one integer for all rows, or shape (n,); stop is the width when None.
-    With a right checksum among the bytes the result is 0. Raises ArgumentError when bytes are asked for that are not
-    there.
+    matrix: shape (n, width), uint8. start, stop: one integer for all rows, or shape (n,); stop is the width when None.
+    Where the bytes include a correct checksum the result is 0. ArgumentError when the range is not within the rows.
     """
     if matrix.ndim != 2 or matrix.dtype != np.uint8:
         raise ArgumentError(
@@ -77,11 +76,11 @@ def internet_checksum(matrix: Matrix, start: npt.ArrayLike = 0, stop: npt.ArrayL
 def fill_checksums(matrix: Matrix, lengths: npt.ArrayLike | None = None) -> npt.NDArray[np.bool_]:
     """Write the checksums of IPv4, TCP, UDP, ICMP and ICMPv6 into packets, behind Ethernet and up to two VLAN tags.
 
-    matrix: shape (n, width) uint8, C-contiguous, changed in place. lengths: bytes of each packet; the width when None.
-    Returns shape (n,) bool: the packets whose transport checksum was written. It is left as it is where it cannot be
-    known: fragments, packets cut short, lengths that contradict each other, IPv6 on its way along a routing header, and
-    protocols that have another one or none. The IPv4 header's is written wherever that header is whole. A UDP checksum
-    of 0 becomes 0xffff, as 0 stands for "none".
+    matrix: shape (n, width), uint8, C-contiguous, changed in place. lengths: bytes of each packet; the width when None.
+    Returns shape (n,), bool: whether the transport checksum was written. It is not written where it cannot be computed:
+    fragments, packets cut short, contradictory lengths, IPv6 with a routing header that is not used up, and protocols
+    with another checksum or none. The IPv4 header checksum is written wherever that header is complete. A UDP checksum
+    of 0 becomes 0xffff, since 0 means "none".
     """
     h = locate(matrix, lengths)
     filled = np.zeros(len(matrix), dtype=np.bool_)
@@ -108,14 +107,14 @@ def update(
     udp: bool = False,
     rows: npt.NDArray[Any] | None = None,
 ) -> None:
-    """Correct checksums after a field changed, without a look at the rest of the packet (RFC 1624).
+    """Correct checksums after a field changed, without reading the other bytes of the packet (RFC 1624).
 
-    matrix: shape (n, width) uint8, changed in place. at: where in the packet the checksum stands, bytes, one for all
-    rows or shape (m,). old, new: what the field held and holds now: numbers of up to 32 bits as in the header, or bytes
-    of shape (m, k), k even, dtype uint8 with two dimensions (IPv6 addresses). The field must begin an even number of
-    bytes from where the checksum's range begins, as every field of IP, TCP and UDP does but those of single bytes: give
-    both bytes of their word. udp: 0 means that there is no checksum and stays; one that becomes 0 is written as 0xffff.
-    rows: which packets, a mask or indices; m is their number, n when None.
+    matrix: shape (n, width), uint8, changed in place. at: offset of the checksum in bytes, one for all rows or shape
+    (m,). old, new: the field's value before and after: numbers of up to 32 bits as in the header, or bytes, shape (m,
+    k), k even, uint8 (IPv6 addresses). The field must begin at an even offset in the bytes that the checksum covers, as
+    every field of IP, TCP and UDP does that has more than one byte; of a field of one byte pass the whole 16-bit word.
+    udp: a checksum of 0 means none and stays; one that becomes 0 is written as 0xffff.
+    rows: which packets, a mask or indices; m is their number, n when None. ArgumentError for anything else.
     """
     where = np.arange(len(matrix)) if rows is None else np.arange(len(matrix))[rows]
     places = np.broadcast_to(np.asarray(at, dtype=np.int64), where.shape)
@@ -123,7 +122,7 @@ def update(
         raise ArgumentError(f"no checksum at byte {int(places.max())} of rows of {matrix.shape[1]} bytes.")
     high, low = matrix[where, places], matrix[where, places + 1]
     was = high.astype(np.uint64) << np.uint64(8) | low
-    # Of the complement of the old field, 48 bits are enough: its sum has no more.
+    # 48 bits are enough for the complement of the old field: its sum has no more.
     ones = np.uint64(0xFFFFFFFFFFFF)
     total = (was ^ np.uint64(0xFFFF)) + (_field_sums(old) ^ ones) + _field_sums(new)
     now = ~folded(total)
@@ -137,11 +136,11 @@ def update(
 
 
 def word_sums(block: Matrix) -> Sums:
-    """Sum the 16-bit words of each row, unfolded: shape (n, k) uint8, rows contiguous in themselves; (n,) uint64."""
+    """Sum the 16-bit words of each row of shape (n, k), uint8, rows contiguous: shape (n,), uint64, not folded."""
     n, width = block.shape
     whole = width & ~3
     sums: Sums
-    # Words of 32 bits are two of 16: what they carry over is worth 1 at the other end, and folding moves it there.
+    # Summed as words of 32 bits: the carry between their two halves stays right, because 2**16 is 1 modulo 65535.
     if whole:
         sums = np.einsum("ij->i", block[:, :whole].view(np.uint32), dtype=np.uint64)
     else:
@@ -155,14 +154,14 @@ def word_sums(block: Matrix) -> Sums:
 
 def folded(sums: Sums) -> npt.NDArray[np.uint16]:
     """Fold sums to 16 bits, carries added at the low end."""
-    # To add carries is to divide by 65535; 0 comes out only where nothing but zeros was summed.
+    # The result is the remainder modulo 65535, except that it is 0 only for a sum of 0, and 65535 otherwise.
     one = np.uint64(1)
-    rest: npt.NDArray[np.uint16] = (((sums - one) % np.uint64(0xFFFF) + one) * (sums != 0)).astype(np.uint16)
-    return rest
+    remainder: npt.NDArray[np.uint16] = (((sums - one) % np.uint64(0xFFFF) + one) * (sums != 0)).astype(np.uint16)
+    return remainder
 
 
 def row_sums(matrix: Matrix, rows: Rows, start: Place, stop: Place) -> Sums:
-    """Sum the words from start to stop of the rows: shape (len(rows),), unfolded. matrix: C-contiguous."""
+    """Sum the words from start to stop of the rows: shape (len(rows),), uint64, not folded. matrix: C-contiguous."""
     if isinstance(start, int) and isinstance(stop, int):
         return word_sums(matrix[:, start:stop] if rows is None else matrix[rows, start:stop])
     which = np.arange(len(matrix)) if rows is None else rows
@@ -175,7 +174,7 @@ def row_sums(matrix: Matrix, rows: Rows, start: Place, stop: Place) -> Sums:
 def _ragged_sums(
     matrix: Matrix, rows: npt.NDArray[np.intp], starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
 ) -> Sums:
-    """As row_sums, for ranges that differ and begin at even places: each word is read once, none is masked."""
+    """Do row_sums() for ranges that differ and begin at even offsets: each word is read once, none is masked."""
     width = matrix.shape[1]
     if width & 1:  # rows of whole words
         matrix = np.concatenate([matrix, np.zeros((len(matrix), 1), dtype=np.uint8)], axis=1)
@@ -184,11 +183,11 @@ def _ragged_sums(
     base = rows * (width // 2)
     empty = stops - starts < 2
     cuts = np.empty(2 * len(rows), dtype=np.intp)
-    cuts[0::2] = base + np.where(empty, 0, starts >> 1)  # a cut must be inside of the array, the last stop may not be
+    cuts[0::2] = base + np.where(empty, 0, starts >> 1)  # reduceat wants cuts inside the array; see `within`
     cuts[1::2] = base + np.where(empty, 0, stops >> 1)
     within = cuts[:-1] if len(cuts) and cuts[-1] == len(words) else cuts
     sums: Sums = np.add.reduceat(words, within, dtype=np.uint64)[::2]
-    sums[empty] = 0  # where nothing lies between two cuts, reduceat gives the word at the first
+    sums[empty] = 0  # for an empty range reduceat returns the word at its start
     odd = np.flatnonzero((stops & 1 != 0) & (stops > starts))
     sums[odd] += matrix[rows[odd], stops[odd] - 1].astype(np.uint64) * np.uint64(_LAST)
     return sums
@@ -197,14 +196,14 @@ def _ragged_sums(
 def _padded_sums(
     matrix: Matrix, rows: npt.NDArray[np.intp], starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
 ) -> Sums:
-    """As row_sums, for any ranges: moved to the left and filled up with zeros."""
+    """Do row_sums() for any ranges: they are copied to the left edge and filled up with zeros."""
     sizes = stops - starts
     width = (int(sizes.max(initial=0)) + 3) & ~3
     return word_sums(gather(matrix.reshape(-1), rows * matrix.shape[1] + starts, sizes, width))
 
 
 def _field_sums(values: npt.ArrayLike) -> Sums:
-    """Sum the words of a field given as numbers or as bytes; as in the header, whatever this machine's order."""
+    """Sum the words of a field given as numbers or as bytes, in network byte order."""
     field = np.asarray(values)
     if field.ndim == 2 and field.dtype == np.uint8 and field.shape[1] % 2 == 0:
         sums: Sums = np.ascontiguousarray(field).view(">u2").sum(axis=1, dtype=np.uint64)
@@ -216,11 +215,11 @@ def _field_sums(values: npt.ArrayLike) -> Sums:
     return field.astype(np.uint64)
 
 
-# --- where they belong --------------------------------------------------------------------------------------------
+# --- where checksums are in a packet ------------------------------------------------------------------------------
 
 
 def checked_matrix(matrix: Matrix, what: str = "packets") -> None:
-    """Refuse (ArgumentError) what cannot be changed in place as bytes of packets, one row each."""
+    """Raise ArgumentError unless matrix has shape (n, width), dtype uint8, is contiguous and writeable."""
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype != np.uint8:
         form = f"{matrix.shape} {matrix.dtype}" if isinstance(matrix, np.ndarray) else type(matrix).__name__
         raise ArgumentError(f"{what} must be an array of shape (n, width) and dtype uint8, not {form}.")
@@ -230,7 +229,7 @@ def checked_matrix(matrix: Matrix, what: str = "packets") -> None:
 
 
 def locate(matrix: Matrix, lengths: npt.ArrayLike | None = None, depth: int = 4) -> Headers:
-    """Locate the headers of packets that are rows; ArgumentError when matrix or lengths are not right."""
+    """Locate the headers of packets that are rows of a matrix. ArgumentError when matrix or lengths are not right."""
     checked_matrix(matrix)
     n, width = matrix.shape
     sizes = np.full(n, width, dtype=np.int64) if lengths is None else np.asarray(lengths, dtype=np.int64)
@@ -242,9 +241,10 @@ def locate(matrix: Matrix, lengths: npt.ArrayLike | None = None, depth: int = 4)
 def transport_fields(
     memory: Matrix, starts: npt.NDArray[np.int64], h: Headers
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Find the transport checksums: where each stands, where what it covers ends, and whether it can be known.
+    """Find the transport checksums: offset in the packet, offset of the end of what it covers, whether it is
+    computable.
 
-    memory: shape (size,) uint8. starts: shape (n,), where the packets of `h` begin in it.
+    memory: shape (size,), uint8. starts: shape (n,), where the packets of `h` begin in it. All three have shape (n,).
     """
     udp = h.protocol == IPPROTO_UDP
     size = np.where(udp, h.udp["length"], h.room)
@@ -261,7 +261,7 @@ def transport_fields(
 
 
 def _routed(memory: Matrix, starts: npt.NDArray[np.int64], h: Headers) -> npt.NDArray[np.bool_]:
-    """IPv6 packets with a routing header that is not used up: their destination is not the one that is summed."""
+    """Whether an IPv6 routing header is not used up: then the checksum covers the final destination, not ip6_dst."""
     routed = h.none()
     at = np.broadcast_to(np.add(h.network_at, 40), routed.shape)
     rows = np.flatnonzero(h.has_ip6 & h.readable & (h.transport_at > at))
@@ -308,7 +308,7 @@ def _fill_transport(
 
 
 def store(matrix: Matrix, rows: Rows, at: Place, words: npt.NDArray[np.uint16] | np.uint16) -> None:
-    """Write a word, bytes as in memory, into each of the rows, at the same or at its own place."""
+    """Write a 16-bit word, bytes as in memory, into each of the rows, at one offset or at one for each row."""
     if rows is None and isinstance(at, int):
         matrix[:, at : at + 2].view(np.uint16)[:, 0] = words
         return
@@ -319,7 +319,7 @@ def store(matrix: Matrix, rows: Rows, at: Place, words: npt.NDArray[np.uint16] |
 
 
 def _picked(values: Place, rows: Rows) -> Place:
-    """Of these rows; one number when all are the same."""
+    """Return the values of these rows; one number when all are the same."""
     return values if isinstance(values, int) else _place(values if rows is None else values[rows])
 
 

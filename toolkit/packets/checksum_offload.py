@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checksums that a sender left to its device (CHECKSUM_PARTIAL in Linux): recognised in the header, and finished.
 
-A host that hands packets to a veth, a virtio NIC or a tap lets "the hardware" sum up TCP and UDP, and writes the folded
-sum of the pseudo header alone into the field. Where such a packet leaves through an AF_XDP socket no device finishes
-it, and its receiver drops it. The field is compared with the sum of the pseudo header, without a look at the payload;
-only where they are equal the packet is summed. A right checksum equals it by chance once in 65,535 packets, and to
-finish it then gives the same checksum again; a wrong one that equals it becomes right.
+A host that sends into a veth, a virtio NIC or a tap leaves the TCP or UDP checksum to "the hardware", and writes only
+the folded sum of the pseudo header into the field. Where such a packet leaves through an AF_XDP socket no device
+finishes it, and its receiver drops it. So the field is compared with the sum of the pseudo header, and only where they
+are equal the whole packet is summed. A correct checksum equals that sum by chance once in 65,535 packets; finishing it
+gives the same checksum again. A wrong one that equals it becomes correct.
 
-ICMP, ICMPv6, UDP-Lite and fragments never hold such a checksum, and a UDP checksum of 0 stays: it stands for "none".
-In tunnels (VXLAN, Geneve, GRE, IP in IP) the inner packet's is finished, with which the outer one becomes right. SCTP
-has a CRC, which such a host leaves zero. Not looked for: behind MPLS and PPPoE, and with an IPv6 routing header.
+ICMP, ICMPv6, UDP-Lite and fragments never have such a checksum, and a UDP checksum of 0 stays: it means "none". In
+tunnels (VXLAN, Geneve, GRE, IP in IP) the inner checksum is finished, which makes the outer one correct. SCTP has a
+CRC, which such a host leaves zero. Not handled: packets behind MPLS or PPPoE, and packets with an IPv6 routing header.
 """
 
 from __future__ import annotations
@@ -54,30 +54,30 @@ _GENEVE_PORT = 6081
 _VLANS = tuple(kind.to_bytes(2, "big") for kind in (ETH_P_8021Q, ETH_P_8021AD, ETH_P_QINQ1))
 _ETH_HLEN, _VLAN_HLEN = 14, 4
 _FEW = 12  # packets up to which one after the other is quicker than NumPy's fixed costs
-_SHORT = 256  # bytes: segments up to here and longer ones are summed apart, for rows are as wide as their longest
-_AT_ONCE = 1 << 20  # bytes that are copied and summed in one go
-_TUNNELS = 4  # one inside of the other, at most
-_MORE_OR_LATER = 0x3FFF  # of IPv4's flags and fragment offset: set in any fragment
+_SHORT = 256  # bytes: longer segments are summed apart from shorter ones, since rows are as wide as their longest
+_AT_ONCE = 1 << 20  # bytes that are copied and summed at a time
+_TUNNELS = 4  # most tunnels, one inside the other
+_MORE_OR_LATER = 0x3FFF  # of IPv4's flags and fragment offset: not zero in any fragment
 
 
 def _laid(word: int) -> int:
-    """Return a 16-bit number of a header as this machine reads it there."""
+    """Return the value that this machine reads where a header has the 16-bit number `word`."""
     return int.from_bytes(word.to_bytes(2, "big"), sys.byteorder)
 
 
-# Heads are copied from the third byte on: the IP header then begins at a multiple of 4 bytes, and reaches as far as the
-# TCP checksum behind IPv6.
+# Heads are copied from the third byte on, so that the IP header begins at a multiple of 4 bytes. They are wide enough
+# for the TCP checksum behind IPv6.
 _SKIP, _WIDTH, _NETWORK = 2, 72, 12
 _SKIP_NETWORK = _SKIP + _NETWORK  # bytes from the start of a packet without tags to its IP header
-_NOBODY = np.zeros(0, dtype=np.intp)
+_NO_ROWS = np.zeros(0, dtype=np.intp)
 
 
 def finish_checksums(matrix: Bytes, lengths: npt.ArrayLike | None = None) -> Mask:
-    """Finish the TCP, UDP and SCTP checksums that their senders left open, in packets that are rows; others stay.
+    """Finish the TCP, UDP and SCTP checksums that senders left open, in packets that are rows; others stay as they are.
 
-    For packets received from a veth, a tap or a virtio NIC that are to go out again by send(). matrix: shape (n, width)
-    uint8, C-contiguous, changed in place. lengths: bytes of each packet; the width when None. Returns shape (n,) bool:
-    whose checksum was finished. Raises ArgumentError.
+    For packets received from a veth, a tap or a virtio NIC, before send(). matrix: shape (n, width), uint8,
+    C-contiguous, changed in place. lengths: bytes of each packet; the width when None. Returns shape (n,), bool:
+    whether the checksum was finished. ArgumentError when matrix or lengths are not right.
     """
     checked_matrix(matrix)
     n, width = matrix.shape
@@ -88,9 +88,9 @@ def finish_checksums(matrix: Bytes, lengths: npt.ArrayLike | None = None) -> Mas
 
 
 def finish(memory: Bytes, offsets: npt.ArrayLike, lengths: npt.ArrayLike) -> Mask:
-    """Do the same to packets anywhere in memory: shape (size,) uint8, changed in place.
+    """Do finish_checksums() for packets anywhere in memory: shape (size,), uint8, changed in place.
 
-    offsets, lengths: shape (n,), any integer dtype. Raises ArgumentError when a packet does not lie inside the memory.
+    offsets, lengths: shape (n,), any integer dtype. ArgumentError when a packet is not inside the memory.
     """
     starts, sizes = check_packets(memory, offsets, lengths)
     if len(starts) <= _FEW:
@@ -101,7 +101,7 @@ def finish(memory: Bytes, offsets: npt.ArrayLike, lengths: npt.ArrayLike) -> Mas
 
 
 def finish_one(packet: memoryview) -> bool:
-    """Do the same to one packet, in place; whether it was finished. Quicker than the arrays for a few packets."""
+    """Do finish_checksums() for one packet, in place. Quicker than the arrays for a few packets."""
     head = bytes(packet[:82])
     at = 12
     while head[at : at + 2] in _VLANS and at < 20:
@@ -128,7 +128,7 @@ def finish_one(packet: memoryview) -> bool:
         return carries and _finish_odd(packet)
     total = int.from_bytes(packet[start : start + size], "big") << (size & 1) * 8
     packet[field : field + 2] = (0xFFFF - total % 0xFFFF).to_bytes(2, "big")
-    if carries:  # a right outer checksum may look open by chance, and the inner one still be so
+    if carries:  # the outer one may have looked open by chance, and the inner one may still be open
         _finish_odd(packet)
     return True
 
@@ -139,15 +139,15 @@ def _finish_odd(packet: memoryview) -> bool:
     return bool(_finish_located(memory, np.zeros(1, dtype=np.int64), sizes, _TUNNELS)[0])
 
 
-# --- what nearly all packets are: Ethernet, VLAN tags, IP without options, TCP or UDP ---------------------------------
+# --- nearly all packets: Ethernet, VLAN tags, IP without options, TCP or UDP ------------------------------------------
 
 
 def _finish(memory: Bytes, starts: Places, sizes: Places, tunnels: int) -> Mask:
     finished = np.zeros(len(starts), dtype=np.bool_)
-    odd: list[Rows] = []  # rows that want a closer look
+    odd: list[Rows] = []  # rows for _finish_located()
 
-    def look(rows: Rows | None, at: Places, heads: Bytes, kinds: npt.NDArray[np.uint16]) -> None:
-        """Sort packets by IP version and protocol, and finish those; rows None: all, in this order."""
+    def sort(rows: Rows | None, at: Places, heads: Bytes, kinds: npt.NDArray[np.uint16]) -> None:
+        """Sort packets by IP version and protocol, and finish each group. rows: which packets; None: all, in order."""
         for kind, six in ((ETH_P_IP, False), (ETH_P_IPV6, True)):
             here, family = _narrowed(kinds == np.uint16(_laid(kind)), rows)
             if family is None:
@@ -175,7 +175,7 @@ def _finish(memory: Bytes, starts: Places, sizes: Places, tunnels: int) -> Mask:
     while True:
         heads = _heads(memory, at)
         kinds = heads.view(np.uint16)[:, 5]
-        look(rows, at, heads, kinds)
+        sort(rows, at, heads, kinds)
         if tags == 2 * _VLAN_HLEN or not np.count_nonzero(tagged := _vlan_words().take(kinds)):
             break
         more = np.flatnonzero(tagged)
@@ -187,7 +187,7 @@ def _finish(memory: Bytes, starts: Places, sizes: Places, tunnels: int) -> Mask:
 
 
 def _heads(memory: Bytes, at: Places) -> Bytes:
-    """Copy _WIDTH bytes of every packet, whatever is there: its length is asked for where it matters."""
+    """Copy _WIDTH bytes of every packet, even beyond its end: the length is checked where it matters."""
     at = at + _SKIP
     if int(at.max()) > memory.size - _WIDTH:
         return gather(memory, at, np.full(len(at), _WIDTH), _WIDTH)
@@ -195,9 +195,9 @@ def _heads(memory: Bytes, at: Places) -> Bytes:
 
 
 def _narrowed(mask: Mask, rows: Rows | None) -> tuple[Rows | None, Rows | slice | None]:
-    """Of `rows` (None: all) those of the mask; and what picks them out of arrays that are as long as the mask.
+    """Return those of `rows` (None: all) that the mask selects, and an index for arrays as long as the mask.
 
-    The second is None when there are none, and a slice, which copies nothing, when all are.
+    The index is None when none is selected, and a slice, which copies nothing, when all are.
     """
     count = int(np.count_nonzero(mask))
     if count == len(mask):
@@ -211,7 +211,7 @@ def _narrowed(mask: Mask, rows: Rows | None) -> tuple[Rows | None, Rows | slice 
 def _finish_plain(
     memory: Bytes, heads: Bytes, at: Places, ends: Places, six: bool, protocol: int
 ) -> tuple[Rows | slice | None, Rows]:
-    """Finish packets of one IP version and protocol; the rows that were, and those that want a closer look."""
+    """Finish packets of one IP version and protocol; return the rows finished, and the rows for _finish_located()."""
     words, first = heads.view(np.uint16), heads[:, _NETWORK]
     tcp, header = protocol == IPPROTO_TCP, 40 if six else 20
     transport = (_NETWORK + header) // 2  # as a column of words
@@ -226,10 +226,10 @@ def _finish_plain(
     addresses += total if tcp else words[:, transport + 2]
     field = words[:, transport + (8 if tcp else 3)]
     addresses += ~field
-    # Both are sums that were folded: equal modulo 65535, and not 0, they are the same.
+    # Both are folded sums: if they are equal modulo 65535, and not 0, they are equal.
     hit = addresses % np.uint64(0xFFFF) == 0
     plain = first >> 4 == 6 if six else first == 0x45
-    strange = _NOBODY
+    strange = _NO_ROWS
     if not six and not plain.all():
         strange = np.flatnonzero(first - np.uint8(0x46) < 10)  # options
     if not tcp and np.count_nonzero(inside := _tunnel_ports().take(words[:, transport + 1])):
@@ -251,21 +251,21 @@ def _finish_plain(
 
 
 def _number(words: npt.NDArray[np.uint16]) -> Places:
-    """Return 16-bit numbers of headers, as they were read there, as what they are."""
+    """Return the values of 16-bit numbers that were read from headers: the reverse of _laid()."""
     return words.view(">u2").astype(np.int64)
 
 
 def _complete(memory: Bytes, start: Places, size: Places, field: Places) -> None:
-    """Sum `size` bytes from `start`, the pseudo header's sum in `field` among them, and write the checksum there."""
+    """Sum `size` bytes from `start`, including the sum of the pseudo header in `field`; write the checksum there."""
     long = size > _SHORT
     for rows in (slice(None),) if np.count_nonzero(long) in (0, len(size)) else (long, ~long):
         value = ~folded(_sums(memory, start[rows], size[rows]))
-        value[value == 0] = 0xFFFF  # as Linux does it, of TCP too: the same sum, and never UDP's "none"
+        value[value == 0] = 0xFFFF  # as Linux does, for TCP too: the same sum, and never UDP's "none"
         windows(memory, 2)[field[rows]] = value.view("V2")
 
 
 def _sums(memory: Bytes, start: Places, size: Places) -> npt.NDArray[np.uint64]:
-    """Sum the words of ranges: shape (m,), unfolded. In pieces: to take new memory for all costs as much again."""
+    """Sum the words of ranges: shape (m,), not folded. In pieces: new memory for all would double the cost."""
     width = (int(size.max()) + 3) & ~3
     step = max(_AT_ONCE // width, _FEW)
     if len(start) <= step:
@@ -279,13 +279,16 @@ def _piece_sums(memory: Bytes, start: Places, size: Places, width: int) -> npt.N
     if not (size == one).all() or int(start.max()) > memory.size - width:
         return word_sums(gather(memory, start, size, width))
     block = windows(memory, width)[start].view(np.uint8).reshape(len(start), width)
-    block[:, one:] = 0  # of one length: quicker than a mask
+    block[:, one:] = 0  # all have this length, so no mask is needed
     return word_sums(block)
 
 
 @lru_cache(maxsize=1)
 def _odd_protocols() -> Mask:
-    """Whether behind an IP protocol something may be to finish that is neither TCP nor UDP. Shape (256,)."""
+    """Return, for each IP protocol, whether a checksum other than TCP's or UDP's may be open behind it.
+
+    Shape (256,).
+    """
     odd: Mask = extension_protocols()[1].copy()
     odd[[_IPPROTO_IPIP, _IPPROTO_IPV6, IPPROTO_GRE, IPPROTO_SCTP, IPPROTO_AH]] = True
     return odd
@@ -293,13 +296,13 @@ def _odd_protocols() -> Mask:
 
 @lru_cache(maxsize=1)
 def _tunnel_ports() -> Mask:
-    """Whether a UDP port, as it is read from the header, is one of VXLAN or Geneve. Shape (65536,)."""
+    """Return, for each UDP port as read from the header, whether it is VXLAN's or Geneve's: shape (65536,)."""
     return _words_in(*VXLAN_PORTS, _GENEVE_PORT)
 
 
 @lru_cache(maxsize=1)
 def _vlan_words() -> Mask:
-    """Whether an ethertype, as it is read from the header, announces a VLAN tag. Shape (65536,)."""
+    """Return, for each ethertype as read from the header, whether it announces a VLAN tag: shape (65536,)."""
     return _words_in(ETH_P_8021Q, ETH_P_8021AD, ETH_P_QINQ1)
 
 
@@ -313,7 +316,7 @@ def _words_in(*numbers: int) -> Mask:
 
 
 def _finish_located(memory: Bytes, starts: Places, sizes: Places, tunnels: int) -> Mask:
-    """Finish packets of any form, a good deal slower."""
+    """Finish packets of any form; slower than _finish_plain()."""
     h = Headers(memory, starts, sizes)
     field, stop, good = transport_fields(memory, starts, h)
     finished = np.zeros(len(starts), dtype=np.bool_)
@@ -355,7 +358,7 @@ def _finish_sctp(memory: Bytes, starts: Places, h: Headers, whole: Mask, finishe
 
 
 def _finish_inside(memory: Bytes, starts: Places, h: Headers, whole: Mask, finished: Mask, tunnels: int) -> None:
-    """Finish the packets that others carry."""
+    """Finish the packets inside tunnels."""
     skip = np.zeros(len(starts), dtype=np.int64)
     kind = np.zeros(len(starts), dtype=np.int64)  # ethertype of what is inside
     for protocol, inside in ((_IPPROTO_IPIP, ETH_P_IP), (_IPPROTO_IPV6, ETH_P_IPV6)):
@@ -377,8 +380,8 @@ def _finish_inside(memory: Bytes, starts: Places, h: Headers, whole: Mask, finis
 
 
 def _finish_bare(memory: Bytes, at: Places, size: Places, kind: Places, tunnels: int) -> Mask:
-    """Finish IP packets without Ethernet headers: in a copy that has some, whose changes are then written back."""
-    at, size = at - _ETH_HLEN, size + _ETH_HLEN  # what is there belongs to the outer headers
+    """Finish IP packets without Ethernet headers: in a copy with such headers; the changed bytes are written back."""
+    at, size = at - _ETH_HLEN, size + _ETH_HLEN  # these bytes belong to the outer headers
     copy = gather(memory, at, size, int(size.max()))
     copy[:, 12:14] = kind.astype(">u2").view(np.uint8).reshape(-1, 2)
     before = copy.copy()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CRC32c (RFC 9260, appendix A) of many rows at once: what SCTP has for a checksum."""
+"""CRC32c (RFC 9260, appendix A) of many rows at once: the checksum of SCTP."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy.typing as npt
 __all__ = ["crc32c"]
 
 _POLYNOMIAL = 0x82F63B78  # of Castagnoli, reflected
-_AT_ONCE = 1 << 16  # bytes looked up in one go: what that takes stays in the cache
+_AT_ONCE = 1 << 16  # bytes processed at a time, so that intermediate arrays fit the CPU's cache
 
 
 def crc32c(rows: npt.NDArray[np.uint8], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
-    """Return the CRC32c of the first `sizes` bytes of every row: shape (n,) uint32.
+    """Return the CRC32c of the first `sizes` bytes of every row: shape (n,), uint32.
 
-    rows: shape (n, width) uint8, zero from `sizes` on. sizes: shape (n,), 0 to width.
+    rows: shape (n, width), uint8, zero from `sizes` on. sizes: shape (n,), 0 to width.
     """
     n, width = rows.shape
     sums = np.empty(n, dtype=np.uint32)
@@ -27,7 +27,7 @@ def crc32c(rows: npt.NDArray[np.uint8], sizes: npt.NDArray[np.int64]) -> npt.NDA
     step = max(_AT_ONCE // max(width, 1), 1)
     for first in range(0, n, step):
         part = slice(first, first + step)
-        # A CRC is linear: each byte counts by itself, by how many bytes come after it, and a zero byte counts nothing.
+        # A CRC is linear: each byte contributes by its value and the number of bytes behind it; a zero byte nothing.
         behind = np.maximum(sizes[part, None] - 1 - np.arange(width), 0)
         sums[part] = np.bitwise_xor.reduce(table[behind, rows[part]], axis=1)
     return sums ^ empty[sizes] ^ np.uint32(0xFFFFFFFF)
@@ -35,7 +35,7 @@ def crc32c(rows: npt.NDArray[np.uint8], sizes: npt.NDArray[np.int64]) -> npt.NDA
 
 @lru_cache(maxsize=4)
 def _tables(longest: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-    """What byte b counts with k bytes behind it, shape (longest, 256); and the register after k zero bytes."""
+    """Return the contribution of byte b with k bytes behind it, shape (longest, 256); the register after k zeros."""
     one = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         one = (one >> np.uint32(1)) ^ np.where(one & np.uint32(1), np.uint32(_POLYNOMIAL), np.uint32(0))

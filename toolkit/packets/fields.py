@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Places: where the columns of toolkit.decode stand in a frame, which values fit there, and how they are written."""
+"""Places: where the columns of toolkit.decode are in a frame, which values fit there, and how they are written."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["IP6_WIDTH", "MAC_WIDTH", "Place", "places", "values_for", "write"]
 
 Matrix = npt.NDArray[np.uint8]
 
-MAC_WIDTH, IP6_WIDTH = 6, 16  # bytes: widths that no integer of NumPy has
+MAC_WIDTH, IP6_WIDTH = 6, 16  # bytes; NumPy has no integers of these widths
 
 
 class Place(NamedTuple):
-    """Where a column stands in the frame: `bits` bits, `shift` from the low end of `width` bytes at `at`."""
+    """Where a column is in the frame: `bits` bits, shifted by `shift` in the `width` bytes at offset `at`."""
 
     at: int
     width: int
@@ -29,7 +29,7 @@ class Place(NamedTuple):
 
 
 def places(h: Headers) -> dict[str, Place]:
-    """Every column that the one frame of `h` has a place for."""
+    """Return the place of every column that the one frame of `h` has."""
     at, transport = int(np.atleast_1d(h.network_at)[0]), int(h.transport_at[0])
     places = {"eth_dst": Place(0, MAC_WIDTH, 48), "eth_src": Place(6, MAC_WIDTH, 48)}
     if h.having("tagged"):
@@ -84,9 +84,9 @@ def _transport_places(h: Headers, at: int) -> dict[str, Place]:
 
 
 def values_for(name: str, place: Place, given: Any) -> npt.NDArray[Any]:
-    """Check that values fit the place: shape () or (n,), any integer dtype; IPv6 addresses (16,) or (n, 16) uint8.
+    """Return the values for a place: shape () or (n,), any integer dtype; IPv6 addresses (16,) or (n, 16), uint8.
 
-    given: integers, or an address in words. name: the column, for the ArgumentError.
+    given: integers, or an address as text. ArgumentError, which has the column's `name`, for values that do not fit.
     """
     if isinstance(given, str):
         given = _parsed(name, place, given)
@@ -111,7 +111,7 @@ def values_for(name: str, place: Place, given: Any) -> npt.NDArray[Any]:
     if int(numbers.min()) < 0 or int(numbers.max()) > largest:
         flat = numbers.reshape(-1)
         bad = int(np.flatnonzero((flat < 0) | (flat > largest))[0])
-        hint = " decode() says -1 where a packet does not have the field." if flat[bad] == -1 else ""
+        hint = " decode() has -1 where a packet does not have the field." if flat[bad] == -1 else ""
         raise ArgumentError(f"column {name!r}: {flat[bad]} in packet {bad} is not within 0 to {largest}.{hint}")
     return numbers
 
@@ -124,12 +124,12 @@ def _addresses(name: str, given: Any) -> Matrix:
     rows: npt.NDArray[Any] = given if isinstance(given, np.ndarray) else np.zeros(0)
     if rows.dtype != np.uint8 or rows.ndim not in (1, 2) or rows.shape[-1] != IP6_WIDTH:
         form = f"{given.shape} {given.dtype}" if isinstance(given, np.ndarray) else f"{given!r}"
-        raise ArgumentError(f"column {name!r} takes IPv6 addresses: shape (n, 16) uint8, or one in words, not {form}.")
+        raise ArgumentError(f"column {name!r} takes IPv6 addresses: shape (n, 16) uint8, or one as text, not {form}.")
     return rows
 
 
 def _parsed(name: str, place: Place, text: str) -> int:
-    """One address in words, as a number."""
+    """Return an address, given as text, as a number."""
     try:
         if place.bits == 48:
             octets = bytes.fromhex(text.replace(":", "").replace("-", ""))
@@ -147,7 +147,7 @@ def _parsed(name: str, place: Place, text: str) -> int:
 
 
 def write(out: Matrix, place: Place, values: Any) -> None:
-    """Write values_for() the place into every row; the bits beside it stay."""
+    """Write values, as values_for() returned them, into every row; the other bits stay."""
     at, width = place.at, place.width
     if width == IP6_WIDTH:
         out[:, at : at + IP6_WIDTH] = values
@@ -157,7 +157,7 @@ def write(out: Matrix, place: Place, values: Any) -> None:
         out[:, at + 2 : at + 6].view(">u4")[:, 0] = wide & 0xFFFFFFFF
     else:
         field = out[:, at : at + width].view(f">u{width}")[:, 0]
-        if place.bits < 8 * width:  # others share its bytes
+        if place.bits < 8 * width:  # other fields share its bytes
             kept = (1 << 8 * width) - 1 - (((1 << place.bits) - 1) << place.shift)
             values = (field & np.array(kept, dtype=field.dtype)) | (values.astype(np.uint32) << place.shift)
         field[...] = values

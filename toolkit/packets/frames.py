@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames made by hand: Ethernet, VLAN, ARP, IPv4, IPv6, UDP, TCP and ICMP, byte by byte.
+"""Single frames as bytes: Ethernet, VLAN, ARP, IPv4, IPv6, UDP, TCP and ICMP.
 
-Small functions that wrap one header around a payload, innermost first, and whole frames for the common cases. Lengths
-are bytes without the frame check sequence. Addresses are strings; checksums are right unless `checksum` says otherwise.
+Small functions that put one header in front of a payload, innermost first, and whole frames for the common cases.
+Lengths are bytes without the frame check sequence. Addresses are strings; checksums are correct.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ __all__ = [
 ETH_P_IP, ETH_P_ARP, ETH_P_8021Q, ETH_P_IPV6, ETH_P_8021AD = 0x0800, 0x0806, 0x8100, 0x86DD, 0x88A8
 IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMPV6 = 1, 6, 17, 58
 
-# The addresses of a Lab, so that a frame without any goes from its far end to its near end.
+# The addresses of a Lab: by default a frame goes from its far end to its near end.
 NEAR_MAC, FAR_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 NEAR_IP, FAR_IP = "10.11.0.1", "10.11.0.2"
 NEAR_IP6, FAR_IP6 = "fd11::1", "fd11::2"
 
 
 def checksum(data: bytes) -> int:
-    """The internet checksum of `data` (RFC 1071): 16 bits, ready for the header."""
+    """Return the Internet checksum of `data` (RFC 1071): 16 bits, as in the header."""
     words = struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2))
     total: int = sum(words)
     while total >> 16:
@@ -60,7 +60,7 @@ def checksum(data: bytes) -> int:
 
 
 def mac_bytes(mac: str) -> bytes:
-    """Six bytes of "02:00:00:00:00:01"."""
+    """Return the six bytes of an address like "02:00:00:00:00:01"; ArgumentError for anything else."""
     octets = b""
     with contextlib.suppress(ValueError):
         octets = bytes.fromhex(mac.replace(":", ""))
@@ -70,7 +70,7 @@ def mac_bytes(mac: str) -> bytes:
 
 
 def ip_bytes(ip: str) -> bytes:
-    """Four or sixteen bytes of an IPv4 or IPv6 address."""
+    """Return the four or sixteen bytes of an IPv4 or IPv6 address; ArgumentError for anything else."""
     try:
         return socket.inet_pton(socket.AF_INET6 if ":" in ip else socket.AF_INET, ip)
     except OSError as refused:
@@ -83,7 +83,7 @@ def _with_checksum(segment: bytes, at: int, pseudo: bytes) -> bytes:
 
 
 def _pseudo(source: str, destination: str, protocol: int, length: int) -> bytes:
-    """The pseudo header that transport checksums cover."""
+    """Return the pseudo header that transport checksums cover."""
     addresses = ip_bytes(source) + ip_bytes(destination)
     return addresses + struct.pack("!IHBB", length, 0, 0, protocol)
 
@@ -96,7 +96,7 @@ def ethernet(
     destination: str = NEAR_MAC,
     vlans: Sequence[int] = (),
 ) -> bytes:
-    """An Ethernet frame. `vlans` are tag control values, outermost first; two or more make the outer ones 802.1ad."""
+    """Return an Ethernet frame. vlans: tag control values, outermost first; all but the innermost tag are 802.1ad."""
     tags = b""
     for position, tag in enumerate(vlans):
         tags += struct.pack("!HH", ETH_P_8021Q if position == len(vlans) - 1 else ETH_P_8021AD, tag)
@@ -111,7 +111,7 @@ def arp(
     target_mac: str = "00:00:00:00:00:00",
     target_ip: str = NEAR_IP,
 ) -> bytes:
-    """An ARP packet for Ethernet and IPv4: operation 1 asks, 2 answers."""
+    """Return an ARP packet for Ethernet and IPv4. operation: 1 is a request, 2 a reply."""
     head = struct.pack("!HHBBH", 1, ETH_P_IP, 6, 4, operation)
     return head + mac_bytes(source_mac) + ip_bytes(source_ip) + mac_bytes(target_mac) + ip_bytes(target_ip)
 
@@ -128,7 +128,10 @@ def ipv4(
     fragment: int = 0x4000,
     options: bytes = b"",
 ) -> bytes:
-    """An IPv4 packet. `fragment` is flags and offset (0x4000: do not fragment); `options` a multiple of four bytes."""
+    """Return an IPv4 packet. fragment: flags and offset (0x4000: do not fragment). options.
+
+    A multiple of four bytes.
+    """
     words = 5 + len(options) // 4
     length = words * 4 + len(payload)
     head = struct.pack("!BBHHHBBH", 0x40 | words, tos, length, identification, fragment, ttl, protocol, 0)
@@ -146,7 +149,7 @@ def ipv6(
     traffic_class: int = 0,
     flow_label: int = 0,
 ) -> bytes:
-    """An IPv6 packet; extension headers are part of the payload."""
+    """Return an IPv6 packet; extension headers are part of the payload."""
     first = 6 << 28 | traffic_class << 20 | flow_label
     head = struct.pack("!IHBB", first, len(payload), next_header, hop_limit)
     return head + ip_bytes(source) + ip_bytes(destination) + payload
@@ -155,11 +158,11 @@ def ipv6(
 def udp(
     payload: bytes, source_port: int, destination_port: int, *, source: str = FAR_IP, destination: str = NEAR_IP
 ) -> bytes:
-    """A UDP datagram; the addresses (of either family) are for its checksum."""
+    """Return a UDP datagram; the addresses (of either family) are for its checksum."""
     length = 8 + len(payload)
     segment = struct.pack("!HHHH", source_port, destination_port, length, 0) + payload
     segment = _with_checksum(segment, 6, _pseudo(source, destination, IPPROTO_UDP, length))
-    # A computed checksum of zero is sent as all ones: zero on the wire means that there is none.
+    # A computed checksum of zero is sent as all ones: zero in the packet means that there is none.
     return segment if segment[6:8] != b"\0\0" else segment[:6] + b"\xff\xff" + segment[8:]
 
 
@@ -176,7 +179,7 @@ def tcp(
     window: int = 65535,
     options: bytes = b"",
 ) -> bytes:
-    """A TCP segment; `flags` are FIN 1, SYN 2, RST 4, PSH 8, ACK 16; `options` a multiple of four bytes."""
+    """Return a TCP segment. flags: FIN 1, SYN 2, RST 4, PSH 8, ACK 16. options: a multiple of four bytes."""
     offset = (5 + len(options) // 4) << 4
     ports = struct.pack("!HHII", source_port, destination_port, sequence, acknowledgment)
     segment = ports + struct.pack("!BBHHH", offset, flags, window, 0, 0) + options + payload
@@ -184,7 +187,7 @@ def tcp(
 
 
 def icmp(payload: bytes = b"", *, kind: int = 8, code: int = 0, rest: int = 0) -> bytes:
-    """An ICMP message; `kind` 8 is an echo request, whose `rest` is identifier << 16 | sequence."""
+    """Return an ICMP message. kind: 8 is an echo request, with `rest` (the second word) identifier << 16 | sequence."""
     return _with_checksum(struct.pack("!BBHI", kind, code, 0, rest) + payload, 2, b"")
 
 
@@ -197,13 +200,13 @@ def icmpv6(
     source: str = FAR_IP6,
     destination: str = NEAR_IP6,
 ) -> bytes:
-    """An ICMPv6 message; `kind` 128 is an echo request, whose `rest` is identifier << 16 | sequence."""
+    """Return an ICMPv6 message. kind: 128 is an echo request, with `rest` identifier << 16 | sequence."""
     message = struct.pack("!BBHI", kind, code, 0, rest) + payload
     return _with_checksum(message, 2, _pseudo(source, destination, IPPROTO_ICMPV6, len(message)))
 
 
 def _far(destination: str) -> str:
-    """The far end's address of the same family as `destination`."""
+    """Return the far end's address of the same family as `destination`."""
     return FAR_IP6 if ":" in destination else FAR_IP
 
 
@@ -218,7 +221,7 @@ def _wrap(
 
 
 def _filled(payload: bytes, size: int | None, head: int) -> bytes:
-    """`payload` with zeros behind it, so that a frame with `head` bytes of headers is `size` bytes long."""
+    """Return `payload` with zeros behind it, so that a frame with `head` bytes of headers is `size` bytes long."""
     if size is None:
         return payload
     if size < head + len(payload):
@@ -240,7 +243,7 @@ def udp_frame(
     destination_mac: str = NEAR_MAC,
     vlans: Sequence[int] = (),
 ) -> bytes:
-    """A whole UDP frame over IPv4 or IPv6. With `size` zeros fill it up to that many bytes."""
+    """Return a whole UDP frame over IPv4 or IPv6. size: bytes, filled up with zeros."""
     head = 14 + 4 * len(vlans) + (40 if ":" in destination_ip else 20) + 8
     source_ip = source_ip or _far(destination_ip)
     datagram = udp(
@@ -262,7 +265,7 @@ def tcp_frame(
     destination_mac: str = NEAR_MAC,
     vlans: Sequence[int] = (),
 ) -> bytes:
-    """A whole TCP frame over IPv4 or IPv6. With `size` zeros fill it up to that many bytes."""
+    """Return a whole TCP frame over IPv4 or IPv6. size: bytes, filled up with zeros."""
     head = 14 + 4 * len(vlans) + (40 if ":" in destination_ip else 20) + 20
     payload = _filled(payload, size, head)
     source_ip = source_ip or _far(destination_ip)
@@ -282,7 +285,7 @@ def echo_frame(
     destination_mac: str = NEAR_MAC,
     vlans: Sequence[int] = (),
 ) -> bytes:
-    """A whole ICMP or ICMPv6 echo request, by the family of the addresses. With `size` zeros fill it up."""
+    """Return a whole ICMP or ICMPv6 echo request, by the family of destination_ip. size: bytes, filled with zeros."""
     six = ":" in destination_ip
     payload = _filled(payload, size, 14 + 4 * len(vlans) + (40 if six else 20) + 8)
     rest = identifier << 16 | sequence

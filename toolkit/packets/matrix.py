@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets in whatever form they are given, as rows of one matrix."""
+"""as_matrix(): packets given as a list, an array or a Batch become rows of one matrix."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Lengths = npt.NDArray[np.uint32]
 def as_matrix(
     packets: Any, lengths: npt.ArrayLike | None = None, *, longest: int | None = None
 ) -> tuple[Matrix, Lengths]:
-    """Return packets as (matrix, lengths): shape (n, width) uint8, C-contiguous, one row a packet; shape (n,) uint32.
+    """Return packets as (matrix, lengths): shape (n, width), uint8, C-contiguous, one row a packet; shape (n,), uint32.
 
     packets: an iterable of bytes-like objects, one a packet; or an array of shape (n, width) and dtype uint8; or a
     Batch. lengths: with an array only, bytes of each row that belong to the packet, shape (n,), 1 to width; all when
-    None. longest: refuse longer packets, before memory is taken for them.
+    None. longest: most bytes of a packet, checked before memory is allocated.
 
-    An array that is contiguous comes back as it is, anything else as a copy that can be written. Of a copy, bytes past
-    a packet's end are zero. Raises ArgumentError, which names the first packet at fault; an empty packet is one.
+    A contiguous array is returned itself, anything else as a writeable copy, with zeros past a packet's end.
+    ArgumentError, which names the first bad packet; an empty packet is bad.
     """
     if isinstance(packets, np.ndarray):
         matrix = _checked_array(packets)
@@ -68,7 +68,7 @@ def _sequence(packets: Any) -> Sequence[Any]:
 
 
 def _join(packets: Sequence[Any], longest: int | None) -> tuple[Matrix, Lengths]:
-    """Bytes-like objects as rows: len() and join() are C's loops, the rest is NumPy's."""
+    """Return bytes-like objects as rows. No Python loop: len() and join() loop in C, the remainder is NumPy."""
     try:
         sizes = np.fromiter(map(len, packets), dtype=np.int64, count=len(packets))
         _check_longest(sizes, longest)
@@ -76,20 +76,20 @@ def _join(packets: Sequence[Any], longest: int | None) -> tuple[Matrix, Lengths]
         joined = bytearray().join(packets if (sizes == width).all() else _padded(packets, width - sizes))
     except (TypeError, BufferError) as cause:
         raise _culprit(packets) from cause
-    # len() counts items: of an array of anything but bytes they are fewer than its bytes.
+    # len() counts items, which are fewer than the bytes of an array with wider items.
     if len(joined) != width * len(packets) or (len(sizes) and not int(sizes.min())):
         raise _culprit(packets)
     return np.frombuffer(joined, dtype=np.uint8).reshape(len(packets), width), sizes.astype(np.uint32)
 
 
 def _padded(packets: Sequence[Any], missing: npt.NDArray[np.int64]) -> Iterable[Any]:
-    """The packets, and after each the zeros that it is short of. Ten times faster than to mask rows afterwards."""
+    """Yield each packet and the zeros that it lacks. Ten times faster than masking rows afterwards."""
     zeros = {count: bytes(count) for count in np.unique(missing).tolist()}
     return chain.from_iterable(zip(packets, map(zeros.__getitem__, missing.tolist()), strict=True))
 
 
 def _culprit(packets: Sequence[Any]) -> ArgumentError:
-    """The error that names the first of the packets that is none."""
+    """Return the error that names the first bad packet."""
     for at, packet in enumerate(packets):
         what = f"packet {at} of {len(packets)}"
         try:
@@ -105,14 +105,14 @@ def _culprit(packets: Sequence[Any]) -> ArgumentError:
             )
         if not view.nbytes:
             return ArgumentError(f"{what} is empty. Next step: leave it out.")
-    return ArgumentError("packets changed while they were read. Next step: give a list that nobody else writes to.")
+    return ArgumentError("packets changed while they were read. Next step: pass a list that no other thread changes.")
 
 
 def _checked_array(packets: npt.NDArray[Any]) -> Matrix:
     if packets.dtype != np.uint8:
         raise ArgumentError(
-            f"packets are an array of {packets.dtype}, not of uint8. Next step: of bytes kept in a wider type, "
-            "packets.astype(numpy.uint8); of a list of packets, the list itself."
+            f"packets are an array of {packets.dtype}, not of uint8. Next step: packets.astype(numpy.uint8) if each "
+            "item is a byte; if it was made from a list of packets, the list itself."
         )
     if packets.ndim != 2:
         remedy = " Next step: for one packet, packets[numpy.newaxis]." if packets.ndim == 1 else ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Template: many packets like one, each with its own addresses, ports, numbers or payload, written as columns."""
+"""Template: many copies of one frame, each with its own addresses, ports, numbers or payload, written as columns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 
 
 class _Plan(NamedTuple):
-    """How to sum for one checksum: what stays the same, words to add as (offset, NumPy format), bytes of payload."""
+    """How to compute one checksum: the sum of unchanged words, words to add as (offset, format), bytes of payload."""
 
     constant: int
     words: list[tuple[int, str]]
@@ -29,7 +29,7 @@ class _Plan(NamedTuple):
 
 
 class _Given(NamedTuple):
-    """What is to be filled in, checked: number of packets, numbers by column, payload of shape (n or 1, k)."""
+    """The checked arguments of fill(): number of packets, values by column, payload of shape (n or 1, k)."""
 
     packets: int
     values: dict[str, Array]
@@ -37,7 +37,7 @@ class _Given(NamedTuple):
 
 
 class _Checksum(NamedTuple):
-    """A checksum of the frame: where it stands, which bytes it covers, and what is summed besides."""
+    """A checksum of the frame: its offset, the bytes it covers, and the sum of the rest of the pseudo header."""
 
     at: int
     covered: npt.NDArray[np.bool_]  # shape (len,), without its own two bytes
@@ -46,14 +46,14 @@ class _Checksum(NamedTuple):
 
 
 class Template:
-    """A frame that others are made after: fill() returns n copies of it, each with its own values in some columns.
+    """A frame to make others from: fill() returns n copies of it, each with its own values in some columns.
 
-    The columns have the names that toolkit.decode gives them; `columns` lists those that this frame has a place for.
-    Lengths, protocols and the order of headers are the frame's own.
+    Not thread-safe. The columns have the names of toolkit.decode; `columns` lists those that this frame has. Lengths,
+    protocols and the order of headers stay those of the frame.
     """
 
     def __init__(self, frame: Any) -> None:
-        """frame: an Ethernet frame without its check sequence, bytes-like: 14 bytes at least."""
+        """Take an Ethernet frame without its check sequence: bytes-like, 14 bytes at least; else ArgumentError."""
         try:
             octets = np.frombuffer(frame, dtype=np.uint8)
         except (TypeError, ValueError, BufferError) as cause:
@@ -65,7 +65,7 @@ class Template:
         self._octets: Matrix = octets.reshape(1, -1).copy()
         headers = locate(self._octets)
         self._places = places(headers)
-        # decode() takes all of ARP for the payload of Ethernet; here it has places of its own.
+        # In decode() all of ARP is payload; here its fields have places of their own.
         end = int(headers.end[0])
         self._room = slice(end if headers.having("has_arp") else int(headers.payload_at[0]), end)
         self._checksums = _checksums(self._octets, headers)
@@ -76,12 +76,12 @@ class Template:
         return self._octets.size
 
     def __repr__(self) -> str:
-        """Show the frame in words, and its columns."""
+        """Show the frame as text, and its columns."""
         from toolkit.decode.columns import decode
         from toolkit.decode.text import summary
 
-        words = summary(decode(self._octets[0], [0], [len(self)]), 0)
-        return f"<Template: {words}; columns {', '.join(self.columns)}>"
+        text = summary(decode(self._octets[0], [0], [len(self)]), 0)
+        return f"<Template: {text}; columns {', '.join(self.columns)}>"
 
     @property
     def frame(self) -> bytes:
@@ -90,31 +90,31 @@ class Template:
 
     @property
     def columns(self) -> list[str]:
-        """Names of what can be filled in, `payload` the last."""
+        """Names of the columns that can be filled in; `payload` is the last."""
         return [*self._places, *(["payload"] if self._room.stop > self._room.start else [])]
 
     def fill(self, n: int | None = None, *, payload: Any = None, checksums: bool = True, **columns: Any) -> Matrix:
-        """Return n packets like the frame, shape (n, len) uint8, with `columns` filled in.
+        """Return n copies of the frame, shape (n, len), uint8, with `columns` filled in.
 
         columns: by the names of toolkit.decode (`eth_dst`, `ip_src`, `src_port`, `ip_ttl`, `icmp_seq`, `tcp_seq`, …),
-        each an array of n integers in host order, or one for all packets. Addresses may be strings, for all packets.
-        IPv6 addresses are `ip_src`, or `ip6_src` as decode calls it: shape (n, 16) uint8, or one. n: the columns' own
-        length when None; 1 when there is none.
-        payload: shape (n, k) uint8, or bytes for all packets: written over the first k bytes of the frame's payload.
-        checksums: write those of IPv4 and TCP, UDP, ICMP or ICMPv6; otherwise they stay the frame's, whatever changes.
+        each an array of n integers in host order, or one integer for all packets. An address for all packets may be
+        text. IPv6 addresses are `ip_src`, or `ip6_src` as in decode: shape (n, 16), uint8, or one.
+        n: by default the length of the columns, or 1 without such a column.
+        payload: shape (n, k), uint8, or bytes for all packets: written over the first k bytes of the frame's payload.
+        checksums: write those of IPv4 and TCP, UDP, ICMP or ICMPv6; with False they stay those of the frame.
 
-        Raises ArgumentError, and names the column, when the frame has no place for it or a value does not fit.
+        ArgumentError, with the column's name, when the frame does not have the column or a value does not fit.
         """
         made = self._checked(n, columns, payload)
         return self._write(np.empty((made.packets, len(self)), dtype=np.uint8), made, checksums)
 
     def fill_into(self, out: Matrix, *, payload: Any = None, checksums: bool = True, **columns: Any) -> Matrix:
-        """As fill(), into memory that is there: shape (n, len) uint8, rows contiguous in themselves. Returns it."""
+        """Do fill() into `out`: shape (n, len), uint8, each row contiguous. Returns `out`."""
         self._check_out(out)
         return self._write(out, self._checked(len(out), columns, payload), checksums)
 
     def _checked(self, n: int | None, columns: dict[str, Any], payload: Any) -> _Given:
-        """Everything that can be wrong is found here, before the first byte is written."""
+        """Check all arguments, before the first byte is written."""
         values = {name: values_for(name, self._place(name), given) for name, given in columns.items()}
         body = None if payload is None else self._payload(payload)
         counts = {} if n is None else {"n": n}
@@ -124,15 +124,15 @@ class Template:
         if body is not None and body.ndim == 2:
             counts["payload"] = len(body)
         if len(set(counts.values())) > 1:
-            said = ", ".join(f"{name} {count}" for name, count in counts.items())
-            raise ArgumentError(f"one value a packet, but the number of packets differs: {said}.")
+            given = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise ArgumentError(f"one value a packet, but the number of packets differs: {given}.")
         count = next(iter(counts.values()), 1)
         if count < 0:
             raise ArgumentError(f"{count} packets cannot be made.")
         return _Given(count, values, None if body is None else np.atleast_2d(body))
 
     def _write(self, out: Matrix, made: _Given, checksums: bool) -> Matrix:
-        # One item a packet is several times faster than rows of bytes.
+        # Copied as one item a packet: several times faster than as rows of bytes.
         out.view(f"V{len(self)}")[:] = self._octets.view(f"V{len(self)}")
         for name, value in made.values.items():
             write(out, self._places[name], value)
@@ -153,7 +153,7 @@ class Template:
         return place
 
     def _payload(self, payload: Any) -> Matrix:
-        """The payload: shape (n, k), or (k,) for all packets."""
+        """Return the checked payload: shape (n, k), or (k,) for all packets."""
         room = self._room.stop - self._room.start
         try:
             body = payload if isinstance(payload, np.ndarray) else np.frombuffer(payload, dtype=np.uint8)
@@ -189,7 +189,7 @@ class Template:
             store(out, None, checksum.at, value)
 
     def _plan(self, names: frozenset[str], size: int) -> list[_Plan]:
-        """The plan of each checksum when these columns and so many bytes of payload are filled in."""
+        """Return the plan of each checksum for these columns and `size` bytes of payload."""
         plans = self._plans.get((names, size))
         if plans is None:
             changed = np.zeros(len(self) + 1, dtype=np.bool_)  # the last word may reach past the frame
@@ -211,12 +211,12 @@ class Template:
             else:
                 words.append((at, "u2"))
         constant = int(word_sums(self._octets * same)[0]) + checksum.besides
-        # What is covered of the payload is its beginning: it may go on where a UDP length says that it ends.
+        # Only the beginning of the payload may be covered: it may be longer than the UDP length says.
         return _Plan(constant, words, int(np.count_nonzero(checksum.covered[body])))
 
 
 def _checksums(octets: Matrix, h: Headers) -> list[_Checksum]:
-    """The checksums that the one frame of `h` has: of its IPv4 header, and of its transport."""
+    """Return the checksums of the one frame of `h`: of its IPv4 header, and of its transport."""
     found = []
     size = octets.shape[1]
     at, transport, protocol = int(np.atleast_1d(h.network_at)[0]), int(h.transport_at[0]), int(h.protocol[0])
@@ -227,7 +227,7 @@ def _checksums(octets: Matrix, h: Headers) -> list[_Checksum]:
     if good[0]:
         six, place, end = bool(h.has_ip6[0]), int(field[0]), int(stop[0])
         addresses = (at + 8, at + 40) if six else (at + 12, at + 20)
-        # Length and protocol of the pseudo header, as the words that they are in memory.
+        # Length and protocol of the pseudo header, as words in memory.
         besides = int(np.array([end - transport + protocol], dtype=">u4").view(np.uint32)[0])
         if protocol == IPPROTO_ICMP and not six:
             addresses, besides = (0, 0), 0
@@ -237,7 +237,7 @@ def _checksums(octets: Matrix, h: Headers) -> list[_Checksum]:
 
 
 def _bytes(size: int, without: int, *ranges: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Mask of the bytes in the ranges, but for the two of the checksum."""
+    """Return a mask of the bytes in the ranges, without the two of the checksum."""
     covered = np.zeros(size, dtype=np.bool_)
     for start, stop in ranges:
         covered[start:stop] = True

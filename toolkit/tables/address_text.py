@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses as people write them, many at once: no loop over the packets, no object for each of them."""
+"""Addresses as text, many at once: no loop over the packets, no object for each of them."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _FFFF = np.frombuffer(b"\0\0\xff\xff", dtype=np.uint32)[0]  # the third word of 
 
 
 class Text(NamedTuple):
-    """Strings (or runs of bytes) one behind the other: item i is data[offsets[i]:offsets[i + 1]].
+    """Strings (or bytes) one behind the other: item i is data[offsets[i]:offsets[i + 1]].
 
-    data: shape (size,) uint8. offsets: shape (n + 1,) int32, as Arrow has them. A missing one is empty.
+    data: shape (size,), uint8. offsets: shape (n + 1,), int32, as in Arrow. A missing item is empty.
     """
 
     data: Bytes
     offsets: npt.NDArray[np.int32]
 
     def strings(self) -> list[str]:
-        """Return them as Python strings: for display and for pandas, not for a hot path."""
+        """Return the items as Python strings: for display and for pandas, not for a hot path."""
         whole, at = self.data.tobytes().decode("ascii"), self.offsets.tolist()
         return [whole[begin:end] for begin, end in pairwise(at)]
 
     def runs(self) -> list[bytes]:
-        """Return them as Python bytes objects: for pandas, not for a hot path."""
+        """Return the items as Python bytes: for pandas, not for a hot path."""
         whole, at = self.data.tobytes(), self.offsets.tolist()
         return [whole[begin:end] for begin, end in pairwise(at)]
 
@@ -52,7 +52,7 @@ def ip6_text(addresses: Bytes) -> Text:
 
 
 def ip_text(ip4: Array, ip6: Bytes, is6: Flags) -> Text:
-    """Write what each packet has: ip6 where is6, else ip4, else (-1) nothing. Shapes (n,), (n, 16), (n,)."""
+    """Write one address a packet: ip6 where is6, else ip4, empty where that is -1. Shapes (n,), (n, 16), (n,)."""
     rows = np.flatnonzero(is6)
     if not rows.size:
         return ip4_text(ip4)
@@ -86,13 +86,13 @@ def _offsets(sizes: Array) -> npt.NDArray[np.int32]:
 
 
 def _compact(cells: Bytes) -> Text:
-    """Take the zeros out of rows of characters."""
+    """Remove the zeros from rows of characters."""
     written = cells != 0
     return Text(cells[written], _offsets(np.count_nonzero(written, axis=1)))
 
 
 def _ip4_cells(addresses: Array, present: Flags) -> Bytes:
-    """Rows of 16 characters, zeros among them; all zero where there is none."""
+    """Return rows of 16 characters, with zeros among them; all zero where there is no address."""
     cells = _dotted(addresses.astype(">u4").view(np.uint8).reshape(-1, 4))
     if not present.all():
         cells[~present] = 0
@@ -108,7 +108,7 @@ def _dotted(raw: Bytes) -> Bytes:
 
 @lru_cache(maxsize=1)
 def _decimals() -> npt.NDArray[np.uint32]:
-    """Item k is k in up to three digits and a dot, four characters in a word. Shape (256,)."""
+    """Return a table: item k is k in up to three digits and a dot, four characters in a word. Shape (256,)."""
     text = b"".join(str(number).encode().ljust(3, b"\0") + b"." for number in range(256))
     return np.frombuffer(text, dtype=np.uint32)
 
@@ -135,14 +135,14 @@ def _ip6_cells(addresses: Bytes) -> Bytes:
 
 @lru_cache(maxsize=1)
 def _hexadecimals() -> npt.NDArray[np.uint32]:
-    """Item k is k in one to four hexadecimal digits, four characters in a word. Shape (65536,)."""
+    """Return a table: item k is k in one to four hexadecimal digits, in a word of four characters. Shape (65536,)."""
     text = b"".join(b"%x" % number + bytes(3 - (max(number.bit_length(), 1) - 1) // 4) for number in range(1 << 16))
     return np.frombuffer(text, dtype=np.uint32)
 
 
 @lru_cache(maxsize=1)
 def _mac_groups() -> Array:
-    """Item k is k as two octets of an Ethernet address, each with a colon behind it. Shape (65536,), void of 6."""
+    """Return a table: item k is k as two octets, each with a colon behind it. Shape (65536,), void of 6 bytes."""
     octets = [b"%02x:" % number for number in range(256)]
     return np.frombuffer(b"".join(high + low for high in octets for low in octets), dtype=np.dtype((np.void, 6)))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Columns as an Arrow record batch: NumPy's memory under Arrow's names, copied nowhere."""
+"""Columns as an Arrow record batch, which uses NumPy's memory without a copy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["pyarrow", "record_batch"]
 
 
 def pyarrow(what: str) -> Any:
-    """Import pyarrow for `what`, or say how to get it."""
+    """Import pyarrow. LibraryError, which says how to install it for `what`, when that fails."""
     missing = f"{what} needs pyarrow. Next step: `pip install pyarrow` (in a checkout: scripts/setup --tables)."
     with importing("pyarrow", LibraryError(missing)):
         import pyarrow as pa
@@ -28,7 +28,7 @@ def pyarrow(what: str) -> Any:
 
 
 def record_batch(columns: Sequence[Cells]) -> pa.RecordBatch:
-    """Return the columns as a pyarrow.RecordBatch; its schema is the same for the same names, whatever they hold."""
+    """Return the columns as a pyarrow.RecordBatch; its schema depends on the columns' names only, not on the values."""
     pa = pyarrow("to_arrow()")
     arrays = [_array(pa, column) for column in columns]
     fields = [
@@ -39,7 +39,7 @@ def record_batch(columns: Sequence[Cells]) -> pa.RecordBatch:
 
 
 def _array(pa: Any, column: Cells) -> Any:
-    """One column. Buffers are handed over as they are: a bitmap of what is there, offsets, values."""
+    """Return one column as an Arrow array over the same buffers: validity bitmap, offsets, values."""
     values, n = column.values, _length(column.values)
     validity = None
     if column.present is not None:

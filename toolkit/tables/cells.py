@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From packets to the columns of a table, in plain NumPy: what Arrow, pandas and Parquet have in common."""
+"""Cells: packets as the columns of a table, in plain NumPy: what Arrow, pandas and Parquet have in common."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ __all__ = ["Cells", "PacketTable", "column_cells", "packet_cells"]
 Array = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
 
-_UNKNOWN_RULE = 0xFFFFFFFF  # Batch.rule_numbers where nobody knows
+_UNKNOWN_RULE = 0xFFFFFFFF  # the value in Batch.rule_numbers where the rule is not known
 
 
 class DecodedColumns(Protocol):
-    """Decoded columns by name: toolkit.decode.Columns, as far as a table of them goes."""
+    """Decoded columns by name: toolkit.decode.Columns, as far as tables need it."""
 
     def __getitem__(self, name: str) -> Array:
         """Return a column: shape (n,), or (n, 16) uint8 for IPv6 addresses."""
 
     def __contains__(self, name: object) -> bool:
-        """Say whether there is a column of that name."""
+        """Return whether there is a column of that name."""
 
     def keys(self) -> list[str]:
         """Return the names."""
@@ -39,9 +39,9 @@ class DecodedColumns(Protocol):
 class Cells:
     """One column of a table.
 
-    values: shape (n,) numbers of any type, datetime64[ns] (UTC) or bool; shape (n, 16) uint8; or Text.
-    present: shape (n,), which packets have it; None: all of them. nullable: whether others may lack it.
-    kind: "number", "time", "text", "octets" (Text that is not one) or "address" (16 bytes).
+    values: shape (n,), numbers of any type, datetime64[ns] (UTC) or bool; shape (n, 16), uint8; or Text.
+    present: shape (n,), bool, which packets have it; None: all. nullable: whether other packets may not have it.
+    kind: "number", "time", "text", "octets" (bytes in a Text) or "address" (16 bytes).
     """
 
     name: str
@@ -55,7 +55,8 @@ class Cells:
 class PacketTable:
     """What a table of packets is made from; arrays of shape (n,) unless said otherwise.
 
-    columns: their decoded headers. times: datetime64[ns] UTC, NaT where there is none. head: (n, width) uint8 or None.
+    columns: their decoded headers. times: datetime64[ns], UTC, NaT where there is none. head: (n, width), uint8, or
+    None.
     """
 
     columns: DecodedColumns
@@ -71,20 +72,20 @@ def packet_cells(
 ) -> list[Cells]:
     """Return the columns of a table of packets.
 
-    wanted: names, in any order; all when None. Raises ArgumentError for a name that there is not.
+    wanted: names, in any order; None: all. ArgumentError for an unknown name.
     """
     known = [*PACKET, *names(packets.columns.keys(), _checked(addresses))] + ["head"] * (packets.head is not None)
     if isinstance(wanted, str):
         wanted = (wanted,)
     chosen = known if wanted is None else list(dict.fromkeys(wanted))
     if unknown := [name for name in chosen if name not in known]:
-        more = " (the first bytes of a packet: say how many with head=)" if "head" in unknown else ""
+        more = " (the first bytes of a packet: set their number with head=)" if "head" in unknown else ""
         raise ArgumentError(f"no column {unknown[0]!r}{more}. There are: {', '.join(known)}.")
     return [_packet_cell(packets, name, addresses) for name in chosen]
 
 
 def column_cells(columns: DecodedColumns, addresses: Addresses = "text") -> list[Cells]:
-    """Return decoded columns, length among them, as those of a table."""
+    """Return decoded columns, including the length, as those of a table."""
     _checked(addresses)
     length = [_length(columns)] if "length" in columns else []
     return length + [_column_cell(columns, name, addresses) for name in names(columns.keys(), addresses)]
@@ -120,7 +121,7 @@ def _length(columns: DecodedColumns) -> Cells:
 
 
 def _column_cell(columns: DecodedColumns, name: str, addresses: Addresses) -> Cells:
-    """One column of toolkit.decode: without -1, and as small as what it says."""
+    """Return one column of toolkit.decode without -1, in the type that schema.py gives it."""
     column = columns[name]
     if name in NUMBERS:
         return _nullable(name, column.astype(NUMBERS[name]), column >= 0)

@@ -22,8 +22,9 @@ __all__ = ["data_frame"]
 def data_frame(columns: Sequence[Cells]) -> pd.DataFrame:
     """Return the columns as a pandas.DataFrame.
 
-    Numbers that may be missing are of pandas' nullable types (Int32, ...), text is of dtype "string": missing is
-    pandas.NA in both, so that columns of several Batches have one dtype. Times are datetime64[ns, UTC].
+    Numbers that may be missing have pandas' nullable types (Int32, ...), text has dtype "string"; missing values are
+    pandas.NA in both, so that a column has the same dtype for every Batch. Times are datetime64[ns, UTC].
+    LibraryError without pandas.
     """
     missing = "to_pandas() needs pandas. Next step: `pip install pandas` (in a checkout: scripts/setup --tables)."
     with importing("pandas", LibraryError(missing)):
@@ -49,7 +50,7 @@ def _series(pd: Any, column: Cells) -> Any:
 
 
 def _objects(items: list[Any], present: Any) -> Any:
-    """An array of Python objects, None where nothing is present."""
+    """Return an array of Python objects, None where no value is present."""
     objects = np.empty(len(items), dtype=object)
     objects[:] = items
     if present is not None:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the columns are in a table: types that every engine knows, in which its sums and differences are right."""
+"""Schema.
+
+The columns of a table and their types, which every engine has, and in which sums and differences are right.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,18 @@ import numpy as np
 
 __all__ = ["IP", "MACS", "NUMBERS", "PACKET", "WHOLE", "Addresses", "names"]
 
-# "text": addresses as people write them, IPv4 and IPv6 in the same column. "binary": numbers for IPv4 (host order)
-# and Ethernet, both int64, 16 bytes for IPv6, in columns of their own.
+# "text": addresses as text, IPv4 and IPv6 in the same column. "binary": IPv4 (host order) and Ethernet as int64, IPv6
+# as 16 bytes in columns of its own.
 Addresses = Literal["text", "binary"]
 
-# All numbers are signed, for people subtract them: ports, lengths, sequence numbers. What people add up has 64 bits:
-# Polars sums 32 bits in 32 bits, and 4 GB of packets soon come together. What only names something (a port, a type) has
-# the bits that its differences need: more cost memory, and a third of the speed at which a file is written.
+# All numbers are signed, so that their differences are right: ports, lengths, sequence numbers. Numbers that are summed
+# have 64 bits: Polars sums 32 bits in 32 bits, which overflow at 4 GB of packets. Names (a port, a type) have only the
+# bits that their differences need: more would cost memory, and a third of the speed of writing a file.
 _BYTES = _WORD = np.int64  # a number of bytes; 32 bits of a header
 _HALF = np.int32  # 16 bits of a header
 _OCTET = np.int16  # 8 bits
 
-PACKET: dict[str, Any] = {  # of the packet, in front of what its headers say
+PACKET: dict[str, Any] = {  # of the packet, in front of the columns of its headers
     "time": np.datetime64,
     "length": _BYTES,
     "wire_length": _BYTES,
@@ -63,7 +66,7 @@ NUMBERS: dict[str, Any] = {  # columns of toolkit.decode that are numbers
 }
 WHOLE = ("length", "wire_length", "queue", "truncated", "valid")  # never missing
 MACS = ("eth_dst", "eth_src", "arp_sender_mac", "arp_target_mac")
-IP = {  # columns of IPv4 addresses, and the one where an IPv6 packet has the same thing
+IP = {  # columns of IPv4 addresses, and the column that has the same address of an IPv6 packet
     "arp_sender_ip": None,
     "arp_target_ip": None,
     "ip_src": "ip6_src",

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a thread waits for packets: poll, busy-poll, spin, asyncio, and the rests that let batches grow. Private."""
+"""How a thread waits for packets: poll, busy-poll, spin, asyncio, and the delays that let batches grow. Private."""

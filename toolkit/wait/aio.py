@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting for packets in an asyncio event loop: on the loop's own thread, beside everything else that it serves.
+"""AsyncWaiter: wait for packets in an asyncio event loop, on the loop's own thread.
 
-The sockets hang on one epoll descriptor, and the loop watches that: one registration however many queues there are, and
-sockets may close at any time without the loop holding a descriptor that means something else by then.
+The sockets are registered with one epoll descriptor, and the loop watches that one. So a socket may close at any time,
+and the loop never watches a descriptor number that has been reused.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from toolkit.wait.waiter import Waiter
 
 __all__ = ["AsyncWaiter"]
 
-_SLICE = 0.2  # seconds: the kernel tells no poller that a device or program is gone, so the waiter asks this often
+_SLICE = 0.2  # seconds between two checks of device and program: poll() does not report that they are gone
 
 
 class AsyncWaiter:
-    """What a Waiter does for a thread, for a coroutine. One coroutine waits; any thread may wake or close it."""
+    """A Waiter for a coroutine. One coroutine waits; any thread may wake or close it."""
 
     def __init__(self, waiter: Waiter, guard: threading.Lock, closed: Callable[[], bool]) -> None:
-        """`closed` says whether the owner was closed; it must turn true before the waiter is woken.
+        """Wait on the sockets of `waiter`.
 
-        The owner closes the sockets with `guard` held.
+        guard: the lock that the owner holds while it closes the sockets. closed: returns whether the owner was closed;
+        it must return true before the waiter is woken.
         """
         self._waiter = waiter
         self._guard = guard  # not held while the coroutine sleeps: close() may come from the same thread
         self._closed = closed
-        # Readable while packets wait on any socket. Belongs to the coroutine while `_waiting` is set, else to close().
+        # Readable while packets wait on any socket. Closed by the coroutine if `_waiting` is set, else by close().
         self._epoll = select.epoll(len(waiter.fds()), select.EPOLL_CLOEXEC)
         for fd in waiter.fds():
             self._epoll.register(fd, select.EPOLLIN)
@@ -41,8 +42,9 @@ class AsyncWaiter:
     async def wait(self, timeout: float | None) -> bool:
         """Return True when packets wait, False when `timeout` seconds passed, or the owner was woken or closed.
 
-        DeviceGoneError and DetachedError as Waiter.wait(). Cancelling it leaves nothing behind. In the modes that never
-        sleep, the loop never sleeps either: everything else in it gets its turn between two looks.
+        DeviceGoneError and DetachedError as Waiter.wait(). It can be cancelled. In "busy-poll" and "spin" the loop
+        never
+        sleeps: its other tasks run between two polls.
         """
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
@@ -72,7 +74,7 @@ class AsyncWaiter:
         self._waiting = (loop, future)
         timer: asyncio.TimerHandle | None = None
         try:
-            if self._closed() or self._waiter.woken:  # before the line above; after it, wake() finds the future
+            if self._closed() or self._waiter.woken:  # before `_waiting` was set; after that, wake() finds the future
                 return False
             timer = loop.call_at(until, _settle, future, False)
             loop.add_reader(self._epoll.fileno(), _settle, future, True)
@@ -80,22 +82,22 @@ class AsyncWaiter:
         finally:
             if timer is not None:
                 timer.cancel()
-                with contextlib.suppress(RuntimeError):  # the loop was closed under the coroutine
+                with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                     loop.remove_reader(self._epoll.fileno())
             self._waiting = None
             if self._closed():
                 self._epoll.close()
 
     def wake(self) -> None:
-        """Make wait() look at once whether its owner was woken or closed. From any thread."""
+        """Make wait() check at once whether its owner was woken or closed. From any thread."""
         waiting = self._waiting
         if waiting is not None:
             loop, future = waiting
-            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits in it
+            with contextlib.suppress(RuntimeError):  # the loop was closed: no coroutine waits in it
                 loop.call_soon_threadsafe(_settle, future, False)
 
     def close(self) -> None:
-        """Close the epoll descriptor, now or as soon as the coroutine has left it. After `closed` turned true."""
+        """Close the epoll descriptor, now or as soon as the coroutine has left it. `closed` returns true by then."""
         if self._waiting is None:
             self._epoll.close()
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What brings packets to a socket: a device, and the program that redirects to it. Asked now and then, it says whether
-they still do; nothing else tells.
+"""Feed: the device and the program that bring packets to a socket, and whether they still do.
+
+The kernel does not report a loss by itself, so receivers ask now and then.
 """
 
 from __future__ import annotations
@@ -12,43 +13,43 @@ from toolkit.program.loss import Location, Loss, gone
 
 __all__ = ["ASK_EVERY", "Feed"]
 
-ASK_EVERY = 0.1  # seconds: how old an answer of the kernel's may be
+ASK_EVERY = 0.1  # seconds that an answer of the kernel may be reused
 
 
 class Feed:
-    """Of one socket. It holds neither the socket nor the program."""
+    """The device and program of one socket. It keeps neither the socket nor the program alive."""
 
     def __init__(self, location: Location) -> None:
-        """The socket is bound at `location`."""
+        """Make the feed of a socket that is bound at `location`."""
         self.location = location
         self._program: weakref.ref[Program] | None = None
         self.left: Loss | None = None
         """Why the socket has lost its device, once that is known; written by gone() only."""
 
     def begin(self, program: Program) -> None:
-        """The socket was entered in the XSKMAP of `program`: from now on that feeds it."""
+        """Record that the socket was entered in the XSKMAP of `program`."""
         self._program = weakref.ref(program)
 
     def end(self, program: Program) -> None:
-        """It was taken out again."""
+        """Record that the socket was removed from the XSKMAP of `program`."""
         if self.program is program:
             self._program = None
 
     @property
     def program(self) -> Program | None:
-        """The program that redirects to the socket, if it is known and somebody holds it."""
+        """The program that redirects to the socket, if it is known and still alive."""
         return None if self._program is None else self._program()
 
     def lost(self, within: float = ASK_EVERY) -> Loss | None:
-        """Return why nothing comes from the program any more, if somebody took it off; None else.
+        """Return why no packet comes from the program any more, or None if it is attached or not known.
 
-        The answer may be `within` seconds old.
+        within: seconds that the answer may be old.
         """
         program = self.program
         return None if program is None or program.closed else program.lost(self.location, within)
 
     def gone(self) -> Loss:
-        """Explain why the socket has lost its device: the same each time."""
+        """Return why the socket has lost its device; the same answer each time."""
         if self.left is None:
             found, program = self.lost(within=0), self.program
             links = () if program is None else program.links

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting for packets on AF_XDP sockets, with a way out: a device or program that is gone, a close from elsewhere.
+"""Waiter: wait for packets on AF_XDP sockets; ends as well when device or program are gone, or another thread closes.
 
-Three ways, of which the first sleeps and the other two take a whole core:
+Three modes; the first sleeps, the other two take a whole core:
 
-"poll"       sleep in poll(2) until the kernel says that packets came.
-"busy-poll"  have the driver look for packets itself, by recvfrom(2), instead of waiting for its interrupts.
-"spin"       look at the rings again and again; the driver's interrupts bring the packets.
+"poll"       sleep in poll(2) until the kernel reports packets.
+"busy-poll"  make the driver poll its NIC queue, by recvfrom(2), instead of waiting for its interrupts.
+"spin"       poll the rings; the driver's interrupts bring the packets.
 
-The latter two let go of the GIL every few microseconds, but take it back at once: another Python thread that wants to
-compute gets it after the interpreter's switch interval (5 ms, sys.setswitchinterval), as from any busy thread.
+The latter two release the GIL every few microseconds, but take it back at once: another Python thread that needs it
+gets it after the interpreter's switch interval (5 ms, sys.setswitchinterval), as from any busy thread.
 """
 
 from __future__ import annotations
@@ -33,45 +33,45 @@ __all__ = ["DeviceSocket", "WaitMode", "Waiter", "check_wait_mode", "raise_if_go
 
 WaitMode = Literal["poll", "busy-poll", "spin"]
 
-# The kernel wakes no poller when a device is deleted, or a program is taken off: only SO_ERROR and the link tell, when
-# they are asked. So nobody sleeps longer than this, seconds.
+# Seconds of the longest sleep: poll(2) does not end when a device is deleted or a program is taken off. That is known
+# only from SO_ERROR and the link, when asked.
 _SLICE = 0.2
-_GONE_CHECK = 0.1  # seconds between two such questions of a waiter that never sleeps
-_LOOKS = 64  # rounds over the rings between two system calls of a spinning waiter: about 10 us
-_DOWN_PAUSE = 0.001  # seconds: a busy-polling waiter has no driver to drive while the interface is down
+_GONE_CHECK = 0.1  # seconds between two such checks of a waiter that never sleeps
+_POLLS = 64  # rounds over the rings between two system calls of a spinning waiter: about 10 us
+_DOWN_PAUSE = 0.001  # seconds to sleep while the interface is down and the driver cannot be polled
 
 # asm-generic/socket.h
 _SO_BUSY_POLL = 46
 _SO_INCOMING_NAPI_ID = 56
 _SO_PREFER_BUSY_POLL = 69
 _SO_BUSY_POLL_BUDGET = 70
-_BUSY_POLL_USECS = 20  # only whether it is 0 matters to a recvfrom() that does not block
+_BUSY_POLL_USECS = 20  # any value but 0: a recvfrom() that does not block ignores how large it is
 _BUSY_POLL_BUDGET = 64  # packets that one recvfrom() lets the driver handle: NAPI's own figure
 
 
 class DeviceSocket(socket.socket):
-    """An AF_XDP socket that remembers why its device is gone: the kernel tells it once (SO_ERROR is read and reset)."""
+    """An AF_XDP socket that remembers why its device is gone: the kernel reports it once (SO_ERROR is then reset)."""
 
-    gone: int = 0  # errno; written by raise_if_gone() only, and never reset
-    feed: Feed | None = None  # what brings packets to it; written once, by whoever made it
+    gone: int = 0  # errno; written by _raise_if_gone() only, and never reset
+    feed: Feed | None = None  # its device and program; written once, by the maker of the socket
 
 
 def check_wait_mode(mode: WaitMode) -> WaitMode:
-    """Return `mode` if it is a way of waiting, else raise ArgumentError."""
+    """Return `mode` if it is a WaitMode, else raise ArgumentError."""
     if mode not in get_args(WaitMode):
         raise ArgumentError(f"wait is one of {', '.join(map(repr, get_args(WaitMode)))}, not {mode!r}")
     return mode
 
 
 def raise_if_gone(sock: DeviceSocket, where: str) -> None:
-    """Raise DeviceGoneError when the kernel has noted that the socket's device vanished; then every time."""
+    """Raise DeviceGoneError once the kernel has reported that the socket's device is gone."""
     _raise_if_gone(sock, f"cannot send on {where} any more")
 
 
 def raise_if_unfed(sock: DeviceSocket, where: str) -> None:
-    """Raise when nothing comes to the socket any more: DeviceGoneError, or DetachedError for its program; every time.
+    """Raise DeviceGoneError when the socket's device is gone, DetachedError when its program was taken off.
 
-    What came before that may wait in the RX ring: look again, before the error goes on.
+    Earlier packets may still be in the RX ring: the caller polls it again before it passes the error on.
     """
     tried = f"cannot receive on {where} any more"
     _raise_if_gone(sock, tried)
@@ -101,18 +101,18 @@ class Waiter:
     """Waits until one of several AF_XDP sockets has packets. One thread waits; any thread may wake it."""
 
     def __init__(self, sockets: Sequence[DeviceSocket], where: str) -> None:
-        """Register the sockets, to wait in poll(). `where` names them in errors."""
+        """Register the sockets with poll(2). `where` names them in errors."""
         self.mode: WaitMode = "poll"  # written by configure() only
         self._sockets = {sock.fileno(): sock for sock in sockets}
-        self._rings: tuple[RXQueue, ...] = ()  # in the order of the sockets, as far as they receive
+        self._rings: tuple[RXQueue, ...] = ()  # of those sockets that receive, in their order
         self._where = where
-        self._doubtful = False  # busy-polling, and not yet known whether the kernel can: see _check_driver()
-        # Called once, when busy polling turns out to have no effect: to take back what makes sense with it only.
+        self._doubtful = False  # whether busy-polling is on and not yet known to work: see _check_driver()
+        # Called once when busy polling turns out to have no effect, to undo settings that are of use only with it.
         self.on_undriven: Callable[[], None] | None = None
-        # Called by wake(), from any thread: by whoever waits elsewhere than in wait().
+        # Called by wake(), from any thread; set by AsyncWaiter, whose coroutine does not sleep in wait().
         self.on_wake: Callable[[], None] | None = None
-        self.woken = False  # for good; written by wake() only
-        # Written by wake(), from any thread; never reset: a waiter that was woken is about to be closed.
+        self.woken = False  # written by wake() only; never reset, since the waiter is about to be closed
+        # Readable once wake() was called, from any thread; never reset.
         try:
             self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         except OSError as refused:
@@ -124,10 +124,10 @@ class Waiter:
         self._poll.register(self._event, select.POLLIN)
 
     def configure(self, mode: WaitMode, rings: Sequence[RXQueue]) -> None:
-        """Choose the way of waiting. `rings` are the sockets' RX rings; the caller keeps others from consuming them.
+        """Choose the mode. rings: the sockets' RX rings, which no other thread consumes during wait().
 
-        "busy-poll" sets the options of the sockets; PrivilegeError without CAP_NET_ADMIN, NotSupportedError or
-        SystemCallError where the kernel refuses.
+        "busy-poll" sets socket options: PrivilegeError without CAP_NET_ADMIN, NotSupportedError or SystemCallError when
+        the kernel refuses.
         """
         check_wait_mode(mode)
         if mode == "busy-poll":
@@ -140,8 +140,8 @@ class Waiter:
     def wait(self, timeout: float | None) -> bool:
         """Block until a socket has packets (True), `timeout` seconds passed or wake() was called (False).
 
-        None waits for ever. Signal handlers run meanwhile. DeviceGoneError when a device vanished, DetachedError when
-        its program was taken off.
+        None waits without limit. Signal handlers run meanwhile. DeviceGoneError when a device is gone, DetachedError
+        when its program was taken off.
         """
         deadline = None if timeout is None else time.monotonic() + seconds("timeout", timeout)
         if self.mode == "poll":
@@ -163,13 +163,13 @@ class Waiter:
         sockets, rings = tuple(self._sockets.values()) if drive else (), self._rings
         check = time.monotonic() + _GONE_CHECK
         while True:
-            for _ in range(_LOOKS >> 4 if drive else _LOOKS):
+            for _ in range(_POLLS >> 4 if drive else _POLLS):
                 for sock in sockets:
                     _drive(sock)
                 for ring in rings:
                     if ring.available():
                         return True
-            # Also lets go of the GIL, and wakes drivers that ask for it (need_wakeup).
+            # This also releases the GIL, and wakes drivers that ask for it (need_wakeup).
             answer = self._ask(0)
             if answer is not None:
                 return answer
@@ -181,7 +181,7 @@ class Waiter:
                 return False
 
     def _ask(self, seconds: float) -> bool | None:
-        """Ask poll(): True when packets wait, False when somebody called wake(), None when nothing happened."""
+        """Call poll(2): True when packets wait, False when wake() was called, None after `seconds`."""
         for fd, events in self._poll.poll(seconds * 1000):
             if fd == self._event:
                 return False
@@ -193,7 +193,7 @@ class Waiter:
         return None
 
     def poll_once(self) -> bool:
-        """Look once, without sleeping: whether packets wait. In "busy-poll", after the driver was driven."""
+        """Return whether packets wait, without sleeping. In "busy-poll", the driver polls its NIC queue first."""
         if self.mode == "busy-poll":
             for sock in self._sockets.values():
                 _drive(sock)
@@ -202,14 +202,14 @@ class Waiter:
         return self._ask(0) is True
 
     def check_feed(self) -> bool:
-        """Raise when nothing comes any more, and nothing waits: DeviceGoneError, or DetachedError for the program.
+        """Raise DeviceGoneError or DetachedError when no packet can come any more, and none waits.
 
-        For when nothing came. Nothing else tells. True: something waits all the same, and goes first.
+        To be called when no packet came. True: packets wait after all; they are received before the error.
         """
         try:
             self._raise_if_unfed()
         except DeviceGoneError:
-            # Of a socket without a device, only the ring tells what came before that.
+            # poll(2) does not report packets of a socket without a device: the ring does.
             if not self._ask(0) and not any(ring.available() for ring in self._rings):
                 raise
             return True
@@ -223,9 +223,9 @@ class Waiter:
 
     @property
     def drives(self) -> bool | None:
-        """Whether busy polling reaches the driver on every queue; None while the kernel does not know yet.
+        """Whether busy polling reaches the driver on every queue; None while that is not known.
 
-        Older kernels know the socket's NAPI from its first packet on, newer ones (6.14) from the bind or never.
+        Older kernels know the socket's NAPI from its first packet on; newer ones (6.14) from bind() on, or never.
         """
         if self.mode != "busy-poll":
             return False
@@ -236,14 +236,14 @@ class Waiter:
         return False if any(came and not napi for napi, came in zip(known, received, strict=False)) else None
 
     def _check_driver(self) -> None:
-        """Say once that busy polling has no effect here, when the kernel has shown that."""
+        """Warn once when the kernel has shown that busy polling has no effect here."""
         drives = self.drives
         if drives is None:
             return
         self._doubtful = False
         if not drives:
             if self.on_undriven is not None:
-                with contextlib.suppress(OSError, ToolkitError):  # close() will try again, and say so
+                with contextlib.suppress(OSError, ToolkitError):  # close() tries again, and reports a failure
                     self.on_undriven()
             warnings.warn(
                 f"busy polling does not reach the driver of {self._where}: the kernel knows no NAPI for its sockets "
@@ -254,11 +254,11 @@ class Waiter:
             )
 
     def fds(self) -> tuple[int, ...]:
-        """Return the descriptors to wait for elsewhere than in wait(): readable when packets came."""
+        """Return the sockets' descriptors, readable when packets wait: for waiting elsewhere than in wait()."""
         return tuple(self._sockets)
 
     def wake(self) -> None:
-        """Make wait() return at once, now and ever after. Without effect on a closed Waiter."""
+        """Make wait() return at once, now and from here on. From any thread; without effect on a closed Waiter."""
         self.woken = True
         if self._event >= 0:
             os.eventfd_write(self._event, 1)
@@ -272,19 +272,19 @@ class Waiter:
         return self._event < 0
 
     def close(self) -> None:
-        """Close the event descriptor. Repeatable; nobody may be waiting."""
+        """Close the event descriptor, when no thread is waiting. Repeatable."""
         event, self._event = self._event, -1
         if event >= 0:
             os.close(event)
 
 
 def _drive(sock: DeviceSocket) -> None:
-    """Have the driver handle packets, once: what a busy-polling program calls all the time."""
+    """Make the driver poll its NIC queue once, by a recvfrom(2) that does not block."""
     try:
         sock.recv(1, socket.MSG_DONTWAIT)
     except OSError as refused:
         if refused.errno in (errno.ENETDOWN, errno.ENXIO):
-            time.sleep(_DOWN_PAUSE)  # down, and perhaps up again soon; whether it is gone, SO_ERROR says
+            time.sleep(_DOWN_PAUSE)  # down, perhaps up again soon; check_feed() finds out if it is gone
         elif refused.errno not in (errno.EAGAIN, errno.EBUSY, errno.ENOBUFS, errno.EINTR):
             raise
 

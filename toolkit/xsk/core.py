@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Socket owns in libxdp and the kernel, and the order in which it goes. Knows nothing of the Socket, so that a
-Socket that is garbage-collected without close() is taken down as well.
+"""Core: what a Socket owns in libxdp and the kernel, and the order in which it is taken down.
+
+It has no reference to the Socket, so that a Socket that is garbage-collected without close() is taken down as well.
 """
 
 from __future__ import annotations
@@ -30,12 +31,7 @@ from toolkit.abi.if_xdp import (
     parse_mmap_offsets,
 )
 from toolkit.abi.libc import munmap
-from toolkit.abi.libxdp import (
-    XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD,
-    XskRing,
-    XskSocketConfig,
-    libxdp,
-)
+from toolkit.abi.libxdp import XskRing, libxdp
 from toolkit.errors import ClosedError, DeviceGoneError, FrameError, ToolkitError, kernel_error
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
 from toolkit.rings.descriptor_check import rx_limits, tx_limits
@@ -44,33 +40,39 @@ from toolkit.umem.accounts import ReceiveAccount, SendAccount
 from toolkit.umem.umem import UMEM
 from toolkit.wait.feed import Feed
 from toolkit.wait.waiter import DeviceSocket, Waiter
+from toolkit.xsk.bind import EBUSY_TIMEOUT, bind
 from toolkit.xsk.options import Shared, SocketOptions
 from toolkit.xsk.registration import Registration
 
 __all__ = ["Core"]
 
-_EBUSY_TIMEOUT = 1.0  # seconds: the kernel frees a closed socket's queue asynchronously, in about 26 ms
+
 _CLOSE_TIMEOUT = 5.0  # seconds that close() waits for threads inside receive() or send()
 _DRAIN_TIMEOUT = 0.1  # seconds that close() waits for frames that are being sent
 
 
 class Borrowed(Protocol):
-    """A Batch, as far as the end of its Socket goes."""
+    """A Batch, as far as Core needs it."""
 
     def invalidate(self) -> None:
-        """Make it stale."""
+        """Make the Batch stale."""
 
 
 class Core:
-    """The kernel's socket, libxdp's handle, the four rings' memory and the Socket's side of the ledger."""
+    """The kernel's socket, libxdp's handle, the memory of the four rings, and the Socket's accounts in the ledger.
+
+    One thread receives (rx_guard), one sends (tx_guard); close() may come from any thread and waits for both.
+    """
 
     _fork_order = 0
 
     def __init__(
         self, interface: str, queue: int, umem: UMEM, options: SocketOptions, prefill: int, feed: Feed
     ) -> None:
-        """Create and bind, in the calling thread's network namespace. `prefill` frames are lent before bind if the
-        socket is the first on its UMEM, else right after (libxdp maps the others' fill rings only then).
+        """Create and bind, in the calling thread's network namespace.
+
+        prefill: frames to post: before bind on the first socket of a UMEM, right after it on the others (libxdp maps
+        their fill rings only then).
         """
         self.where = f"queue {queue} of {interface}"
         self.umem = umem
@@ -82,8 +84,9 @@ class Core:
         self.rx_guard = threading.Lock()  # held by the thread that is inside receive() or wait()
         self.tx_guard = threading.Lock()  # held by the thread that is inside send()
         self._close_lock = threading.Lock()
-        self.batch: Callable[[], Borrowed | None] | None = None  # weak reference to the Batch that is out; by receive()
-        self.why_dead = ""  # why every call raises; written by close() and in a forked child
+        # Weak reference to the Batch that borrows frames; written by the receiving thread.
+        self.batch: Callable[[], Borrowed | None] | None = None
+        self.why_dead = ""  # why every call raises; written by close(), finalize(), and in a forked child
         self.fd = -1
         self.pointer = ctypes.c_void_p()
         with self._serialised():
@@ -108,64 +111,44 @@ class Core:
             self._structs[2], self._structs[3] = self._registration.fill, self._registration.comp
             self._map_fill_and_completion()
             self.fill.fill_all(self.umem, prefill)
-        self._create(interface, queue)
+        # A Socket that was garbage-collected may still hold the queue: take it down when the kernel says EBUSY.
+        number = bind(
+            self.pointer,
+            interface,
+            queue,
+            self._registration.pointer,
+            self._structs,
+            self.options,
+            on_busy=self._finalize_unreachable,
+        )
+        if number:
+            raise self._registration.not_bound(number, self.where)
         self.fd = libxdp().xsk_socket__fd(self.pointer)
         os.set_inheritable(self.fd, False)
         self._registration.join(self)
         self.sock = DeviceSocket(AF_XDP, stdlib_socket.SOCK_RAW, 0, fileno=self.fd)
         self.sock.feed = self.feed
-        # Made here, in one piece with the socket: a receiver that made it could miss a close() before that, and an
-        # interrupt could leave its descriptor to nobody.
+        # Made together with the socket: if receive() made it, a close() before that would wake nobody, and an interrupt
+        # could leak its descriptor.
         self.waiter = Waiter([self.sock], self.where)
         self._offsets = parse_mmap_offsets(self.sock.getsockopt(SOL_XDP, XDP_MMAP_OFFSETS, 128))
         if not first:
-            if not self._structs[2].ring:  # libxdp would have it share the rings of another socket on the same queue
+            if not self._structs[2].ring:  # libxdp made it share the rings of another socket on the same queue
                 raise self._registration.not_bound(errno.EBUSY, self.where)
             self._map_fill_and_completion()
             self.fill.fill_all(self.umem, prefill)
         self._map_rx_and_tx()
         self.waiter.configure(self.options.wait, [] if self.rx is None else [self.rx])
         if self.options.tx:
-            # Without it one sendto() sends 32 packets in copy mode. Older kernels do not know it; that is fine.
+            # Without it one sendto() sends at most 32 packets in copy mode. Older kernels do not have it.
             with contextlib.suppress(OSError):
                 self.sock.setsockopt(SOL_XDP, XDP_MAX_TX_SKB_BUDGET, max(self.options.tx_size, 32))
         self.zero_copy = bool(self._option(XDP_OPTIONS) & XDP_OPTIONS_ZEROCOPY)
         if self.options.zero_copy and not self.zero_copy:
             raise kernel_error("bind", errno.EOPNOTSUPP, f"cannot bind zero-copy to {self.where}")
-        # The kernel keeps these with the UMEM. It reports the last one only; the others came about when bind() did.
+        # The kernel keeps these with the UMEM. It reports zero-copy only; it accepted the other two with bind().
         self._registration.shared = Shared(bool(self.options.sg), bool(self.options.need_wakeup), self.zero_copy)
         self._registration.opening -= 1
-
-    def _create(self, interface: str, queue: int) -> None:
-        library, options = libxdp(), self.options
-        rx, tx, fill, comp = (ctypes.byref(struct) for struct in self._structs)
-        config = XskSocketConfig(
-            options.rx_size, options.tx_size, XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD, 0, options.bind_flags
-        )
-        name, deadline = interface.encode(), time.monotonic() + _EBUSY_TIMEOUT
-        while True:
-            number = abs(
-                library.xsk_socket__create_shared(
-                    ctypes.byref(self.pointer),
-                    name,
-                    queue,
-                    self._registration.pointer,
-                    rx if options.rx else None,
-                    tx if options.tx else None,
-                    fill,
-                    comp,
-                    ctypes.byref(config),
-                )
-            )
-            if number == 0:
-                return
-            if number == errno.EBUSY:  # perhaps a Socket that nobody can reach any more holds the queue
-                self._finalize_unreachable()
-            if number == errno.ENOENT and _out_of_descriptors():  # libxdp's way to say so
-                number = errno.EMFILE
-            if number != errno.EBUSY or time.monotonic() > deadline:
-                raise self._registration.not_bound(number, self.where)
-            time.sleep(0.005)
 
     def _map_fill_and_completion(self) -> None:
         fill = RingMemory.from_libxdp(self._structs[2], ADDRESS_BYTES)
@@ -206,9 +189,9 @@ class Core:
     # --- system calls -----------------------------------------------------------------------------------------------
 
     def _wake_rx(self) -> bool:
-        """Have the driver look at the fill ring: recvfrom() with MSG_DONTWAIT, as libxdp's users do."""
+        """Make the driver poll the fill ring: recvfrom() with MSG_DONTWAIT. False when it was busy: call again."""
         if self.fd < 0:
-            return True  # filled before bind: nobody to wake yet
+            return True  # filled before bind: there is no driver to wake yet
         try:
             self.sock.recv(1, stdlib_socket.MSG_DONTWAIT)
         except OSError as refused:
@@ -216,7 +199,7 @@ class Core:
         return True
 
     def _wake_tx(self) -> bool:
-        """Have the kernel look at the TX ring: sendto() with MSG_DONTWAIT. False: call again."""
+        """Make the kernel poll the TX ring: sendto() with MSG_DONTWAIT. False when it was busy: call again."""
         try:
             self.sock.send(b"", stdlib_socket.MSG_DONTWAIT)
         except OSError as refused:
@@ -237,7 +220,7 @@ class Core:
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def on_close(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called before the socket goes: the XSKMAP entry must be out first."""
+        """Have close() call `callback` first: the XSKMAP entry must be removed before the socket is."""
         self._on_close.append(callback)
 
     def check_open(self) -> None:
@@ -246,12 +229,15 @@ class Core:
             raise ClosedError(f"the socket on {self.where} is {self.why_dead}")
 
     def close(self) -> None:
-        """Take everything down, in order; wait for threads that are inside. Repeatable, from any thread."""
+        """Take everything down, in order. Waits up to 5 s for a thread inside receive() or send(), then ToolkitError.
+
+        Repeatable, from any thread.
+        """
         if self.why_dead.startswith("dead"):
             return
         self.why_dead = "closed"
         if self.fd >= 0:
-            # Longer than the guards' patience, whose error says more; shorter than for ever.
+            # Longer than the timeout of the guards, whose error says more.
             uninterrupted(self._close, timeout=2 * _CLOSE_TIMEOUT, stuck=f"cannot close {self._stuck}")
 
     def _close(self) -> None:
@@ -285,7 +271,7 @@ class Core:
 
     @contextlib.contextmanager
     def _serialised(self) -> Iterator[None]:
-        """Hold the UMEM's lock; take down what finalizers left, before and after."""
+        """Hold the UMEM's registration lock; take down what finalizers left, before and after."""
         with self.umem.registration_lock:
             self._finalize_unreachable()
             try:
@@ -294,7 +280,7 @@ class Core:
                 self._finalize_unreachable()
 
     def _finalize_unreachable(self) -> None:
-        """Take down Sockets that were collected while the lock was taken. The caller holds it."""
+        """Take down Sockets that were garbage-collected while the registration lock was held. The caller holds it."""
         while self.umem.unreachable:
             core: Core = self.umem.unreachable.popleft()
             if core.fd >= 0:
@@ -306,7 +292,7 @@ class Core:
         for callback in callbacks:
             try:
                 callback()
-            except Exception as failure:  # the user's own: the socket goes all the same
+            except Exception as failure:  # the user's code: the socket is closed all the same
                 warnings.warn(f"{callback!r} failed while the socket on {self.where} closed: {failure!r}", stacklevel=2)
         batch = self.batch() if self.batch is not None else None
         if batch is not None:
@@ -319,8 +305,8 @@ class Core:
                 ring.forget_wake()
         self.sock.detach()
         self._leave_libxdp()
-        # The kernel tells a zero-copy driver to stop after the socket is gone, in about 26 ms.
-        self.receive_account.end(linger=_EBUSY_TIMEOUT if self.zero_copy else 0.0)
+        # A zero-copy driver may write to the frames until the kernel has stopped it, about 26 ms after the socket.
+        self.receive_account.end(linger=EBUSY_TIMEOUT if self.zero_copy else 0.0)
         self.send_account.end(retire=not all_sent)
         self._close_waiter()
 
@@ -330,8 +316,9 @@ class Core:
             waiter.close()
 
     def finalize(self) -> None:
-        """Take down a Socket that nobody can reach any more. Never waits for a lock: the garbage collector may have
-        interrupted its holder. What cannot be done now is left to the next Socket call on the UMEM.
+        """Take down a Socket that was garbage-collected. Never waits for a lock: the collector may run in its holder.
+
+        While the lock is held, the Socket is left to the next call that holds it.
         """
         if self.fd < 0 or self.why_dead:
             return
@@ -345,7 +332,7 @@ class Core:
             self.umem.registration_lock.release()
 
     def _drain(self) -> bool:
-        """Collect frames that are being sent. False when the kernel did not return them all in time."""
+        """Collect frames that are being sent. False when the kernel did not return them all within 0.1 s."""
         if self.tx is None:
             return True
         deadline = time.monotonic() + _DRAIN_TIMEOUT
@@ -355,7 +342,7 @@ class Core:
                     self._wake_tx()
             try:
                 self.completion.free_all(self.umem)
-            except FrameError:  # somebody overwrote published entries: nobody can say what was sent
+            except FrameError:  # the ring names other frames than were sent: its entries cannot be trusted
                 return False
             if not self.send_account.sending_frames:
                 return True
@@ -384,11 +371,11 @@ class Core:
             return
         self.why_dead = "dead: it belongs to the parent of a fork"
         whole = [memory.abandon() for memory in self._memories]
-        # The child's mappings would keep the kernel's socket alive after the parent closed it.
+        # Otherwise the child's mappings keep the kernel's socket alive after the parent closed it.
         if all(whole):
             for struct, layout, entry in zip(self._structs, self._layouts(), _ENTRY_BYTES, strict=True):
                 _unmap(struct, layout, entry)
-        # libxdp's own close would do more than drop this process's descriptors.
+        # Not by libxdp, which would also change what the parent still uses.
         for fd in {self.fd, self._registration.fd}:
             with contextlib.suppress(OSError):
                 os.close(fd)
@@ -398,14 +385,6 @@ class Core:
     def _layouts(self) -> tuple[int, int, int, int]:
         offsets: MmapOffsets = self._offsets
         return offsets.rx.desc, offsets.tx.desc, offsets.fr.desc, offsets.cr.desc
-
-
-def _out_of_descriptors() -> bool:
-    try:
-        os.close(os.eventfd(0, os.EFD_CLOEXEC))
-    except OSError as refused:
-        return refused.errno in (errno.EMFILE, errno.ENFILE)
-    return False
 
 
 _ENTRY_BYTES = (DESC_BYTES, DESC_BYTES, ADDRESS_BYTES, ADDRESS_BYTES)

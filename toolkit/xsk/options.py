@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a Socket is to be bound: what was asked for, checked, and the flags of bind() that say so."""
+"""The options of a Socket: checked, merged with what its UMEM's sockets share, and as flags of bind()."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Shared", "SocketOptions"]
 
 
 class Shared(NamedTuple):
-    """What all sockets of a UMEM have in common. The kernel gives each the first one's, whatever it asks for."""
+    """What all sockets of a UMEM have in common: the kernel gives each what the first one got, whatever it asks for."""
 
     sg: bool
     need_wakeup: bool
@@ -23,7 +23,10 @@ class Shared(NamedTuple):
 
 
 class SocketOptions(NamedTuple):
-    """How to bind. None: as the UMEM has it; on a new one, zero_copy as the driver can, need_wakeup, and not sg."""
+    """How to bind. rx_size, tx_size: ring entries.
+
+    None: as the UMEM's other sockets. On a new UMEM: zero-copy if the driver can, with need_wakeup, without sg.
+    """
 
     rx_size: int
     tx_size: int
@@ -47,7 +50,7 @@ class SocketOptions(NamedTuple):
         tx: bool = True,
         wait: WaitMode = "poll",
     ) -> SocketOptions:
-        """Take the arguments of Socket(). ArgumentError for what no kernel would accept."""
+        """Check the arguments of Socket(). ArgumentError for what no kernel would accept."""
         if not (rx or tx):
             raise ArgumentError("a Socket needs an RX ring, a TX ring, or both")
         return cls(
@@ -62,9 +65,9 @@ class SocketOptions(NamedTuple):
         )
 
     def on(self, shared: Shared | None, where: str) -> SocketOptions:
-        """Return them as they come about on a UMEM whose sockets have `shared` in common (None: it has no socket).
+        """Return the options as they will be on a UMEM whose sockets have `shared` in common (None: no socket yet).
 
-        ArgumentError where something else was asked for.
+        ArgumentError when the options ask for something else.
         """
         if shared is None:
             return self._replace(need_wakeup=self.need_wakeup is not False, sg=self.sg is True)
@@ -75,7 +78,7 @@ class SocketOptions(NamedTuple):
                     f"cannot bind to {where} with {name}={mine}: the sockets of this UMEM have {name}={theirs}, and "
                     f"the kernel gives a further one the same, whatever it asks for. Next step: leave {name} out, "
                     "make all sockets of this UMEM alike, or use another UMEM."
-                    + (" (What is sg of a Socket is frags of toolkit.open().)" if name == "sg" else "")
+                    + (" (toolkit.open() calls sg of a Socket frags.)" if name == "sg" else "")
                 )
         return self._replace(**shared._asdict())
 

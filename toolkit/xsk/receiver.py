@@ -24,34 +24,34 @@ from toolkit.wait.waiter import raise_if_unfed
 
 __all__ = ["Receiver"]
 
-_MOST_BUFFERS = 64  # that one packet may have, generously: the kernel's MAX_SKB_FRAGS is 17
-_GONE_CHECK_NS = 100_000_000  # how often a receiver that never waits asks whether its device and program are there
+_MOST_BUFFERS = 64  # buffers of one packet; the kernel's limit (MAX_SKB_FRAGS) is 17
+_GONE_CHECK_NS = 100_000_000  # how often a receiver that never waits checks that its device and program are there
 
 
 class Receiver:
-    """Receives on one Socket. Not thread-safe: one thread receives, whichever it is."""
+    """Receives on one Socket. Not thread-safe: one thread at a time receives, any thread."""
 
     def __init__(self, core: Any, umem: UMEM, rx: RXQueue, fill: FillQueue, queue: int) -> None:
-        """Stand on the rings of a Core, or of anything with its guards and custody."""
+        """Receive from the rings of a Core, or of anything with its guards and accounts."""
         self._core = core
         self._umem = umem
         self._rx = rx
         self._fill = fill
         self._queue = queue
-        # Frames that the kernel may hold for receiving at most: the rest is for loans and for sending.
+        # Most frames that the kernel may have for receiving: the others are for Batches and for sending.
         self.limit: int = max(umem.frames * 4 // 5, 1)
-        self._batch: Batch | None = None  # the Batch whose frames are lent out; written by poll_once() only
-        self._unfinished = False  # set while frames change hands: an interrupt leaves it set
-        self._several: bool = core.options.sg  # whether packets may come in several buffers
+        self._batch: Batch | None = None  # the Batch that borrows frames; written by the receiving thread only
+        self._unfinished = False  # true while frames change owner; only an interrupt leaves it true
+        self._several: bool = core.options.sg  # whether a packet may come in several buffers
         self._next_gone_check = 0  # CLOCK_MONOTONIC ns
 
     def poll_once(self, limit: int | None = None) -> Batch:
-        """Do receive(timeout=0): one look at the RX ring."""
+        """Do receive(timeout=0): poll the RX ring once."""
         with self.receiving():
             self.begin()
             self._take_back()
             descs = self._take(limit)
-            self._refill()  # after the look: the kernel has all it may have while these packets are worked on
+            self._refill()  # after take(), so that the kernel has its full share while these packets are processed
             batch = Batch(self._umem, descs, queue=self._queue, borrowed=True)
             if self._several and (batch.options & XDP_PKT_CONTD).any():
                 pieces, batch = batch, batch.joined()
@@ -65,7 +65,7 @@ class Receiver:
         return batch
 
     def _take(self, limit: int | None) -> npt.NDArray[np.uint64]:
-        """Take up to `limit` descriptors from the RX ring, by default a quarter of what the kernel may hold."""
+        """Take up to `limit` descriptors from the RX ring, by default a quarter of what the kernel may have."""
         limit = max(self.limit >> 2, 1) if limit is None else limit
         try:
             return self._rx.take(self._whole(limit) if self._several else limit)
@@ -74,17 +74,17 @@ class Receiver:
             raise
 
     def settled(self) -> None:
-        """Note that what began with begin() was refused by the RX ring before any frame changed hands.
+        """End what begin() began: the RX ring raised before any frame changed owner.
 
-        Nothing is to be put right then; and the ring must not say what: it is not to be believed.
+        Nothing needs recovery then; and recovery would rely on a ring that has just proved wrong.
         """
         self._unfinished = False
 
     def _whole(self, limit: int) -> int:
-        """Return how many entries of the RX ring end with a packet: `limit` or less, or those of one packet.
+        """Return how many entries to take so that the last one ends a packet: at most `limit`, or those of one packet.
 
-        Found out before any is taken, so that not even an interrupt leaves the ring in the middle of a packet. What a
-        driver has not delivered to its end stays there.
+        Computed before any is taken, so that not even an interrupt leaves the ring in the middle of a packet. A packet
+        that the driver has not delivered completely stays there.
         """
         rx, limit = self._rx, whole("limit", limit)
         if limit <= 0:
@@ -94,7 +94,7 @@ class Receiver:
         ends = np.flatnonzero(options & XDP_PKT_CONTD == 0) + 1
         if not len(ends) and waiting >= min(_MOST_BUFFERS, rx.size):
             raise FrameError(
-                f"the RX ring of {self._core.where} holds a packet of {waiting} buffers and no end (XDP_PKT_CONTD). "
+                f"the RX ring of {self._core.where} has a packet of {waiting} buffers without an end (XDP_PKT_CONTD). "
                 + RING_LIES
             )
         fit = ends[ends <= limit]
@@ -102,9 +102,9 @@ class Receiver:
 
     @contextlib.contextmanager
     def taking(self, limit: int | None = None) -> Iterator[npt.NDArray[np.uint64]]:
-        """Take descriptors for the length of a block: shape (n, 2) u64. The block gives every frame away, or frees it.
+        """Take up to `limit` descriptors for a `with` block: shape (n, 2), u64. The block frees or sends every frame.
 
-        When it raises, what it has not given away is freed.
+        When the block raises, the frames that it has not sent or freed are freed.
         """
         with self.receiving():
             self.begin()
@@ -129,7 +129,7 @@ class Receiver:
         return readable
 
     def take_back(self) -> None:
-        """Take back the frames of the last Batch: it is stale from now on."""
+        """Take back the frames of the last Batch: it is stale from here on."""
         core = self._core
         if core.why_dead:
             return
@@ -137,9 +137,9 @@ class Receiver:
             self._take_back()
 
     def receiving(self) -> threading.Lock:
-        """Return the lock that the receiving thread holds; an error when another holds it, or the Socket is closed.
+        """Return the lock of the receiving thread. ToolkitError when another thread holds it, or the Socket is closed.
 
-        A lock in a with statement, not acquire() and try: a KeyboardInterrupt in between would leave it held.
+        Use it in a with statement: a KeyboardInterrupt between acquire() and try would leave it locked.
         """
         guard: threading.Lock = self._core.rx_guard
         self._core.check_open()
@@ -148,13 +148,13 @@ class Receiver:
         return guard
 
     def begin(self) -> None:
-        """Note that frames change hands from here on; first put right what an interrupt left."""
+        """Record that frames change owner from here on; first recover from an earlier interrupt."""
         if self._unfinished:
             self._recover()
         self._unfinished = True
 
     def finish(self) -> None:
-        """End what began with begin(), when no Batch went out: take back the last one's frames and lend anew."""
+        """End what begin() began, when no Batch was made: take back the frames of the last one and post again."""
         if self._batch is not None:
             self._take_back()
         self._refill()
@@ -177,16 +177,16 @@ class Receiver:
             self._batch = None
 
     def _refill(self) -> None:
-        """Lend frames to the kernel again, once an eighth of the limit is missing: a few at a time would cost more."""
+        """Post frames again once an eighth of the limit is missing: to post a few at a time would cost more."""
         rx, fill = self._rx, self._fill
-        # Every frame that was ever lent and has not come back in the RX ring is with the kernel.
+        # The kernel has every frame that was posted and has not come back in the RX ring.
         posted = (fill.next_index - rx.next_index) & U32
         missing = self.limit - posted
         if missing > self.limit >> 3 or (missing and posted < 64):
             fill.fill_all(self._umem, missing)
 
     def nothing_came(self) -> None:
-        """Ask now and then whether anything can come at all, and wake a driver that waits for frames."""
+        """Check now and then that packets can still come, and wake a driver that waits for frames."""
         now = time.monotonic_ns()
         if now > self._next_gone_check:
             self._next_gone_check = now + _GONE_CHECK_NS
@@ -194,13 +194,13 @@ class Receiver:
                 raise_if_unfed(self._core.sock, self._core.where)
             except DeviceGoneError:
                 self._next_gone_check = 0
-                if not self._rx.available():  # what came since the look goes first
+                if not self._rx.available():  # packets that came before the loss are received first
                     raise
             if self._fill.needs_wakeup:
                 self._fill.wake()
 
     def _recover(self) -> None:
-        """Put every frame back in its place after a receive() that an exception (KeyboardInterrupt) cut short."""
+        """Put the owners right after a receive() that an exception (KeyboardInterrupt) cut short."""
         self.forget_batch()
         rx = self._rx
         rx.resync()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The libxdp side of a UMEM: registered with its first Socket, gone with its last. Hides libxdp's lifetimes.
+"""Registration: the libxdp side of a UMEM, from its first Socket to its last. Hides libxdp's lifetimes.
 
-In libxdp the first socket's descriptor *is* the UMEM's: deleting that socket leaves its queue bound until the UMEM
-goes, and a UMEM whose last socket is gone cannot be used again. Here every Socket frees its queue when it closes. When
-the anchor closes while others live, another socket's descriptor is duplicated over the UMEM's: the kernel then drops
-the closed one, and later sockets share through the living one.
+In libxdp the first socket's descriptor *is* the UMEM's. Deleting that socket leaves its queue bound until the UMEM is
+deleted, and a UMEM whose last socket is gone cannot be used again. Here every Socket frees its queue when it closes:
+when the first one (the anchor) closes before others, another socket's descriptor is duplicated over the UMEM's. The
+kernel then drops the closed socket, and later sockets share the UMEM through the other one.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ __all__ = ["Member", "Registration"]
 
 
 class Member(Protocol):
-    """What a Registration needs of a socket on it."""
+    """A socket on a UMEM, as far as Registration needs it."""
 
     @property
     def fd(self) -> int:
-        """Its own descriptor, open."""
+        """The socket's own open descriptor."""
 
 
 class Registration:
-    """One `struct xsk_umem` and the sockets on it. The UMEM's owner serialises calls (Socket does, under a lock)."""
+    """One `struct xsk_umem` and the sockets on it. Not thread-safe: Core holds umem.registration_lock."""
 
     def __init__(self, umem: UMEM) -> None:
         """Register the UMEM's memory with the kernel. SystemCallError when it refuses."""
@@ -40,11 +40,11 @@ class Registration:
         # The rings of the first socket; libxdp writes them here and keeps the addresses.
         self.fill = XskRing()
         self.comp = XskRing()
-        self.opening = 0  # sockets that are being created: it must not go meanwhile
-        self.first = True  # the rings above are not taken yet
-        self.shared: Shared | None = None  # what its sockets have in common, once there is one; by Core
+        self.opening = 0  # sockets that are being created: not deleted before they are done; written by Core
+        self.first = True  # whether the rings above are still unused
+        self.shared: Shared | None = None  # what its sockets have in common; None before the first; written by Core
         self.members: list[Member] = []
-        self.anchor: Member | None = None  # the member whose kernel socket stands behind the UMEM's descriptor
+        self.anchor: Member | None = None  # the member whose kernel socket the UMEM's descriptor refers to
         self.pointer = self._create()
         self.fd: int = libxdp().xsk_umem__fd(self.pointer)
         os.set_inheritable(self.fd, False)  # libxdp does not ask for CLOEXEC
@@ -63,7 +63,7 @@ class Registration:
                 frame_size=umem.frame_size,
                 frame_headroom=umem.headroom,
                 tx_metadata_len=umem.tx_metadata_len,
-                # Linux 6.11 and later heed the length only with the flag; older ones do not know the flag.
+                # Linux 6.11 and later use the length only with the flag; older kernels refuse the flag.
                 flags=XDP_UMEM_TX_METADATA_LEN if umem.tx_metadata_len else 0,
             )
             create = library.xsk_umem__create_opts
@@ -85,7 +85,7 @@ class Registration:
         return pointer
 
     def not_bound(self, number: int, where: str) -> SystemCallError:
-        """Build the error for a further socket that the kernel refused with errno `number`."""
+        """Build the error for a socket whose bind failed with errno `number`."""
         forced = number == errno.EOPNOTSUPP and self.shared is not None and self.shared.zero_copy
         remedy = ""
         if forced:
@@ -103,14 +103,14 @@ class Registration:
         )
 
     def join(self, member: Member) -> None:
-        """Note a socket that was created on this UMEM."""
+        """Record a socket that was created on this UMEM."""
         self.members.append(member)
         self.first = False
         if self.anchor is None:
             self.anchor = member
 
     def leave(self, member: Member) -> None:
-        """Note a socket that libxdp has deleted: its queue is free once this returns, as far as libxdp goes."""
+        """Record a socket that libxdp has deleted; then the kernel can free its queue."""
         self.members.remove(member)
         if self.anchor is member:
             self.anchor = self.members[0] if self.members else None

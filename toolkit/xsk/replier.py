@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replier: a packet from the RX ring to the TX ring at once, changed in place. The short path of ping-pong."""
+"""Replier: each packet goes from the RX ring to the TX ring at once, changed in place. The short path of ping-pong."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from toolkit.xsk.sender import Sender
 
 __all__ = ["QUEUE", "Replier"]
 
-QUEUE = 3  # packets: from here on NumPy's fixed costs are less than one packet after the other costs
+QUEUE = 3  # packets that wait: from here on a batch costs less than one packet after the other
 
 
 class Replier:
-    """Answers packets of one Socket one by one: without NumPy's fixed costs, and what can wait is done afterwards.
+    """Answers packets of one Socket one by one, without NumPy's fixed costs.
 
-    The thread that runs it is the receiving and the sending thread of the Socket.
+    Not thread-safe: the thread that runs it is the receiving and the sending thread of the Socket.
     """
 
     def __init__(self, umem: UMEM, rx: RXQueue, tx: TXQueue, receiver: Receiver, sender: Sender) -> None:
@@ -33,8 +33,8 @@ class Replier:
         self.sent = 0  # of these, sent back
 
     def reply(self, answer: Callable[[memoryview], bool], limit: int, polls: int) -> tuple[int, int]:
-        """Look at the RX ring up to `looks` times, and take up to `limit` packets; send back those that `answer`
-        changed and approved: (taken, sent back). Ends early when packets queue up.
+        """Poll the RX ring up to `polls` times and take up to `limit` packets; send back those for which `answer` is
+        true. Returns (taken, sent back). Ends early when packets queue up: then batches are cheaper.
         """
         with self._receiver.receiving(), self._sender.sending():
             self._receiver.begin()
@@ -55,9 +55,9 @@ class Replier:
                 if desc is None:
                     continue
                 taken += 1
-                if desc.options:  # of an RX ring: the TX ring knows others
+                if desc.options:  # they have another meaning in a TX ring
                     desc = desc._replace(options=0)
-                # Each answer leaves before anything else is done: somebody waits for it.
+                # Each answer is sent before anything else is done: the peer is waiting for it.
                 if answer(get(desc)) and pass_on_one(desc):
                     sent += 1
                 else:
@@ -75,7 +75,7 @@ class Replier:
         return taken, sent
 
     def _recount(self, taken: int, sent: int, received_to: int, sent_to: int) -> None:
-        """Count by the rings, which know best: also an answer whose kick failed, and what an interrupt left unnoted."""
+        """Count by the ring indices: they include an answer whose kick failed, and what an interrupt left uncounted."""
         self._rx.resync()
         self._tx.resync()
         came = (self._rx.next_index - received_to) & U32

@@ -24,16 +24,16 @@ from toolkit.xsk.core import Core
 __all__ = ["Sender"]
 
 _SHORTEST = 14  # bytes: an Ethernet header; the kernel refuses less
-_CHUNK = 1024  # packets written and published at a time: the cache holds them, and sent frames come back meanwhile
+_CHUNK = 1024  # packets written and published at a time: they fit the CPU's cache, and sent frames return meanwhile
 _PAUSE = (20e-6, 1e-3)  # seconds to sleep, at first and at most, while the kernel is busy
-_GONE_CHECK = 0.1  # seconds between two looks whether the device of a waiting sender is still there
-_LAST_KICK = 1.0  # seconds that send() goes on telling a busy kernel what is in the ring already
-_STARVED = 5.0  # seconds that send() waits for a free frame while none is on its way back from sending
-_LOCK_TIMEOUT = 0.1  # seconds: a finalizer may have interrupted the holder of the ledger's lock
+_GONE_CHECK = 0.1  # seconds between two checks that the device of a waiting sender is still there
+_LAST_KICK = 1.0  # seconds that send() goes on kicking a busy kernel when all packets are in the ring
+_STARVED = 5.0  # seconds that send() waits for a free frame while none is being sent
+_LOCK_TIMEOUT = 0.1  # seconds to wait for the ledger's lock: this finalizer may have interrupted its holder
 
 
 class _Pauses:
-    """The pauses of a sender that waits: longer and longer, until the time is over. Raises when nothing can come."""
+    """The pauses of a sender that waits: each twice as long as the last, until the timeout."""
 
     def __init__(self, core: Core, timeout: float | None) -> None:
         self._core = core
@@ -42,16 +42,19 @@ class _Pauses:
         self._pause = _PAUSE[0]
 
     def progress(self) -> None:
-        """Begin with short pauses again."""
+        """Start again with short pauses."""
         self._pause = _PAUSE[0]
 
     def sleep(self) -> bool:
-        """Sleep a little; False: the time is over. ClosedError, DeviceGoneError."""
-        self._core.check_open()  # close() waits for this thread
+        """Sleep a little; False after the timeout.
+
+        ClosedError or DeviceGoneError when the socket or its device went.
+        """
+        self._core.check_open()  # close() waits for this thread to notice
         now = time.monotonic()
         if self._deadline is not None and now >= self._deadline:
             return False
-        if now >= self._next_check:  # of a driver that needs no kick, no kick says that it is gone
+        if now >= self._next_check:  # where no kick is needed, no kick can report that the device is gone
             self._next_check = now + _GONE_CHECK
             raise_if_gone(self._core.sock, self._core.where)
         left = self._pause if self._deadline is None else min(self._pause, self._deadline - now)
@@ -61,47 +64,47 @@ class _Pauses:
 
 
 class Sender:
-    """Sends on one Socket. Not thread-safe: one thread sends, whichever it is."""
+    """Sends on one Socket. Not thread-safe: one thread at a time sends, any thread."""
 
     def __init__(self, core: Core, tx: TXQueue) -> None:
         self._core = core
         self._tx = tx
-        self._unfinished = False  # set while frames change hands: an interrupt leaves it set
-        self._starved_since = 0.0  # monotonic seconds; 0 while frames are free, or on their way back
+        self._unfinished = False  # true while frames change owner; only an interrupt leaves it true
+        self._starved_since = 0.0  # CLOCK_MONOTONIC seconds; 0 while frames are free or being sent
         core.on_close(self._settle)
 
     def send(
         self, packets: Any, lengths: npt.ArrayLike | None = None, timeout: float | None = None, *, kick: bool = True
     ) -> int:
-        """Copy packets into frames and put them into the TX ring; returns how many of them, from the first on.
+        """Copy packets into frames and put them into the TX ring; return how many, counted from the first.
 
-        See Socket.send() for the forms of `packets`. timeout: seconds to wait for room when the ring is full or no
-        frame is free; None waits as long as it takes, 0 not at all. FrameError when it would take for ever: for 5 s
-        no frame was free, and none on its way back from sending.
+        See Socket.send() for the forms of `packets`. timeout: seconds to wait when the ring is full or no frame is
+        free; None waits without limit, 0 not at all. kick: whether to make the system call that has the kernel send.
+        FrameError when for 5 s no frame was free and none was being sent, so that waiting is of no use.
         """
         matrix, sizes = as_matrix(packets, lengths, longest=self._core.umem.frame_size)
         width = self._check(sizes)
         if matrix.shape[1] > width:
-            matrix = matrix[:, :width]  # wider rows than packets: a row must not reach into the next frame
+            matrix = matrix[:, :width]  # rows may be wider than the packets, and must not reach into the next frame
         with self.sending():
             pauses = _Pauses(self._core, timeout)
             self._starved_since = 0.0
-            done, told = 0, True
+            done, kicked = 0, True
             while done < len(matrix):
                 self._core.check_open()
                 accepted = self._put(matrix[done : done + _CHUNK], sizes[done : done + _CHUNK])
                 done += accepted
-                told = self._kick() if kick else True
+                kicked = self._kick() if kick else True
                 if accepted:
                     pauses.progress()
                 elif not pauses.sleep():
                     return done
-            if not told:
-                self._tell(timeout)
+            if not kicked:
+                self._kick_until_taken(timeout)
         return done
 
-    def _tell(self, timeout: float | None) -> None:
-        """Kick a kernel that is busy until it has taken note of what is in the ring, for a second at most."""
+    def _kick_until_taken(self, timeout: float | None) -> None:
+        """Kick a busy kernel until it has begun to send what is in the ring, for a second at most."""
         pauses = _Pauses(self._core, _LAST_KICK if timeout is None else min(timeout, _LAST_KICK))
         while pauses.sleep() and not self._kick():
             pass
@@ -114,17 +117,16 @@ class Sender:
                 self._reclaim()
                 if not self._core.send_account.sending_frames:
                     return True
-                # Also when the TX ring is empty: some drivers look for sent frames only when they are told to.
-                self._kick()
+                self._kick()  # also with an empty TX ring: some drivers return sent frames only when they are kicked
                 if not self._reclaim() and not pauses.sleep():
                     return False
 
     def pass_on(
         self, descs: npt.NDArray[np.uint64], timeout: float, *, distinct: bool = False
     ) -> npt.NDArray[np.uint64]:
-        """Put frames that the caller holds into the TX ring and kick; returns those that found no room in time.
+        """Put frames of the caller into the TX ring and kick; return the descriptors that found no room in time.
 
-        distinct: the caller knows that no frame is named twice.
+        descs: shape (n, 2), u64. timeout: seconds. distinct: the caller knows that no frame is named twice.
         """
         descs = as_descs(descs)
         with self.sending():
@@ -141,11 +143,11 @@ class Sender:
                 if now >= deadline:
                     break
                 self._core.check_open()
-                self._reclaim()  # a completion ring that nobody drains would stop the kernel
+                self._reclaim()  # the kernel stops sending when the completion ring is full
         return descs
 
     def pass_on_one(self, desc: XDPDesc) -> bool:
-        """Put one frame that the caller holds into the TX ring and kick. False: there is no room.
+        """Put one frame of the caller into the TX ring and kick. False when the ring is full.
 
         The caller holds the lock that sending() returns.
         """
@@ -160,7 +162,7 @@ class Sender:
             raise
         account.pending = None
         self._unfinished = False
-        # In copy mode the kernel always wants the call; to ask whether it does would cost half as much again.
+        # In copy mode the kernel always needs the call: testing NEED_WAKEUP would add half of the call's cost.
         if accepted and (core.zero_copy or not self._tx.wake()):
             self._kick()
         return accepted
@@ -170,14 +172,14 @@ class Sender:
         account.pending = (self._tx.next_index, descs[:, 0])
         try:
             accepted = self._tx.put(descs, distinct=distinct)
-        except ToolkitError:  # refused whole: nothing changed hands, and what was on its way already stays there
+        except ToolkitError:  # refused as a whole: no frame changed owner
             account.pending = None
             raise
         account.sent()
         return accepted
 
     def reclaim(self) -> int:
-        """Put frames that were sent on the free stack again; how many."""
+        """Put frames that were sent on the free stack again; return how many."""
         with self.sending():
             return self._reclaim()
 
@@ -188,27 +190,27 @@ class Sender:
         return freed
 
     def kick(self) -> bool:
-        """Have the kernel look at the TX ring, where it asks for that. False: it was busy, or has more to do."""
+        """Make the kernel poll the TX ring, if it asks for that. False when it was busy, or has more to send."""
         with self.sending():
             return self._kick()
 
     def _kick(self) -> bool:
-        """Make the system call again as long as that leads on: one may send no more than 32 packets."""
+        """Repeat the system call as long as that makes progress: one call may send no more than 32 packets."""
         tx = self._tx
         if self._core.options.need_wakeup and not tx.needs_wakeup:
             return True
         left = tx.outstanding
         while not tx.wake():
             before, left = left, tx.outstanding
-            # A completion ring that is full stops the kernel as well.
+            # Reclaim first: a full completion ring stops the kernel too.
             if not self._reclaim() and left == before:
                 return False
         return True
 
     def _put(self, matrix: npt.NDArray[np.uint8], sizes: npt.NDArray[np.uint32]) -> int:
-        """Write and publish as many packets as there is room for now."""
+        """Write and publish as many packets as fit now; return how many."""
         core, tx = self._core, self._tx
-        # Sent frames come back first: on a busy socket the next packets go into the warmest frames.
+        # Reclaim first, so that the next packets go into frames that are still in the CPU's cache.
         self._reclaim()
         free = core.umem.ledger.count_free()
         n = min(len(matrix), tx.free(len(matrix)), free)
@@ -218,7 +220,7 @@ class Sender:
         self._begin()
         try:
             addresses = core.send_account.prepare(n, tx.next_index)
-        except FrameError:  # the receiving thread was quicker
+        except FrameError:  # the receiving thread took the free frames meanwhile
             self._unfinished = False
             return 0
         self._write(addresses, matrix[:n])
@@ -232,7 +234,7 @@ class Sender:
         return n
 
     def _write(self, addresses: Addresses, matrix: npt.NDArray[np.uint8]) -> None:
-        """Copy rows of bytes to frames: one memmove a packet, none of it in Python."""
+        """Copy rows of bytes to frames: one memmove a packet, inside NumPy."""
         umem, width = self._core.umem, matrix.shape[1]
         memory = umem.memory
         if memory is None:
@@ -244,7 +246,7 @@ class Sender:
         frames[umem.ledger.numbers(addresses)] = np.ascontiguousarray(matrix).view(f"V{width}").reshape(-1)
 
     def _check(self, sizes: npt.NDArray[np.uint32]) -> int:
-        """Refuse what the kernel would refuse; the length of the longest packet."""
+        """Return the length of the longest packet. ArgumentError for packets that the kernel would refuse."""
         if not len(sizes):
             return 0
         longest, shortest = int(sizes.max()), int(sizes.min())
@@ -255,13 +257,13 @@ class Sender:
             )
         if shortest < _SHORTEST:
             raise ArgumentError(
-                f"a packet of {shortest} bytes has no whole Ethernet header ({_SHORTEST} bytes), and the kernel would "
-                f"refuse it. Nothing was sent. It is number {int(sizes.argmin())}."
+                f"packet {int(sizes.argmin())} has {shortest} bytes, less than an Ethernet header ({_SHORTEST}): the "
+                "kernel would refuse it. Nothing was sent. Next step: send whole frames, Ethernet header included."
             )
         return longest
 
     def _check_starved(self, free: int) -> None:
-        """Raise FrameError once no frame has been free, or on its way back, for 5 s: nobody would ever send."""
+        """Raise FrameError once no frame has been free or being sent for 5 s: waiting longer is of no use."""
         if free or self._core.send_account.sending_frames:
             self._starved_since = 0.0
             return
@@ -270,12 +272,12 @@ class Sender:
         if now - self._starved_since > _STARVED:
             raise FrameError(
                 f"cannot send on {self._core.where}: for {_STARVED:.0f} s no frame of the UMEM was free, and none is "
-                f"being sent. Where they are: {self._core.umem.audit()}. Likely cause: all were lent to the kernel for "
-                "receiving, or are held. Next step: leave some free (fill_all(umem, n)), or make the UMEM larger."
+                f"being sent. Who owns them: {self._core.umem.audit()}. Likely cause: all were posted for receiving, "
+                "or were not given back. Next step: post fewer (fill_all(umem, n)), or make the UMEM larger."
             )
 
     def sending(self) -> threading.Lock:
-        """Return the lock that the sending thread holds; an error when another holds it, or the Socket is closed."""
+        """Return the lock of the sending thread. ToolkitError when another thread holds it, or the Socket is closed."""
         guard = self._core.tx_guard
         self._core.check_open()
         if guard.locked():
@@ -286,13 +288,13 @@ class Sender:
         return guard
 
     def _begin(self) -> None:
-        """Note that frames change hands from here on; first put right what an interrupt left."""
+        """Record that frames change owner from here on; first recover from an earlier interrupt."""
         if self._unfinished:
             self._recover()
         self._unfinished = True
 
     def _recover(self) -> None:
-        """Put every frame back in its place after a send() that an exception (KeyboardInterrupt) cut short."""
+        """Put the owners right after a send() that an exception (KeyboardInterrupt) cut short."""
         completion, tx = self._core.completion, self._tx
         completion.resync()
         waiting = completion.available(completion.size)
@@ -300,9 +302,9 @@ class Sender:
         self._core.send_account.recover(tx.next_index, completion.addresses(completion.next_index, waiting))
 
     def _settle(self) -> None:
-        """Do the same at the end, or frames that never reached the TX ring would count as the kernel's."""
+        """Do _recover() when the Socket closes: else frames that never reached the TX ring count as the kernel's."""
         lock = self._core.umem.ledger.lock
         if self._unfinished and lock.acquire(timeout=_LOCK_TIMEOUT):
             lock.release()
-            with contextlib.suppress(FrameError):  # a completion ring that is not to be believed: close() retires them
+            with contextlib.suppress(FrameError):  # the completion ring is wrong: close() retires the frames
                 self._recover()

@@ -63,19 +63,20 @@ class Socket(fork.NotCopied):
         wait: WaitMode = "poll",
         netns: NetNS = None,
     ) -> None:
-        """Create the socket and bind it; it receives once a Program that redirects to it is attached and registered.
+        """Create the socket and bind it; it receives once a Program is attached that redirects to it (register()).
 
         umem: shared with other Sockets, or None for one of its own (closed with the Socket).
         rx_size, tx_size: ring entries, powers of two. rx=False or tx=False leaves that ring out.
-        zero_copy: True demands it, False forbids it, "auto" takes it where the driver has it; `zero_copy` says.
+        zero_copy: True demands it, False forbids it, "auto" uses it if the driver supports it.
         need_wakeup: the kernel asks for system calls when it needs them, rather than polling ("auto": True).
-        sg: packets larger than a frame arrive as several descriptors (XDP_PKT_CONTD), and in a Batch whole, which is
-        then a copy ("auto": False).
-        In these three all sockets of a UMEM are alike, because the kernel gives each what the first one has: "auto"
-        takes that over, and to ask for something else is an ArgumentError. The properties of these names say what came
-        about.
-        prefill: frames to lend to the kernel before binding (some zero-copy drivers want that).
-        wait: how wait() and receive() wait, see toolkit.wait: "poll" sleeps, "busy-poll" and "spin" take a core.
+        sg: packets larger than a frame arrive as several descriptors (XDP_PKT_CONTD). A Batch has them in one piece,
+        and is then a copy ("auto": False).
+        All sockets of a UMEM have the same zero_copy, need_wakeup and sg, because the kernel gives each what the first
+        one got: "auto" uses that, and asking for something else is an ArgumentError. The properties of these names
+        report the result.
+        prefill: frames to post before binding (some zero-copy drivers need that).
+        wait: how wait() and receive() wait: "poll" sleeps in poll(2); "busy-poll" (the driver polls its NIC queue, by
+        recvfrom(2)) and "spin" (the rings are polled) each take a whole core.
         netns: the network namespace of the interface: a pid, a path, a name of `ip netns`, or an object with fileno().
 
         SystemCallError when the kernel refuses: no such interface (ENODEV), interface down (ENETDOWN), queue out of
@@ -151,12 +152,12 @@ class Socket(fork.NotCopied):
 
     @property
     def sg(self) -> bool:
-        """Whether packets may come as several descriptors (XDP_USE_SG)."""
+        """Whether a packet may come as several descriptors (XDP_USE_SG)."""
         return bool(self._core.options.sg)
 
     @property
     def need_wakeup(self) -> bool:
-        """Whether the kernel says when it needs a system call (XDP_USE_NEED_WAKEUP)."""
+        """Whether the kernel asks for system calls when it needs them (XDP_USE_NEED_WAKEUP)."""
         return bool(self._core.options.need_wakeup)
 
     @property
@@ -194,23 +195,23 @@ class Socket(fork.NotCopied):
             )
 
     def on_close(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called first when the Socket closes: to take its entry out of an XSKMAP."""
+        """Have close() call `callback` first, to remove this socket's entry from an XSKMAP."""
         self._core.check_open()
         self._core.on_close(callback)
 
     @property
     def feed(self) -> Feed:
-        """What brings packets here: Program.register() says so."""
+        """The device and program that bring packets to this socket; Program.register() sets the program."""
         return self._core.feed
 
     # --- receiving --------------------------------------------------------------------------------------------------
 
     def receive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
-        """Return the packets that wait, at most `limit`, as a Batch; the frames of the last one go back to the kernel.
+        """Return the packets that wait, at most `limit`, as a Batch that borrows their frames until the next receive().
 
-        limit: by default a quarter of rx_limit.
-        timeout: seconds to wait for the first packet; None waits for ever, 0 not at all. On time-out the Batch is empty
-        (and falsy). One Batch is out at a time: the next receive() ends the loan of the last.
+        timeout: seconds to wait for the first packet; None waits without limit, 0 not at all. After it the Batch is
+        empty (and falsy). limit: packets, by default a quarter of rx_limit.
+        Raises what wait() does; FrameError when the RX ring names frames that the kernel does not own.
         """
         batch = self.poll_once(limit)
         if not batch and timeout != 0 and self.wait(timeout):
@@ -218,31 +219,31 @@ class Socket(fork.NotCopied):
         return batch
 
     def poll_once(self, limit: int | None = None) -> Batch:
-        """Do receive(timeout=0): one look at the RX ring."""
+        """Do receive(timeout=0): poll the RX ring once."""
         return self._receiver.poll_once(limit)
 
     def taking(self, limit: int | None = None) -> contextlib.AbstractContextManager[npt.NDArray[np.uint64]]:
-        """Take descriptors for the length of a block: shape (n, 2) u64. The block gives every frame away, or frees it.
+        """Take up to `limit` descriptors for a `with` block: shape (n, 2), u64. The block frees or sends every frame.
 
-        When it raises, what it has not given away is freed. For Forwarder and its like.
+        When the block raises, the frames that it has not sent or freed are freed. For Forwarder and the like.
         """
         return self._receiver.taking(limit)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until packets wait (True) or `timeout` seconds passed (False).
 
-        DeviceGoneError when the device vanished, DetachedError when somebody took the registered Program off; what
-        waits in the ring goes first. A close() from another thread ends it with ClosedError.
+        DeviceGoneError when the device vanished, DetachedError when the registered Program was taken off; both only
+        when no packet is left in the ring. ClosedError when another thread calls close().
         """
         return self._receiver.wait(timeout)
 
     def take_back(self) -> None:
-        """Take back the frames of the last Batch: it is stale from now on."""
+        """Take back the frames of the last Batch: it is stale from here on."""
         self._receiver.take_back()
 
     @property
     def rx_limit(self) -> int:
-        """Frames that the kernel may hold for receiving at most: the rest is for loans and for sending."""
+        """Most frames that the kernel may have for receiving: the others are for Batches and for sending."""
         return self._receiver.limit
 
     @rx_limit.setter
@@ -255,16 +256,16 @@ class Socket(fork.NotCopied):
     # --- sending ----------------------------------------------------------------------------------------------------
 
     def send(self, packets: Any, lengths: npt.ArrayLike | None = None, timeout: float | None = None) -> int:
-        """Send packets; returns how many were accepted, from the first on (all of them unless `timeout` struck).
+        """Send packets; return how many were accepted, counted from the first: all of them, unless the time ran out.
 
-        packets: a list of bytes-like objects; a 2-D array, shape (n, width) u8, of which `lengths` (shape (n,)) says
-        how much of each row counts; or a Batch. They are copied into free frames: the arguments can be reused at once.
-        timeout: seconds to wait for room in the TX ring and for free frames; None waits as long as it takes.
+        packets: a list of bytes-like objects; an array, shape (n, width), u8, with `lengths`, shape (n,), the bytes of
+        each row to send; or a Batch. They are copied into free frames: the arguments can be reused at once.
+        timeout: seconds to wait for room in the TX ring and for free frames; None waits without limit.
 
-        Accepted packets are in the TX ring, the kernel was told, and their frames come back by themselves; flush()
-        waits for that. ArgumentError for packets shorter than 14 bytes or longer than a frame: then none was sent.
-        SystemCallError (ENETDOWN, ENXIO) when the interface is down or gone: packets in the ring stay there, and go out
-        with the next send() or flush() once it is up again.
+        Accepted packets are in the TX ring and the kernel was kicked; flush() waits until they are sent. ArgumentError
+        for packets shorter than 14 bytes or longer than a frame: then none was sent. FrameError when no frame was free
+        for 5 s. SystemCallError (ENETDOWN, ENXIO) when the interface is down or gone: packets in the ring stay there,
+        and are sent with the next send() or flush() once it is up again.
         """
         return self._sender.send(packets, lengths, timeout)
 
@@ -273,14 +274,14 @@ class Socket(fork.NotCopied):
         return self._sender.flush(timeout)
 
     def reply(self, answer: Callable[[memoryview], bool], limit: int = 2, polls: int | None = None) -> tuple[int, int]:
-        """Take up to `limit` packets one at a time; `answer` changes each in place and says whether to send it back.
+        """Take up to `limit` packets one at a time; `answer` changes each in place and returns whether to send it back.
 
         Returns (taken, sent back). The short path for ping-pong, without NumPy's fixed costs. polls: how often to poll
-        the RX ring (by default `limit` times): more of them is to spin. Raises what wait() does.
+        the RX ring, by default `limit` times; a larger number spins. Raises what wait() does.
         """
         if self.sg:
             raise ArgumentError(
-                f"{self!r} takes packets of several frames, and an answer is made of one: it would see pieces. "
+                f"{self!r} receives packets of several frames, and reply() would pass each frame to `answer` alone. "
                 "Next step: make the Socket with sg=False (longer packets are then dropped, and counted)."
             )
         return self._replier.reply(answer, limit, limit if polls is None else polls)
@@ -290,17 +291,17 @@ class Socket(fork.NotCopied):
         return self._replier.taken, self._replier.sent
 
     def reclaim(self) -> int:
-        """Put frames that were sent on the free stack again, as send() and flush() do by themselves; how many."""
+        """Put frames that were sent on the free stack again, and return how many. send() and flush() do it as well."""
         return self._sender.reclaim()
 
     def pass_on(
         self, descs: npt.NDArray[np.uint64], timeout: float, *, distinct: bool = False
     ) -> npt.NDArray[np.uint64]:
-        """Put received frames of this UMEM into the TX ring; returns the descriptors that found no room in `patience`
-        seconds: shape (n, 2) u64, still the caller's. For Forwarder and its like.
+        """Put received frames of this UMEM into the TX ring; return the descriptors that found no room: still yours.
 
-        FrameError, and nothing is sent, when one is not the caller's, named twice (which is not looked for where the
-        caller says that they are `distinct`), or when a descriptor leaves its frame.
+        descs: shape (n, 2), u64, like the result. timeout: seconds to wait for room. distinct: the caller knows that no
+        frame is named twice; otherwise that is checked. For Forwarder and the like.
+        FrameError, and nothing is sent, when a frame is not the caller's or is named twice, or a descriptor leaves it.
         """
         return self._sender.pass_on(descs, timeout, distinct=distinct)
 
@@ -319,7 +320,10 @@ class Socket(fork.NotCopied):
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Leave the XSKMAP, free the queue, return every frame. Repeatable; waits for a thread inside receive()."""
+        """Leave the XSKMAP, free the queue and all frames. Waits for a thread inside receive() or send().
+
+        Repeatable.
+        """
         self._core.close()
         self._finalizer.detach()
         if self._core.rx is not None:

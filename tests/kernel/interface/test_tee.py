@@ -229,7 +229,7 @@ def test_packets_of_other_queues_are_not_copied(make_lab: Callable[..., Lab]) ->
 
 def test_the_ring_wraps_many_times(lab: Lab, wire: Wire) -> None:
     with toolkit.tee("veth0", filter="all", slots=16, netns=lab.netns) as t:
-        most = t.info()["slots"] // 2  # as many again may be on loan
+        most = t.info()["slots"] // 2  # a Batch may borrow as many again
         following = 0
         for turn in range(60):
             sent = [frame(following + i, 64 + i) for i in range(1 + turn % most)]
@@ -247,7 +247,7 @@ def test_a_batch_is_a_loan_and_a_copy_is_for_good(lab: Lab, wire: Wire) -> None:
         wire.send([frame(1), frame(2)])
         assert eventually(lambda: t.counters()["redirected"] == 2)
         batch = t.receive(timeout=5)
-        assert "on loan" in repr(batch)
+        assert "borrowed" in repr(batch)
         kept, pickled, view = batch.copy(), pickle.dumps(batch), batch.packet(0)
         with pytest.raises(TypeError):
             view[0] = 0

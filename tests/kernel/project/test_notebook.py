@@ -178,7 +178,7 @@ def test_a_batch_shows_the_pings(cells: dict[str, dict[str, Any]]) -> None:
     times = [row[1] for row in rows]
     assert times == sorted(times)
     assert all(re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\.\d{9}", time) for time in times)
-    assert "Batch of 5 packets, 490 bytes, from queue 0, on loan" in part(cells["ping"], "text/html")
+    assert "Batch of 5 packets, 490 bytes, from queue 0, borrowed" in part(cells["ping"], "text/html")
 
 
 def test_heads_and_columns(cells: dict[str, dict[str, Any]]) -> None:

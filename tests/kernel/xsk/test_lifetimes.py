@@ -24,22 +24,23 @@ def test_a_socket_collected_while_another_is_created_takes_nothing_away(
     with UMEM(256, 2048) as umem:
         for moment in ("before", "after"):
             forgotten = [Socket(lab.interface, 0, umem, netns=lab.netns, prefill=16)]
-            create = core.Core._create
+            bind = core.bind
 
             def collecting(
-                self: core.Core, *arguments: Any, then: Any = create, when: str = moment, old: Any = forgotten
-            ) -> None:
+                *arguments: Any, then: Any = bind, when: str = moment, old: Any = forgotten, on_busy: Any
+            ) -> int:
                 if when == "before":
                     old.clear()
                     gc.collect()
-                then(self, *arguments)
+                number: int = then(*arguments, on_busy=on_busy)
                 if when == "after":
                     old.clear()
                     gc.collect()
+                return number
 
             other = Lab(interface="veth8", peer="veth9")
             with other, monkeypatch.context() as patch:
-                patch.setattr(core.Core, "_create", collecting)
+                patch.setattr(core, "bind", collecting)
                 with Socket(other.interface, 0, umem, netns=other.netns, prefill=16) as sock:
                     patch.undo()
                     assert umem.registration is not None
@@ -124,7 +125,7 @@ def test_a_batch_that_outlives_its_forgotten_interface_is_stale(lab: Lab) -> Non
 def test_small_rings_open_and_receive(lab: Lab, ring_size: int) -> None:
     with toolkit.open(lab.interface, filter="udp", netns=lab.netns, ring_size=ring_size) as opened:
         for _ in range(10):
-            assert not opened.receive(timeout=0)  # the frame that was on loan goes back: there may be no other
+            assert not opened.receive(timeout=0)  # the borrowed frame goes back: there may be no other
             lab.udp(count=1)
             assert len(opened.receive(timeout=1)) == 1
 

@@ -53,7 +53,7 @@ def test_arrays() -> None:
     assert batch.options.tolist() == [1] * 5
     assert batch.addresses.dtype == np.uint64
     assert (batch.addresses % FRAME == 256).all()
-    assert repr(batch) == "<Batch of 5 packets, 1625 bytes, from queue 3, on loan>"
+    assert repr(batch) == "<Batch of 5 packets, 1625 bytes, from queue 3, borrowed>"
     assert umem.audit()["user"] == 5
 
 

@@ -33,7 +33,7 @@ from tests.helpers.decode_reference import reference
 from tests.helpers.decoding import decode_packets, lay_out, rows
 from tests.helpers.scapy_packets import PACKETS, V4, V6, E
 from toolkit.decode import Columns, decode
-from toolkit.decode.fields import FIELDS
+from toolkit.decode.protocol_columns import FIELDS
 from toolkit.errors import ArgumentError
 
 Row = dict[str, Any]

@@ -191,7 +191,7 @@ IDS = ["swap_macs", "set_macs", "decrement_ttl", "swap_ips_and_ports", "pop_vlan
 def test_no_packets_and_wrong_ones(edit: Any) -> None:
     edit(np.zeros((0, K), dtype=np.uint8))
     for wrong, text in (
-        (np.zeros((2, 11), dtype=np.uint8), "heads of 11 bytes do not hold .* heads of [0-9]+ bytes at least"),
+        (np.zeros((2, 11), dtype=np.uint8), "heads of 11 bytes have no room for .* heads of [0-9]+ bytes at least"),
         (np.zeros((2, K)), "dtype uint8"),
         (np.zeros(K, dtype=np.uint8), r"shape \(n, width\)"),
         (np.zeros((2, 2 * K), dtype=np.uint8)[:, :K], "not contiguous"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.helpers.any_packets import any_packet
 from tests.helpers.tables import ALL, NAT, T0, batch_of, expected, hextets
-from toolkit.decode.fields import FIELDS
+from toolkit.decode.protocol_columns import FIELDS
 from toolkit.errors import ArgumentError, LibraryError
 from toolkit.tables.address_text import ip4_text, ip6_text, ip_text, mac_text
 from toolkit.tables.schema import IP, MACS, NUMBERS, WHOLE

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Coalescer: rests while packets come steadily, and only then; played against a simulated stream and clock."""
+"""Coalescer: delays while packets come steadily, and only then; played against a simulated stream and clock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORK = 20e-6  # seconds that a batch takes
 
 
 class Play:
-    """A receiver with one queue, on a clock that only its own work, rests and waits move."""
+    """A receiver with one queue, on a clock that only its own work, delays and waits move."""
 
     def __init__(self, coalescer: Coalescer, arrived: Callable[[float], int], monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
@@ -22,7 +22,7 @@ class Play:
         self.arrived = arrived  # packets that have come until a time
         self.taken = 0
         self.batches: list[int] = []
-        self.rests: list[float] = []
+        self.delays: list[float] = []
         monkeypatch.setattr(coalesce.time, "monotonic", lambda: self.now)
 
     def receive(self) -> None:
@@ -57,7 +57,7 @@ def test_a_steady_stream_comes_in_few_batches(rate: int, monkeypatch: pytest.Mon
     play.run(1.0)
     expected = min(rate * LONGEST_DELAY, 256)
     assert sum(play.batches) / len(play.batches) > 0.8 * expected
-    assert max(play.rests) <= LONGEST_DELAY
+    assert max(play.delays) <= LONGEST_DELAY
     assert max(play.batches) <= 2 * 256
 
 
@@ -65,17 +65,17 @@ def test_a_steady_stream_comes_in_few_batches(rate: int, monkeypatch: pytest.Mon
 def test_a_slow_stream_is_never_delayed(rate: int, monkeypatch: pytest.MonkeyPatch) -> None:
     play = Play(Coalescer(LONGEST_DELAY, 8192), lambda now: int(now * rate), monkeypatch)
     play.run(3.0)
-    assert play.rests == []
+    assert play.delays == []
 
 
 def test_a_stream_faster_than_the_receiver_gets_no_rests(monkeypatch: pytest.MonkeyPatch) -> None:
     play = Play(Coalescer(LONGEST_DELAY, 8192), lambda now: int(now * 40e6), monkeypatch)
     play.run(0.1)
-    assert play.rests == []
+    assert play.delays == []
 
 
 def test_a_conversation_is_delayed_once_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each packet comes 10 us after the answer to the one before: 33 000/s, if nobody rests."""
+    """Each packet comes 10 us after the answer to the one before: 33 000/s, if nobody delays."""
     play: Play
     due = [0.0]
 
@@ -86,7 +86,7 @@ def test_a_conversation_is_delayed_once_a_second_at_most(monkeypatch: pytest.Mon
     while play.now < 20.0:
         play.receive()
         due[0] = play.now + 10e-6
-    assert 0 < len(play.rests) < 2 * (20 + 8)
+    assert 0 < len(play.delays) < 2 * (20 + 8)
     assert len(play.batches) > 0.95 * 20 / 30e-6
 
 
@@ -100,7 +100,7 @@ def test_a_burst_between_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     play = Play(Coalescer(LONGEST_DELAY, 8192), arrived, monkeypatch)
     play.run(2.0)
     assert play.taken / len(play.batches) > 100
-    assert len(play.rests) < 2.0 * 1200 / 2
+    assert len(play.delays) < 2.0 * 1200 / 2
 
 
 @pytest.mark.parametrize(("longest", "ring"), [(0.0, 8192), (LONGEST_DELAY, 255), (LONGEST_DELAY, 64)])
@@ -109,7 +109,7 @@ def test_no_rest_when_told_so_or_when_the_ring_is_small(
 ) -> None:
     play = Play(Coalescer(longest, ring), lambda now: int(now * 200_000), monkeypatch)
     play.run(1.0)
-    assert play.rests == []
+    assert play.delays == []
 
 
 @pytest.mark.parametrize("ring", [256, 1024, 8192])

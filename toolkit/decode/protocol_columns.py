@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The columns, one function each: what the field of a header holds. Where a packet has none, the column says -1."""
+"""The columns of each protocol, one function a column: Ethernet, VLAN, ARP, IP, TCP, UDP, ICMP, SCTP, VXLAN, GRE.
+
+A docstring here is the column's description for users. A column is -1 where a packet does not have the field.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ Array = npt.NDArray[Any]
 
 
 def _mac(octets: Array) -> Array:
-    """Of 8 bytes the first 6, as a number."""
+    """Return the first 6 of 8 bytes as a number."""
     shifted: Array = octets >> np.uint64(16)
     return shifted.view(np.int64)
 
@@ -132,7 +135,7 @@ def _address6(h: Headers, name: str) -> Array:
 
 @field(NETWORK, "is_ip", np.int16)
 def ip_proto(h: Headers) -> Array:
-    """Protocol behind IP and its extension headers (IPPROTO_*), int16; the last one reached if those do not end."""
+    """Protocol behind IP and its extension headers (IPPROTO_*), int16; the last one found if those are broken."""
     return h.protocol
 
 
@@ -146,7 +149,7 @@ def ip_ttl(h: Headers) -> Array:
 
 @field(NETWORK, "is_ip", np.int32)
 def ip_len(h: Headers) -> Array:
-    """Bytes of the whole IP packet by its header, int32: total length, or payload length and 40."""
+    """Bytes of the whole IP packet by its header, int32: IPv4's total length, IPv6's payload length plus 40."""
     column = h.ip4["length"].astype(np.int32)
     if h.is6 is not None:
         np.add(h.ip6["payload_length"], 40, out=column, where=h.is6, dtype=np.int32)
@@ -182,8 +185,8 @@ def ip_flags(h: Headers) -> Array:
 
 @field(NETWORK, "is_ip", np.int32)
 def ip_fragment_offset(h: Headers) -> Array:
-    """Place of this fragment in its packet, bytes, int32. Where it is not 0 there are no ports."""
-    return h.fragment << 3  # the flags go out at the top
+    """Offset of this fragment in its packet, bytes, int32. Where it is not 0 there are no ports."""
+    return h.fragment << 3  # shifts the flags out of the 16 bits
 
 
 @field(NETWORK, "has_ip6", np.int32)
@@ -272,16 +275,16 @@ def sctp_chunk(h: Headers) -> Array:
 
 @field(TRANSPORT, "has_vxlan", np.int32)
 def vxlan_vni(h: Headers) -> Array:
-    """VXLAN network identifier, int32: UDP to port 4789 or 8472 whose header says that it has one.
+    """VXLAN network identifier, int32: of UDP to port 4789 or 8472 with the flag that there is one.
 
-    The payload is the inner Ethernet frame; it can be decoded in its turn.
+    The payload is the inner Ethernet frame, which decode() can decode as well.
     """
     return (h.vxlan["vni"] >> 8).astype(np.int32)
 
 
 @field(TRANSPORT, "has_gre", np.int32)
 def gre_proto(h: Headers) -> Array:
-    """What GRE carries, an ethertype, int32; 0x6558 is an Ethernet frame. The payload begins behind GRE's options."""
+    """Ethertype of GRE's payload, int32; 0x6558 is an Ethernet frame. The payload begins behind GRE's options."""
     return h.gre["type"]
 
 
@@ -293,16 +296,16 @@ def gre_key(h: Headers) -> Array:
 
 @field(TRANSPORT, "has_ethernet", np.int32)
 def payload_offset(h: Headers) -> Array:
-    """Where the payload begins behind the last known header, bytes from the packet's start, int32.
+    """Bytes from the packet's start to the payload, which is behind the last known header, int32.
 
-    Of VXLAN and GRE it is the packet inside.
+    The payload of VXLAN and GRE is the packet inside.
     """
     return h.payload_at.astype(np.int32)
 
 
 @field(TRANSPORT, "has_ethernet", np.int32)
 def payload_len(h: Headers) -> Array:
-    """Bytes of payload that are there, without Ethernet padding, int32."""
+    """Bytes of payload in memory, without Ethernet padding, int32."""
     return (h.end - h.payload_at).astype(np.int32)
 
 
@@ -314,7 +317,7 @@ def truncated(h: Headers) -> Array:
 
 @field(TRANSPORT, "", np.bool_)
 def valid(h: Headers) -> Array:
-    """Every header up to TCP, UDP, ICMP, SCTP, GRE or ARP is whole and consistent; bool."""
+    """Every header up to TCP, UDP, ICMP, SCTP, GRE or ARP is complete and consistent; bool."""
     known = (h.kind < 2) | h.is_ip
     if h.is_arp is not None:
         known |= h.is_arp
