@@ -21,7 +21,6 @@ from toolkit.program import Program
 from toolkit.umem.umem import UMEM
 
 pytestmark = [
-    pytest.mark.timeout(60),
     # A warning of Python 3.12 and later about forking with threads; the lab's thread is one.
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
 ]

@@ -22,7 +22,6 @@ from toolkit.rings import RingMemory
 from toolkit.workers import Workers
 
 pytestmark = [
-    pytest.mark.timeout(60),
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
 ]
 

@@ -27,8 +27,6 @@ from toolkit.lab import Lab
 from toolkit.program import Program, build, sources
 from toolkit.workers import Workers
 
-pytestmark = pytest.mark.timeout(100)
-
 
 class Descriptors:
     """How many more this process may open."""

@@ -25,8 +25,6 @@ from toolkit.lab.veth import End, connect
 from toolkit.program import attached
 from toolkit.workers import Workers
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def link_of(lab: Lab) -> int:
     found: Any = what_runs(lab)

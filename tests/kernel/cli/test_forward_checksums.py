@@ -21,7 +21,7 @@ from toolkit.forward.forwarder import Forwarder
 from toolkit.packets.checksum import update
 from toolkit.umem.umem import UMEM
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.needs("iperf3")]
+pytestmark = [pytest.mark.needs("iperf3")]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tests.helpers.firewalls import Machine, by_netlink, drops, end, present
 from toolkit.lab import Lab
 from toolkit.program import Program
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.needs("nsenter")]
+pytestmark = [pytest.mark.needs("nsenter")]
 
 TAKING = ("receive", "veth0", "--filter", "udp port 9", "--replace")
 

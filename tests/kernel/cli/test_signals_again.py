@@ -17,7 +17,7 @@ from tests.helpers.firewalls import Machine, by_netlink, drops, present
 from toolkit.cli import stop
 from toolkit.lab import Lab
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.needs("nsenter")]
+pytestmark = [pytest.mark.needs("nsenter")]
 
 STUCK = """
     import time

@@ -8,8 +8,6 @@ import pytest
 from tests.helpers.cli import ended_after, running, xsk
 from toolkit.lab import Lab
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.mark.parametrize("command", ["receive", "top"])
 def test_both_get_every_packet(lab: Lab, command: str) -> None:

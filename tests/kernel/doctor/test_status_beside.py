@@ -18,16 +18,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-import pytest
-
 import toolkit
 from tests.helpers.wire import child_environment, eventually
 from toolkit.abi.libbpf import libbpf
 from toolkit.errors import SystemCallError
 from toolkit.lab import Lab
 from toolkit.program import Program
-
-pytestmark = pytest.mark.timeout(120)
 
 LOOKING = """
 import sys

@@ -13,7 +13,7 @@ from tests.helpers.echoing import IP4, IP6, PORT, Host, run
 from tests.helpers.wire import eventually
 from toolkit.lab import Lab
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.needs("ping")]
+pytestmark = [pytest.mark.needs("ping")]
 
 
 @pytest.fixture

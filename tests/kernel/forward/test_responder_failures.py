@@ -21,7 +21,7 @@ from toolkit.forward.answers import Answers
 from toolkit.forward.responder import Responder
 from toolkit.lab import Lab
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.needs("ping")]
+pytestmark = [pytest.mark.needs("ping")]
 
 
 @pytest.fixture

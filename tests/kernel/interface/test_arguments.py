@@ -21,8 +21,6 @@ from toolkit.lab import Lab
 from toolkit.program import Program
 from toolkit.umem.umem import UMEM
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def test_no_such_interface(lab: Lab) -> None:
     for make in (

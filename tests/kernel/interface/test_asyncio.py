@@ -19,7 +19,6 @@ from toolkit.lab import Lab
 from toolkit.wait.waiter import WaitMode
 
 pytestmark = [
-    pytest.mark.timeout(60),
     pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning"),
 ]
 

@@ -24,8 +24,6 @@ from toolkit.interface.receiving import OneReceiver
 from toolkit.lab import Lab, Namespace
 from toolkit.program import Program
 
-pytestmark = pytest.mark.timeout(120)
-
 ways = pytest.mark.parametrize("way", WAYS, ids=repr)
 
 LONG = 20.0  # seconds: a waiter that notices nothing

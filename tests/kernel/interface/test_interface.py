@@ -21,8 +21,6 @@ from toolkit.errors import ArgumentError, StaleBatchError
 from toolkit.lab import Lab
 from toolkit.program import Program
 
-pytestmark = pytest.mark.timeout(60)
-
 MODES = ["native", "generic"]
 
 

@@ -23,8 +23,6 @@ from toolkit.program import Program, attached
 from toolkit.umem.umem import UMEM
 from toolkit.workers import Workers
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture
 def tun(lab: Lab) -> Lab:

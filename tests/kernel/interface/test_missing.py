@@ -10,9 +10,6 @@ import pytest
 from tests.helpers.wire import run_child
 from toolkit.lab import Lab
 
-pytestmark = pytest.mark.timeout(60)
-
-
 OPEN_AS_NOBODY = """
     import os, sys
     import toolkit

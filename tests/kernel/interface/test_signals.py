@@ -33,8 +33,6 @@ from toolkit.lab import Lab
 from toolkit.program import Program, attached
 from toolkit.umem.umem import UMEM
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture
 def traffic(lab: Lab) -> Iterator[None]:

@@ -24,8 +24,6 @@ from toolkit.errors import StaleBatchError
 from toolkit.lab import Lab
 from toolkit.program import Rule
 
-pytestmark = pytest.mark.timeout(60)
-
 modes = pytest.mark.parametrize("mode", ["native", "generic"])
 
 

@@ -29,9 +29,6 @@ from toolkit.errors import (
 from toolkit.lab import Lab
 from toolkit.program import Rule, attached, query
 
-pytestmark = pytest.mark.timeout(60)
-
-
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,6 @@ from toolkit.net.napi import DEFERRAL
 from toolkit.net.sysfs import InterfaceDirectory
 
 pytestmark = [
-    pytest.mark.timeout(60),
     pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning"),
 ]
 

@@ -22,7 +22,6 @@ from toolkit.net import napi
 from toolkit.net.napi import DEFERRAL
 
 pytestmark = [
-    pytest.mark.timeout(60),
     pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning"),
 ]
 

@@ -18,8 +18,6 @@ from tests.helpers.wire import eventually
 from toolkit.doctor import examine
 from toolkit.lab import Lab
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def hosts() -> Iterator[Hosts]:

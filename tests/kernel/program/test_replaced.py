@@ -26,8 +26,6 @@ from toolkit.program import Program, pins
 from toolkit.program.replaced import left, repair
 from toolkit.workers import Workers
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture(autouse=True)
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

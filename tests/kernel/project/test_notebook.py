@@ -27,7 +27,7 @@ from toolkit.lab import Lab
 NOTEBOOK = ROOT / "examples" / "first_packets.ipynb"
 REFRESH = f"Next step: python {Path(__file__).relative_to(ROOT)}"
 
-pytestmark = [pytest.mark.needs("bcc", "ping"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs("bcc", "ping")]
 
 # Executed behind the notebook's last cell: what a picture shows cannot be read from its pixels.
 PROBE = """

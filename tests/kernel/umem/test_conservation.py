@@ -17,8 +17,6 @@ from toolkit.errors import FrameError
 from toolkit.lab import Lab
 from toolkit.umem.umem import UMEM
 
-pytestmark = pytest.mark.timeout(60)
-
 PACKET = HEADER + b"sent by the near end".ljust(46)
 
 

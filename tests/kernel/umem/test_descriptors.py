@@ -16,8 +16,6 @@ from toolkit.lab import Lab
 from toolkit.program import Program
 from toolkit.umem.umem import UMEM
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.mark.parametrize(
     ("addr", "length"),

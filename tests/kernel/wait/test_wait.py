@@ -23,7 +23,6 @@ from toolkit.lab import Lab
 from toolkit.wait.waiter import DeviceSocket, WaitMode
 
 pytestmark = [
-    pytest.mark.timeout(60),
     # A veth's copy mode has no NAPI to poll on newer kernels, and that is said: see test_busy_polling_says_if_it_works.
     pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning"),
 ]

@@ -19,8 +19,6 @@ from toolkit.errors import ArgumentError, FrameError, ToolkitError
 from toolkit.forward.forwarder import Forwarder
 from toolkit.lab import Lab
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture
 def near(lab: Lab) -> Iterator[toolkit.Interface]:

@@ -17,8 +17,6 @@ from toolkit.errors import ArgumentError
 from toolkit.forward.forwarder import Forwarder
 from toolkit.lab import Lab
 
-pytestmark = pytest.mark.timeout(60)
-
 # Around the ends of buffers (a frame of 4096 bytes holds 3840 of a packet), and the longest of an MTU of 9000.
 LENGTHS = (60, 3839, 3840, 3841, 4096, 7679, 7680, 7681, 9000, 9014)
 

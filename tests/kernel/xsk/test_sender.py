@@ -18,8 +18,6 @@ from toolkit.errors import ArgumentError, ToolkitError
 from toolkit.lab import Lab
 from toolkit.program import Program
 
-pytestmark = pytest.mark.timeout(60)
-
 MIXED = [frame(i, length) for i, length in enumerate([64, 14, 1514, 60, 61, 17, 999, 64])]
 EVEN = [frame(i, 61) for i in range(7)]
 

@@ -24,8 +24,6 @@ from toolkit.net import ethtool
 if TYPE_CHECKING:
     from tests.helpers.accounts import Accounts
 
-pytestmark = pytest.mark.timeout(60)
-
 
 # --- packets that are none ------------------------------------------------------------------------------------------
 

@@ -25,8 +25,6 @@ from toolkit.umem.accounts import ReceiveAccount
 from toolkit.umem.umem import UMEM
 from toolkit.xsk.sender import Sender
 
-pytestmark = pytest.mark.timeout(60)
-
 
 class Sending:
     """A Sender in the middle of its work: packets in the TX ring, in the kernel and in the completion ring."""

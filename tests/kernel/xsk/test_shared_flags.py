@@ -18,8 +18,6 @@ from toolkit.lab import Lab, Namespace
 from toolkit.lab.veth import End, connect
 from toolkit.umem.umem import UMEM
 
-pytestmark = pytest.mark.timeout(60)
-
 LONG = 8014  # bytes: three frames
 
 

@@ -27,8 +27,6 @@ from toolkit.lab import Lab
 from toolkit.program import Program
 from toolkit.umem.umem import UMEM
 
-pytestmark = pytest.mark.timeout(30)
-
 # The shortest that AF_PACKET sends (a header and nothing else), Ethernet's minimum, odd ones, the longest of MTU 1500.
 LENGTHS = [14, 15, 59, 60, 61, 64, 65, 127, 128, 256, 1000, 1513, 1514]
 
