@@ -37,7 +37,7 @@ __all__ = [
 
 XSK = [sys.executable, "-m", "toolkit.cli"]
 ENVIRONMENT = child_environment(PYTHONUNBUFFERED="1")
-WAITS = ([], ["-B"], ["--spin"])  # every way to wait for packets
+WAITS = ([], ["--busy-poll"], ["--spin"])  # every way to wait for packets
 
 
 def inheriting(ignored: Sequence[int] = (), blocked: Sequence[int] = ()) -> list[str]:
@@ -147,9 +147,9 @@ def transfer(server: Namespace, client: Namespace, address: str, size: int) -> b
 
 
 def ended_after(process: Any, lab: Lab, packets: int) -> Any:
-    """Interrupt xsk when the driver has seen so many packets; the object it prints, or its lines."""
+    """Interrupt xsk when the driver has seen N packets; the object it prints, or what it says on standard error."""
     assert eventually(lambda: lab.counters()["rx_packets"] >= packets)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
-    return json.loads(out) if out.startswith("{") else out
+    return json.loads(out) if out.startswith("{") else err

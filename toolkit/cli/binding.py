@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
-
-import click
 
 from toolkit._base.netns import NetNS, entered
 
@@ -61,7 +59,6 @@ class Binding:
         """
         from toolkit.interface.open_interface import open as open_interface
 
-        self._said(expression)
         self.ask(interface, expression, answered=answered)
         wanted = self.open_options(expression) | {"frags": frags, "timestamps": timestamps}
         if umem is not None:
@@ -73,7 +70,6 @@ class Binding:
 
         But for what the driver is told to drop, with or without `tee`.
         """
-        self._said(expression)
         if not self.tee:
             return self.open(interface, expression)
         from toolkit.interface.open_tee import tee as open_tee
@@ -93,16 +89,13 @@ class Binding:
             netns=self.netns,
         )
 
-    def _said(self, expression: str | None) -> None:
-        if expression is None:
-            raise click.UsageError(
-                "say what to take: --filter (-f) with an expression such as 'udp port 9'; or 'all' for everything, an "
-                "SSH session through this interface too."
-            )
+    def ask(self, interface: str | Sequence[str], expression: str | None, *, answered: bool = False) -> None:
+        """Make sure that nobody takes what this host needs by mistake. ArgumentError where the answer is no.
 
-    def ask(self, interface: str, expression: str | None, *, answered: bool = False) -> None:
-        """Make sure that nobody takes what this host needs by mistake. ArgumentError where the answer is no."""
-        self.describe(interface)  # no question about what will be refused whatever the answer
+        interface: several where the same filter takes from each: one question, and one proposal that serves for all.
+        """
+        for name in [interface] if isinstance(interface, str) else interface:
+            self.describe(name)  # no question about what will be refused whatever the answer
         if expression is not None and self.on_match != "count":
             from toolkit.cli.guard import ask
 

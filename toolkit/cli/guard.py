@@ -7,6 +7,7 @@ The filter itself is asked, by libpcap's own interpreter: does it match frames s
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -24,28 +25,37 @@ _LONGEST = 200  # characters of a filter in a message
 _ROUNDS = 3  # what is left out may uncover something else: without its segments, a session still needs ARP
 
 
-def ask(interface: str, expression: str, *, netns: NetNS = None, assent: bool = False, answered: bool = False) -> None:
+def ask(
+    interface: str | Sequence[str],
+    expression: str,
+    *,
+    netns: NetNS = None,
+    assent: bool = False,
+    answered: bool = False,
+) -> None:
     """Return if nobody misses what the filter takes, or it is wanted all the same: --yes, or yes on a terminal.
 
-    answered: ARP, neighbour discovery and ping are answered in this host's place.
-    Raises ArgumentError where nobody says so.
+    interface: several where the same filter takes from each of them. answered: ARP, neighbour discovery and ping are
+    answered in this host's place. Raises ArgumentError where nobody says so.
     """
     if assent:
         return
+    names = [interface] if isinstance(interface, str) else list(dict.fromkeys(interface))
     with entered(netns):
-        found, cut_off = harms(interface, expression, answered=answered)
+        found, cut_off = harms(names, expression, answered=answered)
         if not found:
             return
-        instead = "" if answered else narrower(interface, expression, found)
+        instead = "" if answered else narrower(names, expression, found)
     shown = expression if len(expression) <= _LONGEST else expression[:_LONGEST] + "..."
     what = "may cut you off" if cut_off else "takes packets that this host needs"
     lines = "\n".join(f"  - {one.text}" for one in found)
     left_out = f"'{instead}' leaves all of them alone" if instead else "leave these packets out of the filter"
-    subject, way_out = f"the filter {shown!r}", f"{left_out}; or look at copies (--tee of receive, capture and top)"
+    subject = f"the filter {shown!r} on {' and '.join(names)}"
+    way_out = f"{left_out}; or look at copies (--tee of receive, capture and top)"
     if answered:  # nobody wrote that filter
-        subject, way_out = "answering", "echo UDP at another port (--udp-port; 0: nowhere)"
+        subject, way_out = f"answering on {names[0]}", "echo UDP at another port (--udp-port; 0: nowhere)"
     if sys.stdin.isatty() and sys.stderr.isatty():
-        click.echo(f"xsk: {subject} on {interface} {what}. It takes:\n{lines}", err=True)
+        click.echo(f"xsk: {subject} {what}. It takes:\n{lines}", err=True)
         if instead:
             click.echo(f"     {left_out}.", err=True)
         with interruptible():
@@ -53,27 +63,30 @@ def ask(interface: str, expression: str, *, netns: NetNS = None, assent: bool = 
                 return
         raise ArgumentError("nothing was done.")
     raise ArgumentError(
-        f"{subject} on {interface} {what}, so nothing was done. It would take:\n{lines}\n"
+        f"{subject} {what}, so nothing was done. It would take:\n{lines}\n"
         f"Next step: {way_out}; or say --yes if it is meant so."
     )
 
 
-def harms(interface: str, expression: str, *, answered: bool = False) -> tuple[list[Harm], bool]:
-    """Whom taking what `expression` matches from `interface` harms; and whether it is the session that we are in.
+def harms(interfaces: Sequence[str], expression: str, *, answered: bool = False) -> tuple[list[Harm], bool]:
+    """Whom taking what `expression` matches from these interfaces harms; and whether it is the session we are in.
 
     In the calling thread's network namespace.
     """
     probe, ours = Probe(expression), sessions.of_ancestors()
     # Who answers takes no TCP, and no ARP that a session would miss.
-    found = [] if answered else list(guard_session.harms(interface, probe, ours))
+    found: list[Harm] = []
+    for interface in () if answered else interfaces:
+        found += (one for one in guard_session.harms(interface, probe, ours) if one not in found)
     cut_off = bool(found)
-    for one in guard_services.harms(interface, probe, ours.found, answered=answered):
-        if not any(set(one.without) <= set(other.without) for other in found):
-            found.append(one)
+    for interface in interfaces:
+        for one in guard_services.harms(interface, probe, ours.found, answered=answered):
+            if not any(set(one.without) <= set(other.without) for other in found):
+                found.append(one)
     return found, cut_off
 
 
-def narrower(interface: str, expression: str, found: list[Harm]) -> str:
+def narrower(interfaces: Sequence[str], expression: str, found: list[Harm]) -> str:
     """The filter without what would be missed, if that can be said and leaves something; else ""."""
     terms: dict[str, None] = {}
     for _round in range(_ROUNDS):
@@ -83,7 +96,7 @@ def narrower(interface: str, expression: str, found: list[Harm]) -> str:
         others = f"not ({' or '.join(terms)})" if len(terms) > 1 else f"not {next(iter(terms))}"
         proposed = others if expression == "all" else f"({expression}) and {others}"
         try:
-            found, _ = harms(interface, proposed)
+            found, _ = harms(interfaces, proposed)
         except FilterError:  # nothing is left of it
             return ""
         if not found:

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 
 from toolkit._base.netns import entered
 from toolkit.cli.binding import Binding
+from toolkit.cli.spelling import spelled
+from toolkit.cli.view import output
 from toolkit.doctor.finding import Finding
 from toolkit.doctor.forwarding import joined_segments, lost_when_forwarded, surely_generic
 from toolkit.interface.interface import Interface
@@ -40,4 +41,4 @@ def warn_of_generic(opened: Iterable[Interface], expected: set[str]) -> None:
 
 def _say(findings: Iterable[Finding]) -> None:
     for one in findings:
-        print(f"xsk: warning: {one.area}: {one.text}. Next step: {one.remedy}.", file=sys.stderr, flush=True)
+        output.say(spelled(f"xsk: warning: {one.area}: {one.text}. Next step: {one.remedy}."))

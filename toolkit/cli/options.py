@@ -1,55 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that mean the same in every command. The letters are xdpsock's where they coincide."""
+"""Options that mean the same in every command. A letter has tcpdump's meaning, or is not used.
+
+`-h` of a command shows the first clause of an option's help, so that clause says what matters.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
+import cloup
 
 if TYPE_CHECKING:
     from toolkit.cli.binding import Binding
 
 __all__ = [
-    "ASKS",
     "BATCH",
-    "COPY",
-    "COPYING",
-    "COPY_LONG",
+    "COUNT",
     "EXTRA",
     "FILTER",
-    "FILTERING",
+    "HEX",
     "INTERVAL",
     "JSON",
+    "JSON_REPORT",
     "LEAVE_CHECKSUMS",
+    "NETNS",
+    "NO_NAMES",
     "ON_MATCH",
-    "RECEIVING",
     "SAMPLING",
     "SECONDS",
     "TEE",
-    "UNSEEN",
     "YES",
     "Number",
     "binding_from",
+    "how_to_bind",
+    "how_to_receive",
     "namespace",
-    "options_of",
-    "says_unseen",
-    "taking",
+    "where",
 ]
 
-ASKS = (
-    "Before a filter takes what this host needs, the command asks (without a terminal it wants --yes): packets to a "
-    "listening TCP or bound UDP socket or of a connection, the SSH session that you are typing in first of all, ARP, "
-    "neighbour discovery, DNS answers. The question names them, and a filter that leaves them alone."
-)
-UNSEEN = (
-    "The filter runs in the driver. It sees packets that arrive, not those that this host sends; VLAN tags that the "
-    "NIC strips are invisible to it, and later fragments of a datagram carry no ports (docs/filters.md has all of it)."
-)
-
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+Option = Callable[[Any], Any]
 
 
 class Number(click.FloatRange):
@@ -63,15 +55,21 @@ class Number(click.FloatRange):
         return number
 
 
-FILTER = click.option(
-    "-f", "--filter", "expression", help="What to take: a tcpdump expression, or 'all' for everything."
+# --- what to take -----------------------------------------------------------------------------------------------------
+
+FILTER = cloup.option(
+    "-f",
+    "--filter",
+    "expression",
+    metavar="EXPRESSION",
+    help="The filter, where it does not stand behind the interface.",
 )
-ON_MATCH = click.option(
+ON_MATCH = cloup.option(
     "--on-match",
     type=click.Choice(["redirect", "drop", "count"]),
     default="redirect",
     show_default=True,
-    help="What becomes of what the filter matches: it comes here; the driver drops it; it is counted and goes on.",
+    help="What becomes of packets that match: they come here; the driver drops them; they are counted and go on.",
 )
 
 
@@ -95,114 +93,139 @@ def _snaplen(context: click.Context, option: click.Parameter, value: int | None)
 
 
 SAMPLING = (
-    click.option(
+    cloup.option(
         "--sample",
         metavar="N",
         default="1",
         callback=_sample,
-        help="Of what matches, act on one packet of N (100, or 1/100), at random; the rest goes on to the kernel.",
+        help="Act on one of N matching packets, at random (100, or 1/100); the others go on to the kernel.",
     ),
-    click.option(
+    cloup.option(
         "-s",
         "--snaplen",
+        metavar="BYTES",
         type=click.IntRange(0),
         callback=_snaplen,
-        help="Deliver the first so many bytes of each packet, 14 or more; 0: all of them.",
+        help="Cut packets to this length, 14 or more; 0: do not cut.",
     ),
 )
-YES = click.option(
-    "--yes", is_flag=True, help="Take it even if this host needs it: do not ask (see above); for scripts."
-)
-TEE = click.option(
+TEE = cloup.option(
     "--tee",
     is_flag=True,
-    help="Look at copies: the kernel gets the packets as well, at some cost of speed. Copies that find no room are "
-    "lost and counted. Not with -z, -B, --spin or --workers.",
+    help="Look at copies, so that the kernel gets the packets as well; this costs some speed. Copies that find no room "
+    "are lost, and counted. Not with --zero-copy, --busy-poll, --spin or --workers.",
 )
-FILTERING = (ON_MATCH, *SAMPLING, YES)  # for commands whose filter may do more than take
-BATCH = click.option("-b", "--batch-size", type=click.IntRange(1, 1 << 16), help="Packets to take at a time, at most.")
-SECONDS = click.option("--seconds", type=Number(min=0, min_open=True), help="Stop after this many seconds.")
-INTERVAL = click.option(
-    "-n", "--interval", type=Number(min=0.05), default=1.0, show_default=True, help="Seconds between live lines."
+YES = cloup.option(
+    "--yes", is_flag=True, help="Do not ask before taking what this host needs; for scripts (`xsk help taking`)."
 )
-EXTRA = click.option("-x", "--extra", is_flag=True, help="With each live line: the kernel's six drop counters.")
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing else.")
-LEAVE_CHECKSUMS = click.option(
+
+# --- what to show, and when to stop -----------------------------------------------------------------------------------
+
+HEX = cloup.option(
+    "-x",
+    "--hex",
+    "dump",
+    is_flag=True,
+    help="Show each packet with its time, decoded, and its bytes in hex; with --json as JSON.",
+)
+COUNT = cloup.option("-c", "--count", metavar="N", type=click.IntRange(min=1), help="Stop after this many packets.")
+SECONDS = cloup.option(
+    "--seconds", metavar="S", type=Number(min=0, min_open=True), help="Stop after this many seconds."
+)
+INTERVAL = cloup.option(
+    "--interval", metavar="S", type=Number(min=0.05), default=1.0, show_default=True, help="Seconds between two lines."
+)
+EXTRA = cloup.option("--extra", is_flag=True, help="With each line: what the kernel dropped since the last, and why.")
+JSON_REPORT = cloup.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object at the end, in place of text."
+)
+JSON = cloup.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of text.")
+NO_NAMES = cloup.option(
+    "-n",
+    "no_names",
+    count=True,
+    expose_value=False,
+    help="Do not turn addresses into names; never done here, but -n and -nn are understood.",
+)
+
+# --- where, and how ---------------------------------------------------------------------------------------------------
+
+GIVEN = cloup.option(
+    "-i",
+    "--interface",
+    "given",
+    metavar="INTERFACE",
+    help="The interface, as tcpdump has it: in place of the first word.",
+)
+NETNS = cloup.option(
+    "--netns", metavar="NAME", help="Network namespace of the interface: a name of `ip netns`, a path, or a pid."
+)
+LEAVE_CHECKSUMS = cloup.option(
     "--leave-checksums",
     is_flag=True,
-    help="Do not finish checksums that the sender left to its device; send every byte as it came.",
+    help="Send every byte as it came: do not finish checksums that the sender left to its device.",
 )
-COPY = click.option("-c", "--copy", "zero_copy", flag_value="no", help="Force copy mode.")
-COPY_LONG = click.option("--copy", "zero_copy", flag_value="no", help="Force copy mode.")  # where -c is --count
-
-# For commands that take packets, and for all that open a socket.
-RECEIVING = (
-    click.option(
-        "-q", "--queue", "queues", type=click.IntRange(min=0), multiple=True, help="Only this queue (repeatable)."
-    ),
-    click.option("-N", "--native", "mode", flag_value="native", help="Insist on native XDP (in the driver)."),
-    click.option("-S", "--generic", "mode", flag_value="generic", help="Use generic XDP (after the driver, slower)."),
-    click.option(
+BATCH = cloup.option(
+    "--batch-size", metavar="N", type=click.IntRange(1, 1 << 16), help="Packets to take at a time, at most."
+)
+_QUEUES = cloup.option(
+    "--queue", "queues", metavar="N", type=click.IntRange(min=0), multiple=True, help="Only this queue (repeatable)."
+)
+_ATTACHING = (
+    cloup.option("--native", "mode", flag_value="native", help="Insist on native XDP (in the driver)."),
+    cloup.option("--generic", "mode", flag_value="generic", help="Use generic XDP (after the driver, slower)."),
+    cloup.option(
         "--replace",
         is_flag=True,
         help="Take the place of an XDP program that is attached already, a firewall say; it is put back at the end.",
     ),
-    click.option(
+    cloup.option(
         "--replace-link",
         is_flag=True,
-        help="The same with a program that somebody's link holds, which cannot be put back.",
+        help="The same with a program that a link holds, which cannot be put back.",
     ),
-    click.option("-p", "--poll", "wait", flag_value="poll", help="Sleep until packets come (this is the default)."),
-    click.option(
-        "-B", "--busy-poll", "wait", flag_value="busy-poll", help="Have the driver look for packets; takes a core."
-    ),
-    click.option("--spin", "wait", flag_value="spin", help="Look at the rings without a pause; takes a core."),
 )
-COPYING = (
-    click.option("-z", "--zero-copy", "zero_copy", flag_value="yes", help="Insist on zero-copy."),
-    click.option(
-        "-m",
+_WAITING = (
+    cloup.option("--poll", "wait", flag_value="poll", help="Sleep until packets come (this is the default)."),
+    cloup.option("--busy-poll", "wait", flag_value="busy-poll", help="Have the driver poll for packets; takes a core."),
+    cloup.option("--spin", "wait", flag_value="spin", help="Poll the rings without a pause; takes a core."),
+)
+_BINDING = (
+    cloup.option("--zero-copy", "zero_copy", flag_value="yes", help="Insist on zero-copy."),
+    cloup.option("--copy", "zero_copy", flag_value="no", help="Use copy mode."),
+    cloup.option(
         "--no-need-wakeup",
         is_flag=True,
         help="Bind without need_wakeup: wake the kernel each time, asked for or not (slower).",
     ),
-    click.option(
+    cloup.option(
         "--ring-size",
+        metavar="N",
         type=click.IntRange(min=1),
         help="Entries of each ring, a power of two; with --tee, of slots for copies.",
     ),
-    click.option("--netns", help="Network namespace of the interface: a name of `ip netns`, a path, or a pid."),
 )
 
 
-def taking(copy: Callable[[Any], Any] = COPY) -> tuple[Callable[[Any], Any], ...]:
-    """Return the options of a command that takes packets, or copies of them, to look at; as --help shows them.
-
-    copy: COPY_LONG where -c is something else.
-    """
-    return (TEE, *SAMPLING, YES, *RECEIVING, copy, *COPYING, SECONDS, INTERVAL, JSON)
+def where(*, queues: bool = True) -> Option:
+    """Return the section that says on which interface."""
+    options = [GIVEN, *([_QUEUES] if queues else []), NETNS]
+    return cloup.option_group("Which interface", *options)
 
 
-def options_of(*options: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]:
-    """Apply options so that --help shows them in this order."""
+def how_to_receive(*more: Option) -> Option:
+    """Return the section of commands that take packets, or copies of them."""
+    return cloup.option_group("How to receive", *_ATTACHING, *_WAITING, *_BINDING, *more)
 
-    def decorate(command: Decorated) -> Decorated:
-        for option in reversed(options):
-            command = option(command)
-        return command
 
-    return decorate
+def how_to_bind(*more: Option) -> Option:
+    """Return the section of commands that open a socket to send only."""
+    return cloup.option_group("How to send", *more, *_BINDING)
 
 
 def namespace(given: str | None) -> int | str | None:
     """Return what --netns names: digits are a pid, anything else a name or a path."""
     return int(given) if given is not None and given.isascii() and given.isdigit() else given
-
-
-def says_unseen(command: Decorated) -> Decorated:
-    """Put UNSEEN and ASKS where the help text has those lines. Below click's decorator, which reads the text."""
-    command.__doc__ = (command.__doc__ or "").replace("UNSEEN", UNSEEN).replace("ASKS", ASKS)
-    return command
 
 
 _ZERO_COPY: dict[str | None, bool | Literal["auto"]] = {None: "auto", "yes": True, "no": False}

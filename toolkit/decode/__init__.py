@@ -5,6 +5,5 @@ from __future__ import annotations
 
 from toolkit.decode.columns import Columns, decode
 from toolkit.decode.gather import head
-from toolkit.decode.groups import Top, flow_keys, top
 
-__all__ = ["Columns", "Top", "decode", "flow_keys", "head", "top"]
+__all__ = ["Columns", "decode", "head"]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from toolkit.tables.address_text import ip6_text
 
-__all__ = ["cell", "ethertype_name", "flow", "format_ip", "format_mac", "protocol_name", "summaries", "summary"]
+__all__ = ["cell", "ethertype_name", "format_ip", "format_mac", "protocol_name", "summaries", "summary"]
 
 
 class Table(Protocol):
@@ -214,19 +214,6 @@ def _ends(source: str, source_port: int, target: str, target_port: int) -> str:
     if ":" in source:
         source, target = f"[{source}]", f"[{target}]"
     return f"{source}:{source_port} → {target}:{target_port}"
-
-
-def flow(key: Sequence[Any]) -> str:
-    """Describe a flow key, one item of toolkit.decode.flow_keys(): `10.0.0.1:5000 → 10.0.0.2:53 UDP`."""
-    version, protocol, source_port, target_port, source4, target4, source6, target6 = (key[at] for at in range(8))
-    if version == 4:
-        ends = _ends(_ip4(int(source4)), int(source_port), _ip4(int(target4)), int(target_port))
-    elif version == 6:
-        source, target = _ip6(np.asarray(source6).tobytes()), _ip6(np.asarray(target6).tobytes())
-        ends = _ends(source, int(source_port), target, int(target_port))
-    else:
-        return "not IP"
-    return f"{ends} {protocol_name(int(protocol))}"
 
 
 def cell(columns: Table, name: str, row: int) -> str:

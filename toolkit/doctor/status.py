@@ -172,12 +172,26 @@ def _pids() -> Iterator[int]:
 def _command(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read().split(b"\0")
-        text = " ".join(word.decode(errors="replace") for word in words if word)[:200]
+            words = [word.decode(errors="replace") for word in file.read().split(b"\0") if word]
+        text = " ".join(_without_interpreter(words))[:200]
         # A process names itself as it likes: a terminal must not obey it.
         return "".join(letter if letter.isprintable() else " " for letter in text)
     except OSError:
         return ""
+
+
+def _without_interpreter(words: list[str]) -> list[str]:
+    """Name our command as people type it: `xsk receive eth0`, not the Python that runs it. Others stay as they are."""
+    if not words or not os.path.basename(words[0]).startswith("python"):
+        return words
+    at = 1
+    while at < len(words) and words[at].startswith("-") and words[at] not in ("-m", "-c"):
+        at += 2 if words[at] in ("-W", "-X") else 1
+    if words[at : at + 2] == ["-m", "toolkit.cli"]:
+        return ["xsk", *words[at + 2 :]]
+    if at < len(words) and os.path.basename(words[at]) == "xsk":
+        return ["xsk", *words[at + 1 :]]
+    return words
 
 
 def _descriptors(pid: int) -> Iterator[tuple[int, str]]:

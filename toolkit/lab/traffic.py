@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from toolkit._base.pacer import Pacer
 from toolkit.errors import ArgumentError, ToolkitError, kernel_error
 from toolkit.lab.namespace import Namespace
 
@@ -133,15 +134,14 @@ def _send(wire: socket.socket, data: bytes, kind: str) -> None:
 
 
 def _paced(items: Iterable[bytes], rate: float | None) -> Iterator[bytes]:
-    """Hand the items on at `rate` a second: what is late is made up for at once."""
+    """Hand the items on at `rate` a second, one by one."""
     if rate is None:
         yield from items
         return
     if rate <= 0:
         raise ArgumentError(f"rate is {rate}: give packets per second, or None for as fast as it goes")
-    start = time.monotonic()
+    pacer = Pacer(rate, batch_size=1)
     for number, item in enumerate(items):
-        wait = start + number / rate - time.monotonic()
-        if wait > 0:
-            time.sleep(wait)
+        while not pacer.due(number):
+            time.sleep(pacer.pause(number))
         yield item

@@ -29,6 +29,16 @@ def rtnetlink(tried: str) -> Iterator[Any]:
         yield netlink
 
 
+def _leads_to(netlink: Any, family: int, ifindex: int, target: str) -> bool:
+    """Whether a route of this interface covers `target`: route_to() finds a way also where there is none."""
+    for route in netlink.get_routes(family=family):
+        outs = [route.get_attr("RTA_OIF"), *(hop["oif"] for hop in route.get_attr("RTA_MULTIPATH") or ())]
+        net = f"{route.get_attr('RTA_DST') or ('::' if family == 10 else '0.0.0.0')}/{route['dst_len']}"
+        if ifindex in outs and ipaddress.ip_address(target) in ipaddress.ip_network(net, strict=False):
+            return True
+    return False
+
+
 @contextlib.contextmanager
 def _explained(tried: str) -> Iterator[None]:
     from pyroute2.netlink.exceptions import NetlinkError
@@ -80,6 +90,13 @@ def next_hop(interface: str, ifindex: int, target: str, netns: NetNS) -> NextHop
             mac = message.get_attr("NDA_LLADDR")
             if message.get_attr("NDA_DST") == hop and mac and message["state"] & NUD_KNOWN:
                 return NextHop(str(mac), source)
+        routed = _leads_to(netlink, family, ifindex, target)
+    if not routed:  # the kernel takes it for a neighbour all the same, and nobody would answer its questions
+        raise ToolkitError(
+            f"cannot send to {target} from {interface}: no route to it leads out there, and AF_XDP does not "
+            "ask for MAC addresses. Next step: give that of the next hop, `eth_dst=...`; or add a route, "
+            f"`ip route add {target} via GATEWAY dev {interface}`."
+        )
     through = "" if hop == target else f", the gateway to {target},"
     raise ToolkitError(
         f"cannot send to {target} from {interface}: the kernel does not know the MAC address of {hop}{through} and "

@@ -79,7 +79,7 @@ def test_a_signal_ends_it_in_order(lab: Lab, wire: Wire, tmp_path: Path, number:
     assert process.returncode == 0, err
     assert out == ""
     assert recorded(path) == [frame(i) for i in range(200)]
-    assert "redirected 200 = received 200 + dropped 0" in err
+    assert "redirected 200 = received 200\n" in err
     assert "received 200 = written 200" in err
     assert "LACKS" not in err
     assert not is_attached(lab)
@@ -182,7 +182,7 @@ def test_a_fifo_is_opened_when_somebody_reads_it_and_nothing_is_taken_before(
 
 def test_who_stops_reading_the_progress_costs_no_packets(lab: Lab, wire: Wire, tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
-    with capturing(lab, *WHAT, "-w", path, "-n", "0.1", "--seconds", "2.5") as process:
+    with capturing(lab, *WHAT, "-w", path, "--interval", "0.1", "--seconds", "2.5") as process:
         assert process.stderr is not None
         process.stderr.close()
         process.stderr = None
@@ -275,7 +275,7 @@ def test_a_vanished_interface_is_an_error_and_the_file_is_whole(lab: Lab, wire: 
 
 
 def test_the_progress_line_tells_rate_kept_dropped_and_size(lab: Lab, tmp_path: Path) -> None:
-    with capturing(lab, "udp", "-w", tmp_path / "a.pcapng", "--seconds", "3", "-n", "0.5") as process:
+    with capturing(lab, "udp", "-w", tmp_path / "a.pcapng", "--seconds", "3", "--interval", "0.5") as process:
         lab.udp(count=500, rate=500)
         _, err = process.communicate(timeout=20)
     lines = [line for line in err.splitlines() if "packets/s  " in line]
@@ -306,9 +306,8 @@ def test_what_the_kernel_got_is_counted_whatever_the_reason(lab: Lab, wire: Wire
             _, err = process.communicate(timeout=20)
         assert process.returncode == 0, err
         told = re.search(r"passed on to the kernel: ([\d,]+)", err)
-        assert told is not None, err
         # Beside ours, the kernels of both ends say hello to each other.
-        assert passed <= int(told[1].replace(",", "")) < passed + 30
+        assert passed <= (int(told[1].replace(",", "")) if told else 0) < passed + 30
         assert ("not of the sample 40" in err) == bool(options[1:]), err
 
 
@@ -399,13 +398,8 @@ def test_what_makes_no_sense_is_refused(lab: Lab, tmp_path: Path, arguments: lis
 
 def test_the_help_says_what_it_takes_away(lab: Lab) -> None:
     text = " ".join(capture(lab, "--help").stdout.split())
-    for words in (
-        "so that this host does not get them",
-        "with --tee copies",
-        "not those that this host sends",
-        "VLAN tags",
-    ):
-        assert words in text
+    for part in ("so that this host does not get them", "with --tee copies", "`xsk help filters`", "`xsk help files`"):
+        assert part in text
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
@@ -437,7 +431,7 @@ def test_a_full_stderr_that_nobody_reads_stops_nothing(lab: Lab, wire: Wire, tmp
             os.write(writer, bytes(4096))
     os.set_blocking(writer, True)
     path = tmp_path / "a.pcapng"
-    process = lab.netns.popen([*XSK, *WHAT, "-w", str(path), "-n", "0.1"], env=ENVIRONMENT, stderr=writer)
+    process = lab.netns.popen([*XSK, *WHAT, "-w", str(path), "--interval", "0.1"], env=ENVIRONMENT, stderr=writer)
     try:
         with process:
             assert eventually(lambda: is_attached(lab) and path.exists(), 20)

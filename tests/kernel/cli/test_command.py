@@ -7,10 +7,12 @@ import contextlib
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
 import time
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -20,7 +22,6 @@ from tests.helpers.cli import ENVIRONMENT, XSK, running, xsk
 from tests.helpers.wire import eventually, netns_cookie, netns_in_use
 from toolkit.abi import libbpf as abi
 from toolkit.cli.commands import demo
-from toolkit.cli.options import UNSEEN
 from toolkit.errors import ToolkitError
 from toolkit.lab import Lab
 from toolkit.program import Program, attached, xdp_links
@@ -57,7 +58,9 @@ def test_receive_prints_a_rate_line_each_second(lab: Lab) -> None:
     assert process.returncode == 0, err
     lines = [line for line in out.splitlines() if "packets/s" in line and "total" in line]
     assert len(lines) == 2
-    assert "redirected 200 = received 200 + dropped 0" in out
+    assert out.splitlines() == lines, "standard output has the lines, and nothing else"
+    assert all(re.match(r"\d\d:\d\d:\d\dZ ", line) for line in lines)
+    assert "redirected 200 = received 200\n" in err
 
 
 def test_receive_shows_packets_in_hex_and_stops_after_count(lab: Lab) -> None:
@@ -68,7 +71,27 @@ def test_receive_shows_packets_in_hex_and_stops_after_count(lab: Lab) -> None:
     assert out.count("ICMP echo request 10.11.0.2 → 10.11.0.1") == 3
     # Ethernet and the start of IPv4, byte by byte
     assert out.count("0000  02 00 00 00 00 01 02 00 00 00 00 02 08 00 45 00") == 3
-    assert "3 packets" in out
+    assert len(re.findall(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z  queue 0  ICMP", out, re.MULTILINE)) == 3
+    assert "3 packets" in err
+    assert "packets/s" not in out
+
+
+def test_packets_in_hex_and_as_json(lab: Lab) -> None:
+    """With -x and --json both are there, and every line of standard output is an object."""
+    before = time.time_ns()
+    with running(lab, "receive", "veth0", "-x", "-c", "3", "--json", "icmp") as process:
+        lab.ping(count=3, interval=0.05, wait=0.1)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    *packets, report = map(json.loads, out.splitlines())
+    assert report["received"] == len(packets) == 3
+    for one in packets:
+        assert bytes.fromhex(one["hex"])[12:14] == b"\x08\x00"
+        assert len(one["hex"]) == 2 * one["wire_length"]
+        assert one["summary"].startswith("ICMP echo request 10.11.0.2 → 10.11.0.1")
+        assert one["time"].endswith("Z")
+        arrived = datetime.fromisoformat(one["time"][:26] + "+00:00")
+        assert before / 1e9 - 1 <= arrived.timestamp() <= time.time()
 
 
 def test_receive_takes_exactly_count_and_reconciles_the_rest(lab: Lab) -> None:
@@ -81,7 +104,7 @@ def test_receive_takes_exactly_count_and_reconciles_the_rest(lab: Lab) -> None:
 
 
 def test_receive_in_generic_mode_says_so(lab: Lab) -> None:
-    with running(lab, "receive", "veth0", "--filter", "udp", "-S", "-c", "1", "--json") as process:
+    with running(lab, "receive", "veth0", "--filter", "udp", "--generic", "-c", "1", "--json") as process:
         lab.udp(count=1)
         out, _ = process.communicate(timeout=20)
     assert json.loads(out)["mode"] == "generic"
@@ -149,8 +172,8 @@ def lab_index(lab: Lab) -> int:
         (["receive", "nope0", "--filter", "all"], ["nope0", "ENODEV", "ip link"]),
         (["receive", "veth0"], ["filter", "'all'", "SSH"]),
         (["receive", "veth0", "--filter", "udp prot 53"], ["udp prot 53", "syntax error"]),
-        (["receive", "veth0", "--filter", "udp", "-q", "9"], ["queue 9", "EINVAL", "1 receive queue"]),
-        (["receive", "veth0", "--filter", "udp", "-z"], ["zero-copy", "EOPNOTSUPP"]),
+        (["receive", "veth0", "--filter", "udp", "--queue", "9"], ["queue 9", "EINVAL", "1 receive queue"]),
+        (["receive", "veth0", "--filter", "udp", "--zero-copy"], ["zero-copy", "EOPNOTSUPP"]),
         (["receive", "veth0", "--filter", "udp", "--ring-size", "1000"], ["ring_size=1000", "power-of-two"]),
         (["receive", "veth0", "--filter", "udp", "--netns", "nowhere"], ["nowhere", "ip netns"]),
     ],
@@ -329,10 +352,12 @@ def test_demo_killed_leaves_no_program_and_no_namespace() -> None:
 def test_help_teaches() -> None:
     told = subprocess.run([*XSK, "--help"], env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
     assert told.returncode == 0
-    for word in ("demo", "receive", "status", "do NOT reach the kernel", "udp port 53"):
-        assert word in told.stdout
+    for text in ("demo", "receive", "status", "do NOT reach the kernel", "udp port 53"):
+        assert text in told.stdout
     for command in ("receive", "drop", "capture"):
-        text = subprocess.run([*XSK, command, "--help"], env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
-        assert UNSEEN in " ".join(text.stdout.split())
+        shown = subprocess.run([*XSK, command, "--help"], env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
+        assert "`xsk help filters`" in shown.stdout
+    filters = subprocess.run([*XSK, "help", "filters"], env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
+    assert "VLAN tags that the NIC strips are invisible" in " ".join(filters.stdout.split())
     one = subprocess.run([*XSK, "receive", "--help"], env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
     assert "tcp port 443" in one.stdout

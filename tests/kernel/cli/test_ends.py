@@ -24,8 +24,8 @@ def test_a_signal_ends_it_with_a_summary(lab: Lab, command: list[str], how: list
         process.send_signal(number)
         out, err = process.communicate(timeout=20)
     assert process.returncode == 0, err
-    assert "redirected 0 = received 0 + dropped 0" in out
-    assert "counted by the kernel:" in out
+    assert "redirected 0\n" in err
+    assert "redirected" not in out
     assert attached(index_of(lab.netns, "veth0"), lab.netns) is None
 
 
@@ -65,10 +65,10 @@ def test_a_killed_command_leaves_nothing(lab: Lab) -> None:
         assert lab.ping(count=1).received == 1
 
 
-@pytest.mark.parametrize("option", ["--seconds", "--rate", "-n"])
+@pytest.mark.parametrize("option", ["--seconds", "--rate", "--interval"])
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_what_is_no_number_is_refused(lab: Lab, option: str, value: str) -> None:
-    done = xsk(lab, "send", "veth0", "--eth-dst", "02:00:00:00:00:02", "-C", "1", option, value)
+    done = xsk(lab, "send", "veth0", "--eth-dst", "02:00:00:00:00:02", "-c", "1", option, value)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"'{value}' is not a finite number" in done.stderr
 
@@ -94,16 +94,17 @@ def test_a_full_disk_under_the_output(lab: Lab, arguments: list[str]) -> None:
 
 def test_help_teaches_with_examples(lab: Lab) -> None:
     for command, words in {
-        "drop": ["-f, --filter", "received + dropped = redirected", "xsk drop eth0"],
-        "send": ["--ip-dst", "--rate", "-s, --size", "-C, --count", "xsk send eth0"],
+        "drop": ["-f, --filter", "redirected = received + dropped", "xsk drop eth0"],
+        "send": ["--ip-dst", "--rate", "--size", "-c, --count", "xsk send eth0"],
         "forward": ["--mac-swap", "--both", "xsk forward eth0 eth1"],
         "echo": ["--udp-port", "--ip", "xsk echo eth0"],
     }.items():
         told = xsk(lab, command, "--help").stdout
-        for word in [*words, "-n, --interval", "-x, --extra", "-z, --zero-copy", "-c, --copy", "-m,", "--json"]:
-            assert word in told, (command, word)
+        shown = " ".join(told.split())
+        for word in [*words, "--interval", "--extra", "--zero-copy", "--copy", "--no-need-wakeup", "--json"]:
+            assert word in shown, (command, word)
         if command != "send":
-            for word in ("-N, --native", "-S, --generic", "-p, --poll", "-B, --busy-poll", "--spin", "-q, --queue"):
+            for word in ("--native", "--generic", "--poll", "--busy-poll", "--spin", "--queue"):
                 assert word in told, (command, word)
 
 

@@ -50,7 +50,7 @@ def numbered(count: int) -> list[bytes]:
     return [frame(i, 60 + 37 * i % 1400) for i in range(count)]
 
 
-@pytest.mark.parametrize("how", [*WAITS, ["-S"], ["-c", "-m"]], ids=" ".join)
+@pytest.mark.parametrize("how", [*WAITS, ["--generic"], ["--copy", "--no-need-wakeup"]], ids=" ".join)
 def test_forward_sends_packets_back_with_swapped_macs(lab: Lab, wire: Wire, how: list[str]) -> None:
     sent = numbered(300)
     with running(lab, "forward", "veth0", "-f", "all", "--mac-swap", "--json", *how) as process:
@@ -152,16 +152,27 @@ def test_forward_adds_and_removes_vlan_tags(lab: Lab) -> None:
 
 
 def test_forward_prints_lines_and_what_adds_up(lab: Lab, wire: Wire) -> None:
-    command = ["forward", "veth0", "-f", "ether proto 0x88b5", "--mac-swap", "--seconds", "1.2", "-n", "0.5", "-x"]
+    command = [
+        "forward",
+        "veth0",
+        "-f",
+        "ether proto 0x88b5",
+        "--mac-swap",
+        "--seconds",
+        "1.2",
+        "--interval",
+        "0.5",
+        "--extra",
+    ]
     with running(lab, *command) as process:
         wire.send(numbered(100))
         out, err = process.communicate(timeout=20)
     assert process.returncode == 0, err
-    assert "MAC addresses swapped" in out
+    assert "MAC addresses swapped" in err
     assert out.count("veth0 → veth0  ") == 2
-    assert "redirected 100 = received 100 + dropped 0" in out
-    assert "received 100 = forwarded 100 + edited out 0 + no room 0" in out
-    assert "tx_invalid_descs" in out
+    assert "redirected 100 = received 100\n" in err
+    assert "received 100 = forwarded 100\n" in err
+    assert "redirected" not in out
 
 
 def test_forward_says_which_interface_vanished(bridged: Bridged) -> None:
@@ -182,7 +193,7 @@ def test_forward_says_which_interface_vanished(bridged: Bridged) -> None:
         (["veth0", "-f", "udp prot"], 1, ["udp prot"]),
         (["veth0"], 2, ["filter", "'all'", "SSH"]),
         (["veth0", "-f", "udp", "--both"], 2, ["--both", "two interfaces"]),
-        (["veth0", "veth0", "-f", "udp", "--both"], 2, ["--both", "two interfaces"]),
+        (["veth0", "veth0", "-f", "udp", "--both"], 2, ["both ends", "xsk forward veth0 --back"]),
         (["veth0", "lo", "-f", "udp", "--ring-size", "1000"], 1, ["1000", "power-of-two"]),
     ],
 )

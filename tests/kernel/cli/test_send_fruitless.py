@@ -26,7 +26,7 @@ def test_zeros_without_end(lab: Lab, tmp_path: Path, number: signal.Signals) -> 
     with path.open("r+b") as file:
         file.truncate(1 << 38)
     process = lab.netns.popen(
-        [*XSK, "send", lab.interface, "-r", str(path), "-n", "0.1"],
+        [*XSK, "send", lab.interface, "-r", str(path), "--interval", "0.1"],
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -92,4 +92,4 @@ def test_the_time_is_over_meanwhile(lab: Lab, tmp_path: Path, wanted: str) -> No
         timeout=30,
     )
     assert done.returncode == 0, done.stderr
-    assert "sent 3 = completed 3" in done.stdout
+    assert "sent 3 = completed 3" in done.stderr

@@ -28,13 +28,13 @@ def test_both_get_every_packet(lab: Lab, command: str) -> None:
 def test_it_says_so(lab: Lab) -> None:
     with running(lab, "receive", "veth0", "-f", "udp", "--tee", ready=1) as process:
         lab.udp(count=30)
-        out = ended_after(process, lab, 30)
-    assert "the kernel gets them as well" in out.splitlines()[0]
-    assert "passed on to the kernel: 30" in out
-    assert "redirected 30 = received 30 + dropped 0" in out
+        said = ended_after(process, lab, 30)
+    assert "the kernel gets them as well" in said.splitlines()[0]
+    assert "passed on to the kernel: 30\n" in said
+    assert "redirected 30 = received 30\n" in said
 
 
-@pytest.mark.parametrize("other", [["--spin"], ["-B"], ["-z"], ["--workers", "2"]], ids=" ".join)
+@pytest.mark.parametrize("other", [["--spin"], ["--busy-poll"], ["--zero-copy"], ["--workers", "2"]], ids=" ".join)
 def test_what_does_not_go_with_it(lab: Lab, other: list[str]) -> None:
     done = xsk(lab, "receive", "veth0", "-f", "udp", "--tee", *other)
     assert done.returncode == 2

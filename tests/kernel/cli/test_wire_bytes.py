@@ -56,7 +56,12 @@ def number(text: str) -> float:
 def test_live_lines_and_the_sum(lab: Lab, wire: Wire, tmp_path: Path, name: str) -> None:
     """A line's bits are its packets times 8336, to three digits; the bytes at the end are all of them."""
     with running(
-        lab, *arguments(name, tmp_path), "-n", "0.2", ready=1 if "--tee" in name else 2, stderr=subprocess.STDOUT
+        lab,
+        *arguments(name, tmp_path),
+        "--interval",
+        "0.2",
+        ready=1 if "--tee" in name else 2,
+        stderr=subprocess.STDOUT,
     ) as process:
         wire.send(FRAMES)
         assert process.stdout is not None
@@ -166,7 +171,7 @@ def test_the_rates_of_top_after_a_grouping_key(lab: Lab) -> None:
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     sender = threading.Thread(target=lambda: lab.udp(payloads(over), rate=200, destination_port=9000), daemon=True)
     process: Any = lab.netns.popen(
-        [*XSK, "top", "veth0", "-f", "udp", "-n", "0.5"],
+        [*XSK, "top", "veth0", "-f", "udp", "--interval", "0.5"],
         env=ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "120"},
         stdin=theirs,
         stdout=theirs,

@@ -270,7 +270,7 @@ def test_the_command_keeps_the_pace(lab: Lab, tmp_path: Path) -> None:
         (("--pace", "fast", "--loop", "4"), 400),
         (("--pace", "100"), 100),
         (("--rate", "5000"), 100),
-        (("--pace", "fast", "--loop", "0", "-C", "1234"), 1234),
+        (("--pace", "fast", "--loop", "0", "-c", "1234"), 1234),
         (("--pace", "fast", "--loop", "0", "--seconds", "0.3"), None),
     ],
 )
@@ -288,8 +288,8 @@ def test_the_command_reads_a_pipe_and_tells(lab: Lab) -> None:
     with Tap.far(lab) as tap:
         done = xsk(lab, "-r", "-", input=recording(frames, wire=9000), text=False)
         assert tap.take(10) == frames[:10]
-    out = done.stdout.decode()
-    assert done.returncode == 0, done.stderr
+    said = done.stderr.decode()
+    assert done.returncode == 0, said
     for reported in (
         "veth0: queue 0, copy mode; -, as recorded",
         "10 packets, 640 bytes",
@@ -297,15 +297,16 @@ def test_the_command_reads_a_pipe_and_tells(lab: Lab) -> None:
         "1 packets were left out: they have no whole",
         "10 packets were sent as short",
     ):
-        assert reported in out, out
+        assert reported in said, said
 
 
 @pytest.mark.timing("the end of a process is due 10 s after a signal")
 def test_the_command_ends_on_a_signal(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "a.pcap").write_bytes(recording(sent_frames(2), [0, 3600 * 10**9]))
     process = lab.netns.popen(
-        [*XSK, "send", lab.interface, "-r", str(tmp_path / "a.pcap"), "-n", "0.1"],
+        [*XSK, "send", lab.interface, "-r", str(tmp_path / "a.pcap"), "--interval", "0.1"],
         env={**child_environment(), "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, text=True,
+        stderr=subprocess.STDOUT,
     )  # fmt: skip
     with process:
         assert process.stdout is not None
@@ -355,8 +356,8 @@ def test_a_damaged_file_sends_what_is_whole(lab: Lab, tmp_path: Path) -> None:
             assert tap.take(15)[:15] == frames[:15]
         assert done.returncode == code, done.stderr
         assert reported in done.stderr
-        assert "sent 19 = completed 19" in done.stdout or code
-        assert "sent 15 = completed 15" in done.stdout or not code
+        assert "sent 19 = completed 19" in done.stderr or code
+        assert "sent 15 = completed 15" in done.stderr or not code
         assert "Traceback" not in done.stderr
 
 
@@ -383,8 +384,9 @@ def test_nothing_is_lost_on_the_way(lab: Lab) -> None:
 def test_the_command_ends_though_its_input_stays_open(lab: Lab, end: str) -> None:
     options = ["--seconds", "1"] if end == "seconds" else []
     process = lab.netns.popen(
-        [*XSK, "send", lab.interface, "-r", "-", "-n", "0.1", *options],
+        [*XSK, "send", lab.interface, "-r", "-", "--interval", "0.1", *options],
         env={**child_environment(), "PYTHONUNBUFFERED": "1"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )  # fmt: skip
     with process:
         assert process.stdin is not None

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets in words, and sums by flow."""
+"""Packets as text."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -16,11 +15,8 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
 
 from tests.helpers.decoding import decode_packets
-from toolkit.decode import Columns, flow_keys, top
-from toolkit.decode.groups import FLOW
 from toolkit.decode.notebook import batch_html
-from toolkit.decode.text import flow, format_ip, format_mac, summaries, summary
-from toolkit.errors import ArgumentError
+from toolkit.decode.text import format_ip, format_mac, summaries, summary
 
 E = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 V4 = IP(src="10.0.0.1", dst="10.0.0.2")
@@ -107,73 +103,3 @@ def test_a_table_for_the_notebook_is_safe_html_and_knows_whole_packets() -> None
     assert "2024-05-06 07:08:09.123456789" in table
     assert "and 2 more" in table
     assert "<tbody></tbody>" in batch_html("none", heads[:0], np.zeros(0, np.uint32))
-
-
-# --- sums by flow ---------------------------------------------------------------------------------------------------
-
-addresses = st.integers(1, 3)
-packets = st.one_of(
-    st.builds(
-        lambda a, b, p, n: bytes(E / IP(src=f"10.0.0.{a}", dst=f"10.0.0.{b}") / UDP(sport=p, dport=53) / Raw(bytes(n))),
-        addresses, addresses, addresses, st.integers(0, 40),
-    ),
-    st.builds(
-        lambda a, b, n: bytes(E / IPv6(src=f"::{a}", dst=f"::{b}") / TCP(sport=80, dport=b) / Raw(bytes(n))),
-        addresses, addresses, st.integers(0, 40),
-    ),
-    st.just(bytes(E / ARP())),
-    st.binary(max_size=20),
-)  # fmt: skip
-
-
-@given(st.lists(packets, max_size=40))
-def test_sums_are_those_of_a_loop(raw: list[bytes]) -> None:
-    columns = decode_packets(raw)
-    keys = list(zip(*(values(columns, name) for name in FLOW), strict=True))
-    counted = Counter(keys)
-    octets: Counter[tuple[object, ...]] = Counter()
-    for key, packet in zip(keys, raw, strict=True):
-        octets[key] += len(packet)
-    found = top(columns)
-    assert {key: (packets, size) for key, packets, size in found.rows()} == {
-        key: (counted[key], octets[key]) for key in counted
-    }
-    assert len(found.packets) == len(counted)
-    assert found.octets.tolist() == sorted(octets[key] for key in counted)[::-1]
-
-
-def values(columns: Columns, name: str) -> list[object]:
-    column = columns[name]
-    return [bytes(line) for line in column] if column.ndim == 2 else column.tolist()
-
-
-def test_top_by_one_column_and_other_weights() -> None:
-    columns = decode_packets([bytes(E / V4 / UDP(sport=1 + i % 3, dport=9) / Raw(bytes(i))) for i in range(10)])
-    found = top(columns, by="src_port", weights=[1] * 10, count=2)
-    assert found.keys["src_port"].tolist() == [1, 2] or found.keys["src_port"].tolist() == [1, 3]
-    assert found.packets.tolist() == found.octets.tolist() == [4, 3]
-    assert list(top(columns, by=["dst_port"]).rows()) == [((9,), 10, int(columns.length.sum()))]
-    with pytest.raises(ArgumentError, match="at least one column"):
-        top(columns, by=[])
-    with pytest.raises(ArgumentError, match="10 packets"):
-        top(columns, weights=[1])
-
-
-def test_keys_that_share_a_hash_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a multiplier of 0 all keys share one hash."""
-    monkeypatch.setattr("toolkit.decode.groups._MIX", np.uint64(0))
-    columns = decode_packets([bytes(E / V4 / UDP(sport=1 + i % 3, dport=9)) for i in range(30)])
-    assert sorted(top(columns).keys["src_port"].tolist()) == [1, 2, 3]
-    assert top(columns).packets.tolist() == [10, 10, 10]
-
-
-def test_a_flow_in_words() -> None:
-    columns = decode_packets([bytes(packet) for packet, _ in LINES])
-    lines = [flow(key) for key, _, _ in top(columns).rows()]
-    assert "10.0.0.1:5000 → 10.0.0.2:53 UDP" in lines
-    assert "[2001:db8::1]:5 → [2001:db8::2]:6 UDP" in lines
-    assert "not IP" in lines
-    assert [flow(key) for key in flow_keys(columns, [0, 6])] == [
-        "10.0.0.1:5000 → 10.0.0.2:53 UDP",
-        "[2001:db8::1]:5 → [2001:db8::2]:6 UDP",
-    ]

@@ -1,2 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One file a subcommand."""
+"""One file a subcommand: options, help text and what it does. What is too long for that begins with its command's name.
+
+SECTIONS names them, with what `xsk --help` says of each without importing it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["SECTIONS", "short_help"]
+
+SECTIONS: dict[str, dict[str, str]] = {
+    "See it work": {
+        "demo": "Show AF_XDP at work, on a private network or a real interface.",
+    },
+    "Watch traffic, without harm when --tee is given": {
+        "receive": "Take packets, or copies (--tee): show their rate, or their bytes.",
+        "capture": "Take packets, or copies (--tee), into pcapng, pcap or Parquet.",
+        "top": "Take packets, or copies (--tee): show flows, hosts, ports.",
+    },
+    "Take traffic, so that this host does not get it": {
+        "drop": "Take packets and let them go: how fast can this host receive?",
+        "forward": "Take packets and send them out of another port, or back.",
+        "echo": "Take ARP, ping and UDP echo, and answer in this host's place.",
+    },
+    "Others": {
+        "send": "Send packets, as fast as it goes or at a rate.",
+        "status": "Show XDP programs, links and AF_XDP sockets, ours and foreign.",
+        "doctor": "Find what keeps AF_XDP from working, and say what to do.",
+        "detach": "Put right what a killed process left, or take a program off.",
+        "help": "Show the long texts: filters, taking, output, files, JSON ...",
+    },
+}
+
+
+def short_help(name: str) -> str:
+    """Return the line of a command in the list of commands."""
+    return next(names[name] for names in SECTIONS.values() if name in names)

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+import cloup
+
 from toolkit._base.careful import Folder, access_of, own_descriptor
 from toolkit._base.netns import entered
 from toolkit.abi.if_xdp import Statistics
@@ -23,12 +26,14 @@ from toolkit.capture.files import check_files
 from toolkit.capture.options import Queueing
 from toolkit.capture.rotation import Rotation
 from toolkit.capture.table_writer import check_one_file, check_tables
+from toolkit.cli import options as opt
 from toolkit.cli.binding import Binding
+from toolkit.cli.command import command
 from toolkit.cli.spelling import message_of
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
-from toolkit.cli.view.summary import Source, becomes, outcome_lines, rest
+from toolkit.cli.view.summary import Source, becomes, outcome_lines, passed_line, rest
 from toolkit.errors import SystemCallError, ToolkitError
 from toolkit.tables.arrow import pyarrow
 
@@ -36,9 +41,35 @@ if TYPE_CHECKING:
     from toolkit.capture.capture import FileFormat
     from toolkit.capture.compression import Compression
 
-__all__ = ["FileTarget", "run"]
+__all__ = ["FileTarget", "capture", "run"]
 
 _TIMEOUT = 0.1  # seconds that a wait lasts, at most: so late is a packet in a pipe, and the end after a signal
+
+_UNITS = {"": 1_000_000, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}  # as tcpdump -C has them
+
+
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Read a size in millions of bytes, or with k, m or g in units of 1024; bytes."""
+    if value is None:
+        return None
+    unit = value[-1:].lower() if value[-1:].isalpha() else ""
+    try:
+        size = int(float(value[: len(value) - len(unit)]) * _UNITS[unit])
+    except (KeyError, ValueError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise click.BadParameter(f"{value!r} is not a size: 10 (million bytes), 64k, 10m, 1g", ctx, param)
+    return size
+
+
+def _mode(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Read permission bits in octal; which of them make sense, Capture knows."""
+    if value is None:
+        return None
+    try:
+        return int(value, 8)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a mode: 600, 640, 644", ctx, param) from None
 
 
 @dataclass(frozen=True)
@@ -128,9 +159,100 @@ class FileTarget:
             )
 
 
+@command(
+    cloup.option_group("What to take", opt.FILTER, opt.TEE, *opt.SAMPLING, opt.YES),
+    cloup.option_group(
+        "The file",
+        cloup.option(
+            "-w", "--write", "file", metavar="FILE", required=True, help="Write to this file; - for standard output."
+        ),
+        cloup.option(
+            "-C",
+            "--rotate-size",
+            metavar="SIZE",
+            callback=_size,
+            help="Next file after this many million bytes (or 64k, 10m, 1g).",
+        ),
+        cloup.option(
+            "-G",
+            "--rotate-seconds",
+            metavar="S",
+            type=opt.Number(min=0, min_open=True),
+            help="Next file after this many seconds.",
+        ),
+        cloup.option(
+            "-W",
+            "--files",
+            metavar="N",
+            type=click.IntRange(min=1),
+            help="With -C: N files in turn; with -G: stop after N.",
+        ),
+        cloup.option("--pcap", is_flag=True, help="Write classic pcap (with nanoseconds), which cannot tell losses."),
+        cloup.option(
+            "--compress", type=click.Choice(["gzip", "zstd"]), help="Compress.  [as the suffix says: .gz, .zst]"
+        ),
+        cloup.option("--force", is_flag=True, help="Replace files that exist."),
+        cloup.option(
+            "--mode",
+            "file_mode",
+            metavar="BITS",
+            callback=_mode,
+            help="Who may read the files, as chmod has it.  [600; 640 with --group]",
+        ),
+        cloup.option(
+            "--group",
+            "file_group",
+            metavar="NAME",
+            help="The files' group, which may read them unless --mode forbids it.",
+        ),
+        cloup.option(
+            "--buffer",
+            metavar="SIZE",
+            callback=_size,
+            help="What may wait in memory for the disk: this many million bytes (or 512m, 1g).  "
+            "[a 64th of the memory that it may have, 64m to 256m; a quarter of what is free, if that is less]",
+        ),
+    ),
+    cloup.option_group("What to show", opt.NO_NAMES, opt.INTERVAL, opt.JSON_REPORT),
+    cloup.option_group("When to stop", opt.COUNT, opt.SECONDS),
+    opt.where(),
+    opt.how_to_receive(),
+    filtered=True,
+    examples=(
+        ("xsk capture eth0 udp port 53 --tee -w dns.pcapng", "copies into a file"),
+        ("xsk capture eth0 all --tee -w - | tcpdump -r - -n", "to another program"),
+        ("xsk capture eth0 all --tee -w all.pcapng.zst --seconds 60", ""),
+        ("xsk capture eth0 icmp --tee -w ping.pcap -c 100 -s 128", ""),
+        ("xsk capture eth0 all --tee --sample 1/1000 -w flows.parquet", ""),
+        ("xsk capture eth0 udp port 9 -w taken.pcapng", "nobody else gets these"),
+        ("xsk capture eth0 udp --tee -w ring.pcapng -C 100 -W 10", ""),
+        ("xsk capture eth0 udp --tee -w 'udp-%Y%m%d-%H%M.pcapng' -G 60", ""),
+    ),
+    matters=("-w", "--tee", "-c", "--seconds", "-s", "-C", "-G", "-W", "--force", "--json", "--yes"),
+)
+def capture(interface: str, **options: Any) -> int:
+    """TAKE packets that match EXPRESSION, so that this host does not get them, into a file; with --tee copies of them.
+
+    EXPRESSION is tcpdump's, or 'all' (`xsk help filters`). Before it takes what this host needs, it asks
+    (`xsk help taking`). Packets that do not match go on to the kernel untouched.
+
+    FILE is pcapng, or by its suffix .pcap or .parquet; .gz or .zst behind that compresses. With a slash behind it, as
+    packets/, it is a directory: a Parquet dataset. `xsk help files` says what is in the files, who can read them, how
+    they rotate, and what happens when the disk is too slow.
+
+    With -w -, standard output gets packets only; the object of --json goes to standard error then. If FILE is a FIFO,
+    nothing is taken from INTERFACE until somebody reads it.
+    """
+    names = ("file", "rotate_size", "rotate_seconds", "files", "pcap", "compress", "force", "buffer")
+    target = FileTarget(
+        **{name: options.pop(name) for name in names}, mode=options.pop("file_mode"), group=options.pop("file_group")
+    )
+    return run(interface, options.pop("expression"), opt.binding_from(options), target, **options)
+
+
 def run(
     interface: str,
-    expression: str,
+    expression: str | None,
     binding: Binding,
     target: FileTarget,
     *,
@@ -163,11 +285,11 @@ def run(
             report["written_bytes"] = report["wire_bytes"] = None
     if as_json:
         with contextlib.redirect_stdout(sys.stderr if target.path is None else sys.stdout):
-            output.print_json({**report, "error": None if failure is None else _text(failure)})
+            output.print_json({**report, "error": None if failure is None else message_of(failure)})
     else:
         _conclude(report, capture.statistics())
     if failure is not None:
-        _say(f"xsk: {_text(failure)}")
+        output.say(f"xsk: {message_of(failure)}")
     return 0 if failure is None else 1
 
 
@@ -179,14 +301,7 @@ def _introduce(source: Source) -> None:
     text = f"{info['interface']}: {info['mode']} XDP, {copying}, queue {queues}; filter: {info['filter']}; {what}"
     if info["fallback_reason"]:
         text += f"\n  generic, because: {info['fallback_reason']}"
-    _say(text)
-
-
-def _say(text: str) -> None:
-    """Print to stderr, if anybody reads it: the capture goes on without."""
-    with contextlib.suppress(OSError):
-        if output.takes(sys.stderr, _TIMEOUT):
-            print(text, file=sys.stderr, flush=True)
+    output.say(text)
 
 
 def _loop(capture: Capture, stop: Stop, line: LiveLine, count: int | None) -> ToolkitError | None:
@@ -247,21 +362,16 @@ def _conclude(report: dict[str, Any], now: CaptureStatistics) -> None:
     octets = "" if report["written_bytes"] is None else f", {now.wire_bytes:,} bytes{kept}"
     lines = [
         f"{now.written:,} packets{octets} in {report['seconds']:.1f} s "
-        f"({output.count(now.written / seconds)} packets/s) to {place}: {output.octets(now.file_bytes)}{files}; "
-        f"passed on to the kernel: {report['to_kernel']:,}",
+        f"({output.count(now.written / seconds)} packets/s) to {place}: {output.octets(now.file_bytes)}{files}",
+        *passed_line(report),
         *outcome_lines(report),
-        f"redirected {now.accepted:,} = received {now.received:,} + dropped {now.dropped:,}",
+        output.equation("redirected", now.accepted, {"received": now.received, "dropped": now.dropped}),
     ]
-    others = {"not written": now.write_dropped, "not wanted any more": now.unwanted}
-    told = "".join(f" + {name} {value:,}" for name, value in others.items() if value)
-    lines.append(f"received {now.received:,} = written {now.written:,}{told}")
+    written = {"written": now.written, "not written": now.write_dropped, "not wanted any more": now.unwanted}
+    lines.append(output.equation("received", now.received, written))
     if now.untimed:
         lines.append(f"{now.untimed:,} packets came without a time of arrival: they carry that of their receipt")
     if now.lost:
         lines.append(f"the capture LACKS {now.lost:,} packets that the filter took")
-    lines.append(output.kernel_counters(Statistics(**report["drop_reasons"])))
-    _say("\n".join(lines))
-
-
-def _text(failure: ToolkitError) -> str:
-    return message_of(failure)
+    lines += output.kernel_counters(Statistics(**report["drop_reasons"]))
+    output.say(*lines)

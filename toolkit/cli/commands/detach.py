@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import contextlib
 
+import click
+import cloup
+
 from toolkit._base.netns import entered
-from toolkit.cli.options import namespace
+from toolkit.cli import options as opt
+from toolkit.cli.command import command
 from toolkit.cli.view import output
 from toolkit.doctor.status import Holder, collect
 from toolkit.errors import ToolkitError
@@ -20,23 +24,48 @@ from toolkit.program import Attached, attached
 from toolkit.program.removal import take_off
 from toolkit.program.replaced import as_text, repair
 
-__all__ = ["put_back", "run"]
+__all__ = ["detach", "put_back", "run"]
 
 _DISPATCHER = "xdp_dispatcher"  # what libxdp attaches for several programs at once, and pins
 
 
+@command(
+    cloup.option_group(
+        "What to take off",
+        cloup.option("--program", metavar="ID", help="Take off this one, by its id or name, which nobody has open."),
+        cloup.option("--force", is_flag=True, help="Take off whatever it is, also when somebody uses it still."),
+    ),
+    cloup.option_group("What to show", opt.JSON),
+    opt.where(queues=False),
+    examples=(
+        ("xsk detach eth0", "put right, and say what is attached"),
+        ("xsk detach eth0 --program 42", "take this one off, which may be a firewall"),
+    ),
+    matters=("--program", "--force", "--netns", "--json"),
+)
+def detach(interface: str, *, program: str | None, force: bool, netns: str | None, as_json: bool) -> int:
+    """Put right what a killed process left, and take the XDP program off INTERFACE, whoever attached it.
+
+    Put right: a program whose place another took with --replace comes back, and interrupts that a busy-polling process
+    deferred are restored.
+
+    What is attached is named, and stays without --program or --force: one that was attached by netlink may be a
+    firewall at work. One that a process or a link holds (this toolkit's are, and go with their process by themselves),
+    or that xdp-tools keeps, goes with --force only.
+    """
+    return run(interface, program=program, force=force, netns=netns, as_json=as_json)
+
+
 def put_back() -> None:
     """Put back what killed processes took off interfaces of this network namespace, as far as we may; say so."""
-    import click
-
     with contextlib.suppress(ToolkitError, OSError):
         for record, outcome in repair():
-            click.echo(f"xsk: {record.interface}: {as_text(record)} {outcome}", err=True)
+            output.say(f"xsk: {record.interface}: {as_text(record)} {outcome}")
 
 
 def run(interface: str, *, program: str | None, force: bool, netns: str | None, as_json: bool) -> int:
     """Detach, say what was done; 1 when it was refused."""
-    with entered(namespace(netns)):
+    with entered(opt.namespace(netns)):
         ifindex = describe(interface).ifindex
         repaired = _deferrals()
         returned = repair()
@@ -49,7 +78,7 @@ def run(interface: str, *, program: str | None, force: bool, netns: str | None, 
     if as_json:
         output.print_json(report)
     else:
-        _tell(interface, report, attached=found is not None)
+        _say(interface, report, attached=found is not None)
     return 1 if report["refused"] else 0
 
 
@@ -90,7 +119,7 @@ def _holders(interface: str) -> tuple[Holder, ...]:
 
 
 def _in_use(found: Attached, holders: tuple[Holder, ...]) -> str:
-    """Why it should stay, unless told otherwise; "" when nobody uses it any more."""
+    """Why it should stay, unless --force is given; "" when nobody uses it any more."""
     if found.link_ids is None:
         return f"who holds {found} cannot be seen. Next step: run as root (sudo)."
     who = ", ".join(f"pid {holder.pid} ({holder.command[:60]})" for holder in holders)
@@ -113,9 +142,7 @@ def _deferrals() -> list[str]:
     return [f"{napi.as_text(record)}: {outcome}" for record, outcome in napi.repair()]
 
 
-def _tell(interface: str, report: dict[str, object], *, attached: bool) -> None:
-    import click
-
+def _say(interface: str, report: dict[str, object], *, attached: bool) -> None:
     repaired, gone = report["repaired"], report["detached"]
     assert isinstance(repaired, list)
     assert isinstance(gone, list)
@@ -124,6 +151,6 @@ def _tell(interface: str, report: dict[str, object], *, attached: bool) -> None:
     for one in gone:
         click.echo(f"{interface}: detached {one}")
     if report["refused"]:
-        click.echo(f"xsk: {interface}: {report['refused']}", err=True)
+        output.say(f"xsk: {interface}: {report['refused']}")
     elif not attached:
         click.echo(f"{interface}: no XDP program is attached")

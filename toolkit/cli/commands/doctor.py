@@ -6,21 +6,41 @@ from __future__ import annotations
 import dataclasses
 
 import click
+import cloup
 
-from toolkit.cli.options import namespace
+from toolkit.cli import options as opt
+from toolkit.cli.command import command
 from toolkit.cli.spelling import spelled
 from toolkit.cli.view import output
 from toolkit.doctor import Finding, examine
 
-__all__ = ["run"]
+__all__ = ["doctor", "run"]
 
 _MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("PROBLEM", "red")}
+
+
+@command(
+    cloup.option_group("What to show", opt.JSON),
+    opt.where(queues=False),
+    optional=True,
+    examples=(("xsk doctor", "the system, and every interface"), ("xsk doctor eth0", "the system, and this one")),
+    matters=("--netns", "--json"),
+)
+def doctor(interface: str | None, *, netns: str | None, as_json: bool) -> int:
+    """Examine the system and INTERFACE, or all: what keeps AF_XDP from working here, and what to do about it.
+
+    Of the system: kernel, privileges, libraries, BCC. Of an interface: driver, native or generic XDP, zero-copy,
+    queues, MTU, offloads in the way, who is there already. This changes nothing.
+
+    Each finding is ok, a note, or a problem, with what to do about it. The exit code is 1 if there is a problem.
+    """
+    return run(interface, netns=netns, as_json=as_json)
 
 
 def run(interface: str | None, *, netns: str | None, as_json: bool) -> int:
     """Print the findings; 1 when one of them is a problem."""
     findings, area = [], ""
-    for found in examine(interface, netns=namespace(netns)):
+    for found in examine(interface, netns=opt.namespace(netns)):
         finding = dataclasses.replace(found, text=spelled(found.text), remedy=spelled(found.remedy))
         findings.append(finding)
         if not as_json:

@@ -3,19 +3,50 @@
 
 from __future__ import annotations
 
-import sys
 import time
+from typing import Any
 
+import cloup
+
+from toolkit.cli import options as opt
 from toolkit.cli.binding import Binding
-from toolkit.cli.spelling import message_of
+from toolkit.cli.command import command
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine
-from toolkit.cli.view.summary import Totals, conclude, ended, introduce, reading, summary
+from toolkit.cli.view.summary import Totals, conclude, introduce, reading, summary
 from toolkit.errors import DeviceGoneError
 from toolkit.interface.interface import Interface
 
-__all__ = ["run"]
+__all__ = ["drop", "run"]
+
+
+@command(
+    cloup.option_group("What to take", opt.FILTER, opt.ON_MATCH, *opt.SAMPLING, opt.YES),
+    cloup.option_group("What to show", opt.NO_NAMES, opt.INTERVAL, opt.EXTRA, opt.JSON_REPORT),
+    cloup.option_group("When to stop", opt.SECONDS),
+    opt.where(),
+    opt.how_to_receive(opt.BATCH),
+    filtered=True,
+    examples=(
+        ("xsk drop eth0 udp port 9", "the rate at which Python receives"),
+        ("xsk drop eth0 udp port 9 --queue 2 --spin", "one queue, without sleeping"),
+        ("xsk drop eth0 udp port 9 --batch-size 64 --seconds 10 --json", ""),
+        ("xsk drop eth0 host 192.0.2.7 --on-match drop", "keep a host's traffic away, in the driver"),
+        ("xsk drop eth0 udp --on-match drop --sample 1/10", "lose a tenth of all UDP, to see who minds"),
+    ),
+    matters=("--on-match", "--sample", "--seconds", "--interval", "--extra", "--json", "--queue", "--spin", "--yes"),
+)
+def drop(interface: str, **options: Any) -> int:
+    """TAKE packets that match EXPRESSION, so that neither this host nor anybody else gets them, and count them.
+
+    EXPRESSION is tcpdump's, or 'all' (`xsk help filters`). Before it takes what this host needs, it asks
+    (`xsk help taking`). With --on-match count the kernel gets the packets after all.
+
+    Standard output gets a line each second. At the end the program is detached, the rings are emptied, and standard
+    error gets the account, to the packet: redirected = received + dropped (`xsk help output`).
+    """
+    return run(interface, opt.binding_from(options), **options)
 
 
 def run(
@@ -44,20 +75,13 @@ def run(
         )
         gone = _loop(opened, stop, totals, line, batch_size)
         report = summary(opened, totals, time.monotonic() - began, gone)
-        if as_json:
-            output.print_json(report)
-        else:
-            conclude(report)
-    if (failure := ended(opened, gone)) is not None:
-        print(f"xsk: {message_of(failure)}", file=sys.stderr)
-        return 1
-    return 0
+    return output.finish(report, conclude, as_json=as_json)
 
 
 def _loop(
     opened: Interface, stop: Stop, totals: Totals, line: LiveLine, batch_size: int | None
 ) -> DeviceGoneError | None:
-    """Receive until it is time to stop. The Batch is never looked into: the next receive() gives its frames back."""
+    """Receive until it is time to stop. The Batch is never read: the next receive() gives its frames back."""
     receive, add, tick = opened.receive, totals.add, line.tick
     try:
         while not stop:

@@ -4,26 +4,73 @@
 from __future__ import annotations
 
 import ipaddress
-import sys
 import time
 from collections.abc import Iterable
 from typing import Any
 
+import click
+import cloup
+
+from toolkit.abi.if_xdp import Statistics
+from toolkit.cli import options as opt
 from toolkit.cli.binding import Binding
+from toolkit.cli.command import command
 from toolkit.cli.lossy import warn_of_losses
-from toolkit.cli.spelling import message_of
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
-from toolkit.cli.view.summary import ended, introduce, outcome
+from toolkit.cli.view.summary import introduce, outcome
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError
 from toolkit.forward.responder import Responder
 from toolkit.interface.interface import Interface
 from toolkit.net.routes import own_addresses
 
-__all__ = ["expression_for", "run"]
+__all__ = ["echo", "expression_for", "run"]
 
 _FLUSH = 1.0  # seconds that the last answers have to leave
+
+
+@command(
+    cloup.option_group(
+        "What to answer",
+        cloup.option(
+            "--ip",
+            "addresses",
+            metavar="ADDRESS",
+            multiple=True,
+            help="Answer for this (repeatable).  [the interface's]",
+        ),
+        cloup.option(
+            "--udp-port",
+            metavar="PORT",
+            type=click.IntRange(0, 65535),
+            default=7,
+            show_default=True,
+            help="Echo UDP here; 0: nowhere.",
+        ),
+        opt.YES,
+    ),
+    cloup.option_group("What to show", opt.INTERVAL, opt.EXTRA, opt.JSON_REPORT),
+    cloup.option_group("When to stop", opt.SECONDS),
+    opt.where(),
+    opt.how_to_receive(),
+    examples=(
+        ("xsk echo eth0", "then, from a neighbour: ping, arping"),
+        ("xsk echo eth0 --ip 192.0.2.99", "a host that was not there before"),
+        ("xsk echo eth0 --spin", "the quickest answers, for a whole core"),
+    ),
+    matters=("--ip", "--udp-port", "--spin", "--seconds", "--interval", "--json", "--queue", "--yes"),
+)
+def echo(interface: str, **options: Any) -> int:
+    """TAKE ARP, neighbour discovery, ping (IPv4, IPv6) and UDP echo from INTERFACE, and answer in this host's place.
+
+    Only questions to the addresses answered for are taken, everything else goes on to the kernel. Before it takes UDP
+    from a program of this host that has the port, it asks (`xsk help taking`). Addresses other than the interface's own
+    work as well, as long as the NIC lets their packets in (IPv6 asks by multicast).
+
+    Standard output gets a line each second, standard error the account at the end (`xsk help output`).
+    """
+    return run(interface, opt.binding_from(options), **options)
 
 
 def run(
@@ -65,14 +112,7 @@ def run(
         )
         gone = _loop(responder, stop, line, spin=binding.wait == "spin")
         report = _summary(opened, responder, mine, time.monotonic() - began, gone)
-        if as_json:
-            output.print_json(report)
-        else:
-            _conclude(report)
-    if (failure := ended(opened, gone)) is not None:
-        print(f"xsk: {message_of(failure)}", file=sys.stderr)
-        return 1
-    return 0
+    return output.finish(report, _conclude, as_json=as_json)
 
 
 def expression_for(addresses: Iterable[str], udp_port: int) -> str:
@@ -159,11 +199,10 @@ def _reading(responder: Responder, opened: Interface) -> Reading:
 
 
 def _conclude(report: dict[str, Any]) -> None:
-    from toolkit.abi.if_xdp import Statistics
-
-    print(
-        f"{report['answered']:,} answers in {report['seconds']:.1f} s; unanswered: {report['unanswered']:,}; "
-        f"passed on to the kernel: {report['passed']:,}"
+    output.say(
+        f"{report['answered']:,} answers in {report['seconds']:.1f} s",
+        *([f"passed on to the kernel: {report['passed']:,}"] if report["passed"] else []),
+        output.equation("redirected", report["redirected"], {key: report[key] for key in ("received", "dropped")}),
+        output.equation("received", report["received"], {key: report[key] for key in ("answered", "unanswered")}),
+        *output.kernel_counters(Statistics(**report["drop_reasons"]), sending=True),
     )
-    print(f"redirected {report['redirected']:,} = received {report['received']:,} + dropped {report['dropped']:,}")
-    print(output.kernel_counters(Statistics(**report["drop_reasons"])), flush=True)

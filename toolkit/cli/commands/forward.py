@@ -7,21 +7,24 @@ import contextlib
 import dataclasses
 import functools
 import select
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import click
+import cloup
+
 from toolkit.abi.if_xdp import Statistics
+from toolkit.cli import options as opt
 from toolkit.cli.binding import Binding
+from toolkit.cli.command import command
 from toolkit.cli.commands.forward_edits import Edits
 from toolkit.cli.lossy import warn_of_generic, warn_of_losses
-from toolkit.cli.spelling import message_of
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
-from toolkit.cli.view.summary import ended, introduce, outcome
+from toolkit.cli.view.summary import introduce, outcome
 from toolkit.errors import ClosedError, DeviceGoneError
 from toolkit.forward.forwarder import Forwarder
 from toolkit.interface.interface import Interface
@@ -29,7 +32,7 @@ from toolkit.net.device import queue_numbers
 from toolkit.umem.umem import UMEM, frame_size_for
 from toolkit.xsk.socket import Socket
 
-__all__ = ["run"]
+__all__ = ["forward", "run"]
 
 _RING = 4096  # entries of each ring, when nothing else is asked for
 _KICK_AGAIN = 0.001  # seconds after which a kernel that was busy is told again what waits in a TX ring
@@ -51,6 +54,60 @@ class Direction:
         lost = {"edited out": moved.edited_out} if moved.edited_out else {}
         dropped = self.source.statistics().dropped
         return Reading(moved.forwarded, moved.octets, others={**lost, "no room": moved.no_room, "dropped": dropped})
+
+
+@command(
+    cloup.option_group("What to take", opt.FILTER, opt.YES),
+    cloup.option_group(
+        "Where to, and what to change",
+        cloup.option("--both", is_flag=True, help="Forward from OTHER to INTERFACE as well."),
+        cloup.option(
+            "--back", is_flag=True, help="Send packets back out of INTERFACE; there is no OTHER then, only a filter."
+        ),
+        cloup.option("--mac-swap", is_flag=True, help="Exchange source and destination MAC address."),
+        cloup.option("--ttl", is_flag=True, help="Count the TTL (hop limit) down by one; drop what has none left."),
+        cloup.option("--vlan-push", type=click.IntRange(0, 4094), metavar="ID", help="Add a VLAN tag."),
+        cloup.option("--vlan-pop", is_flag=True, help="Remove the outer VLAN tag of packets that have one."),
+        opt.LEAVE_CHECKSUMS,
+    ),
+    cloup.option_group("What to show", opt.NO_NAMES, opt.INTERVAL, opt.EXTRA, opt.JSON_REPORT),
+    cloup.option_group("When to stop", opt.SECONDS),
+    opt.where(),
+    opt.how_to_receive(opt.BATCH),
+    places=("interface", "other"),
+    filtered=True,
+    examples=(
+        ("xsk forward eth0 --back --mac-swap udp port 7", "reflect packets"),
+        ("xsk forward eth0 eth1 --both all", "a bridge of two ports"),
+        ("xsk forward eth0 eth1 vlan 42 --vlan-pop", ""),
+    ),
+    matters=("--both", "--back", "--mac-swap", "--ttl", "--vlan-push", "--vlan-pop", "--seconds", "--json", "--yes"),
+)
+def forward(interface: str, other: str | None, **options: Any) -> int:
+    """TAKE packets that match EXPRESSION, so that this host does not get them, and send them out of OTHER, or back.
+
+    EXPRESSION is tcpdump's, or 'all' (`xsk help filters`). Before it takes what this host needs, it asks
+    (`xsk help taking`).
+
+    Both interfaces share their packet memory: the packets are not copied on the way. Hosts that send into a veth, a tap
+    or a virtio NIC leave the checksums of TCP and UDP to "the hardware": they are finished here (checksums_finished in
+    --json). Two things are lost, and said beforehand where they may happen: VLAN tags that the driver or the sender
+    takes out of the packet, and in generic mode TCP segments that were joined.
+
+    Standard output gets a line each second, standard error the account of each direction at the end: redirected =
+    received + dropped, and received = forwarded + edited out (by --ttl) + no room (in the TX ring).
+    """
+    if other is not None and other == interface:
+        raise click.UsageError(
+            f"both ends are {interface}. To send packets back out of the port that they came from: "
+            f"`xsk forward {interface} --back EXPRESSION`."
+        )
+    if options["both"] and other is None:
+        raise click.UsageError("--both is for two interfaces: name the other one.")
+    options.pop("back")
+    edits = Edits(**{name: options.pop(name) for name in ("mac_swap", "ttl", "vlan_push", "vlan_pop")})
+    finish: bool | Literal["auto"] = False if options.pop("leave_checksums") else "auto"
+    return run(interface, other, opt.binding_from(options), edits=edits, finish_checksums=finish, **options)
 
 
 def run(
@@ -77,7 +134,7 @@ def run(
         if not as_json:
             for way in directions:
                 introduce(way.source)
-                print(f"  {way.name}: {edits}", flush=True)
+                output.say(f"  {way.name}: {edits}")
         began = stop.restart()  # to compile and attach is not to forward
         lines = [
             LiveLine(
@@ -92,17 +149,7 @@ def run(
         failure = _loop(directions, stop, lines, batch_size, binding)
         seconds_taken = time.monotonic() - began
         report = _summary(directions, edits, seconds_taken, failure)
-        if as_json:
-            output.print_json(report)
-        else:
-            for way in report["directions"]:
-                _conclude(way, seconds_taken)
-    for way in directions:
-        failure = ended(way.source, failure)
-    if failure is not None:
-        print(f"xsk: {message_of(failure)}", file=sys.stderr)
-        return 1
-    return 0
+    return output.finish(report, _conclude, as_json=as_json)
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------
@@ -119,8 +166,7 @@ def _open(
 ) -> list[Direction]:
     """Open what is needed; `parts` closes it. Nothing is taken at one end while somebody is asked about the other."""
     if both and other is not None:
-        for name in (interface, other):
-            binding.ask(name, expression)
+        binding.ask((interface, other), expression)
         binding = dataclasses.replace(binding, yes=True)
     if other is None or other == interface:
         source = parts.enter_context(binding.open(interface, expression, frags=False, timestamps=False))
@@ -238,24 +284,26 @@ def _report(way: Direction, gone: DeviceGoneError | None, *, all_sent: bool) -> 
     }
 
 
-def _conclude(report: dict[str, Any], seconds: float) -> None:
-    print(
-        f"{report['from']} → {report['to']}: {report['forwarded']:,} packets in {seconds:.1f} s "
-        f"({output.count(report['forwarded'] / max(seconds, 1e-9))} packets/s, "
-        f"{output.bits(report['octets'] * 8 / max(seconds, 1e-9))}); "
-        f"passed on to the kernel: {report['passed']:,}"
-    )
-    print(f"redirected {report['redirected']:,} = received {report['received']:,} + dropped {report['dropped']:,}")
-    print(
-        f"received {report['received']:,} = forwarded {report['forwarded']:,} + edited out {report['edited_out']:,} "
-        f"+ no room {report['no_room']:,}"
-    )
-    if report["checksums_finished"]:
-        print(f"checksums finished that the sender had left to its device: {report['checksums_finished']:,}")
-    if not report["all_sent"]:
-        print(f"some of them still wait in the TX ring of {report['to']}: is it up, and has it a carrier?")
+def _conclude(report: dict[str, Any]) -> None:
+    for way in report["directions"]:
+        _conclude_direction(way, max(report["seconds"], 1e-9))
+
+
+def _conclude_direction(report: dict[str, Any], seconds: float) -> None:
     ours = Statistics(**report["drop_reasons"])
     theirs = Statistics(**report["target_reasons"])
     # What concerns sending is counted by the sockets of the other end.
     merged = ours._replace(tx_invalid_descs=theirs.tx_invalid_descs, tx_ring_empty_descs=theirs.tx_ring_empty_descs)
-    print(output.kernel_counters(merged), flush=True)
+    sent = {"forwarded": report["forwarded"], "edited out": report["edited_out"], "no room": report["no_room"]}
+    lines = [
+        f"{report['from']} → {report['to']}: {report['forwarded']:,} packets in {seconds:.1f} s "
+        f"({output.count(report['forwarded'] / seconds)} packets/s, {output.bits(report['octets'] * 8 / seconds)})",
+        *([f"passed on to the kernel: {report['passed']:,}"] if report["passed"] else []),
+        output.equation("redirected", report["redirected"], {key: report[key] for key in ("received", "dropped")}),
+        output.equation("received", report["received"], sent),
+    ]
+    if report["checksums_finished"]:
+        lines.append(f"checksums finished that the sender had left to its device: {report['checksums_finished']:,}")
+    if not report["all_sent"]:
+        lines.append(f"some of them still wait in the TX ring of {report['to']}: is it up, and has it a carrier?")
+    output.say(*lines, *output.kernel_counters(merged, sending=True))

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from toolkit.abi.if_xdp import Statistics
+from toolkit.cli.spelling import message_of, spelled
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.summary import Totals
@@ -33,7 +33,7 @@ class Counted(NamedTuple):
 
 
 def work(interface: Interface) -> Counted:
-    """Count until stopped, and tell: packets, bytes, dropped. Runs in every worker."""
+    """Count until stopped, and report: packets, bytes, dropped. Runs in every worker."""
     me = current()
     assert me is not None
     totals, dropped, next_report = Totals(interface), 0, 0.0
@@ -42,7 +42,7 @@ def work(interface: Interface) -> Counted:
         try:
             batch = interface.receive(timeout=_REPORT_SECONDS)
         except DeviceGoneError as gone:
-            ended = gone.strerror
+            ended = message_of(gone)
             break
         totals.add(batch)
         if not batch and me.stopping:
@@ -80,13 +80,8 @@ def run(
         elapsed, taken = time.monotonic() - began, pool.reports[:, :2].sum(axis=0)
         pool.stop()
         report = _summary(pool, elapsed, taken.tolist())
-    if as_json:
-        output.print_json(report)
-    else:
-        _conclude(report)
-    if report["error"] is not None:
-        print(f"xsk: {report['error']}", file=sys.stderr)
-    return 1 if report["failed_workers"] or report["error"] is not None else 0
+    status = output.finish(report, _conclude, as_json=as_json)
+    return 1 if report["failed_workers"] else status
 
 
 @contextlib.contextmanager
@@ -105,15 +100,15 @@ def _failure_lines() -> Iterator[None]:
 def _introduce(pool: Workers) -> None:
     info = pool.info()
     copying = "zero-copy" if info["zero_copy"] else "copy mode"
-    print(
+    lines = [
         f"{info['interface']}: {info['mode']} XDP, {copying}, filter: {info['filter']}; packets that match are TAKEN, "
         "this host does not get them"
-    )
+    ]
     for number, (queues, pid) in enumerate(zip(pool.queues, pool.pids, strict=True)):
-        print(f"  worker {number} (pid {pid}): queue {', '.join(map(str, queues))}")
+        lines.append(f"  worker {number} (pid {pid}): queue {', '.join(map(str, queues))}")
     if info["fallback_reason"]:
-        print(f"  generic, because: {info['fallback_reason']}")
-    sys.stdout.flush()
+        lines.append(f"  generic, because: {info['fallback_reason']}")
+    output.say(*lines)
 
 
 class Rates:
@@ -133,7 +128,7 @@ class Rates:
         packets, received_bytes, dropped = (reports - before)[:, :3].sum(axis=0).tolist()
         each = " ".join(output.count(one / (now - then)) for one in (reports - before)[:, 0].tolist())
         print(
-            f"{time.strftime('%H:%M:%S')}  {output.count(packets / (now - then)):>8} packets/s  "
+            f"{output.clock()}  {output.count(packets / (now - then)):>8} packets/s  "
             f"{output.bits(received_bytes * 8 / (now - then)):>12}  "
             f"total {output.count(int(reports[:, 0].sum())):>8}  dropped {output.count(dropped)}  workers: {each}",
             flush=True,
@@ -143,7 +138,7 @@ class Rates:
 def _summary(pool: Workers, seconds: float, taken: list[int]) -> dict[str, Any]:
     """Put the program's counters, the workers' and the kernel's side by side; none is computed from the others.
 
-    A worker that failed took the kernel's counters of its queues along: what it had told last stands in for it.
+    A worker that failed took the kernel's counters of its queues along: what it reported last stands in for it.
     """
     statistics = Statistics(0, 0, 0, 0, 0, 0)
     packets = received_bytes = 0
@@ -156,7 +151,7 @@ def _summary(pool: Workers, seconds: float, taken: list[int]) -> dict[str, Any]:
             ended = ended or counted.ended
             packets, received_bytes = packets + counted.packets, received_bytes + counted.bytes
         else:
-            failures.append(str(getattr(error, "strerror", None) or error).splitlines()[0])
+            failures.append(spelled(str(getattr(error, "strerror", None) or error)).splitlines()[0])
             packets, received_bytes = packets + reports[0], received_bytes + reports[1]
     counters = pool.counters()
     return {
@@ -180,14 +175,15 @@ def _summary(pool: Workers, seconds: float, taken: list[int]) -> dict[str, Any]:
 
 
 def _conclude(report: dict[str, Any]) -> None:
-    took = f"{report['seconds']:.1f} s ({output.count(report['taken'] / max(report['seconds'], 1e-9))} packets/s)"
-    print(f"{report['taken']:,} packets, {report['taken_bytes']:,} bytes in {took}")
-    print(f"passed on to the kernel: {report['passed']:,}, and {report['no_socket']:,} for want of a worker")
-    why = output.reasons(Statistics(**report["drop_reasons"]))
     unknown = report["redirected"] - report["received"] - report["dropped"]
-    lost = f" + with failed workers {unknown:,}" if report["failed_workers"] else ""
-    print(
-        f"redirected {report['redirected']:,} = received {report['received']:,} + dropped {report['dropped']:,}{lost}"
-        f"{f' ({why})' if why else ''}",
-        flush=True,
+    parts = {"received": report["received"], "dropped": report["dropped"]}
+    if report["failed_workers"]:
+        parts["with failed workers"] = unknown
+    passed = {"passed on to the kernel": report["passed"], "for want of a worker": report["no_socket"]}
+    output.say(
+        f"{report['taken']:,} packets, {report['taken_bytes']:,} bytes in {report['seconds']:.1f} s "
+        f"({output.count(report['taken'] / max(report['seconds'], 1e-9))} packets/s)",
+        *(f"{name}: {value:,}" for name, value in passed.items() if value),
+        output.equation("redirected", report["redirected"], parts),
+        *output.kernel_counters(Statistics(**report["drop_reasons"])),
     )

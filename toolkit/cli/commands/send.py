@@ -3,21 +3,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import click
+import cloup
+
+from toolkit._base.pacer import Pacer
+from toolkit.cli import options as opt
 from toolkit.cli.binding import Binding
-from toolkit.cli.commands.pacer import Pacer
+from toolkit.cli.command import command
+from toolkit.cli.commands.send_account import FRAMES, conclude, explained, summary
 from toolkit.cli.commands.send_packets import Flood
 from toolkit.cli.spelling import message_of
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
-from toolkit.errors import DeviceGoneError, SystemCallError, kernel_error
+from toolkit.errors import SystemCallError
 from toolkit.umem.umem import UMEM
 from toolkit.xsk.socket import Socket
 
@@ -25,11 +28,168 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["FRAMES", "conclude", "explained", "run", "summary"]
+    from toolkit.cli.commands.send_file import Pace
 
-FRAMES = 4096
+__all__ = ["run", "send"]
+
 _U32 = 0xFFFFFFFF
-_FLUSH = 2.0  # seconds that the last packets have to leave
+_MADE = ("eth_dst", "eth_src", "ip_dst", "ip_src", "src_port", "dst_port", "flows", "size", "frame")
+
+
+@command(
+    cloup.option_group(
+        "Packets made here",
+        cloup.option("--ip-dst", metavar="ADDRESS", help="Destination, IPv4 or IPv6."),
+        cloup.option("--ip-src", metavar="ADDRESS", help="Source.  [the interface's address]"),
+        cloup.option("--eth-dst", metavar="MAC", help="Destination MAC.  [the kernel's neighbour for --ip-dst]"),
+        cloup.option("--eth-src", metavar="MAC", help="Source MAC.  [the interface's]"),
+        cloup.option(
+            "--src-port", metavar="PORT", type=click.IntRange(0, 65535), help="First UDP source port.  [5000]"
+        ),
+        cloup.option(
+            "--dst-port", metavar="PORT", type=click.IntRange(0, 65535), help="UDP destination port.  [9, discard]"
+        ),
+        cloup.option(
+            "--flows",
+            metavar="N",
+            type=click.IntRange(1, 65536),
+            default=1,
+            show_default=True,
+            help="Source ports that take turns.",
+        ),
+        cloup.option(
+            "--size",
+            metavar="BYTES",
+            type=click.IntRange(42, 4096),
+            help="Bytes of a packet; without the checksum that a NIC adds (FCS).  [64]",
+        ),
+        cloup.option("--frame", metavar="HEX", help="Send this frame instead; the options above change it."),
+    ),
+    cloup.option_group(
+        "Recorded packets",
+        cloup.option(
+            "-r", "--read", "file", metavar="FILE", help="Send what a pcap or pcapng file holds; - for standard input."
+        ),
+        cloup.option(
+            "--pace",
+            metavar="PACE",
+            help="Send recorded packets in their times (original), as fast as it goes (fast), or N times as fast.  "
+            "[original]",
+        ),
+        cloup.option(
+            "--loop",
+            metavar="N",
+            type=click.IntRange(min=0),
+            default=None,
+            help="With -r: N times; 0: for ever.  [1]",
+        ),
+        cloup.option(
+            "--max-gap",
+            metavar="S",
+            type=opt.Number(min=0, min_open=True),
+            help="With -r: wait no longer than this between two packets.",
+        ),
+        opt.LEAVE_CHECKSUMS,
+    ),
+    cloup.option_group("What to show", opt.INTERVAL, opt.EXTRA, opt.JSON_REPORT),
+    cloup.option_group("When to stop", opt.COUNT, opt.SECONDS),
+    opt.where(queues=False),
+    opt.how_to_bind(
+        cloup.option(
+            "--rate",
+            metavar="N",
+            type=opt.Number(min=0, min_open=True),
+            help="Packets per second.  [as fast as it goes]",
+        ),
+        cloup.option(
+            "--queue", metavar="N", type=click.IntRange(min=0), default=0, show_default=True, help="Queue to send on."
+        ),
+        cloup.option(
+            "--batch-size",
+            metavar="N",
+            type=click.IntRange(1, 1 << 16),
+            default=1024,
+            show_default=True,
+            help="Packets to hand over at a time, at most.",
+        ),
+    ),
+    examples=(
+        ("xsk send eth0 --ip-dst 192.0.2.7 -c 1000", "a thousand packets to a neighbour"),
+        ("xsk send eth0 -r trace.pcapng --pace 2", "twice as fast as it was recorded"),
+        ("xsk send eth0 --ip-dst 192.0.2.7 --rate 200000 --flows 64", ""),
+        ("xsk send eth0 --eth-dst 02:00:00:00:00:01 --size 1500 --seconds 10", ""),
+        ("xsk send eth0 --frame 'ffffffffffff 020000000002 88b5 48656c6c6f' -c 1", ""),
+        ("xsk send eth0 -r trace.pcap.gz --rate 100000 --loop 10", ""),
+    ),
+    matters=("--ip-dst", "--eth-dst", "--size", "--flows", "--frame", "-r", "--pace", "--rate", "-c", "--seconds"),
+)
+def send(interface: str, **options: Any) -> int:
+    """Send UDP packets out of INTERFACE, or frames of your own, or what was recorded.
+
+    No XDP program is attached, and what arrives is not touched. AF_XDP asks nobody for a MAC address: it is looked up
+    in the kernel's routes and neighbours, or given. Without --ip-dst the addresses are those that RFC 2544 sets aside
+    for benchmarks. UDP goes to port 9, discard, unless --dst-port says otherwise.
+
+    Recorded packets (-r) leave as they are, with their own addresses, in the times that they were recorded in unless
+    --pace or --rate says otherwise. Only checksums that a recording on the sending host shows before its device had
+    finished them are finished, as they were then.
+
+    Standard output gets a line each second, standard error the account at the end: `sent` were put into the TX ring, of
+    `completed` the kernel has given the memory back.
+    """
+    file, pace, loop, max_gap = (options.pop(name) for name in ("file", "pace", "loop", "max_gap"))
+    leave = options.pop("leave_checksums")
+    if file is not None:
+        return _replay(interface, file, _pace(pace, options.pop("rate"), max_gap), loop, options, leave)
+    if (pace, loop, max_gap, leave) != (None, None, None, False):
+        unfit = "--pace, --loop, --max-gap and --leave-checksums"
+        raise click.UsageError(f"{unfit} are for recorded packets: name their file with -r.")
+    if options["frame"] is not None and options["size"] is not None:
+        raise click.UsageError("--frame has the size that it has: --size is for packets made here.")
+    flood = Flood(**{name: options.pop(name) for name in _MADE})
+    return run(interface, opt.binding_from(options), flood, **options)
+
+
+def _replay(interface: str, file: str, pace: Pace, loop: int | None, options: dict[str, Any], leave: bool) -> int:
+    """Go on with -r: recorded packets are not made of options."""
+    unfit = [name for name in _MADE if options.pop(name) != (1 if name == "flows" else None)]
+    if unfit:
+        raise click.UsageError(
+            f"--{unfit[0].replace('_', '-')} is for packets made here; recorded ones (-r) have theirs."
+        )
+    if file == "-" and loop not in (None, 1):
+        raise click.UsageError("standard input can be read once only: no --loop.")
+    from toolkit.cli.commands.send_file import run as run_file
+
+    options.pop("batch_size")
+    return run_file(
+        interface,
+        opt.binding_from(options),
+        file,
+        pace,
+        loop=1 if loop is None else loop,
+        finish_checksums=not leave,
+        **options,
+    )
+
+
+def _pace(pace: str | None, rate: float | None, max_gap: float | None) -> Pace:
+    """Return how fast, of what was asked for."""
+    from toolkit.cli.commands.send_file import Pace
+
+    if rate is not None and pace is not None:
+        raise click.UsageError("--pace and --rate both say how fast: take one of them.")
+    if max_gap is not None and (pace == "fast" or rate is not None):
+        raise click.UsageError("--max-gap is for packets that leave in their recorded times.")
+    if pace == "fast" or rate is not None:
+        return Pace(None, rate)
+    try:
+        speed = 1.0 if pace in (None, "original") else float(str(pace))
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < float("inf"):
+        raise click.UsageError(f"--pace is 'original', 'fast' or a number above 0, not {pace!r}.")
+    return Pace(speed, None, max_gap)
 
 
 @dataclass
@@ -73,14 +233,8 @@ def run(
         )
         refused = _loop(sock, packets, sent, Pacer(rate, batch_size), stop, line, count)
         report = {"packet_size": length, **summary(sock, sent.packets, sent.packets * length, began)}
-        if as_json:
-            output.print_json(report)
-        else:
-            conclude(report)
-    if refused is not None:
-        print(f"xsk: {message_of(refused)}", file=sys.stderr)
-        return 1
-    return 0
+    report["error"] = None if refused is None else message_of(refused)
+    return output.finish(report, conclude, as_json=as_json)
 
 
 def _introduce(sock: Socket, packets: npt.NDArray[np.uint8], rate: float | None) -> None:
@@ -88,10 +242,10 @@ def _introduce(sock: Socket, packets: npt.NDArray[np.uint8], rate: float | None)
     from toolkit.decode.text import summaries
 
     first = packets[0]
-    (words,) = summaries(decode(first, [0], [len(first)]))
+    (described,) = summaries(decode(first, [0], [len(first)]))
     how = "zero-copy" if sock.zero_copy else "copy mode"
     speed = "as fast as it goes" if rate is None else f"{output.count(rate)} packets/s"
-    print(f"{sock.interface}: queue {sock.queue}, {how}; {speed}\n  {words}", flush=True)
+    output.say(f"{sock.interface}: queue {sock.queue}, {how}; {speed}", f"  {described}")
 
 
 def _loop(
@@ -125,56 +279,3 @@ def _loop(
         if at >= rows:
             at = 0
     return None
-
-
-def explained(refused: SystemCallError, sock: Socket) -> SystemCallError:
-    """Say more where we know more of why the kernel refused to send."""
-    if refused.errno == errno.EINVAL and sock.zero_copy:
-        return kernel_error(
-            "wake",
-            errno.EINVAL,
-            f"cannot send on queue {sock.queue} of {sock.interface}",
-            cause="the driver sends zero-copy only while an XDP program is attached to the interface natively",
-            remedy="copy mode, with --copy",
-        )
-    return refused
-
-
-def summary(sock: Socket, packets: int, octets: int, began: float) -> dict[str, Any]:
-    """Wait until the kernel is done, and say what became of the packets.
-
-    `sent` were put into the TX ring, of `completed` the kernel returned the frames; it counts those that it refused.
-    """
-    seconds = time.monotonic() - began
-    with contextlib.suppress(DeviceGoneError):
-        sock.flush(_FLUSH)
-    statistics = sock.statistics()
-    return {
-        "interface": sock.interface,
-        "driver": sock.device.driver,
-        "queue": sock.queue,
-        "zero_copy": sock.zero_copy,
-        "sent": packets,
-        "sent_bytes": octets,
-        "completed": packets - int(sock.umem.audit()["tx"]),
-        "invalid": statistics.tx_invalid_descs,
-        "drop_reasons": statistics._asdict(),
-        "seconds": round(seconds, 3),
-    }
-
-
-def conclude(report: dict[str, Any]) -> None:
-    """Print what became of the packets."""
-    from toolkit.abi.if_xdp import Statistics
-
-    seconds = max(report["seconds"], 1e-9)
-    left = report["sent"] - report["completed"] - report["invalid"]
-    print(
-        f"{report['sent']:,} packets, {report['sent_bytes']:,} bytes in {report['seconds']:.1f} s "
-        f"({output.count(report['sent'] / seconds)} packets/s)"
-    )
-    print(
-        f"sent {report['sent']:,} = completed {report['completed']:,} + refused by the kernel {report['invalid']:,} "
-        f"+ still with it {left:,}"
-    )
-    print(output.kernel_counters(Statistics(**report["drop_reasons"])), flush=True)

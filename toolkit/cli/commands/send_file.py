@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit.cli.binding import Binding
-from toolkit.cli.commands.send import FRAMES, conclude, explained, summary
+from toolkit.cli.commands.send_account import FRAMES, conclude, explained, summary
+from toolkit.cli.spelling import message_of
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
@@ -25,7 +26,7 @@ from toolkit.xsk.socket import Socket
 __all__ = ["Pace", "run"]
 
 _ROOM = 18  # bytes of an Ethernet header with a VLAN tag
-_LATE = 0.01  # seconds behind the recording that are worth a word
+_LATE = 0.01  # seconds behind the recording that are worth mentioning
 _BATCH = 1024  # packets read at a time: as a matrix they stay in the cache
 
 
@@ -38,7 +39,7 @@ class Pace:
     max_gap: float | None = None  # seconds
 
     def __str__(self) -> str:
-        """In words."""
+        """As text."""
         if self.rate is not None:
             return f"{output.count(self.rate)} packets/s"
         if self.speed is None:
@@ -68,14 +69,14 @@ def run(
         try:  # first: what cannot be read needs no socket
             recorded = parts.enter_context(read(_source(file, stop), batch_size=_BATCH, between=_ending_on(stop)))
         except Ended:
-            print(f"xsk: stopped before there was a packet in {file}.", file=sys.stderr)
+            output.say(f"xsk: stopped before there was a packet in {file}.")
             return 1
         frame_size = 2048 if device.mtu + _ROOM <= 2048 else 4096
         umem = parts.enter_context(UMEM(FRAMES, frame_size, comp_size=FRAMES))
         sock = parts.enter_context(binding.sender(interface, queue, umem))
         if not as_json:
             how = "zero-copy" if sock.zero_copy else "copy mode"
-            print(f"{interface}: queue {queue}, {how}; {file}, {pace}", flush=True)
+            output.say(f"{interface}: queue {queue}, {how}; {file}, {pace}")
         began = stop.restart()  # to bind is not to send
         player = Replay(
             sock,
@@ -97,25 +98,18 @@ def run(
         if stop and file == "-":
             failure = ""  # the recording seems cut off, because we stopped to read it
         report = _report(sock, file, player.statistics(), began)
-        if as_json:
-            output.print_json(report)
-        else:
-            conclude(report)
-            _remark(player.statistics())
-    if failure:
-        print(f"xsk: {failure}", file=sys.stderr)
-        return 1
-    return 0
+    report["error"] = failure or None
+    return output.finish(report, lambda found: _conclude(found, player.statistics()), as_json=as_json)
 
 
 def _ending_on(stop: Stop) -> Callable[[], None]:
     """Return what ends reading when it is time: no packet may come for long."""
 
-    def look() -> None:
+    def check() -> None:
         if stop:
             raise Ended
 
-    return look
+    return check
 
 
 def _source(file: str, stop: Stop) -> Any:
@@ -152,9 +146,9 @@ def _play(player: Replay, recorded: Recorded, file: str, loop: int, sock: Socket
             player.round(file)
             rounds += 1
     except SystemCallError as refused:
-        return explained(refused, sock).strerror or str(refused)
+        return message_of(explained(refused, sock))
     except RecordedError as damaged:
-        return str(damaged)
+        return message_of(damaged)
     return ""
 
 
@@ -170,17 +164,20 @@ def _report(sock: Socket, file: str, result: Replayed, began: float) -> dict[str
     }
 
 
-def _remark(result: Replayed) -> None:
+def _conclude(report: dict[str, Any], result: Replayed) -> None:
+    conclude(report)
     if result.too_long:
-        print(
+        output.say(
             f"{result.too_long:,} packets were left out: longer than the interface's MTU or 4096 bytes. Those were put "
             "together by the host that recorded them (GRO, TSO), or its MTU was larger."
         )
     if result.too_short:
-        print(f"{result.too_short:,} packets were left out: they have no whole Ethernet header.")
+        output.say(f"{result.too_short:,} packets were left out: they have no whole Ethernet header.")
     if result.cut:
-        print(f"{result.cut:,} packets were sent as short as they had been recorded (snaplen).")
+        output.say(f"{result.cut:,} packets were sent as short as they had been recorded (snaplen).")
     if result.finished:
-        print(f"{result.finished:,} packets had been recorded before a device finished their checksum; here it was.")
+        output.say(
+            f"{result.finished:,} packets had been recorded before a device finished their checksum; here it was."
+        )
     if result.behind > _LATE:
-        print(f"Up to {result.behind:.3f} s behind the recording's times.", flush=True)
+        output.say(f"Up to {result.behind:.3f} s behind the recording's times.")

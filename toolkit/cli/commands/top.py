@@ -3,29 +3,92 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
-import numpy as np
+import click
+import cloup
 
+from toolkit.cli import options as opt
 from toolkit.cli.binding import Binding
-from toolkit.cli.spelling import message_of
+from toolkit.cli.command import command
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.keys import Keys
-from toolkit.cli.view.summary import Source, Totals, conclude, ended, introduce, summary
+from toolkit.cli.view.summary import Source, Totals, conclude, introduce, summary
 from toolkit.cli.view.top import TopView
 from toolkit.errors import DeviceGoneError
 from toolkit.flows import Flow, Flows
 from toolkit.flows.flows import Order
 from toolkit.flows.keys import Group
 
-__all__ = ["run"]
+__all__ = ["run", "top"]
 
 _JSON_ROWS = 20  # rows in the JSON object, when --rows does not say
 _ORDERS: dict[str, Order] = {"p": "packets", "b": "bytes"}
 _GROUPS: dict[str, Group] = {"f": "flow", "s": "source", "d": "destination", "o": "port", "r": "protocol"}
+
+
+@command(
+    cloup.option_group("What to take", opt.FILTER, opt.TEE, *opt.SAMPLING, opt.YES),
+    cloup.option_group(
+        "What to show",
+        cloup.option(
+            "--group",
+            metavar="WHAT",
+            type=click.Choice(["flow", "source", "destination", "port", "protocol"]),
+            default="flow",
+            show_default=True,
+            help="Count by flow, source, destination, port or protocol; a port is the lower of the two.",
+        ),
+        cloup.option(
+            "--by", type=click.Choice(["bytes", "packets"]), default="bytes", show_default=True, help="Sort by this."
+        ),
+        cloup.option(
+            "--rows",
+            metavar="N",
+            type=click.IntRange(min=1),
+            help="How many to show.  [what fits the terminal; else 5]",
+        ),
+        cloup.option(
+            "--max-flows",
+            metavar="N",
+            type=click.IntRange(16, 1 << 24),
+            default=1 << 16,
+            show_default=True,
+            help="How many to remember; then those that were idle longest make room.",
+        ),
+        opt.NO_NAMES,
+        opt.INTERVAL,
+        opt.JSON_REPORT,
+    ),
+    cloup.option_group("When to stop", opt.SECONDS),
+    opt.where(),
+    opt.how_to_receive(),
+    filtered=True,
+    examples=(
+        ("xsk top eth0 all --tee", "who has the traffic that arrives"),
+        ("xsk top eth0 udp --tee --group source", "which hosts send UDP"),
+        ("xsk top eth0 udp --tee --seconds 10 --json", ""),
+        ("xsk top eth0 udp port 4789", "taken: nobody else gets these"),
+        ("xsk top eth0 tcp --sample 1/100 --group port", "one of a hundred is taken"),
+    ),
+    matters=("--tee", "--group", "--by", "--rows", "--interval", "--seconds", "--json", "--yes"),
+)
+def top(interface: str, **options: Any) -> int:
+    """TAKE packets that match EXPRESSION, so that this host does not get them, and show whose they are; --tee: copies.
+
+    EXPRESSION is tcpdump's, or 'all' (`xsk help filters`). Before it takes what this host needs, it asks
+    (`xsk help taking`).
+
+    Shows rate and share of the last interval, and totals. With --sample 1/100 most packets go on to the kernel; figures
+    and shares are then those of the sample.
+
+    On a terminal: a table, and keys. q quits; p and b sort by packets and by bytes; f, s, d, o and r group by flow,
+    source, destination, port and protocol, counted from then on. Elsewhere: lines on standard output. At the end
+    standard error gets the account: redirected = received + dropped (`xsk help output`).
+    """
+    return run(interface, opt.binding_from(options), **options)
 
 
 def run(
@@ -50,17 +113,10 @@ def run(
             watch = _Watch(opened, stop, view, totals, group, by, max_flows)
             gone = watch.loop()
         report = summary(opened, totals, time.monotonic() - began, gone)
-        if as_json:
-            largest = watch.flows.top(rows or _JSON_ROWS, watch.by)
-            report |= {"group": watch.flows.group, "by": watch.by, "rows": len(watch.flows)}
-            report |= {"evicted": watch.flows.evicted._asdict(), "top": [_plain(flow) for flow in largest]}
-            output.print_json(report)
-        else:
-            conclude(report)
-    if (failure := ended(opened, gone)) is not None:
-        print(f"xsk: {message_of(failure)}", file=sys.stderr)
-        return 1
-    return 0
+    largest = watch.flows.top(rows or _JSON_ROWS, watch.by)
+    report |= {"group": watch.flows.group, "by": watch.by, "rows": len(watch.flows)}
+    report |= {"evicted": watch.flows.evicted._asdict(), "top": [_plain(flow) for flow in largest]}
+    return output.finish(report, conclude, as_json=as_json)
 
 
 class _Watch:
@@ -112,6 +168,6 @@ class _Watch:
 
 
 def _plain(flow: Flow) -> dict[str, Any]:
-    told = {name: value for name, value in flow._asdict().items() if not name.startswith(("recent_", "back_"))}
-    times = {name: f"{np.datetime_as_string(told[name])}Z" for name in ("first", "last")}
-    return {"name": str(flow), **told, **times}
+    columns = {name: value for name, value in flow._asdict().items() if not name.startswith(("recent_", "back_"))}
+    times = {name: output.instant(columns[name]) for name in ("first", "last")}
+    return {"name": str(flow), **columns, **times}

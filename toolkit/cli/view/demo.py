@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
+from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from toolkit.abi.if_xdp import Statistics
+from toolkit.batch.batch import Batch
 from toolkit.cli.view import output
-from toolkit.cli.view.sampler import Sampler
 from toolkit.cli.view.shares import percent, share_table
 from toolkit.cli.view.summary import Totals
+from toolkit.flows import Flows
 from toolkit.interface.interface import Interface
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class DemoView:
         self.begin()
         self._rates = (0.0, 0.0)  # packets and bits per second
         self._peak = 0.0
+        self._protocols = Flows(group="protocol")
+        self._flows = Flows(group="flow")
+        self._lines: deque[str] = deque(maxlen=_ROWS)  # the last packets that were decoded
 
     def begin(self) -> None:
         """Have the first rate begin now: to compile and attach is not to receive."""
@@ -62,7 +66,7 @@ class DemoView:
             f"  [cyan]far host[/cyan]  {lab.peer} {lab.peer_ip}  ══════ packets ══════▶  "
             f"{lab.interface} {lab.ip}  [cyan]near host[/cyan]\n"
             "  [dim]an ordinary kernel sends ping and UDP,      the XDP program in veth0's driver picks them,[/dim]\n"
-            "  [dim]then a flood                                Python gets them before the kernel does[/dim]\n"
+            "  [dim]then a flood, at the end more than arrives  Python gets them before the kernel does[/dim]\n"
         )
         self._say_mode(opened)
 
@@ -82,7 +86,23 @@ class DemoView:
             f"Packets are {how} into memory shared with this process, and appear here as NumPy arrays.\n"
         )
 
-    def show(self, elapsed: float, totals: Totals, sampler: Sampler, opened: Interface, phase: str) -> None:
+    def add(self, batch: Batch) -> None:
+        """Count a Batch by protocol and flow, and on a terminal decode some packets of it, when a picture is due."""
+        self._protocols.add(batch)
+        if self._console is None or not self._console.is_terminal:
+            return
+        self._flows.add(batch)
+        if batch and (len(batch) < _ROWS or time.monotonic() - self._last[0] >= _REFRESH):
+            from toolkit.decode.text import summary
+
+            columns = batch.decode()
+            self._lines += [summary(columns, row) for row in range(min(len(batch), 2))]
+
+    def protocols(self) -> dict[str, int]:
+        """Return the packets of each protocol, the largest first."""
+        return {str(flow): flow.packets for flow in self._protocols.top(None, "packets")}
+
+    def show(self, elapsed: float, totals: Totals, opened: Interface, phase: str) -> None:
         """Draw the live picture, or print a line, when it is time."""
         if self._console is None:
             return
@@ -97,7 +117,7 @@ class DemoView:
         if not terminal:
             self._say(f"{elapsed:5.1f} s  {self._rate_text()}  total {output.count(totals.packets)}  {phase}")
             return
-        picture = self._picture(elapsed, totals, sampler, opened.statistics(), phase)
+        picture = self._picture(elapsed, totals, opened.statistics(), phase)
         if self._live is None:
             from rich.live import Live
 
@@ -108,9 +128,7 @@ class DemoView:
     def _rate_text(self) -> str:
         return f"{output.count(self._rates[0]):>8} packets/s  {output.bits(self._rates[1]):>12}"
 
-    def _picture(
-        self, elapsed: float, totals: Totals, sampler: Sampler, statistics: Statistics, phase: str
-    ) -> RenderableType:
+    def _picture(self, elapsed: float, totals: Totals, statistics: Statistics, phase: str) -> RenderableType:
         from rich.console import Group
         from rich.panel import Panel
         from rich.table import Table
@@ -122,10 +140,10 @@ class DemoView:
         )
         tables = Table.grid(padding=(0, 4))
         tables.add_row(
-            _shares("protocol", sampler.protocols, _ROWS),
-            _shares("top flows", sampler.flows, _ROWS),
+            _shares("protocol", self._protocols),
+            _shares("top flows", self._flows),
         )
-        packets = Text("\n".join(list(sampler.lines)[-_ROWS:]), overflow="ellipsis", no_wrap=True)
+        packets = Text("\n".join(self._lines), overflow="ellipsis", no_wrap=True)
         return Panel(
             Group(head, Text(), tables, Text(), Text("some of the packets, decoded", style="bold"), packets),
             title="received through AF_XDP",
@@ -135,33 +153,44 @@ class DemoView:
     def conclude(self, report: dict[str, Any]) -> None:
         """Say what happened, with the sums that must come out even."""
         self._end_live()
-        statistics = Statistics(**report["drop_reasons"])
-        why = output.reasons(statistics)
-        even = report["received"] + report["dropped"] == report["redirected"]
-        lines = ["\n[bold]What happened[/bold]\n"]
-        if report["sent"] is not None:
-            lines.append(f"  sent        {report['sent']:>14,}   counted by the senders on the far host")
-        if report["lost_on_the_cable"]:
-            lost = report["lost_on_the_cable"]
-            lines.append(f"  lost        {lost:>14,}   on the cable: veth0's own queue was full before XDP saw them")
-        lines += [
-            f"  redirected  {report['redirected']:>14,}   counted by the XDP program",
-            f"  received    {report['received']:>14,}   counted here, in Python",
-            f"  dropped     {report['dropped']:>14,}   counted by the kernel" + (f": {why}" if why else ""),
-        ]
-        verdict = (
-            "[green]✓[/green] received + dropped = redirected" if even else "[red]✗ the counters do not add up[/red]"
-        )
+        self._say("\n[bold]What happened[/bold]\n")
+        overload = report["overload"]
+        if overload is None:
+            self._account(report, Statistics(**report["drop_reasons"]))
+        else:
+            rate = output.count(report["paced_rate"])
+            self._say(f"As fast as packets arrive here, up to {rate} packets/s:\n")
+            names = ("sent", "lost_on_the_cable", "redirected", "received", "dropped")
+            self._account({name: report[name] - overload[name] for name in names}, None)
+            self._say("Then, at the end, more than that: frames made by the kernel, as fast as one core can:\n")
+            self._account(overload, Statistics(**report["drop_reasons"]))
         rate = report["received"] / max(report["seconds"], 1e-9)
-        lines.append(f"\n  {verdict}")
-        lines.append(f"  {report['seconds']:.1f} s, {output.count(rate)} packets/s on average")
         best = output.count(max(self._peak, rate))
-        lines.append(f"  {best} packets/s at best; {report['mode']} XDP, one process, one queue\n")
+        self._say(f"{best} packets/s at best; {report['mode']} XDP, one process, one queue\n")
         if report["sent"] is not None:
-            lines.append("The network, the program and the memory are gone again: nothing to clean up.")
-            lines.append("Next: [bold]xsk receive --help[/bold], or examples/first_packets.ipynb\n")
-        for line in lines:
-            self._say(line)
+            self._say("The network, the program and the memory are gone again: nothing to clean up.")
+            self._say("Next: [bold]xsk receive -h[/bold], or examples/first_packets.ipynb\n")
+
+    def _account(self, part: dict[str, Any], statistics: Statistics | None) -> None:
+        """Show where the packets of one part went, and who counted them; no line for what is zero."""
+        why = output.reasons(statistics) if statistics is not None else ""
+        rows = [
+            ("sent", part["sent"], "counted by the senders on the far host"),
+            (
+                "lost",
+                part["lost_on_the_cable"],
+                "before XDP saw them, the queue of veth0 was full: counted by its driver (rx_dropped)",
+            ),
+            ("redirected", part["redirected"], "counted by the XDP program"),
+            ("received", part["received"], "counted here, in Python"),
+            ("dropped", part["dropped"], "counted by the kernel, for the socket" + (f": {why}" if why else "")),
+        ]
+        for name, value, who in rows:
+            if value:
+                self._say(f"  {name:<10}  {value:>14,}   {who}")
+        even = part["received"] + part["dropped"] == part["redirected"]
+        verdict = "redirected = received + dropped" if part["dropped"] else "redirected = received"
+        self._say(f"\n  [green]✓[/green] {verdict}\n" if even else "\n  [red]✗ the counters do not add up[/red]\n")
 
     def _say(self, text: str) -> None:
         if self._console is not None:
@@ -174,10 +203,12 @@ class DemoView:
             self._live = None
 
 
-def _shares(title: str, counted: Counter[str], rows: int) -> RenderableType:
-    total = sum(counted.values())
+def _shares(title: str, counted: Flows) -> RenderableType:
     return share_table(
         title,
         ("packets", "share"),
-        [(name, output.count(packets), percent(packets, total)) for name, packets in counted.most_common(rows)],
+        [
+            (str(flow), output.count(flow.packets), percent(flow.packets, counted.packets))
+            for flow in counted.top(_ROWS, "packets")
+        ],
     )

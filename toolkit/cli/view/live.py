@@ -18,12 +18,12 @@ class Reading(NamedTuple):
 
     packets: int
     octets: int | None = None  # bytes; None where nobody counts them
-    others: Mapping[str, int] = {}  # what else the line tells, by name: "dropped", ...
+    others: Mapping[str, int] = {}  # what else the line shows, by name: "dropped", ...
     note: str = ""  # what it ends with
 
 
 class LiveLine:
-    """Prints a line each `interval` seconds. The loop calls tick() often: it costs a look at the clock."""
+    """Prints a line each `interval` seconds. The loop calls tick() often: it costs a reading of the clock."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class LiveLine:
             return
         reading, before, seconds = self._read(), self._last, max(now - self._then, 1e-9)
         self._last, self._then = reading, now
-        text = f"{time.strftime('%H:%M:%S')}  {self._name}"
+        text = f"{output.clock()}  {self._name}"
         text += f"{output.count((reading.packets - before.packets) / seconds):>8} packets/s  "
         if reading.octets is not None:
             text += f"{output.bits((reading.octets - (before.octets or 0)) * 8 / seconds):>12}  "
@@ -72,13 +72,13 @@ class LiveLine:
         print(f"{text}  {reading.note}" if reading.note else text, file=self._stream, flush=True)
         if self._statistics is not None:
             statistics = self._statistics()
-            told = _told(statistics - (self._last_statistics or statistics))
-            print(f"          {told}", file=self._stream, flush=True)
+            since = _counted(statistics - (self._last_statistics or statistics))
+            print(f"           {since}", file=self._stream, flush=True)
             self._last_statistics = statistics
 
 
-def _told(statistics: Statistics) -> str:
+def _counted(statistics: Statistics) -> str:
     """What the kernel counted, in a line, under plain names."""
-    told = [(getattr(statistics, name), plain) for name, plain in output.DROP_REASONS.items()]
-    counted = ", ".join(f"{value:,} {plain}" for value, plain in told if value)
+    values = [(getattr(statistics, name), plain) for name, plain in output.DROP_REASONS.items()]
+    counted = ", ".join(f"{value:,} {plain}" for value, plain in values if value)
     return f"kernel: {counted or 'all six counters stand still'}"

@@ -1,16 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How numbers look: one way for all commands."""
+"""How figures look, and where they go: one way for all commands.
+
+Standard output gets data: packets, the lines of each interval, tables, JSON. Standard error gets all else: what was
+opened, notes, questions, errors, and the account at the end. Times are UTC, with a Z.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import sys
-from typing import Any, TextIO
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TextIO
 
 from toolkit.abi.if_xdp import Statistics
 
-__all__ = ["DROP_REASONS", "bits", "count", "kernel_counters", "octets", "print_json", "reasons", "takes"]
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.console import Console, RenderableType
+
+__all__ = [
+    "DROP_REASONS",
+    "bits",
+    "clock",
+    "count",
+    "equation",
+    "finish",
+    "instant",
+    "kernel_counters",
+    "octets",
+    "print_json",
+    "reasons",
+    "say",
+    "show",
+    "takes",
+]
+
+_TIMEOUT = 0.1  # seconds that standard error has to take a line
 
 # The kernel's counters in plain words, in the order in which they are worth reading.
 DROP_REASONS = {
@@ -21,6 +49,17 @@ DROP_REASONS = {
     "tx_invalid_descs": "bad TX ring entries",
     "tx_ring_empty_descs": "times the TX ring was empty",
 }
+
+
+def clock() -> str:
+    """Return the time of day, for the beginning of a line: 10:45:59Z."""
+    return time.strftime("%H:%M:%SZ", time.gmtime())
+
+
+def instant(when: np.datetime64) -> str | None:
+    """Format a time to the nanosecond: 2026-11-30T10:45:59.123456789Z; None for a packet without one."""
+    text = str(when)
+    return None if text == "NaT" else f"{text}Z"
 
 
 def count(value: float) -> str:
@@ -47,20 +86,33 @@ def _scaled(value: float, unit: float, *names: str) -> str:
     return f"{value / unit:,.3g}{names[-1]}" if abs(value) < 999.5 * unit else f"{value / unit:,.0f}{names[-1]}"
 
 
+def equation(name: str, total: int, parts: Mapping[str, int]) -> str:
+    """Say what a figure is made of, without the parts that are zero: redirected 9 = received 7 + dropped 2."""
+    made_of = " + ".join(f"{part} {value:,}" for part, value in parts.items() if value)
+    return f"{name} {total:,} = {made_of}" if made_of else f"{name} {total:,}"
+
+
 def reasons(statistics: Statistics) -> str:
     """Say why packets were dropped: "" when none were."""
-    told = [f"{getattr(statistics, name):,} {DROP_REASONS[name]}" for name in ("rx_dropped", "rx_ring_full")]
-    return ", ".join(text for text in told if not text.startswith("0 "))
+    values = {name: getattr(statistics, name) for name in ("rx_dropped", "rx_ring_full")}
+    return ", ".join(f"{value:,} {DROP_REASONS[name]}" for name, value in values.items() if value)
 
 
-def kernel_counters(statistics: Statistics) -> str:
-    """All six counters of the kernel, a line each: the figure, what it means, what the kernel calls it."""
-    lines = [f"  {getattr(statistics, name):>14,}  {plain:<36}{name}" for name, plain in DROP_REASONS.items()]
-    return "\n".join(["counted by the kernel:", *lines])
+def kernel_counters(statistics: Statistics, *, sending: bool = False) -> list[str]:
+    """Return a line for each of the kernel's counters that is not zero: the figure, its meaning, its name.
+
+    sending: those of the TX ring too, which say nothing where nothing is sent.
+    """
+    values = {name: getattr(statistics, name) for name in DROP_REASONS if sending or not name.startswith("tx_")}
+    lines = [f"  {value:>14,}  {DROP_REASONS[name]:<36}{name}" for name, value in values.items() if value]
+    return ["counted by the kernel:", *lines] if lines else []
+
+
+# --- where it goes ----------------------------------------------------------------------------------------------------
 
 
 def takes(stream: TextIO, timeout: float = 0.0) -> bool:
-    """Whether a line can be printed within `patience` seconds: a pipe that nobody reads is full after a while."""
+    """Whether a line can be printed within `timeout` seconds: a pipe that nobody reads is full after a while."""
     try:
         poll = select.poll()
         poll.register(stream.fileno(), select.POLLOUT)
@@ -69,7 +121,43 @@ def takes(stream: TextIO, timeout: float = 0.0) -> bool:
         return True
 
 
+def say(*lines: str) -> None:
+    """Print lines to standard error, if anybody reads it: no command waits for that, or ends because of it."""
+    with contextlib.suppress(OSError):
+        if takes(sys.stderr, _TIMEOUT):
+            print(*lines, sep="\n", file=sys.stderr, flush=True)
+
+
 def print_json(value: dict[str, Any]) -> None:
     """Print one object on a line of its own."""
     sys.stdout.write(json.dumps(value) + "\n")
     sys.stdout.flush()
+
+
+def finish(report: dict[str, Any], conclude: Callable[[dict[str, Any]], None], *, as_json: bool) -> int:
+    """Show the report, as JSON or by `conclude`, and the error in it if there is one; return the exit code."""
+    if as_json:
+        print_json(report)
+    else:
+        conclude(report)
+    if report["error"] is not None:
+        say(f"xsk: {report['error']}")
+        return 1
+    return 0
+
+
+def show(table: RenderableType) -> None:
+    """Print a table: on a terminal within its width, in a pipe or file as wide as it needs to be."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    (console if console.is_terminal else _wide(console, table)).print(table)
+
+
+def _wide(console: Console, table: RenderableType) -> Console:
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    endless = console.options.update(width=100_000)
+    needed = Measurement.get(console, endless, table).maximum
+    return Console(highlight=False, markup=False, width=max(needed, 1))

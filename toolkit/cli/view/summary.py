@@ -10,13 +10,14 @@ import numpy as np
 
 from toolkit.abi.if_xdp import Statistics
 from toolkit.batch.batch import Batch
+from toolkit.cli.spelling import message_of
 from toolkit.cli.view import output
 from toolkit.cli.view.live import Reading
 from toolkit.errors import ClosedError, DeviceGoneError
 from toolkit.interface.interface import Interface
 from toolkit.interface.tee import Tee
 
-# What became of packets that the filter matched and that did not come here: the program's counter, in words.
+# What became of packets that the filter matched and that did not come here: the program's counters, by plain names.
 _OUTCOMES = {
     "dropped": "dropped in the driver",
     "counted": "counted",
@@ -37,6 +38,7 @@ __all__ = [
     "introduce",
     "outcome",
     "outcome_lines",
+    "passed_line",
     "reading",
     "rest",
     "summary",
@@ -78,13 +80,11 @@ def introduce(opened: Source, what: str | None = None) -> None:
     copying = "zero-copy" if info["zero_copy"] else "copy mode"
     queues = info["queues"]
     which = f"queue {queues[0]}" if len(queues) == 1 else f"{len(queues)} queues"
-    print(
+    output.say(
         f"{info['interface']}: {info['mode']} XDP, {copying}, {which}; {what or 'filter: ' + info['filter']}; "
         f"packets that match are {becomes(opened)}",
-        flush=True,
+        *([f"  generic, because: {info['fallback_reason']}"] if info["fallback_reason"] else []),
     )
-    if info["fallback_reason"]:
-        print(f"  generic, because: {info['fallback_reason']}", flush=True)
 
 
 def takes(opened: Source) -> bool:
@@ -117,7 +117,6 @@ def summary(opened: Source, totals: Totals, seconds: float, gone: DeviceGoneErro
 
     `taken` is what was received before the end was asked for (with --count, just that many); `received` is all. Bytes
     are those on the wire, whatever --snaplen left of them.
-
 
     redirected is counted by the XDP program, received by us, dropped by the kernel; none is computed from the others.
     """
@@ -156,7 +155,7 @@ def outcome(opened: Source, gone: DeviceGoneError | None, missing: int) -> dict[
         **opened.info(),
         "mode": opened.link.mode,
         "whole": failure is None and not missing,
-        "error": None if failure is None else failure.strerror,
+        "error": None if failure is None else message_of(failure),
     }
 
 
@@ -166,7 +165,7 @@ def rest(opened: Source) -> dict[str, Any]:
     to_kernel is all that the kernel got, for whatever reason.
     """
     counters = opened.counters()
-    told = {
+    counted = {
         "redirected": counters["redirected"],
         "passed": counters.get("passed"),
         "matched": counters.get("matched"),
@@ -174,7 +173,7 @@ def rest(opened: Source) -> dict[str, Any]:
         "outcomes": {key: counters.get(key) for key in _OUTCOMES},
         "tee": isinstance(opened, Tee),
     }
-    return told | {"to_kernel": went_on(told)}
+    return counted | {"to_kernel": went_on(counted)}
 
 
 def went_on(report: Mapping[str, Any]) -> int:
@@ -185,24 +184,29 @@ def went_on(report: Mapping[str, Any]) -> int:
 
 def outcome_lines(report: Mapping[str, Any]) -> list[str]:
     """Return a line of what became of the packets that matched, where not all were redirected; else nothing."""
-    outcomes = [f"{name} {report['outcomes'][key]:,}" for key, name in _OUTCOMES.items() if report["outcomes"].get(key)]
-    if not outcomes:
+    outcomes = {name: report["outcomes"].get(key) or 0 for key, name in _OUTCOMES.items()}
+    if not any(outcomes.values()):
         return []
+    matched = f"{report['matched']:,} packets, {report['matched_bytes']:,} bytes"
+    parts = {"redirected": report["redirected"], **outcomes}
     return [
-        f"the filter matched {report['matched']:,} packets, {report['matched_bytes']:,} bytes = "
-        f"redirected {report['redirected']:,} + {' + '.join(outcomes)}"
+        output.equation("the filter matched", report["matched"], parts).replace(f"{report['matched']:,}", matched, 1)
     ]
+
+
+def passed_line(report: Mapping[str, Any]) -> list[str]:
+    """Return a line of what went on to the kernel, if anything did."""
+    return [f"passed on to the kernel: {report['to_kernel']:,}"] if report["to_kernel"] else []
 
 
 def conclude(report: dict[str, Any]) -> None:
     """Print what summary() found, for people."""
     seconds = max(report["seconds"], 1e-9)
-    statistics = Statistics(**report["drop_reasons"])
-    print(
+    output.say(
         f"{report['taken']:,} packets, {report['taken_bytes']:,} bytes in {report['seconds']:.1f} s "
-        f"({output.count(report['taken'] / seconds)} packets/s); passed on to the kernel: {report['to_kernel']:,}"
+        f"({output.count(report['taken'] / seconds)} packets/s)",
+        *passed_line(report),
+        *outcome_lines(report),
+        output.equation("redirected", report["redirected"], {key: report[key] for key in ("received", "dropped")}),
+        *output.kernel_counters(Statistics(**report["drop_reasons"])),
     )
-    for line in outcome_lines(report):
-        print(line)
-    print(f"redirected {report['redirected']:,} = received {report['received']:,} + dropped {report['dropped']:,}")
-    print(output.kernel_counters(statistics), flush=True)

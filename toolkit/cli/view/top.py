@@ -139,7 +139,7 @@ class TopView:
         self._live.update(picture, refresh=True)
 
     def _print(self, head: str, rows: list[Flow], by: Order, seconds: float, packets: int, octets: int) -> None:
-        print(f"{time.strftime('%H:%M:%S')}  {head}")
+        print(f"{output.clock()}  {head}")
         for row in rows:
             print(
                 f"  {_share(row, by, packets, octets):>7}  {output.count(row.recent_packets / seconds):>8} packets/s  "

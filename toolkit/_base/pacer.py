@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sending at a rate: how many packets are due now, and how long until the next are."""
+"""Sending at a rate: how many packets are due now, and how long until the next are.
+
+`xsk send` and the traffic of a Lab use it. A replay does not: its packets have a time each. Nor does the Lab's
+generator, which runs outside of the package and bounds its bursts by what a veth holds.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,10 @@ _FORGIVEN = 0.1  # seconds: after a longer stall what is missing is not made up 
 
 
 class Pacer:
-    """Spreads packets evenly over time: `rate` a second in groups of about a millisecond, a batch at most."""
+    """Spreads packets evenly over time: `rate` a second in groups of about a millisecond, a batch at most.
+
+    What is late is made up for at once, up to a tenth of a second's packets.
+    """
 
     def __init__(self, rate: float | None, batch_size: int, clock: Callable[[], float] = time.monotonic) -> None:
         """rate: packets/s; None for as fast as it goes. The clock starts with the first due()."""
