@@ -9,7 +9,7 @@ import socket
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.decode.text import cell, flow, format_ip
+from toolkit.decode.text import cell, format_ip
 from toolkit.tables.address_text import ip6_text, ip_text
 
 MAPPED = bytes(10) + b"\xff\xff"
@@ -46,9 +46,3 @@ def test_as_libc_has_them() -> None:
     assert mixed == [text if six else "1.2.3.4" for text, six in zip(wanted, some.tolist(), strict=True)]
     for row, text in zip(raw[:500], wanted, strict=False):
         assert cell({"ip6_src": row[None], "ip_version": np.array([6])}, "ip6_src", 0) == text  # type: ignore[arg-type]
-
-
-def test_in_the_line_of_a_flow() -> None:
-    """In brackets, where a port follows."""
-    end = np.frombuffer(MAPPED + bytes([5, 6, 7, 8]), dtype=np.uint8)
-    assert flow((6, 17, 53, 9, -1, -1, end, end)) == "[::ffff:5.6.7.8]:53 → [::ffff:5.6.7.8]:9 UDP"
