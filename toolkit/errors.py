@@ -252,6 +252,14 @@ def confined() -> bool:
         return False
 
 
+def hidden(refused: OSError) -> tuple[str, str]:
+    """Return likely cause and next step where a file is missing because all of /proc or /sys is; else two times ""."""
+    for place, kind, always in (("/proc", "proc", "/proc/self"), ("/sys", "sysfs", "/sys/kernel")):
+        if str(refused.filename).startswith(f"{place}/") and not os.path.exists(always):
+            return f"{place} is not mounted here, or something hides it", f"mount it: `mount -t {kind} {kind} {place}`"
+    return "", ""
+
+
 def _known(call: str, number: int) -> tuple[str, str]:
     """Return the likely cause and the next step that the tables have for a refused `call`, or two empty texts."""
     if found := _CAUSES.get((call, number)):
@@ -294,7 +302,8 @@ def explained(tried: str) -> Iterator[None]:
         if refused.errno is None:
             raise
         call = "memory" if refused.errno == _errno.ENOMEM else ""
-        raise kernel_error(call, refused.errno, tried) from refused
+        cause, remedy = hidden(refused)
+        raise kernel_error(call, refused.errno, tried, cause=cause, remedy=remedy) from refused
     except RuntimeError as refused:
         if "start new thread" not in str(refused):
             raise

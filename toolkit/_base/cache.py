@@ -88,9 +88,11 @@ class Cache:
 
     @staticmethod
     def _warn(place: Path, reason: str) -> None:
+        remedy = "set XDG_CACHE_HOME to a directory that you may write to"
+        if os.path.lexists(place):
+            remedy = f"make it yours alone (`chown`, `chmod 700`), or remove it: `rm -r {place}`"
         warn(
-            f"the cache {place} is not used: {reason}. Programs are compiled anew each time. "
-            f"Next step: remove it, or make it yours alone (`chown`, `chmod 700`).",
+            f"the cache {place} is not used: {reason}. Programs are compiled anew each time. Next step: {remedy}.",
             CacheWarning,
         )
 

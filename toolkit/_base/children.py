@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from toolkit._base.capabilities import handed_on
 from toolkit.abi.libc import PIPES, room_for
 
 if TYPE_CHECKING:
@@ -65,10 +66,15 @@ def held_back() -> Iterator[None]:
 
 
 def run_helper(
-    command: Sequence[str], request: bytes, timeout: float, environment: dict[str, str] | None = None
+    command: Sequence[str],
+    request: bytes,
+    timeout: float,
+    environment: dict[str, str] | None = None,
+    capabilities: Sequence[int] = (),
 ) -> subprocess.CompletedProcess[bytes]:
     """Run one of our helpers to its end, in the directory /, with `request` on its standard input.
 
+    It has those of `capabilities` that this thread has, wherever they come from.
     Ctrl-C and hang-up do not reach it; on any exception in this process it is killed before that is raised.
     subprocess.TimeoutExpired after `timeout` seconds; OSError when it cannot be started.
     """
@@ -78,7 +84,7 @@ def run_helper(
     child: subprocess.Popen[bytes] | None = None
     pipe = subprocess.PIPE
     try:
-        with held_back():
+        with held_back(), handed_on(*capabilities):
             child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, cwd=os.sep)
         out, err = child.communicate(request, timeout=timeout)
     except BaseException:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import inspect
 import os
 import sys
@@ -13,9 +14,13 @@ from typing import Protocol
 
 from toolkit._base.arguments import whole
 from toolkit.abi.libc import CLONE_NEWNET, setns
-from toolkit.errors import ArgumentError, ToolkitError, kernel_error
+from toolkit.errors import ArgumentError, ToolkitError, explained, hidden, kernel_error
 
-__all__ = ["HasFileno", "Home", "NetNS", "entered", "refuse_in_coroutine"]
+__all__ = ["HasFileno", "Home", "NetNS", "entered", "identity", "open_own", "refuse_in_coroutine"]
+
+
+_OWN = "/proc/thread-self/ns/net"
+_UNKNOWN = "cannot tell in which network namespace this thread is"
 
 
 class HasFileno(Protocol):
@@ -40,6 +45,10 @@ def _open(netns: int | str | os.PathLike[str] | HasFileno) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ValueError) as missing:  # ValueError: a zero byte in it
+        cause, remedy = hidden(missing) if isinstance(missing, OSError) else ("", "")
+        if cause:
+            tried = f"cannot open the network namespace {netns!r}"
+            raise kernel_error("setns", errno.ENOENT, tried, cause=cause, remedy=remedy) from None
         raise ArgumentError(
             f"there is no network namespace {netns!r} ({path}). Next step: `ip netns list`, or give a pid or a path."
         ) from missing
@@ -93,13 +102,29 @@ def _entered(netns: int | str | os.PathLike[str] | HasFileno) -> Iterator[None]:
     try:
         try:
             held.append(_open(netns))
-            held.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+            held.append(open_own())
             _setns(held[0], f"cannot enter the network namespace {netns!r}")
             yield
         finally:
             _return(held)
     finally:
         _return(held)  # again: an interrupt may have cut the first call short
+
+
+def open_own() -> int:
+    """Return a new descriptor of the calling thread's network namespace. SystemCallError where /proc is hidden."""
+    with explained(_UNKNOWN):
+        return os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def identity() -> tuple[int, int]:
+    """Return what tells the calling thread's network namespace from others, while it exists: device and inode.
+
+    SystemCallError where /proc is hidden.
+    """
+    with explained(_UNKNOWN):
+        status = os.stat(_OWN)
+    return status.st_dev, status.st_ino
 
 
 def _return(held: list[int]) -> None:
@@ -116,7 +141,7 @@ class Home:
     def __init__(self, netns: NetNS) -> None:
         """Record the calling thread's namespace. netns: how the caller named it, or None."""
         self._netns = netns
-        self._identity = _identity()
+        self._identity = identity()
 
     def __eq__(self, other: object) -> bool:
         """Whether both are the same namespace."""
@@ -135,13 +160,7 @@ class Home:
         with contextlib.ExitStack() as way:
             reached = False
             with contextlib.suppress(ToolkitError, OSError):
-                if _identity() != self._identity:
+                if identity() != self._identity:
                     way.enter_context(entered(self._netns))
-                reached = _identity() == self._identity
+                reached = identity() == self._identity
             yield reached
-
-
-def _identity() -> tuple[int, int]:
-    """Return what identifies the calling thread's network namespace, while it exists."""
-    status = os.stat("/proc/thread-self/ns/net")
-    return status.st_dev, status.st_ino

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from toolkit._base.careful import Access, replace_text
+from toolkit._base.netns import identity
 from toolkit.errors import PrivilegeError, ToolkitError
 
 __all__ = ["DIRECTORY", "Guard", "Record", "Records", "netns_gone", "netns_here"]
@@ -197,7 +198,7 @@ def netns_here() -> tuple[int, int]:
     """Return (inode, cookie) of the calling thread's network namespace."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asker:
         cookie = int.from_bytes(asker.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
-    return os.stat("/proc/thread-self/ns/net").st_ino, cookie
+    return identity()[1], cookie
 
 
 def netns_gone(inode: int) -> bool:

@@ -14,7 +14,11 @@ __all__ = [
     "FALLOC_FL_KEEP_SIZE",
     "MAP_FIXED_NOREPLACE",
     "PIPES",
+    "PR_CAP_AMBIENT",
+    "PR_CAP_AMBIENT_RAISE",
     "PR_SET_PDEATHSIG",
+    "capget",
+    "capset",
     "fallocate",
     "libc",
     "madvise",
@@ -32,7 +36,8 @@ CLONE_NEWNET = 0x40000000  # linux/sched.h
 FALLOC_FL_KEEP_SIZE = 1  # linux/falloc.h
 MAP_FIXED_NOREPLACE = 0x100000  # asm-generic/mman-common.h
 PIPES = 8  # descriptors that subprocess needs for three pipes and one of its own, for a moment
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 47, 2  # linux/prctl.h
+_CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h: 64 capabilities, in two words each
 
 
 @functools.cache
@@ -44,6 +49,8 @@ def libc() -> ctypes.CDLL:
     """
     library = ctypes.CDLL(None, use_errno=True)
     integer, size, pointer, offset = ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64
+    declare(library, "capget", integer, (pointer, pointer))
+    declare(library, "capset", integer, (pointer, pointer))
     declare(library, "fallocate", integer, (integer, integer, offset, offset))
     declare(library, "madvise", integer, (pointer, size, integer))
     declare(library, "mmap", ctypes.c_ssize_t, (pointer, size, integer, integer, integer, offset))
@@ -61,6 +68,21 @@ def _checked(status: int) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return status
+
+
+def capget() -> tuple[int, int, int]:
+    """Return the effective, permitted and inheritable capabilities of the calling thread: a bit for each."""
+    header, words = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
+    _checked(libc().capget(header, words))
+    effective, permitted, inheritable = (words[i] | words[i + 3] << 32 for i in range(3))
+    return effective, permitted, inheritable
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """Set the capabilities of the calling thread."""
+    header, sets = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (effective, permitted, inheritable)
+    words = (ctypes.c_uint32 * 6)(*(one & 0xFFFFFFFF for one in sets), *(one >> 32 for one in sets))
+    _checked(libc().capset(header, words))
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
@@ -83,9 +105,9 @@ def munmap(address: int, length: int) -> None:
     _checked(libc().munmap(address, length))
 
 
-def prctl(option: int, argument: int) -> int:
+def prctl(option: int, argument: int, more: int = 0) -> int:
     """Call prctl(2): change a property of the calling thread or its process."""
-    return _checked(libc().prctl(option, argument, 0, 0, 0))
+    return _checked(libc().prctl(option, argument, more, 0, 0))
 
 
 def room_for(descriptors: int) -> None:

@@ -57,6 +57,10 @@ def _not_loaded(name: str, error: ToolkitError, remedy: str, before: str = "") -
 
 def _file_name(name: str) -> str:
     """The file of a library that this process has loaded: its name ends in a version, and most tell it nowhere else."""
-    with open("/proc/self/maps") as maps:
-        paths = {line.split(maxsplit=5)[5].strip() for line in maps if f"/{name}" in line}
+    try:
+        with open("/proc/self/maps") as maps:
+            lines = maps.readlines()
+    except OSError:
+        return "loaded, from where cannot be seen without /proc"
+    paths = {line.split(maxsplit=5)[5].strip() for line in lines if f"/{name}" in line}
     return ", ".join(sorted(os.path.basename(os.path.realpath(path)) for path in paths)) or "statically linked"

@@ -166,7 +166,8 @@ class _Held:
 
 
 def _pids() -> Iterator[int]:
-    yield from sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+    with contextlib.suppress(OSError):  # without /proc nobody is seen
+        yield from sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
 def _command(pid: int) -> str:

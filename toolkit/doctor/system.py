@@ -14,13 +14,14 @@ import warnings
 from collections.abc import Iterator
 
 from toolkit._base.cache import Cache, CacheWarning, directory
+from toolkit._base.capabilities import effective
 from toolkit._base.memory import available
 from toolkit.abi import libbpf as abi
 from toolkit.abi.if_xdp import AF_XDP
 from toolkit.doctor.compiler import examine_compiler
 from toolkit.doctor.finding import Finding, note, ok, problem
 from toolkit.doctor.libraries import examine_libraries
-from toolkit.errors import LibraryError, kernel_error
+from toolkit.errors import LibraryError, confined, kernel_error
 
 __all__ = ["examine_system", "older_than"]
 
@@ -46,6 +47,7 @@ def examine_system() -> Iterator[Finding]:
     yield from _python()
     yield from _kernel()
     yield from _jit()
+    yield from _mounts()
     yield from _privileges()
     yield from examine_libraries()
     yield from examine_compiler()
@@ -113,10 +115,28 @@ def _compiled() -> bool:
         os.close(fd)
 
 
+def _mounts() -> Iterator[Finding]:
+    """What a chroot or a container may lack, and half of the toolkit reads."""
+    if not os.path.exists("/proc/self"):
+        text = "/proc is not mounted here, or something hides it: no interface can be opened, and no process is seen"
+        yield problem(_SYSTEM, "proc", text, "mount -t proc proc /proc")
+    if not os.path.exists("/sys/kernel"):
+        text = (
+            "/sys is not mounted here, or something hides it: a program that is replaced cannot be kept to be put back"
+        )
+        yield note(_SYSTEM, "sys", text, "mount -t sysfs sysfs /sys && mount -t bpf bpf /sys/fs/bpf")
+
+
 def _privileges() -> Iterator[Finding]:
-    held = _effective_capabilities()
+    held = effective()
     missing = [one for one in _CAPABILITIES if not any(held >> bit & 1 for bit in (one[1], *one[2]))]
-    if not missing:
+    if confined():
+        text = (
+            "this process is in a user namespace (a rootless container, `unshare -U`): the capabilities that it has "
+            "there do not count for BPF, so no program can be loaded"
+        )
+        yield problem(_SYSTEM, "privileges", text, "run it as root of the machine, outside of the user namespace")
+    elif not missing:
         yield ok(_SYSTEM, "privileges", "all capabilities that are needed")
     for name, _, _, purpose, necessary in missing:
         if necessary:
@@ -124,13 +144,8 @@ def _privileges() -> Iterator[Finding]:
             yield problem(_SYSTEM, "privileges", f"{name} is missing: {purpose}", remedy)
         else:
             yield note(_SYSTEM, "privileges", f"{name} is missing: {purpose}", "sudo, if that is wanted")
-    yield from _memlock(locks=bool(held >> 14 & 1))
+    yield from _memlock(locks=bool(held >> 14 & 1) and not confined())
     yield _memory()
-
-
-def _effective_capabilities() -> int:
-    with open("/proc/thread-self/status") as status:
-        return next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
 
 
 def _memlock(*, locks: bool) -> Iterator[Finding]:
@@ -173,6 +188,7 @@ def _cache() -> Iterator[Finding]:
         with Cache():
             pass
     if told:
-        yield note(_SYSTEM, "cache", str(told[0].message).split(". ")[0], f"rm -r {place}")
+        said, _, remedy = str(told[0].message).partition(". Programs are compiled anew each time. Next step: ")
+        yield note(_SYSTEM, "cache", said, remedy.rstrip("."))
     else:
         yield ok(_SYSTEM, "cache", f"compiled programs are kept in {place}, which nobody else can write")

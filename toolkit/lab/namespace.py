@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from toolkit._base import fork
-from toolkit._base.netns import entered, refuse_in_coroutine
+from toolkit._base.netns import entered, open_own, refuse_in_coroutine
 from toolkit._base.uninterrupted import apart, uninterrupted
 from toolkit.abi.libc import CLONE_NEWNET, unshare
 from toolkit.errors import ClosedError, explained, kernel_error
@@ -142,7 +142,7 @@ class Namespace(fork.NotCopied):
                 cause="network namespaces need CAP_SYS_ADMIN, and a kernel with CONFIG_NET_NS",
                 remedy="run as root (sudo)",
             ) from None
-        self._fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = open_own()
         self.inode = os.fstat(self._fd).st_ino
         fork.track(self)
         ethtool.set_up("lo")

@@ -11,6 +11,8 @@ import struct
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from toolkit.errors import explained
+
 __all__ = ["Endpoint", "address_of", "command_of", "endpoints", "owners", "sockets_of"]
 
 _ESTABLISHED, _CLOSED, _LISTENING = 1, 7, 10  # net/tcp_states.h; an unconnected UDP socket is "closed"
@@ -32,6 +34,8 @@ def endpoints() -> Iterator[Endpoint]:
     kinds: tuple[tuple[Literal["tcp", "udp"], str], ...] = (
         ("tcp", "tcp"), ("tcp", "tcp6"), ("udp", "udp"), ("udp", "udp6"), ("udp", "udplite"), ("udp", "udplite6")
     )  # fmt: skip
+    with explained("cannot see which sockets are open here"):
+        os.stat("/proc/thread-self/net")  # a table may be missing by itself, as of IPv6
     for kind, name in kinds:
         with contextlib.suppress(FileNotFoundError), open(f"/proc/thread-self/net/{name}") as table:
             next(table)

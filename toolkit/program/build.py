@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit._base.cache import Cache
+from toolkit._base.capabilities import CAP_BPF, CAP_NET_ADMIN
 from toolkit._base.children import run_helper
 from toolkit.abi.shared_library import refused_by
 from toolkit.errors import ArgumentError, CompileError, LibraryError, ToolkitError, kernel_error
@@ -96,7 +97,7 @@ def _run(interpreter: str, request: dict[str, Any]) -> tuple[dict[str, Any], str
     worker = str(Path(__file__).with_name("bcc_process.py"))
     text = json.dumps({**request, "parent": os.getpid()})
     try:
-        done = run_helper([interpreter, "-I", worker], text.encode(), TIME_LIMIT, environment)
+        done = run_helper([interpreter, "-I", worker], text.encode(), TIME_LIMIT, environment, (CAP_BPF, CAP_NET_ADMIN))
     except FileNotFoundError:
         return {"status": "absent", "detail": "there is no such interpreter"}, ""
     except OSError as refused:

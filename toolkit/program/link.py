@@ -261,6 +261,7 @@ def attach(
         except OSError as refused:
             number = refused.errno if refused.errno in (errno.EMFILE, errno.ENFILE) else errno.ENODEV
             raise kernel_error("attach", number, f"cannot attach the XDP program {name} to {interface!r}") from None
+        location = Location(Home(netns), ifindex)  # first: what fails leaves nothing attached
         if filters:
             check_ethernet(describe(interface))
         replaced = take_place(interface, ifindex, replace)
@@ -272,5 +273,4 @@ def attach(
             if replaced is not None:
                 replaced.put_back()
             raise
-        location = Location(Home(netns), ifindex)
     return Link(fd, interface, location, actual, reason, name, replaced)

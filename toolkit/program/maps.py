@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes as ct
 import errno
 import functools
+import os
 import sys
 from typing import Any
 
@@ -19,15 +20,30 @@ from toolkit.program.image import MapSpec
 
 __all__ = ["Map"]
 
+_PERCPU_ARRAY = 6  # BPF_MAP_TYPE_PERCPU_ARRAY
+_MOST_CPUS = 1 << 14  # twice the most that a kernel can be built for (NR_CPUS)
 PER_CPU_TYPES = frozenset({5, 6, 10, 21})  # percpu_hash, percpu_array, lru_percpu_hash, percpu_cgroup_storage
 
 
 @functools.cache
 def _possible_cpus() -> int:
     count: int = abi.libbpf().libbpf_num_possible_cpus()
-    if count < 0:
-        raise kernel_error("cpus", count, "cannot count the CPUs")
-    return count
+    return count if count > 0 else _values_read()  # libbpf asks /sys, which may be hidden
+
+
+def _values_read() -> int:
+    """Return how many values the kernel has in an entry of a per-CPU map: one for each CPU that may ever come."""
+    fd = abi.libbpf().bpf_map_create(_PERCPU_ARRAY, b"cpus", 4, 8, 1, None)
+    if fd < 0:
+        raise kernel_error("map_create", fd, "cannot count the CPUs by a map")
+    try:
+        values = np.ones(_MOST_CPUS, np.uint64)
+        result = abi.libbpf().bpf_map_lookup_elem(fd, bytes(4), values.ctypes.data)
+        if result < 0:
+            raise kernel_error("map_lookup", result, "cannot count the CPUs by a map")
+        return int(np.count_nonzero(values == 0))
+    finally:
+        os.close(fd)
 
 
 class Map:

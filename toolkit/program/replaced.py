@@ -20,7 +20,7 @@ import socket
 from typing import Literal
 
 from toolkit._base import fork
-from toolkit._base.netns import entered
+from toolkit._base.netns import entered, open_own
 from toolkit._base.records import Guard, Record, Records, netns_here
 from toolkit._base.uninterrupted import afterwards, uninterrupted
 from toolkit.abi import libbpf as abi
@@ -61,7 +61,7 @@ class Replaced:
         self.comes_back = record is not None
         self._record = record
         self._program = program
-        self._netns = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)  # -1 when it is done
+        self._netns = open_own()  # -1 when it is done
         fork.track(self)
 
     def fileno(self) -> int:

@@ -175,8 +175,11 @@ def test_a_program_that_stays_is_no_problem_and_goes_by_its_id(lab: Lab) -> None
     assert found.level == "note"
     assert "`replace=True`" in found.remedy
     assert xsk(lab, "doctor", "veth0").returncode == 0
-    command = found.remedy.split("`")[1].split()
-    assert command[:3] == ["xsk", "detach", "veth0"]
+    assert "`xsk detach veth0`" in found.remedy
+    refused = xsk(lab, "detach", "veth0")
+    assert refused.returncode == 1
+    command = refused.stderr.split("`")[1].split()
+    assert command[:4] == ["xsk", "detach", "veth0", "--program"]
     assert xsk(lab, *command[1:]).returncode == 0
     assert findings(lab)["program"].level == "ok"
 

@@ -168,3 +168,20 @@ def test_old_entries_go(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             os.utime(place / f"key{i}.json", (i, i))
         assert kept.load("key5") == ENTRY
     assert len(list(place.iterdir())) == 3
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_next_step_fits_what_is_there(place: Path, there: bool) -> None:
+    """A file in the place of the directory is to be removed; a file above it is nothing that this can name."""
+    if there:
+        place.parent.mkdir(parents=True)
+        place.write_text("")
+    else:
+        place.parent.parent.parent.mkdir(exist_ok=True)
+        place.parent.parent.write_text("")
+    with pytest.warns(CacheWarning) as seen, Cache():
+        pass
+    remedy = str(seen[0].message).partition("Next step: ")[2]
+    assert (f"remove it: `rm -r {place}`" in remedy) == there
+    assert remedy.startswith("set XDG_CACHE_HOME") != there
+    assert seen[0].filename == __file__
