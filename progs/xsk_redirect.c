@@ -9,6 +9,9 @@
 #include <uapi/linux/bpf.h>
 #include "xsk_rules.h"
 
+#define XSK_OWN_COUNTER untimed /* redirected without a struct xsk_meta: none was wanted, or there is no room for one */
+#include "xsk_counting.h"
+
 #ifndef QUEUES
 #define QUEUES 256
 #endif
@@ -24,26 +27,8 @@ struct xsk_meta {
 	u32 rule;   /* which rule took it */
 };
 
-/*
- * One for each rule, and one more for packets that no rule takes. Each packet is counted once as redirected, no_socket,
- * dropped, counted, sampled_out or passed; for a rule these add up to what it matched. Untimed ones are redirected too.
- */
-struct counters {
-	u64 redirected;  /* handed to a socket */
-	u64 passed;      /* on to the kernel: no rule takes it, or one that says so */
-	u64 no_socket;   /* to be redirected, but no socket is registered for the queue: on to the kernel */
-	u64 untimed;     /* redirected without a struct xsk_meta: none was wanted, or there is no room for one */
-	u64 dropped;     /* by a rule that drops */
-	u64 counted;     /* by a rule that counts: on to the kernel */
-	u64 sampled_out; /* a rule takes it, but it is none of its sample: on to the kernel */
-	u64 matched;     /* the rule took it */
-	u64 bytes;       /* of the matched ones, on the wire */
-};
-
 BPF_XSKMAP(xsks_map, QUEUES);
 BPF_PERCPU_ARRAY(counters, struct counters, XSK_RULES + 1);
-
-#include "xsk_counting.h"
 
 #ifndef XSK_UNTIMED /* defined where nobody wants to know: it costs a tenth of the rate */
 /* Put a struct xsk_meta in front of the packet; false where there is no room. */
@@ -71,17 +56,9 @@ int xsk_redirect(struct xdp_md *ctx)
 	struct decision decision = decide(ctx);
 	u32 rule = decision.rule;
 	struct counters *count = counters.lookup(&rule);
-	u32 length;
-	int verdict;
+	u32 length = 0;
+	int verdict = settle(ctx, decision, count, &length);
 
-	if (!count)
-		return XDP_PASS;
-	if (decision.rule == XSK_RULES) {
-		count->passed++;
-		return XDP_PASS;
-	}
-	length = wire_length(ctx);
-	verdict = settle(decision, length, count);
 	if (verdict != XDP_REDIRECT)
 		return verdict;
 	/* First of all, because it says whether there is a socket: what is passed on must be whole and untouched. */

@@ -9,6 +9,9 @@
 #include <uapi/linux/bpf.h>
 #include "xsk_rules.h"
 
+#define XSK_OWN_COUNTER lost /* of the redirected ones, which all go on to the kernel, those without a copy: full ring */
+#include "xsk_counting.h"
+
 #ifndef TEE_SNAPLEN /* bytes of a packet that are copied, at most */
 #define TEE_SNAPLEN 1522
 #endif
@@ -28,26 +31,8 @@ struct slot {
 	u8 packet[(TEE_SNAPLEN + 7) & ~7];
 };
 
-/*
- * As in xsk_redirect.c, so that whoever reads one reads the other: one for each rule, and one more for packets that no
- * rule takes. Each packet is counted once as redirected, no_socket, dropped, counted, sampled_out or passed.
- */
-struct counters {
-	u64 redirected;  /* copied, or lost: on to the kernel */
-	u64 passed;      /* on to the kernel: no rule takes it, or one that says so */
-	u64 no_socket;   /* to be copied, but not from this queue: on to the kernel */
-	u64 lost;        /* of the redirected ones, those without a copy: the ring was full */
-	u64 dropped;     /* by a rule that drops: the only ones that the kernel does not get */
-	u64 counted;     /* by a rule that counts: on to the kernel */
-	u64 sampled_out; /* a rule takes it, but it is none of its sample: on to the kernel */
-	u64 matched;     /* the rule took it */
-	u64 bytes;       /* of the matched ones, on the wire */
-};
-
 BPF_RINGBUF_OUTPUT(copies, TEE_PAGES);
 BPF_PERCPU_ARRAY(counters, struct counters, XSK_RULES + 1);
-
-#include "xsk_counting.h"
 
 /* Copy the packet's first `size` bytes, 1 to TEE_SNAPLEN; 0, or an error. */
 static __always_inline long load(struct xdp_md *ctx, u8 *to, u64 size)
@@ -91,17 +76,9 @@ int xsk_tee(struct xdp_md *ctx)
 	struct decision decision = decide(ctx);
 	u32 rule = decision.rule, queue = ctx->rx_queue_index;
 	struct counters *count = counters.lookup(&rule);
-	u32 length;
-	int verdict;
+	u32 length = 0;
+	int verdict = settle(ctx, decision, count, &length);
 
-	if (!count)
-		return XDP_PASS;
-	if (decision.rule == XSK_RULES) {
-		count->passed++;
-		return XDP_PASS;
-	}
-	length = wire_length(ctx);
-	verdict = settle(decision, length, count);
 	if (verdict != XDP_REDIRECT)
 		return verdict;
 	if (!(TEE_QUEUES)) {
