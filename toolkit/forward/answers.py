@@ -18,6 +18,7 @@ import numpy.typing as npt
 from toolkit._base.arguments import whole
 from toolkit.batch.editable import EditableBatch
 from toolkit.errors import ArgumentError
+from toolkit.packets.checksum import checksum_of, updated
 from toolkit.packets.checksum_offload import finish_one
 
 __all__ = ["Answers"]
@@ -87,9 +88,7 @@ class Answers:
             return False
         if not 0 < source[0] < 224 or source[0] == 127:
             return False
-        checksum += ((ttl - _TTL) << 8) % 0xFFFF  # one's complement (RFC 1624), as in _added()
-        own += 0x0800
-        checksum, own = (checksum & 0xFFFF) + (checksum >> 16), (own & 0xFFFF) + (own >> 16)
+        checksum, own = updated(checksum, ttl << 8, _TTL << 8), updated(own, 0x0800, 0)
         _PING.pack_into(
             packet, 0, asker, to, kind, first, service, total, name, part, _TTL, 1, checksum, target, source, 0, own
         )
@@ -115,13 +114,13 @@ class Answers:
             return False
         question = bytes(packet[at : at + 8])
         if head[23] == 1 and question[:2] == b"\x08\x00":
-            packet[at : at + 4] = b"\x00\x00" + _added(question[2:4], 0x0800)
+            packet[at : at + 4] = b"\x00\x00" + _updated(question[2:4], 0x0800, 0)
         elif head[23] == 17 and question[2:4] == self._port and question[:2] not in (self._port, b"\0\0"):
             packet[at : at + 4] = question[2:4] + question[:2]
         else:
             return False
         # Of the header's sum only the time to live changes: the order of addresses does not matter.
-        checksum = _added(head[24:26], (head[22] - _TTL) << 8)
+        checksum = _updated(head[24:26], head[22] << 8, _TTL << 8)
         packet[:34] = (
             head[6:12] + self.mac + head[12:22] + bytes((_TTL, head[23])) + checksum + head[30:34] + head[26:30]
         )
@@ -139,7 +138,7 @@ class Answers:
         if head[38:54] not in self.addresses or not any(head[22:38]):
             return False
         if head[20] == 58 and kind == 128 and code == 0:
-            packet[54:58] = b"\x81\x00" + _added(head[56:58], -0x0100)
+            packet[54:58] = b"\x81\x00" + _updated(head[56:58], 0x8000, 0x8100)
         elif head[20] == 17 and head[56:58] == self._port and head[54:56] not in (self._port, b"\0\0"):
             packet[54:58] = head[56:58] + head[54:56]
         else:
@@ -157,15 +156,15 @@ class Answers:
         if not any(asker) and head[38:54] != _SOLICITED_NODE + target[13:]:
             return False
         question = bytes(packet[54 : 54 + payload])
-        if _checksum(asker + head[38:54] + payload.to_bytes(4, "big") + b"\x00\x00\x00\x3a" + question) != b"\0\0":
+        if checksum_of(asker + head[38:54] + payload.to_bytes(4, "big") + b"\x00\x00\x00\x3a" + question):
             return False
         to_mac, to_ip = (head[6:12], asker) if any(asker) else _ALL_NODES
         solicited = b"\x60" if any(asker) else b"\x20"
         body = b"\x88\x00\x00\x00" + solicited + bytes(3) + target
         if len(packet) >= 86:  # a request without an option has no room for one, and does not ask for our MAC address
             body += _LINK_OPTION + self.mac
-        checksum = _checksum(target + to_ip + len(body).to_bytes(4, "big") + b"\x00\x00\x00\x3a" + body)
-        body = body[:2] + checksum + body[4:]
+        checksum = checksum_of(target + to_ip + len(body).to_bytes(4, "big") + b"\x00\x00\x00\x3a" + body)
+        body = body[:2] + checksum.to_bytes(2, "big") + body[4:]
         fixed = head[12:18] + len(body).to_bytes(2, "big") + b"\x3a\xff"
         packet[: 54 + len(body)] = to_mac + self.mac + fixed + target + to_ip + body
         return True
@@ -203,10 +202,10 @@ class Answers:
         echo = fit & (heads[:, 23] == 1) & (heads[:, 34] == 8) & (heads[:, 35] == 0)
         udp = fit & (heads[:, 23] == 17) & self._echoes(heads, 34)
         heads[echo, 34] = 0
-        _add(heads, 36, np.flatnonzero(echo), 0x0800)
+        _update(heads, 36, np.flatnonzero(echo), 0x0800, 0)
         heads[udp, 34:38] = heads[udp][:, [36, 37, 34, 35]]
         rows = np.flatnonzero(echo | udp)
-        _add(heads, 24, rows, (heads[rows, 22].astype(np.int64) - _TTL) << 8)
+        _update(heads, 24, rows, heads[rows, 22].astype(np.int64) << 8, _TTL << 8)
         heads[rows, 22] = _TTL
         heads[rows, 26:34] = heads[rows][:, [30, 31, 32, 33, 26, 27, 28, 29]]
         self._send_back(batch, heads, rows, 42)
@@ -226,7 +225,7 @@ class Answers:
         echo = fit & (heads[:, 20] == 58) & (heads[:, 54] == 128) & (heads[:, 55] == 0)
         udp = fit & (heads[:, 20] == 17) & self._echoes(heads, 54)
         heads[echo, 54] = 129
-        _add(heads, 56, np.flatnonzero(echo), -0x0100)
+        _update(heads, 56, np.flatnonzero(echo), 0x8000, 0x8100)
         heads[udp, 54:58] = heads[udp][:, [56, 57, 54, 55]]
         rows = np.flatnonzero(echo | udp)
         heads[rows, 21] = _TTL
@@ -271,22 +270,11 @@ def _u16(heads: Heads, at: int) -> npt.NDArray[np.int64]:
     return heads[:, at].astype(np.int64) << 8 | heads[:, at + 1]
 
 
-def _added(checksum: bytes, difference: int) -> bytes:
-    """Return an Internet checksum (RFC 1071) with `difference` added in one's complement (RFC 1624)."""
-    value = (checksum[0] << 8 | checksum[1]) + difference % 0xFFFF
-    return ((value & 0xFFFF) + (value >> 16)).to_bytes(2, "big")
-
-
-def _add(heads: Heads, at: int, rows: Rows, difference: int | npt.NDArray[np.int64]) -> None:
-    """Do _added() for the checksums at column `at` of many rows."""
-    value = _u16(heads, at)[rows] + np.mod(difference, 0xFFFF)
-    value = (value & 0xFFFF) + (value >> 16)
+def _update(heads: Heads, at: int, rows: Rows, old: int | npt.NDArray[np.int64], new: int) -> None:
+    """Correct the checksums at column `at` of these rows, after 16 bits changed that they cover."""
+    value = updated(_u16(heads, at)[rows], old, new)
     heads[rows, at], heads[rows, at + 1] = value >> 8, value & 0xFF
 
 
-def _checksum(covered: bytes) -> bytes:
-    words = np.frombuffer(covered, dtype=">u2").astype(np.int64)
-    total = int(words.sum())
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return (~total & 0xFFFF).to_bytes(2, "big")
+def _updated(checksum: bytes, old: int, new: int) -> bytes:
+    return updated(checksum[0] << 8 | checksum[1], old, new).to_bytes(2, "big")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Internet checksums (RFC 1071) of many packets at once: computed, written into packets, and updated.
+"""Internet checksums (RFC 1071) of many packets at once: computed, written into packets, and updated. Of a single
+run of bytes too, for which the fixed costs of arrays would be most of the work.
 
 Sums are of 16-bit words as they lie in memory. Byte order only swaps the two bytes of a one's complement sum, so no
 byte needs to be swapped before or after.
@@ -8,7 +9,7 @@ byte needs to be swapped before or after.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ from toolkit.errors import ArgumentError
 
 __all__ = [
     "checked_matrix",
+    "checksum_of",
     "fill_checksums",
     "folded",
     "internet_checksum",
@@ -37,6 +39,7 @@ __all__ = [
     "store",
     "transport_fields",
     "update",
+    "updated",
     "word_sums",
 ]
 
@@ -48,6 +51,24 @@ Place = int | npt.NDArray[np.int64]  # one for all rows, or one each
 _LAST = 1 if sys.byteorder == "little" else 256  # the weight of the last byte of an odd number
 _MORE_OR_LATER = 0x3FFF  # of IPv4's flags and fragment offset: not zero in any fragment
 _TCP, _UDP, _ICMP = 16, 6, 2  # offset of the checksum in the header
+
+
+def checksum_of(data: bytes | memoryview) -> int:
+    """Return the Internet checksum of one run of bytes: 16 bits, the number in the header."""
+    total = int.from_bytes(data, "big") << (len(data) & 1) * 8
+    # To add carries at the low end is to divide by 65535: nothing but zeros has the sum 0.
+    return -total % 0xFFFF if total else 0xFFFF
+
+
+N = TypeVar("N", int, npt.NDArray[np.int64])
+
+
+def updated(checksum: N, old: N | int, new: N | int) -> N:
+    """Return a checksum after 16 bits that it covers changed (RFC 1624): numbers as in the header, or arrays of them.
+
+    The result is 1 to 0xffff, never 0: 0xffff verifies where 0 does, and also where all data are zeros.
+    """
+    return (checksum + old - new - 1) % 0xFFFF + 1
 
 
 def internet_checksum(matrix: Matrix, start: npt.ArrayLike = 0, stop: npt.ArrayLike | None = None) -> npt.NDArray[Any]:

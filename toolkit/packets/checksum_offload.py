@@ -38,7 +38,7 @@ from toolkit.decode.layouts import (
     gre_headers,
 )
 from toolkit.errors import ArgumentError
-from toolkit.packets.checksum import checked_matrix, folded, transport_fields, word_sums
+from toolkit.packets.checksum import checked_matrix, checksum_of, folded, transport_fields, word_sums
 from toolkit.packets.crc32c import crc32c
 
 __all__ = ["finish", "finish_checksums", "finish_one"]
@@ -126,8 +126,7 @@ def finish_one(packet: memoryview) -> bool:
     pseudo = (int.from_bytes(addresses, "big") + size + protocol) % 0xFFFF or 0xFFFF
     if head[field : field + 2] != pseudo.to_bytes(2, "big") or not least <= size <= min(room, len(packet) - start):
         return carries and _finish_odd(packet)
-    total = int.from_bytes(packet[start : start + size], "big") << (size & 1) * 8
-    packet[field : field + 2] = (0xFFFF - total % 0xFFFF).to_bytes(2, "big")
+    packet[field : field + 2] = (checksum_of(packet[start : start + size]) or 0xFFFF).to_bytes(2, "big")
     if carries:  # the outer one may have looked open by chance, and the inner one may still be open
         _finish_odd(packet)
     return True

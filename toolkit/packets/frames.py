@@ -13,6 +13,7 @@ import struct
 from collections.abc import Sequence
 
 from toolkit.errors import ArgumentError
+from toolkit.packets.checksum import checksum_of
 
 __all__ = [
     "ETH_P_8021AD",
@@ -27,7 +28,6 @@ __all__ = [
     "IPPROTO_UDP",
     "NEAR_MAC",
     "arp",
-    "checksum",
     "echo_frame",
     "ethernet",
     "icmp",
@@ -50,15 +50,6 @@ NEAR_IP, FAR_IP = "10.11.0.1", "10.11.0.2"
 NEAR_IP6, FAR_IP6 = "fd11::1", "fd11::2"
 
 
-def checksum(data: bytes) -> int:
-    """Return the Internet checksum of `data` (RFC 1071): 16 bits, as in the header."""
-    words = struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2))
-    total: int = sum(words)
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
-
-
 def mac_bytes(mac: str) -> bytes:
     """Return the six bytes of an address like "02:00:00:00:00:01"; ArgumentError for anything else."""
     octets = b""
@@ -78,7 +69,7 @@ def ip_bytes(ip: str) -> bytes:
 
 
 def _with_checksum(segment: bytes, at: int, pseudo: bytes) -> bytes:
-    value = checksum(pseudo + segment)
+    value = checksum_of(pseudo + segment)
     return segment[:at] + struct.pack("!H", value) + segment[at + 2 :]
 
 

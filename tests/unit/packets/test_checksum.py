@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_Router_Alert
 from scapy.layers.inet6 import (
@@ -22,10 +22,10 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.packet import Packet, Padding, Raw
+from scapy.utils import checksum
 
 from toolkit.errors import ArgumentError
-from toolkit.packets.checksum import fill_checksums, internet_checksum, update
-from toolkit.packets.frames import checksum
+from toolkit.packets.checksum import checksum_of, fill_checksums, internet_checksum, update, updated
 from toolkit.packets.matrix import as_matrix
 
 E = Ether(src="02:11:22:33:44:55", dst="02:66:77:88:99:aa")
@@ -166,6 +166,24 @@ def test_the_sum_of_any_bytes_against_the_plain_one(n: int, width: int, data: st
         a, b = ends[0]
         assert internet_checksum(matrix, a, b).tolist() == [checksum(row[a:b].tobytes()) for row in matrix]
         assert internet_checksum(matrix).tolist() == [checksum(row.tobytes()) for row in matrix]
+
+
+@given(st.binary(max_size=2000), st.integers(0, 1000), st.integers(0, 0xFFFF))
+@example(b"", 0, 0)
+@example(bytes(4), 0, 0xFFFF)
+@example(b"\xff" * 40, 3, 0)
+@example(b"\xf7\xff\x08\x00", 1, 0)
+def test_a_single_run_of_bytes(data: bytes, at: int, new: int) -> None:
+    """Against scapy: summed at once, and after one of its words changed."""
+    assert checksum_of(data) == checksum_of(memoryview(data)) == checksum(data)
+    words = len(data) // 2
+    changed = bytearray(data)
+    if words:
+        changed[at % words * 2 : at % words * 2 + 2] = new.to_bytes(2, "big")
+        old = int.from_bytes(data[at % words * 2 :][:2], "big")
+        found = updated(checksum_of(data), old, new)
+        assert found == (checksum(bytes(changed)) or 0xFFFF)
+        assert updated(np.array([checksum_of(data)]), np.array([old]), new).tolist() == [found]
 
 
 def test_carries_of_long_rows() -> None:
