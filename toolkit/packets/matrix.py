@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from toolkit.errors import ArgumentError
 
-__all__ = ["as_matrix"]
+__all__ = ["as_bytes", "as_matrix"]
 
 Matrix = npt.NDArray[np.uint8]
 Lengths = npt.NDArray[np.uint32]
@@ -49,6 +49,14 @@ def as_matrix(
             raise ArgumentError(f"packet {int(sizes.argmin())} of {len(sizes)} is empty. Next step: leave it out.")
         return packets.head(int(sizes.max())), sizes
     return _join(_sequence(packets), longest)
+
+
+def as_bytes(packets: Any) -> list[bytes]:
+    """Return packets, in the forms that as_matrix() takes, as bytes. One may be empty, or not lie together."""
+    if isinstance(packets, np.ndarray):
+        return [row.tobytes() for row in _checked_array(packets)]
+    given = _sequence(packets)
+    return [one if type(one) is bytes else _view(given, at).tobytes() for at, one in enumerate(given)]
 
 
 def _sequence(packets: Any) -> Sequence[Any]:
@@ -90,22 +98,35 @@ def _padded(packets: Sequence[Any], missing: npt.NDArray[np.int64]) -> Iterable[
 
 def _culprit(packets: Sequence[Any]) -> ArgumentError:
     """Return the error that names the first bad packet."""
-    for at, packet in enumerate(packets):
-        what = f"packet {at} of {len(packets)}"
+    for at in range(len(packets)):
         try:
-            view = memoryview(packet)
-        except TypeError:
-            remedy = "encode it" if isinstance(packet, str) else "bytes(packet)"
-            name = type(packet).__name__
-            return ArgumentError(f"{what} is not bytes-like but of type {name}. Next step: {remedy}.")
-        if view.itemsize != 1 or view.ndim != 1 or not view.c_contiguous:
+            view = _view(packets, at)
+        except ArgumentError as refused:
+            return refused
+        if not view.c_contiguous:
             return ArgumentError(
-                f"{what} is an array of shape {view.shape} and format {view.format!r}, not one row of bytes that lie "
-                "together. Next step: packet.tobytes()."
+                f"packet {at} of {len(packets)} is bytes that do not lie together. Next step: packet.tobytes()."
             )
         if not view.nbytes:
-            return ArgumentError(f"{what} is empty. Next step: leave it out.")
+            return ArgumentError(f"packet {at} of {len(packets)} is empty. Next step: leave it out.")
     return ArgumentError("packets changed while they were read. Next step: pass a list that no other thread changes.")
+
+
+def _view(packets: Sequence[Any], at: int) -> memoryview:
+    """One of the packets; ArgumentError when it is not a row of bytes."""
+    packet, what = packets[at], f"packet {at} of {len(packets)}"
+    try:
+        view = memoryview(packet)
+    except TypeError:
+        remedy = "encode it" if isinstance(packet, str) else "bytes(packet)"
+        name = type(packet).__name__
+        raise ArgumentError(f"{what} is not bytes-like but of type {name}. Next step: {remedy}.") from None
+    if view.itemsize != 1 or view.ndim != 1:
+        raise ArgumentError(
+            f"{what} is an array of shape {view.shape} and format {view.format!r}, not one row of bytes. "
+            "Next step: packet.tobytes()."
+        )
+    return view
 
 
 def _checked_array(packets: npt.NDArray[Any]) -> Matrix:

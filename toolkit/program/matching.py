@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from toolkit.batch.batch import Batch
 from toolkit.errors import ArgumentError
 from toolkit.filter.classic import jumps_back
 from toolkit.filter.expression import instructions
+from toolkit.packets.matrix import as_bytes
 from toolkit.program.program import Program
 from toolkit.program.run import SHORTEST, run_many
 
@@ -106,7 +106,7 @@ def matches(expression: str, packets: Any) -> npt.NDArray[np.bool_]:
 
 
 def _verdicts(expression: str, packets: Any) -> npt.NDArray[np.bool_]:
-    found = _bytes(packets)
+    found = as_bytes(packets)
     verdicts = np.zeros(len(found), dtype=np.bool_)
     matcher = _matcher(expression)
     sizes = np.fromiter(map(len, found), dtype=np.int64, count=len(found))
@@ -142,35 +142,3 @@ def _matcher(expression: str) -> _Matcher:
     while len(_kept) > MOST_KEPT:
         _kept.popitem(last=False)  # whoever is using it in another thread keeps it until then
     return matcher
-
-
-def _bytes(packets: Any) -> list[bytes]:
-    if isinstance(packets, np.ndarray):
-        if packets.dtype != np.uint8 or packets.ndim != 2:
-            raise ArgumentError(
-                f"packets are an array of shape {packets.shape} and dtype {packets.dtype}. Next step: give one of "
-                "shape (n, width) and dtype uint8, a row a packet, or a list of packets."
-            )
-        return [row.tobytes() for row in packets]
-    if isinstance(packets, bytes | bytearray | memoryview | str | dict) or not isinstance(packets, Iterable):
-        raise ArgumentError(
-            f"packets cannot be a {type(packets).__name__}. Next step: give a list of bytes-like objects ([packet] for "
-            "a single one), an array of shape (n, width) and dtype uint8, or a Batch."
-        )
-    return [packet if type(packet) is bytes else _one(at, packet) for at, packet in enumerate(packets)]
-
-
-def _one(at: int, packet: Any) -> bytes:
-    try:
-        view = memoryview(packet)
-    except TypeError:
-        remedy = "encode it" if isinstance(packet, str) else "bytes(packet)"
-        raise ArgumentError(
-            f"packet {at} is not bytes-like but of type {type(packet).__name__}. Next step: {remedy}."
-        ) from None
-    if view.itemsize != 1 or view.ndim != 1:
-        raise ArgumentError(
-            f"packet {at} is an array of shape {view.shape} and format {view.format!r}, not one row of bytes. "
-            "Next step: packet.tobytes()."
-        )
-    return view.tobytes()
