@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets to files: pcapng, pcap, Parquet."""
+"""Write packets to files: pcapng, pcap, Parquet."""
 
 from __future__ import annotations
 

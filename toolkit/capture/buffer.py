@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory for what waits to be written: one ring of bytes, used in the order in which the Writer lets go of it."""
+"""Memory for data that waits to be written: one ring of bytes, reused in the order in which the Writer writes."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ __all__ = ["Waiting", "memory_for"]
 
 
 def memory_for(size: int) -> Bytes:
-    """Map memory, which is touched, and costs, only as far as it is used. SystemCallError when that is refused."""
+    """Map memory; only the part that is used costs anything. SystemCallError when that is refused."""
     try:
-        # Page by page, as a disk wants it that fetches by itself.
+        # Whole pages, which O_DIRECT needs.
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, OverflowError) as refused:
         number = getattr(refused, "errno", None) or errno.ENOMEM
         tried = f"cannot take {size} bytes of memory for what waits for the disk"
         raise kernel_error("write_memory", number, tried) from None
-    with contextlib.suppress(OSError):  # a kernel without them; one by one, small pages cost seven times as much
+    with contextlib.suppress(OSError):  # a kernel without huge pages; small pages cost seven times as much
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype=np.uint8)
 
 
 class Waiting:
-    """Pieces of one mapping. Taken anew from the system for each batch, memory costs more than what is put into it."""
+    """Pieces of one mapping: allocating memory for each batch costs more than filling it. For the receiving thread."""
 
     def __init__(self, writer: Writer, memory: Bytes) -> None:
-        """memory: from memory_for(); as much as the limit of the Writer."""
+        """Use `memory` from memory_for(), as large as the limit of the Writer."""
         self._writer = writer
         self._memory = memory
         self._at = 0  # where the last piece ended
-        self._before = (0, 0)  # what the Writer had been offered, and _at, before the last piece
-        self.reserved = 0  # bytes of the last piece, with what was left out before it: what it occupies
+        self._before = (0, 0)  # bytes offered to the Writer, and _at, before the last piece
+        self.reserved = 0  # bytes that the last piece occupies, including a gap in front of it
 
     def reserve(self, size: int, position: int) -> Bytes | None:
-        """Return memory for `size` bytes, None when there is no room. The caller puts it to the Writer.
+        """Return memory for `size` bytes, None when there is no room. The caller passes it to the Writer.
 
-        position: where in the file they go. They lie in memory as they lie there, by blocks: a disk can fetch them.
+        position: where in the file they go. In memory they have the same offset in a block as in the file, for
+        O_DIRECT.
         """
         total = self._memory.size
         if self._writer.offered == self._before[0]:

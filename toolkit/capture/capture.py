@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Capture: what an Interface receives, into a file, with the figures that tell whether it is whole."""
+"""Capture: write what an Interface receives to a file, with the counts that show whether it is complete."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ __all__ = ["BATCH", "Capture", "CaptureStatistics", "FileFormat", "format_of"]
 FileFormat = Literal["pcapng", "pcap", "parquet"]
 
 _OTHERS = (".arrow", ".csv", ".feather", ".ipc", ".json", ".jsonl", ".ndjson", ".orc", ".tsv", ".xlsx")
-BATCH = 2048  # packets that run() takes at a time: some 3 MB of the longest, which is what stays in a cache
-_NOTE_SECONDS = 1.0  # between two looks at the kernel's counters
+BATCH = 2048  # packets that run() takes at a time: about 3 MB of the longest, which fit the CPU's cache
+_NOTE_SECONDS = 1.0  # seconds between two readings of the kernel's counters
 _WAIT = 0.1  # seconds that run() waits for packets before it looks at the clock
-# What the XDP program counts, each packet once.
+# Counters of the XDP program; each packet is in one of them.
 _SEEN = ("redirected", "passed", "no_socket", "dropped", "counted", "sampled_out")
 
 
@@ -50,10 +50,10 @@ class CaptureStatistics(NamedTuple):
     received: int  # packets that came
     written: int  # of these, packets handed to the files
     bytes: int  # of the packets that found room, as kept
-    wire_bytes: int  # of the same, as they were on the wire
-    untimed: int  # of those, the packets without a time of arrival: they carry that of their receipt
-    write_dropped: int  # packets dropped here: what they were to be written to did not keep up, or failed
-    unwanted: int  # packets received past the count that was asked for, or past the last file
+    wire_bytes: int  # of the same packets, as they were on the wire
+    untimed: int  # of these, packets without an arrival time: they get the time at which they were received
+    write_dropped: int  # packets dropped here: the file was too slow, or writing failed
+    unwanted: int  # packets received beyond the wanted count, or after the last file
     accepted: int  # by the filter, as the XDP program counts
     dropped: int  # by the kernel: no free frame, or a full ring
     seen: int  # by the XDP program
@@ -62,15 +62,15 @@ class CaptureStatistics(NamedTuple):
 
     @property
     def lost(self) -> int:
-        """All that the filter accepted and that was dropped on the way."""
+        """Packets that the filter accepted, and that the kernel or this process dropped."""
         return self.dropped + self.write_dropped
 
 
 class Capture(fork.NotCopied):
-    """A capture into a file (or several). One thread calls; another, its own, writes.
+    """A capture into one file or several. Not thread-safe: one thread calls it; a thread of its own writes.
 
-    Use it as a context manager: at its end what waits is written, then the figures. The Interface stays open.
-    What does not fit because the disk is too slow is dropped and counted, the rings do not wait for it.
+    Use it as a context manager: at its end the waiting packets are written, then the counts. The Interface stays open.
+    Packets for which a slow disk leaves no room are dropped and counted: the rings do not wait for the disk.
     """
 
     def __init__(
@@ -89,22 +89,21 @@ class Capture(fork.NotCopied):
         rotate_files: int | None = None,
         queueing: Queueing | None = None,
     ) -> None:
-        """Make the file and begin to count.
+        """Create the file and begin to count.
 
-        interface: whose packets they are; None for Batches from elsewhere (its description and figures are missing
-        then). path: "-" for standard output. format: by default what the suffix says, else pcapng. compress: by default
-        what the suffix says (.gz, .zst). A path that ends in a slash is a directory: a Parquet dataset is made there.
-        force: replace a file that exists. mode, group: who may read the files, whatever the umask: 0o600 by default,
-        0o640 if a group is named; the directories of a dataset as well.
+        interface: the source of the packets; None for Batches from elsewhere, without its description and counts.
+        path: "-" for standard output; with a slash at its end, a directory for a Parquet dataset. format: by default by
+        the suffix, else pcapng. compress: by default by the suffix (.gz, .zst).
+        force: replace an existing file. mode, group: who may read the files and the directories of a dataset; the umask
+        is not applied: by default 0o600, or 0o640 with a group.
         snaplen: bytes kept of each packet. rotate_bytes, rotate_seconds, rotate_files: tcpdump's -C, -G and -W; with
-        rotate_seconds the name holds a time (strftime). queueing: how much may wait for the disk.
-        Raises SystemCallError when the file cannot be made, ArgumentError, LibraryError when a package is missing.
+        rotate_seconds the name has a time in it (strftime). queueing: how much may wait for the disk.
+        SystemCallError when the file cannot be created; ArgumentError; LibraryError when a package is missing.
 
-        In a directory that others may write to: no file of anybody's is written to, and none is replaced but those that
-        this capture made (with `force`, the regular files at the names that it uses). A symbolic link, a block device
-        and another user's FIFO are refused, wherever they are, and so is a path through another user's link. Who may
-        write in the directory can rename or remove the files, or take the next name and so end a rotation; they
-        cannot read them.
+        In a directory where others may write: no existing file is written to, and only files that this capture made are
+        replaced (with `force`, regular files of the names that it uses). A symbolic link, a block device, another
+        user's FIFO, and a path through another user's link are refused everywhere. Users who may write in the directory
+        can rename or remove the files, or take the next name, which ends a rotation; they cannot read them.
         """
         self._down = True
         self._given = _checked(path)  # a slash at its end means something to Parquet
@@ -127,23 +126,23 @@ class Capture(fork.NotCopied):
         queueing.check()
         self._known = Counts()  # as last read
         self._start = self._first_counts()
-        self._raised = False  # whether step() told what ended the source; written by that only
-        self._dead = False  # in a fork
+        self._raised = False  # whether step() raised the error that ended the source; written by step() only
+        self._dead = False  # whether this is a forked child
         self._next_note = time.monotonic() + _NOTE_SECONDS
         rotation = Rotation(rotate_bytes, rotate_seconds, rotate_files)
 
         def begin() -> None:
             self._sink: PacketFiles | Tables = self._make_sink(rotation, compress, force, access, queueing)
-            # One that is forgotten, or left open when the interpreter ends, is completed all the same.
+            # A capture that is garbage-collected, or open when the interpreter ends, is completed as well.
             self._finalizer = weakref.finalize(self, _complete, self._sink, os.getpid())
             fork.track(self)
             self._down = False
 
-        # In one piece: an interrupt in the middle could leave a thread, and a file that the next try comes upon.
+        # Uninterrupted: otherwise an interrupt could leave a thread, and a file that is in the way of the next attempt.
         uninterrupted(begin, dispose=lambda _: self._give_up())
 
     def _give_up(self) -> None:
-        """Take back what was begun, the file too."""
+        """Undo what was begun; remove the file."""
         self._down = True
         self._finalizer.detach()
         self._sink.discard()
@@ -194,11 +193,11 @@ class Capture(fork.NotCopied):
     # --- packets ------------------------------------------------------------------------------------------------------
 
     def write(self, batch: Batch) -> int:
-        """Have the packets of a Batch written; how many found room. The Batch can be released when this returns.
+        """Queue the packets of a Batch for writing; return how many found room. The Batch can then be released.
 
-        A packet without a time gets that of now; such packets are counted as `untimed`.
-        Raises SystemCallError when the file cannot be written to: what it holds then is readable, close() tells more.
-        ArgumentError for a time that the format cannot hold: pcapng none before 1970, pcap none after 2106 either.
+        A packet without a time gets the present one, and is counted as `untimed`.
+        SystemCallError when writing to the file failed: its contents are readable, and close() reports more.
+        ArgumentError for a time that the format does not have: pcapng has none before 1970, pcap also none after 2106.
         """
         self._check_open()
         if not isinstance(batch, Batch):
@@ -214,7 +213,7 @@ class Capture(fork.NotCopied):
         return taken
 
     def _packets(self, batch: Batch) -> Packets | None:
-        """Return the packets as files have them, None where tables do; ArgumentError for a time that does not fit."""
+        """Return the packets for a file of packets, None for tables. ArgumentError for a time that does not fit."""
         if not isinstance(self._sink, PacketFiles):
             return None
         packets, format = packets_of(batch, self._snaplen), self._sink.format
@@ -225,7 +224,7 @@ class Capture(fork.NotCopied):
         if isinstance(self._sink, PacketFiles):
             assert packets is not None
             taken = self._sink.write(packets)
-            # Where some found no room: which ones, nobody noted, and it is a matter of bytes only.
+            # Some found no room. Which ones is not known, but only the count of bytes depends on it.
             self._octets += int(packets.captured[:taken].sum(dtype=np.int64))
             self._on_wire += int(packets.original[:taken].sum(dtype=np.int64))
             self._untimed += packets.untimed if taken else 0
@@ -237,7 +236,7 @@ class Capture(fork.NotCopied):
         return taken
 
     def tick(self) -> None:
-        """Do what is due: the next file, a look at the kernel's counters each second. write() does it as well."""
+        """Begin the next file if it is time; read the kernel's counters each second. write() does that as well."""
         self._check_open()
         self._sink.check()
         self._sink.tick()
@@ -246,7 +245,7 @@ class Capture(fork.NotCopied):
             self._sink.note()
 
     def step(self, timeout: float = _WAIT, limit: int | None = None) -> int:
-        """Receive once and write that; how many packets came. Raises what receive() and write() do."""
+        """Receive once and write the packets; return how many came. Raises what receive() and write() do."""
         if self._interface is None:
             raise ArgumentError("this capture has no Interface to receive from. Next step: write() Batches to it.")
         try:
@@ -275,7 +274,7 @@ class Capture(fork.NotCopied):
         return self._sink.finished
 
     def statistics(self) -> CaptureStatistics:
-        """Return what was captured so far; known after close() too."""
+        """Return the counts so far; also after close()."""
         counts = self._counts()
         sink = self._sink
         return CaptureStatistics(
@@ -296,10 +295,10 @@ class Capture(fork.NotCopied):
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def finish(self, count: int | None = None) -> CaptureStatistics:
-        """Detach the program, write what is in the rings still (at most `count` packets of it), and close().
+        """Detach the program, write the packets that are still in the rings (at most `count` of them), and close().
 
         After this accepted = received + dropped, and received = written + write_dropped + unwanted, to the packet.
-        Raises what close() raises, and the DeviceGoneError that ended it before, if no step() did: see statistics().
+        Raises what close() raises, and the DeviceGoneError that ended the capture, if step() has not raised it.
         """
         try:
             if self._interface is not None:
@@ -314,14 +313,14 @@ class Capture(fork.NotCopied):
 
     @property
     def whole(self) -> bool:
-        """Whether the capture has all that the filter took: nothing was dropped, and nobody took the program off."""
+        """Whether the capture has all packets of the filter: none was dropped, and the program stayed attached."""
         return self.statistics().lost == 0 and (self._interface is None or self._interface.loss() is None)
 
     def _drain(self, interface: PacketSource, count: int | None) -> None:
         left = BATCH if count is None else count
         while batch := interface.receive(timeout=0.05, limit=min(left, BATCH) or BATCH):
             if left:
-                with contextlib.suppress(ToolkitError):  # close() tells of it; the rest is counted all the same
+                with contextlib.suppress(ToolkitError):  # close() raises it; the remaining packets are counted
                     self.write(batch)
                 left -= 0 if count is None else len(batch)
             else:
@@ -329,9 +328,9 @@ class Capture(fork.NotCopied):
                 self._unwanted += len(batch)
 
     def close(self) -> None:
-        """Write what waits and the figures, close the file. Repeatable. Raises what kept packets from being written."""
+        """Write the waiting packets and the counts, and close the file. Repeatable. Raises the first failed write."""
         if not self._down:
-            uninterrupted(self._close)  # cut short, the file would lack its figures, and what waits
+            uninterrupted(self._close)  # otherwise the file may lack its counts, and waiting packets
 
     def _close(self) -> None:
         self._down = True
@@ -345,7 +344,7 @@ class Capture(fork.NotCopied):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close; a failure that is under way already goes first."""
+        """Close; an exception of the block has precedence over one of close()."""
         if error is None:
             self.close()
         else:
@@ -353,7 +352,7 @@ class Capture(fork.NotCopied):
                 self.close()
 
     def __repr__(self) -> str:
-        """Show where to, and how much."""
+        """Show the file, and how much is in it."""
         if self._down and self._dead:
             return f"<Capture to {self.path or 'standard output'}, of the parent of a fork>"
         return (
@@ -370,14 +369,14 @@ class Capture(fork.NotCopied):
             raise ClosedError("this capture was closed")
 
     def _counts(self) -> Counts:
-        """Return the figures since the capture began."""
+        """Return the counts since the capture began."""
         written = self._sink.packets
-        # By what is left over, so that an interrupt in the middle of write() upsets no balance.
+        # write_dropped is the remainder, so that the sum is right even if an interrupt cut write() short.
         dropped = self._received - self._unwanted - written - self._sink.pending
         return self._read_counts().since(self._start)._replace(write_dropped=dropped, delivered=written)
 
     def _reader(self) -> Callable[[], Counts]:
-        """Return what the sink asks for figures; it does not hold this object."""
+        """Return the function from which the sink gets the counts; it does not keep this object alive."""
         reference, last = weakref.ref(self), [Counts()]
 
         def read() -> Counts:
@@ -389,9 +388,9 @@ class Capture(fork.NotCopied):
         return read
 
     def _first_counts(self) -> Counts:
-        """Return what had been counted when the capture began: nothing, if nobody has received from the Interface yet.
+        """Return the counts when the capture began: zeros if nothing has been received from the Interface yet.
 
-        Else what waits in the rings is this capture's already.
+        Otherwise packets that wait in the rings count as this capture's.
         """
         waiting = None if self._interface is None else self._interface.waiting()
         if waiting is None:
@@ -400,7 +399,7 @@ class Capture(fork.NotCopied):
         return counts._replace(received=counts.received - waiting, accepted=counts.accepted - waiting)
 
     def _read_counts(self) -> Counts:
-        """Return what the program and the kernel have counted; the last of it once the Interface is closed."""
+        """Return the counts of the program and the kernel; the last ones when the Interface is closed."""
         if self._interface is not None:
             with contextlib.suppress(ToolkitError, OSError):
                 counters, statistics = self._interface.counters(), self._interface.statistics()
@@ -421,7 +420,7 @@ def _complete(sink: PacketFiles | Tables, pid: int) -> None:
 
 
 def _checked(path: str | os.PathLike[str]) -> str:
-    """Return the path as text; ArgumentError for what is none."""
+    """Return the path as text. ArgumentError if it is not a path."""
     try:
         given = os.fsdecode(path)
     except TypeError:
@@ -432,9 +431,9 @@ def _checked(path: str | os.PathLike[str]) -> str:
 
 
 def format_of(given: str) -> FileFormat:
-    """Return the format that a path asks for: pcapng where it asks for none, Parquet where it is a directory's.
+    """Return the format by the suffix of a path: Parquet for a directory, pcapng without a known suffix.
 
-    ArgumentError for a name that asks for tables of another kind: whoever opened that file would not find them.
+    ArgumentError for the suffix of another kind of table, because the file would not have that format.
     """
     path = Path(given)
     name = path.stem if suffix_of(path) else path.name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compressing on the way to the file: gzip or zstd, in pieces that each can be read without what follows."""
+"""Compress what is written to a file: gzip or zstd, in pieces that can each be read without what follows."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ SUFFIXES: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 
 
 class Compressor(Protocol):
-    """Whoever compresses."""
+    """A compressor."""
 
     def feed(self, data: bytes | Bytes) -> bytes:
-        """Compress, and return what is ready of that: nothing refers to `data` any more."""
+        """Compress `data`, without keeping a reference to it; return the output that is ready."""
 
     def finish(self) -> bytes:
-        """Return the rest: all since the last time can be read without what follows (a gzip member, a zstd frame)."""
+        """Return the remaining output; it ends a piece that can be read by itself (a gzip member, a zstd frame)."""
 
 
 def suffix_of(path: Path) -> Compression | None:
-    """Return the compression that the file's name asks for."""
+    """Return the compression by the suffix of the file's name."""
     return SUFFIXES.get(path.suffix.lower())
 
 
 def compressor(kind: str | None) -> Compressor | None:
-    """Return what compresses that way; LibraryError where a package is missing."""
+    """Return a compressor of that kind, None for None. LibraryError when a package is missing."""
     if kind is None:
         return None
     if kind == "gzip":
@@ -44,7 +44,7 @@ def compressor(kind: str | None) -> Compressor | None:
 
 
 class _Gzip:
-    """At the fastest level: the others cost several times the time for some percent."""
+    """gzip at the fastest level: the others take several times as long, for a few percent."""
 
     def __init__(self) -> None:
         self._member = zlib.compressobj(level=1, wbits=31)
@@ -59,7 +59,7 @@ class _Gzip:
 
 
 class _Zstd:
-    """The standard library's from Python 3.14 on, else the package zstandard."""
+    """zstd of the standard library from Python 3.14 on, else of the package zstandard."""
 
     def __init__(self) -> None:
         self._make = _zstd_maker()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Past the page cache, where that is quicker: the disk fetches whole blocks from our memory itself (O_DIRECT).
+"""Direct: write past the page cache where that is quicker: the disk reads whole blocks from our memory (O_DIRECT).
 
-At high rates the page cache can cost more than everything else: each page is taken from the system, filled by copying
-and written back. A slow disk wants it all the same, because it takes in a burst. So both are tried, and timed.
+At high rates the page cache can cost more than everything else: each page is allocated, filled by copying, and written
+back. With a slow disk it is still better, because it absorbs a burst. So both ways are tried, and timed.
 """
 
 from __future__ import annotations
@@ -17,33 +17,31 @@ from toolkit.capture.preallocate import Ahead
 
 __all__ = ["BLOCK", "LEAST", "Direct"]
 
-BLOCK = 4096  # bytes: what no disk finds too small; the page size, so that no page is written both ways
-LEAST = 1 << 20  # bytes below which the page cache is taken: they mean that there is no hurry
-_CACHED = 1 << 20  # bytes through the page cache at once: what lies in the processor's own cache still
-_PAST = 4 << 20  # bytes past it at once: more is no quicker, and who waits for a slow disk sees that something moves
-_WEIGHT = 0.3  # of the last piece in a way's average
-_OUTLIER = 3.0  # times the average, which is the most that one piece counts for: a stall says little of the next piece
-_SOON, _LATE = 0.02, 2.0  # seconds to the next try of the slower way: doubled each time that it is the slower one again
+BLOCK = 4096  # bytes: enough for every disk; the page size, so that no page is written both ways
+LEAST = 1 << 20  # bytes: a smaller piece goes through the page cache, since the rate is low
+_CACHED = 1 << 20  # bytes written through the page cache at a time: they are still in the CPU's cache
+_PAST = 4 << 20  # bytes written past it at a time: more is not quicker, and progress would show later
+_WEIGHT = 0.3  # weight of the last piece in the average of its way
+_OUTLIER = 3.0  # one piece counts for at most this multiple of the average: a stall says little about the next piece
+_SOON, _LATE = 0.02, 2.0  # seconds to the next try of the slower way; doubled each time that it is slower again
 
 
 class Direct:
-    """Whole blocks of one file, by the way that takes less time."""
+    """Writes whole blocks of one file, the quicker way. For the writing thread."""
 
     def __init__(self, fd: int) -> None:
-        """fd: the file, open for writing."""
+        """Write to the file `fd`, which is open for writing."""
         self._fd = fd
         self._ahead = Ahead(fd)
-        self._direct: int | None = None  # the same file, opened for the other way; -1: it cannot
-        self._cost: list[float] = [0.0, 0.0]  # s a byte: through the page cache, past it; 0: not known
-        self._pause = _SOON  # seconds from one try of the slower way to the next
-        self._next = 0.0  # CLOCK_MONOTONIC s: when that is
+        self._direct: int | None = None  # the same file, opened with O_DIRECT; -1: that is not possible
+        self._cost: list[float] = [0.0, 0.0]  # seconds a byte: through the page cache, past it; 0: not known
+        self._pause = _SOON  # seconds between two tries of the slower way
+        self._next = 0.0  # CLOCK_MONOTONIC s: time of the next try
 
     def write(self, data: Bytes, position: int) -> int:
-        """Write whole blocks from memory that begins with a block to `position`, a multiple of BLOCK; bytes written.
+        """Write whole blocks to `position`, a multiple of BLOCK; return the bytes written, perhaps fewer than given.
 
-        These are not always all.
-
-        OSError as the kernel gives it.
+        data: memory that begins at a block's boundary. OSError from the kernel.
         """
         past = self._choose()
         data = data[: _PAST if past else _CACHED]
@@ -54,21 +52,21 @@ class Direct:
         except OSError:
             if not past:
                 raise
-            # A file system that says so only now, or has no room: the other way tells.
+            # The file system refuses O_DIRECT only now, or it is full: writing the other way shows which.
             self._close(-1)
             return os.pwrite(self._fd, data, position)
         self._note(past, (time.perf_counter() - began) / max(written, 1))
         if not past:
-            sched_yield()  # who receives on this CPU is in more of a hurry, and real-time threads are not interrupted
+            sched_yield()  # let a receiving thread on this CPU run, in case this is a real-time thread
         return written
 
     def close(self, size: int) -> None:
-        """Let go of the second descriptor, and of what the file, `size` bytes long, does not need. Repeatable."""
+        """Close the second descriptor, and free blocks behind the file's end at `size` bytes. Repeatable."""
         self._close(None)
         self._ahead.trim(size)
 
     def abandon(self) -> None:
-        """Let go of the second descriptor only: the file is somebody else's, who writes on."""
+        """Close only the second descriptor: another process goes on writing."""
         self._close(None)
 
     def _close(self, state: int | None) -> None:
@@ -83,17 +81,17 @@ class Direct:
             try:
                 flags = os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC
                 self._direct = os.open(f"/proc/self/fd/{self._fd}", flags)
-            except OSError:  # not this file system
+            except OSError:  # not supported by this file system
                 self._direct = -1
         if self._direct < 0:
             return False
         cached, past = self._cost
         if not cached or not past:
-            return not past  # that one first: it does not wait for memory
+            return not past  # past the cache first: that does not wait for memory
         return (past < cached) != (time.monotonic() >= self._next)
 
     def _note(self, past: bool, cost: float) -> None:
-        """Take in what a piece cost. The slower way's average is forgotten: it was tried to see how it is now."""
+        """Record the cost of a piece. For the slower way it replaces the average: the try shows the present cost."""
         known, other = self._cost[past], self._cost[not past]
         tried = not known or (other and other < known)
         if not tried:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets into files: a format, a rotation and a Writer put together; whole records whatever happens to the disk."""
+"""PacketFiles: write packets to files, with a format, a rotation and a Writer; records stay whole on a full disk."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from toolkit.errors import ToolkitError, write_error
 
 __all__ = ["PacketFiles", "check_files"]
 
-_PIECE = 4 << 20  # bytes of records that are made at once, at most
+_PIECE = 4 << 20  # most bytes of records that are encoded at a time
 
 
 class PacketFiles:
-    """Files of packets. write() and the rest are for one thread; the files are written by another."""
+    """Files of packets. One thread calls the methods; the Writer's thread writes the files."""
 
     def __init__(
         self,
@@ -41,11 +41,10 @@ class PacketFiles:
         queueing: Queueing,
         counts: Callable[[], Counts],
     ) -> None:
-        """path: None for standard output. make: the format. force: replace files that are there already.
+        """Create the first file. path: None for standard output. make: the format. force: replace existing files.
 
-        access: who may read the files. counts: asked for the figures when a file ends.
-
-        SystemCallError when the first file cannot be made; ArgumentError for a rotation that makes no sense.
+        access: who may read the files. counts: returns the counts, called when a file ends.
+        SystemCallError when the file cannot be created; ArgumentError for a rotation that is not possible.
         """
         check_files(path, rotation, force=force)
         self.format = make
@@ -68,17 +67,17 @@ class PacketFiles:
         self._size = len(make.preamble())  # of the current file, before compression
         self._began = time.time_ns()  # of the current file
         self._next = time.monotonic() + (rotation.seconds or 0)
-        self._before = Counts()  # what was counted when the current file began
-        self._noted = Counts()  # what was counted at the last note()
+        self._before = Counts()  # the counts when the current file began
+        self._noted = Counts()  # the counts at the last note()
         self._empty = True  # whether the current file has no packets yet
-        self.finished = False  # the last of the files asked for is complete
+        self.finished = False  # whether the last of rotate_files is complete
         self.refused = 0  # packets that found no room
-        self.pending = 0  # packets that are being written right now, and not counted yet
+        self.pending = 0  # packets in write() that are not yet counted
 
     # --- for the receiving thread -------------------------------------------------------------------------------------
 
     def write(self, packets: Packets) -> int:
-        """Have the packets written; how many found room. Raises what the writing thread ran into."""
+        """Queue packets for writing; return how many found room. Raises the first failure of the writing thread."""
         self.pending = len(packets)
         try:
             self.check()
@@ -105,9 +104,9 @@ class PacketFiles:
         return taken
 
     def tick(self) -> None:
-        """Begin the next file if it is time. One that is too large waits for the next packet, as tcpdump's does."""
+        """Begin the next file if it is time. A file that is too large ends at the next packet, as in tcpdump."""
         if self._rotation.seconds and not self.finished and time.monotonic() >= self._next:
-            # In step with the start; without making up for what was missed.
+            # At multiples of rotate_seconds from the start; missed ones are skipped.
             missed = max(time.monotonic() - self._next, 0) // self._rotation.seconds
             self._next += (missed + 1) * self._rotation.seconds
             assert self._names is not None
@@ -118,25 +117,25 @@ class PacketFiles:
                 self._rotate(following)
 
     def note(self) -> None:
-        """Write what was counted until now, as far as the format has a place for it, and if it is news."""
+        """Write the present counts, if the format has a place for them and they have changed."""
         counts = self._counts()
         if counts != self._noted:
             self._noted = counts
             self._offer(self._statistics(counts))
 
     def check(self) -> None:
-        """Raise what the writing thread ran into."""
+        """Raise the first failure of the writing thread."""
         if self._writer.error is not None:
             raise self._writer.error
 
     @property
     def packets(self) -> int:
-        """Packets that found room, but for those that were not written because writing failed."""
+        """Packets that found room, without those that were lost because writing failed."""
         return self._writer.written
 
     @property
     def written(self) -> int:
-        """Bytes written in all files, as they are on the disk; those of files that were written over since, too."""
+        """Bytes written in all files, after compression; including files that were replaced since."""
         return self._files.written
 
     @property
@@ -145,7 +144,7 @@ class PacketFiles:
         return self._files.made
 
     def close(self) -> None:
-        """Write what waits, then the last figures. Raises the first failure, once what is written is in order."""
+        """Write what waits, then the last counts. Raises the first failure, when the files are complete."""
         gone = self._writer.close(self._stalled)
         failure = self._writer.error
         if not gone:
@@ -161,12 +160,12 @@ class PacketFiles:
             raise failure
 
     def discard(self) -> None:
-        """End without a trace: for who gives up before there are packets."""
+        """End and remove the file: for a capture that fails before there are packets."""
         self._writer.close(self._stalled)
         self._files.discard()
 
     def abandon(self) -> None:
-        """Let go of everything without a word: for a forked child."""
+        """Close everything without writing, in a forked child."""
         self._files.abandon()
 
     # --- inside -------------------------------------------------------------------------------------------------------
@@ -215,7 +214,7 @@ class PacketFiles:
 
 
 def check_files(path: Path | None, rotation: Rotation, *, force: bool) -> None:
-    """Raise what would keep a capture from beginning there: before anything is taken from an interface."""
+    """Raise what a capture to this path would raise, before any packet is taken from an interface."""
     rotation.check(path)
     if path is not None:
         for expected in Names(path, rotation).expected():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the writing thread of a capture does: one open file after the other, each of whole records."""
+"""Files: the work of a capture's writing thread: one open file after the other, each of whole records."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from toolkit.errors import SystemCallError, removed_error, write_error
 __all__ = ["Files", "FormatWriter"]
 
 _TOGETHER = 1 << 20  # bytes that are compressed together
-_LINGER = 0.5  # seconds that packets may wait for more to be compressed with; without compression none waits
+_LINGER = 0.5  # seconds that packets may wait to be compressed with more; without compression they do not wait
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -32,27 +32,27 @@ class FormatWriter(Protocol):
     """A file format: pcapng or pcap."""
 
     name: str
-    last: int  # the latest time that it can hold, ns since 1970, which is the earliest
-    remedy: str  # for packets of another time
+    last: int  # the latest time of the format, ns since 1970; the earliest is 0
+    remedy: str  # next step of the error for packets of another time
 
     def preamble(self) -> bytes:
-        """Return what a file begins with."""
+        """Return the beginning of a file."""
 
     def sizes(self, packets: Packets) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """Return the bytes that each packet will take: shape (n,) int64."""
+        """Return the size of each packet's record in bytes: shape (n,), int64."""
 
     def encode(self, packets: Packets, reserve: Reserve) -> Bytes | None:
-        """Return the packets as the file has them: shape (total,) uint8; None if no memory could be reserved."""
+        """Return the packets as records: shape (total,), uint8; None if no memory could be reserved."""
 
     def statistics(self, counts: Counts, began: int, now: int) -> bytes:
-        """Return what was counted between two times (ns since 1970 UTC), b"" where the format has no place for it."""
+        """Return a record of the counts between two times (ns since 1970 UTC); b"" if the format has none."""
 
     def whole(self, data: memoryview, limit: int) -> tuple[int, int]:
         """Return the bytes and packets of whole records within the first `limit` bytes of `data`."""
 
 
 class Files:
-    """The Writer's handler: one open file after the other."""
+    """The Writer's handler: one open file after the other. Used by the Writer's thread, except where noted."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Files:
         self._access = access
         self._force = force
         self._left: dict[str, os.stat_result] = {}  # files that this capture made, as it left them
-        # One directory for all of them, whatever is put in its place meanwhile.
+        # The same directory for all files, even if it is renamed meanwhile.
         is_file = path is not None and own_descriptor(str(path)) is None
         self._folder = Folder.of(path) if path is not None and is_file else None
         try:
@@ -76,26 +76,26 @@ class Files:
             raise
         self._format = make
         self._compressor = compressor
-        self._compressed: list[bytes] = []  # of what was not yet written: a whole number of members, at last
+        self._compressed: list[bytes] = []  # output that is not yet written; in the end whole members or frames
         self._held = self._held_packets = 0  # bytes and packets in it
         self._earlier = 0  # bytes of the files before
-        # When the open file began, and what was counted until then: the receiving thread may be some files ahead.
+        # When the open file began, and the counts then: the receiving thread may be some files ahead.
         self._before, self._began = Counts(), time.time_ns()
-        self._removed: str | None = None  # the first file that somebody removed while it was written
+        self._removed: str | None = None  # the first file that was removed by others while it was written
         self.made = 1
 
     @property
     def name(self) -> str:
-        """The open file's, for messages."""
+        """The name of the open file, for messages."""
         return self._output.name
 
     @property
     def written(self) -> int:
-        """Bytes written in all files, as they are on the disk."""
+        """Bytes written in all files, after compression."""
         return self._earlier + self._output.size
 
     def begin(self) -> None:
-        """Write what a file begins with; at once, so that a full disk shows before anything is captured."""
+        """Write the beginning of a file at once, so that a full disk shows before anything is captured."""
         try:
             self._output.write([self._alone(self._format.preamble())])
         except OSError as refused:
@@ -112,11 +112,11 @@ class Files:
         )
 
     def switch(self, path: Path, counts: Counts, began: int) -> None:
-        """Begin the next file. counts, began: what its own figures are counted from."""
+        """Begin the next file. counts, began: the counts and the time at its beginning."""
         self.idle()
         try:
             self._close()
-        except OSError as refused:  # network file systems say so late
+        except OSError as refused:  # network file systems report a failed write only here
             raise write_error(refused, self.name) from None
         following, size = self._open(path), self._output.size
         self._output, self._earlier = following, self._earlier + size
@@ -140,7 +140,7 @@ class Files:
             if self._held >= _TOGETHER:
                 try:
                     self.idle()
-                except UnwrittenError as failure:  # those behind are not written either
+                except UnwrittenError as failure:  # the following items are not written either
                     behind = sum(one.packets for one in items[at + 1 :])
                     raise UnwrittenError(failure.why, failure.lost + behind) from None
 
@@ -149,7 +149,7 @@ class Files:
         return _LINGER if self._held else None
 
     def idle(self) -> None:
-        """Write what was compressed."""
+        """Write the compressed output that was held back."""
         if not self._held or self._compressor is None:
             return
         data, packets = [*self._compressed, self._compressor.finish()], self._held_packets
@@ -172,7 +172,7 @@ class Files:
             raise UnwrittenError(write_error(refused, self.name), self._repair(items, before)) from None
 
     def _repair(self, items: list[Item], before: int) -> int:
-        """Cut the file back to its last whole record; return how many packets are not in it."""
+        """Cut the file back to its last whole record; return how many packets are lost."""
         came = self._output.size - before  # bytes of these that were written
         whole = kept = 0
         for item in items:
@@ -186,7 +186,7 @@ class Files:
         return sum(item.packets for item in items) - kept
 
     def end(self, counts: Callable[[], Counts], writer: Writer) -> None:
-        """Write the last figures, then close. On a full disk some packets make room for them."""
+        """Write the last counts, then close. On a full disk some packets are removed to make room for them."""
         failed = writer.error
         full = isinstance(failed, SystemCallError) and failed.errno in _FULL
         if (failed is None or full) and not self._output.closed:
@@ -202,11 +202,11 @@ class Files:
         self._output.close()
         if self._output.path is not None and self._output.left is not None:
             self._left[self._output.path.name] = self._output.left
-        if self._output.removed:  # told at the end: the files after it are worth having
+        if self._output.removed:  # reported at the end, so that the following files are still written
             self._removed = self._removed or self.name
 
     def _finish(self, counts: Callable[[], Counts], writer: Writer) -> None:
-        for _ in range(64):  # a file system may give room in pages only
+        for _ in range(64):  # a file system may free space in pages only
             last = self._format.statistics(counts().since(self._before), self._began, time.time_ns())
             if not last:
                 return
@@ -215,13 +215,13 @@ class Files:
                 self._output.write([self._alone(last)])
                 return
             except OSError as refused:
-                # Without figures the file is readable still.
+                # Without counts the file is still readable.
                 if not self._output.cut(before) or refused.errno not in _FULL or self._compressor is not None:
                     return
             writer.lose(self._make_room(len(last)))
 
     def _make_room(self, wanted: int) -> int:
-        """Take blocks off the end of a pcapng file until `wanted` bytes are free; return how many packets they held."""
+        """Cut blocks off the end of a pcapng file until `wanted` bytes are free; return how many packets they had."""
         size, packets = self._output.size, 0
         target = size - wanted
         while size > target and size > len(self._format.preamble()):
@@ -232,12 +232,12 @@ class Files:
         return packets
 
     def discard(self) -> None:
-        """Let go of everything, and of a file without packets by removing it."""
+        """Close everything, and remove the file, which has no packets."""
         self._output.discard()
         self._release()
 
     def abandon(self) -> None:
-        """Let go of everything without a word: for a forked child."""
+        """Close everything without writing, in a forked child."""
         self._output.abandon()
         self._release()
 
@@ -247,7 +247,7 @@ class Files:
 
 
 def _same(left: os.stat_result, found: os.stat_result) -> bool:
-    """Whether the file that is found is the one that was left. Some file systems number their files anew (exFAT)."""
+    """Return whether the file found is the one that was left. Some file systems (exFAT) change inode numbers."""
     if found.st_dev != left.st_dev:
         return False
     return found.st_ino == left.st_ino or (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of a capture may wait in memory for a disk, and how long anybody waits for it."""
+"""Queueing: how much of a capture may wait in memory for the disk, and how long write() and close() wait for it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from toolkit.errors import ArgumentError
 __all__ = ["LEAST", "Queueing"]
 
 LEAST = 1 << 20  # bytes
-_SHARE = 64  # of the memory that may be used where nobody says how much
-_SMALLEST, _LARGEST = 64 << 20, 256 << 20  # bytes, of that
+_SHARE = 64  # by default a 64th of the memory that may be used
+_SMALLEST, _LARGEST = 64 << 20, 256 << 20  # bytes: limits of the default
 
 
 class Queueing(NamedTuple):
     """How much may wait for the disk."""
 
-    # Bytes, 1 MB at least; None: a 64th of the memory that this process may have (of the machine, by its cgroups and
-    # limits), 64 to 256 MB, but no more than a quarter of what is free of it. Only what is used is taken.
+    # Bytes, 1 MB at least; None: a 64th of the memory that this process may use (by the machine, its cgroups and
+    # limits), 64 to 256 MB, but at most a quarter of what is free. Only the part that is used is allocated.
     limit: int | None = None
-    timeout: float = 0.002  # seconds that write() waits for room: less than the rings hold at a million packets/s
+    timeout: float = 0.002  # seconds that write() waits for room: the rings hold more at a million packets/s
     stalled: float = 5.0  # seconds without progress after which close() gives up
 
     @property
@@ -33,7 +33,7 @@ class Queueing(NamedTuple):
         return affordable(min(max(available().total // _SHARE, _SMALLEST), _LARGEST), LEAST)
 
     def check(self) -> None:
-        """Raise ArgumentError for what makes no sense."""
+        """Raise ArgumentError for values that are not possible."""
         if self.limit is not None and whole("limit", self.limit) < LEAST:
             raise ArgumentError(f"what may wait for the disk is {LEAST} bytes at least, not {self.limit!r}")
         for name, value in (("timeout", self.timeout), ("stalled", self.stalled)):

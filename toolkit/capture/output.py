@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a capture is written to: a file, a pipe, standard output. Refusals become sentences."""
+"""Output: what a capture is written to: a file, a pipe, standard output."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from toolkit.errors import write_error
 
 __all__ = ["Output", "address", "check_target", "joined"]
 
-_BUFFERS = 512  # to one writev(): half of what the kernel takes
-_AT_ONCE = 1 << 20  # bytes to a pipe at once: who waits for a slow reader sees that something moves
+_BUFFERS = 512  # buffers of one writev(): half of the kernel's limit
+_AT_ONCE = 1 << 20  # bytes written to a pipe at a time, so that progress shows with a slow reader
 
 
 def check_target(path: Path, *, force: bool) -> None:
-    """Raise what Output() would for a file that exists, or a directory that cannot be written to. Makes nothing."""
+    """Raise what Output() would raise for an existing file or a read-only directory. Creates nothing."""
     if own_descriptor(str(path)) is None:
         with Folder.of(path) as folder:
             folder.check(path.name, force=force)
 
 
 class Output:
-    """One open file, or pipe. Not buffered: what write() was given is with the kernel when it returns."""
+    """One open file or pipe. Not buffered: the kernel has the data when write() returns. For the writing thread."""
 
     def __init__(
         self,
@@ -43,15 +43,15 @@ class Output:
     ) -> None:
         """Create the file at `path`; None, /dev/stdout and the like are a descriptor that is open already.
 
-        folder: where a file is made, by the last part of `path`; None: where that leads now. access: who may read it.
-        allowed: whether a file that has the name is replaced by the new one; None: never.
-        SystemCallError when it is refused.
+        folder: the directory in which a file is created; None: that of `path`. access: who may read it.
+        allowed: returns whether an existing file of that name is replaced; None: never.
+        SystemCallError when that is refused.
         """
         self.name = "standard output" if path is None else str(path)
         self.size = 0  # bytes written
-        self.removed = False  # whether the file had no name any more when it was closed; written by close()
+        self.removed = False  # whether the file had been removed when it was closed; written by close()
         self.left: os.stat_result | None = None  # the file as it was when it was closed
-        self._folder: Folder | None = None  # of a file of our own: only that can be cut back, and removed
+        self._folder: Folder | None = None  # of a file that we made: only such a file can be cut back and removed
         self.path = path
         given = 1 if path is None else own_descriptor(str(path))
         if path is None or given is not None:
@@ -76,7 +76,7 @@ class Output:
             folder.close()
 
     def write(self, data: Sequence[bytes | Bytes]) -> None:
-        """Write all of it. OSError as the kernel gives it; `size` then says how far it came."""
+        """Write all of `data`. OSError from the kernel; `size` then has the bytes that were written."""
         pieces = joined(data) if self._direct is not None else data
         small: list[memoryview] = []
         for piece in pieces:
@@ -91,10 +91,10 @@ class Output:
         self._write(small)
 
     def _write_blocks(self, direct: Direct, data: Bytes) -> Bytes:
-        """Write the whole blocks of a large piece, and what is before them; return what is behind."""
+        """Write the whole blocks of a large piece, and the bytes before them; return the bytes behind them."""
         head = -self.size % BLOCK
         if address(data[head:]) % BLOCK:
-            return data  # it does not lie as the file does
+            return data  # its offset in a block is not that of the file
         self._write([memoryview(data[:head])])
         data = data[head:]
         while len(data) >= BLOCK:
@@ -117,13 +117,13 @@ class Output:
                 views[0] = views[0][written:]
 
     def _write_some(self, views: list[memoryview]) -> int:
-        """Write to a pipe, at most _AT_ONCE; wait where it does not do so by itself."""
+        """Write to a pipe, at most _AT_ONCE bytes; wait if the pipe is not blocking."""
         try:
             if len(views[0]) >= _AT_ONCE:
                 return os.write(self._fd, views[0][:_AT_ONCE])
             ends = accumulate(len(view) for view in views)
             return os.writev(self._fd, views[: sum(end <= _AT_ONCE for end in ends)])
-        except BlockingIOError:  # somebody who shares the pipe with us made it so (O_NONBLOCK)
+        except BlockingIOError:  # another process that shares the pipe has set O_NONBLOCK
             waiting = select.poll()
             waiting.register(self._fd, select.POLLOUT)
             waiting.poll(1000)
@@ -131,11 +131,11 @@ class Output:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether close() was called."""
         return self._fd < 0
 
     def discard(self) -> None:
-        """Close it and, if it is a file, remove it: one whose beginning is missing is no capture for any reader."""
+        """Close it and, if it is a file, remove it: without its beginning no reader can use it."""
         if self._folder is not None and self.path is not None and not self.closed:
             with contextlib.suppress(OSError):
                 self._folder.remove(self.path.name, self._fd)
@@ -143,7 +143,7 @@ class Output:
         self.abandon()
 
     def cut(self, size: int) -> bool:
-        """Take back what was written after `size` bytes. False where that cannot be done."""
+        """Cut the file back to `size` bytes. False when that is not possible."""
         if self._folder is None:
             return False
         try:
@@ -158,7 +158,7 @@ class Output:
         return os.pread(self._fd, size, at)
 
     def close(self) -> None:
-        """Close it; repeatable. OSError when the kernel could not keep what it was given (network file systems)."""
+        """Close it. Repeatable. OSError when earlier data could not be written (network file systems)."""
         if self._direct is not None and not self.closed:
             self._direct.close(self.size)
             self.left = os.fstat(self._fd)
@@ -173,7 +173,7 @@ class Output:
             os.close(fd)
 
     def abandon(self) -> None:
-        """Close it without a word, as it is: a fork's parent writes on."""
+        """Close it as it is, in a forked child: the parent goes on writing."""
         if self._direct is not None:
             self._direct.abandon()
         with contextlib.suppress(OSError):
@@ -181,7 +181,7 @@ class Output:
 
 
 def address(data: Bytes) -> int:
-    """Return where an array begins in memory."""
+    """Return the memory address of an array."""
     where: int = data.__array_interface__["data"][0]
     return where
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records of a capture file, many at once: words in front, the packet's bytes, words behind, one after the other.
+"""pack(): the records of a capture file, many at once: words in front, the packet's bytes, words behind.
 
-Nothing here runs once a packet. Packets of one length are fetched whole, with room for the words around them; packets
-of several lengths are scattered into place by classes of size.
+There is no loop over the packets. Packets of equal length are copied with room for the words around them; packets of
+different lengths are copied to their places by classes of size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Positions = npt.NDArray[np.int64]
 Word: TypeAlias = "int | npt.NDArray[Any]"  # the same in every record, or shape (n,), taken as u32
 Reserve: TypeAlias = Callable[[int], "Bytes | None"]  # bytes -> memory for so many, None where there is none
 
-# What is fetched at once on its way: it stays in the second level cache, and is not given back to the system each time.
+# Bytes copied at a time: they fit the second level cache, and malloc does not return so small a block to the system.
 _FETCH = 1 << 18
 
 
@@ -39,9 +39,9 @@ def pack(
 ) -> Bytes | None:
     """Lay out one record a packet: the words of `front`, its bytes, zeros up to a multiple of `align`, those of `back`.
 
-    memory: shape (size,) uint8. offsets, lengths: shape (n,), where the packets are in it. align: a power of two.
-    reserve: asked once for the memory to lay them out in. Returns that, shape (total,) uint8, or None if there is none.
-    ArgumentError when a packet does not lie inside of the memory.
+    memory: shape (size,), uint8. offsets, lengths: shape (n,), where the packets are in it. align: a power of two.
+    reserve: called once for the memory of the records. Returns that, shape (total,), uint8, or None if there is none.
+    ArgumentError when a packet is not inside the memory.
     """
     starts, sizes = check_packets(memory, offsets, lengths)
     if not sizes.size:
@@ -62,7 +62,7 @@ def pack(
 def _pack_equal(
     memory: Bytes, starts: Positions, out: Bytes, length: int, front: Sequence[Word], back: Sequence[Word], align: int
 ) -> None:
-    """Fetch what surrounds each packet with it, then write the words over that."""
+    """Copy each packet with the bytes around it, then write the words over these."""
     padding = -length % align
     whole = 4 * (len(front) + len(back)) + length + padding
     source, target = windows(memory, whole), out.view(np.dtype(f"V{whole}"))
@@ -78,7 +78,7 @@ def _pack_equal(
 
 @lru_cache(maxsize=64)
 def _record(front: int, length: int, padding: int, back: int) -> np.dtype[np.void]:
-    """One record as a structure: word0, word1, …, the packet, the padding, the other words."""
+    """Return the dtype of a record: word0, word1, …, the packet, the padding, the other words."""
     fields: list[tuple[str, Any]] = [(f"word{at}", "=u4") for at in range(front)]
     fields += [("packet", np.dtype(f"V{length}"))] if length else []
     fields += [("padding", np.dtype(f"V{padding}"))] if padding else []
@@ -103,7 +103,7 @@ def _pack_mixed(
     if out is None:
         return None
     if align > 1:
-        # The last bytes of each packet's room; what belongs to the packet is written over them.
+        # Zero the last bytes of each packet's room; the packet is then written over them.
         filled = padded > 0
         _scatter(out, (data + padded - align)[filled], np.zeros((int(filled.sum()), align), dtype=np.uint8))
     _scatter(out, data - before, _matrix(front, sizes.size))
@@ -114,7 +114,7 @@ def _pack_mixed(
 
 
 def _matrix(words: Sequence[Word], n: int) -> Bytes:
-    """Shape (n, bytes of the words) uint8."""
+    """Return the words of each record as bytes: shape (n, bytes of the words), uint8."""
     matrix = np.empty((n, len(words)), dtype=np.uint32)
     for at, word in enumerate(words):
         matrix[:, at] = word
@@ -122,16 +122,17 @@ def _matrix(words: Sequence[Word], n: int) -> Bytes:
 
 
 def _scatter(out: Bytes, places: Positions, rows: Bytes) -> None:
-    """Write each row at its place."""
+    """Write each row to its place."""
     width = rows.shape[1]
     windows(out, width)[places] = rows.view(np.dtype(f"V{width}")).reshape(-1)
 
 
 def _copy(memory: Bytes, starts: Positions, out: Bytes, places: Positions, sizes: Positions) -> None:
-    """Copy packets of any size. One of 33 to 64 bytes, say, is its first 32 bytes and its last 32: these overlap, no
-    byte outside of it is read or written, and one width serves all packets of the class.
+    """Copy packets of any size, by classes. A packet of 33 to 64 bytes is copied as its first 32 and its last 32 bytes.
+
+    These overlap, so that one width serves all packets of a class, and no byte outside of a packet is touched.
     """
-    classes = np.frexp(sizes - 0.5)[1]  # k for sizes of 2**(k-1) + 1 to 2**k: exact, frexp knows no rounding
+    classes = np.frexp(sizes - 0.5)[1]  # k for sizes of 2**(k-1) + 1 to 2**k; exact, since frexp does not round
     for kind in np.flatnonzero(np.bincount(np.maximum(classes, 0))):
         at = np.flatnonzero((classes == kind) & (sizes > 0))
         width = 1 << max(int(kind) - 1, 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets into Parquet: one file, or a dataset in directories by date and hour that other engines read as one table."""
+"""ParquetSink: write packets to Parquet: one file, or a dataset in directories by date and hour (one table in Hive)."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ParquetSink"]
 
-_GATHER = 2048  # packets that are decoded at once: the 60 columns cost 0.3 ms a time, however few packets there are
+_GATHER = 2048  # packets that are decoded at a time: 60 columns cost 0.3 ms each time, however few packets there are
 _GATHER_BYTES = 1 << 24
-_ROWS = 1 << 17  # of a row group, unless somebody says how many
-_ROW = 600  # bytes of one: its columns, and once more while they are written
-_MOST_OPEN = 32  # files of a dataset at once, two descriptors each: a recording may hold the hours of a year
+_ROWS = 1 << 17  # rows of a row group by default
+_ROW = 600  # bytes of a row: its columns, twice while they are written
+_MOST_OPEN = 32  # open files of a dataset, two descriptors each: a recording may have the hours of a year
 _HOUR = 3_600_000_000_000  # ns
 _UNDATED = "__HIVE_DEFAULT_PARTITION__"  # Hive's name for a missing value: packets without a time
-# Columns whose values repeat: a dictionary makes them small. In the others it costs time and nothing comes of it.
+# Columns whose values repeat: a dictionary makes them small. In other columns it costs time and saves nothing.
 _REPEATING = (
     *("eth_", "arp_", "ip_src", "ip_dst", "ip_proto", "ip_ttl", "ip6_", "src_port", "dst_port", "vlan", "queue"),
     *("length", "wire_length", "ip_len", "udp_len", "payload_"),
@@ -48,8 +48,8 @@ _REPEATING = (
 class ParquetSink:
     """Writes Batches to Parquet. Use it as a context manager, or call close(): a file without its end is unreadable.
 
-    packets: how many were given to write(). written: how many of them are in row groups on disk; the rest follow in
-    close(). After close() `packets - written` were lost, for the reason that write() or close() raised.
+    Not thread-safe. packets: how many write() got. written: how many of them are in row groups on disk; close() writes
+    the others. After close() `packets - written` are lost, for the reason that write() or close() raised.
     """
 
     def __init__(
@@ -66,15 +66,16 @@ class ParquetSink:
         head: int = 0,
         compression: str = "zstd",
     ) -> None:
-        """Create the file, or with a trailing slash (or a directory that is there) a dataset in it.
+        """Create the file; with a trailing slash, or for an existing directory, a dataset in it.
 
-        A dataset has files in directories `date=2026-11-22/hour=18/`, in UTC; each takes its name when it is whole,
-        after `seconds_per_file`, so that one can read while it is written, and a crash costs no more than that. It is
-        added to: nothing in it is overwritten, and `force` is for single files.
+        A dataset has files in directories `date=2026-11-22/hour=18/`, in UTC. Each file gets its name when it is
+        complete, after `seconds_per_file`: the dataset can be read while it is written, and a crash loses only the open
+        files. Files are only added; `force` is for single files.
         access: who may read the files, and list the directories that are made for them; by default the owner only.
-        filter, interface: go into the files' metadata. rows_per_group: packets of a row group, all in memory until it
-        is written (some 300 bytes each); by default 131072, and fewer where memory is short. addresses, head: see
+        filter, interface: text for the files' metadata. rows_per_group: packets of a row group, which are in memory
+        until it is written (some 300 bytes each); by default 131072, fewer when memory is short. addresses, head: see
         Batch.to_arrow(). compression: "zstd", "snappy", "none".
+        SystemCallError when the file cannot be created; LibraryError without pyarrow.
         """
         root = Path(path)
         self.path = root
@@ -100,10 +101,10 @@ class ParquetSink:
                     files = _Single(create(folder, root.name))
             rows = affordable(_ROWS * _ROW, _GATHER * _ROW) // _ROW if rows_per_group is None else rows_per_group
             self._writing = _Writing(files, schema, rows, addresses, head)
-            # Forgotten, or left open when the interpreter ends, it is closed; in a fork of its owner it is not.
+            # A sink that is garbage-collected, or open when the interpreter ends, is closed; but not in a forked child.
             self._finalizer = weakref.finalize(self, _forgotten, self._writing, os.getpid())
 
-        # In one piece: an interrupt in the middle could leave descriptors, and a file that the next try comes upon.
+        # Uninterrupted: otherwise an interrupt could leave descriptors, and a file in the way of the next attempt.
         uninterrupted(begin, dispose=lambda _: self.discard())
 
     def __enter__(self) -> ParquetSink:
@@ -115,7 +116,7 @@ class ParquetSink:
         self.close()
 
     def __repr__(self) -> str:
-        """Show where to, and how much."""
+        """Show the path, and how much is written."""
         return f"<ParquetSink {self.path}: {self.packets} packets, {self.bytes} bytes written>"
 
     @property
@@ -125,7 +126,7 @@ class ParquetSink:
 
     @property
     def written(self) -> int:
-        """Packets in whole row groups."""
+        """Packets in complete row groups."""
         return self._writing.files.rows
 
     @property
@@ -134,37 +135,37 @@ class ParquetSink:
         return self._writing.files.bytes
 
     def write(self, batch: Batch) -> None:
-        """Take the packets of a Batch; nothing refers to it afterwards.
+        """Write the packets of a Batch; no reference to it is kept.
 
-        SystemCallError when the disk is full: then what was `written` can be read after close(), and the rest is lost.
+        SystemCallError when the disk is full: the `written` packets can be read after close(), the others are lost.
         """
         self._writing.add(batch)
 
     def tick(self) -> None:
-        """Close the files whose time has come, when no packets come that would."""
+        """Close the files whose time is over; write() does that as well, when packets come."""
         self._writing.tick()
 
     def close(self, statistics: Mapping[str, Any] | None = None) -> None:
-        """Write what is left, and the end of each file, whatever went wrong before. Repeatable.
+        """Write the remaining packets and the end of each file, even after a failure. Repeatable.
 
-        statistics: `received`, `dropped` and whatever else is known of the capture; goes into the metadata of the last
-        file, and of a dataset into `_capture-….json` beside its directories.
+        statistics: `received`, `dropped` and other counts of the capture. They go into the metadata of the file, for a
+        dataset into `_capture-….json` beside its directories.
         """
 
         def end() -> None:
             self._finalizer.detach()
             self._writing.close(statistics or {})
 
-        uninterrupted(end)  # cut short, a file would lack its end
+        uninterrupted(end)  # otherwise a file may lack its end
 
     def discard(self) -> None:
-        """End without a trace: for who gives up before there are packets. Directories that were made stay."""
+        """End and remove the files: for a capture that fails before there are packets. New directories stay."""
         self._finalizer.detach()
         self._writing.discard()
 
 
 class _Writing:
-    """What a sink does, apart from the sink: its finalizer holds this."""
+    """The work of a sink, in an object of its own, because the sink's finalizer keeps it alive."""
 
     def __init__(
         self, files: _Single | _Dataset, schema: pa.Schema, rows_per_group: int, addresses: Addresses, head: int
@@ -187,7 +188,7 @@ class _Writing:
         self.packets += len(batch)
         if self._failed is not None:
             raise self._failed
-        if not self._waiting and len(batch) >= _GATHER // 2:  # large enough as it is: no copy
+        if not self._waiting and len(batch) >= _GATHER // 2:  # large enough to decode without a copy
             addresses, head = self._how
             self._decoded.append(record_batch(packet_cells(batch.tabular(head), None, addresses)))
             self._decoded_rows += len(batch)
@@ -229,7 +230,7 @@ class _Writing:
             self._waiting, self._waiting_packets, self._waiting_bytes = [], 0, 0
 
     def _flush(self) -> None:
-        """Write a row group of what there is."""
+        """Write the waiting rows as a row group."""
         self._decode()
         if not self._decoded:
             return
@@ -243,7 +244,7 @@ class _Writing:
 
 
 class _Held:
-    """What a table needs of the packets of a Batch, in memory of its own."""
+    """The data of a Batch that a table needs, in memory of its own."""
 
     def __init__(self, batch: Batch) -> None:
         self.lengths = batch.lengths
@@ -302,7 +303,7 @@ class _Single:
         self._file.append(table)
 
     def finish(self, statistics: Mapping[str, Any]) -> None:
-        """Nothing: the file ends with the sink."""
+        """Do nothing: the file ends with the sink."""
 
     def discard(self) -> None:
         self._file.discard()
@@ -321,9 +322,9 @@ class _Dataset:
         self._create = create
         self._access = access
         self._seconds = seconds
-        self._open: dict[str, ParquetFile] = {}  # by partition, the one written to last behind the others
+        self._open: dict[str, ParquetFile] = {}  # by partition, in the order of the last write
         self._until = time.monotonic() + seconds
-        self._rows = self._bytes = 0  # of files that are closed
+        self._rows = self._bytes = 0  # of closed files
         self._number = 0
         self._name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}-{os.urandom(3).hex()}"
 
@@ -359,7 +360,7 @@ class _Dataset:
         while self._open:
             try:
                 self._finish(next(reversed(self._open)), metadata)
-            except Exception as refused:  # the others are closed all the same
+            except Exception as refused:  # the other files are closed as well
                 failure = failure or refused
         if failure is not None:
             raise failure
@@ -388,9 +389,9 @@ class _Dataset:
 
 
 def _partitions(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    """Split packets by the hour in which they came, each with its directory."""
+    """Yield the packets of each hour, with their directory."""
     times = table["time"].to_numpy()
-    hours = np.where(np.isnat(times), NAT, times.astype(np.int64) // _HOUR)  # no hour is as far away as NaT
+    hours = np.where(np.isnat(times), NAT, times.astype(np.int64) // _HOUR)  # NaT's value is not that of any hour
     present = np.unique(hours)
     for hour in present.tolist():
         part = table if len(present) == 1 else table.take(np.flatnonzero(hours == hour))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One Parquet file that is being written: whole when it is closed, also when the disk fills up on the way."""
+"""ParquetFile: one Parquet file that is being written; it is complete when closed, even on a full disk."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ["ParquetFile", "parquet_schema"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FOOTER = 1 << 18  # bytes kept free for the footer of a file without row groups
-_FOOTER_GROUP = 1 << 14  # and for each row group: some 200 bytes a column
-_COLUMN = 1 << 16  # bytes of a column chunk beyond its values: page headers, a dictionary that did not pay
+_FOOTER_GROUP = 1 << 14  # bytes more for each row group: some 200 bytes a column
+_COLUMN = 1 << 16  # bytes of a column chunk beyond its values: page headers, a dictionary that was not used
 
 
 def parquet_schema(schema: pa.Schema) -> pa.Schema:
     """Return the schema of a Parquet file for record batches of `schema`: `time` in microseconds, then `time_ns`.
 
-    Spark refuses nanoseconds with a time zone, and DuckDB cuts them to microseconds: so the timestamp is one that every
-    engine reads, and the exact time stands beside it, int64, ns since 1970.
+    Spark refuses nanoseconds with a time zone, and DuckDB cuts them to microseconds. So `time` is a timestamp that
+    every engine reads, and `time_ns` is the exact time: int64, ns since 1970.
     """
     pa = pyarrow("Parquet")
     fields = list(schema)
@@ -54,7 +54,7 @@ def _for_file(pa: Any, table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 class ParquetFile:
-    """A file in a directory; with `hidden` it gets its name only when it is whole (.NAME.tmp until then)."""
+    """A file in a directory; with `hidden` it gets its name only when it is complete (.NAME.tmp until then)."""
 
     def __init__(
         self,
@@ -68,16 +68,15 @@ class ParquetFile:
         hidden: bool,
         **options: Any,
     ) -> None:
-        """Create it. schema: of the tables that append() gets. force: replace a file that is there. options: of
-        pyarrow's ParquetWriter.
+        """Create the file. schema: of the tables for append(). force: replace an existing file.
 
-        SystemCallError when it cannot be made, EEXIST when it is there and not `force`.
+        options: for pyarrow's ParquetWriter. SystemCallError when it cannot be created; EEXIST without `force`.
         """
         pa = pyarrow("Parquet")
         import pyarrow.parquet as pq
 
         self.path = folder.path / name
-        self.rows = 0  # in whole row groups
+        self.rows = 0  # in complete row groups
         self._groups = 0
         self._size = 0  # bytes, once it is closed
         self._name, self._draft = name, f".{name}.tmp" if hidden else name
@@ -119,7 +118,7 @@ class ParquetFile:
         """Write a row group. SystemCallError (ENOSPC) when it does not fit: then the file stays as it was."""
         pa = pyarrow("Parquet")
         table = _for_file(pa, table, self._schema)
-        # Reserved beforehand: a row group that breaks off in the middle could not be taken back.
+        # Space is reserved first, because a row group that was written in part could not be removed.
         self._reserve(table.nbytes + len(self._schema) * _COLUMN, self._groups + 1)
         try:
             self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
@@ -129,7 +128,7 @@ class ParquetFile:
         self.rows += table.num_rows
 
     def discard(self) -> None:
-        """Remove it: for who gives up before there are packets. Repeatable."""
+        """Close and remove the file: for a capture that fails before there are packets. Repeatable."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             with contextlib.suppress(OSError):
@@ -153,7 +152,7 @@ class ParquetFile:
         finally:
             self._fd = -1
             if end is not None:
-                os.ftruncate(fd, end)  # what was reserved and not used
+                os.ftruncate(fd, end)  # frees what was reserved and not used
                 self._size = end
             removed = os.fstat(fd).st_nlink == 0
             try:
@@ -167,18 +166,18 @@ class ParquetFile:
             raise removed_error(str(self._at))
 
     def _reserve(self, size: int, groups: int) -> None:
-        """Have the file system set aside `size` more bytes, and the footer's."""
+        """Reserve `size` more bytes on the disk, and those of the footer."""
         try:
             at = self._file.tell()
             os.posix_fallocate(self._fd, at, size + _FOOTER + groups * _FOOTER_GROUP)
         except OSError as refused:
             if refused.errno in _FULL:
                 raise _refused(self._at, refused) from None
-            # A file system (or a device) that cannot: then the disk has to be large enough.
+            # Not possible on this file system or device: then the disk has to be large enough.
 
 
 class _Output(io.RawIOBase):
-    """The file as Arrow sees it: writes are whole, for Arrow does not look; and none come from a fork of the owner."""
+    """The file for Arrow, which does not check for short writes: each write is complete. Dead in a forked child."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -192,7 +191,7 @@ class _Output(io.RawIOBase):
         return self._at
 
     def drop(self) -> None:
-        """Write nothing any more."""
+        """Ignore all further writes."""
         self._owner = 0
 
     def write(self, data: Any) -> int:

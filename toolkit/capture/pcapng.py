@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing pcapng: one section, one interface, packets with nanoseconds, and what was lost beside them."""
+"""PcapngWriter: pcapng with one section, one interface, packets with nanoseconds, and counts of lost packets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.capture.records import About, Counts, Packets
 __all__ = ["PcapngWriter"]
 
 _END = blocks.option(blocks.OPT_ENDOFOPT, b"")
-_FLAGS = (blocks.EPB_FLAGS | 4 << 16, blocks.EPB_FLAGS_INBOUND)  # XDP sees nothing else
+_FLAGS = (blocks.EPB_FLAGS | 4 << 16, blocks.EPB_FLAGS_INBOUND)  # an XDP program gets inbound packets only
 _QUEUE = blocks.EPB_QUEUE | 4 << 16
 _LOW = np.int64(0xFFFFFFFF)
 
@@ -23,13 +23,13 @@ class PcapngWriter:
     """The format of one capture; its blocks as bytes."""
 
     name = "pcapng"
-    last = (1 << 63) - 1  # ns since 1970: u64, so there is nothing before, but the end of datetime64 comes first
+    last = (1 << 63) - 1  # ns since 1970: the format has u64, but datetime64 ends here
     remedy = "write Parquet (a name that ends in .parquet), whose times have a sign"
 
     def __init__(self, about: About) -> None:
         self._about = about
         self._name_queue = about.queues > 1
-        # Header, flags, the queue (where there are several), the end of the options, the length once more.
+        # Header, flags, the queue (if there are several), the end of the options, the length again.
         self._around = blocks.EPB_HEADER_SIZE + 8 + (8 if self._name_queue else 0) + 4 + 4
 
     def preamble(self) -> bytes:
@@ -53,16 +53,16 @@ class PcapngWriter:
         )
 
     def sizes(self, packets: Packets) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """Bytes that each packet will take: shape (n,) int64."""
+        """Return the size of each packet's block in bytes: shape (n,), int64."""
         return (packets.captured.astype(np.int64) + 3 & -4) + self._around
 
     def encode(self, packets: Packets, reserve: Reserve) -> Bytes | None:
-        """Return the packets as enhanced packet blocks, in memory that was reserved: shape (total,) uint8."""
+        """Return the packets as enhanced packet blocks, in memory from `reserve`: shape (total,), uint8."""
         total: Word = (packets.captured + np.uint32(3) & np.uint32(0xFFFFFFFC)) + np.uint32(self._around)
         front = (
             blocks.ENHANCED_PACKET_BLOCK,
             total,
-            0,  # the interface: there is one
+            0,  # the only interface
             packets.times >> 32,
             packets.times & _LOW,
             packets.captured,
@@ -73,10 +73,10 @@ class PcapngWriter:
         return pack(packets.memory, packets.offsets, packets.captured, front, back, reserve=reserve, align=4)
 
     def statistics(self, counts: Counts, began: int, now: int) -> bytes:
-        """Return what was counted from `began` to `now` (ns since 1970 UTC) as an interface statistics block.
+        """Return the counts from `began` to `now` (ns since 1970 UTC) as an interface statistics block.
 
-        isb_ifdrop is all that the filter accepted and that is not in the file, as dumpcap has it and Wireshark shows
-        it; isb_osdrop is the kernel's part of that.
+        isb_ifdrop is the number of packets that the filter accepted and that are not in the file, as dumpcap writes it
+        and Wireshark shows it; isb_osdrop is the kernel's part of that.
         """
         options = b"".join(
             blocks.option(code, struct.pack("=Q", value))
@@ -93,7 +93,7 @@ class PcapngWriter:
         return blocks.block(blocks.INTERFACE_STATISTICS_BLOCK, body)
 
     def whole(self, data: memoryview, limit: int) -> tuple[int, int]:
-        """Return the bytes and packets of `data` (whole blocks) that are whole within its first `limit` bytes."""
+        """Return the bytes and packets of whole blocks within the first `limit` bytes of `data`."""
         at = packets = 0
         while at + 12 <= limit:
             kind, total = struct.unpack_from("=II", data, at)
@@ -109,5 +109,5 @@ def _text(code: int, text: str) -> bytes:
 
 
 def _time(ns: int) -> bytes:
-    """Two words, the high one first, whatever the byte order."""
+    """Return a time as two 32-bit words, the high one first in either byte order."""
     return struct.pack("=II", ns >> 32, ns & 0xFFFFFFFF)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocks of a file taken from the disk before they are written: a file system does that far better by the thousand.
+"""Ahead: allocate blocks of a file before they are written, which is much cheaper for thousands of blocks at a time.
 
-Through ext4's page cache a byte of a new file costs 40 % less where its block is taken already. The blocks lie behind
-the file's end: whoever looks at the file sees what is written and no more, at any moment.
+Through ext4's page cache a byte of a new file costs 40 % less if its block is already allocated. The blocks are behind
+the file's end, so that the file never shows more than what was written.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from toolkit.abi.libc import FALLOC_FL_KEEP_SIZE, fallocate
 
 __all__ = ["Ahead"]
 
-_MOST = 64 << 20  # bytes ahead at most: what stays on the disk, until the file is removed, of a capture that was killed
+_MOST = 64 << 20  # most bytes ahead; if the capture is killed, they stay allocated until the file is removed
 
 
 class Ahead:
-    """What is allocated of one file that only grows."""
+    """The allocated blocks of one file that only grows. For the writing thread."""
 
     def __init__(self, fd: int) -> None:
-        """fd: the file, open for writing."""
+        """Allocate for the file `fd`, which is open for writing."""
         self._fd = fd
         self._until = 0  # allocated to here; written by reach() and trim()
-        self._able = True  # whether the file system can, and has room
+        self._able = True  # whether the file system supports it, and has room
 
     def reach(self, begin: int, end: int) -> None:
-        """Have blocks for what is written from `begin` to `end`, and for as much again, 64 MB at most."""
+        """Allocate blocks for the bytes from `begin` to `end`, and for as many more, at most 64 MB."""
         if end <= self._until or not self._able:
             return
         begin, until = max(begin, self._until), end + min(end, _MOST)
         try:
             fallocate(self._fd, FALLOC_FL_KEEP_SIZE, begin, until - begin)
-        except OSError:  # not this file system, or nearly full: writing tells
+        except OSError:  # not supported by the file system, or nearly full: then write() fails
             self._able = False
         else:
             self._until = until
 
     def trim(self, size: int) -> None:
-        """Give back what lies behind the end of the file, `size` bytes of which are ours."""
+        """Free the blocks behind the end of the file, to which we wrote `size` bytes."""
         if self._until > size:
             self._until = 0
             with contextlib.suppress(OSError):
-                # Where it ends by now: somebody else may have emptied it, or written behind us.
+                # The present end: another process may have emptied the file, or appended to it.
                 os.ftruncate(self._fd, os.fstat(self._fd).st_size)

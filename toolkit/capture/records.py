@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a file format needs to know: of the packets it writes, of where they come from, of what was lost."""
+"""About, Counts, Packets: what a file format gets: the source, the counts of lost packets, and the packets."""
 
 from __future__ import annotations
 
@@ -20,44 +20,45 @@ if TYPE_CHECKING:
 
 __all__ = ["LARGEST_SNAPLEN", "About", "Counts", "Packets", "packets_of"]
 
-LARGEST_SNAPLEN = 262144  # what libpcap takes for "all of it"
+LARGEST_SNAPLEN = 262144  # libpcap's value for whole packets
 
 
 class About(NamedTuple):
-    """Where packets come from; "" and 0 where not known."""
+    """The source of the packets; "" and 0 where not known."""
 
     name: str = ""
     description: str = ""
     filter: str = ""
     mac: bytes = b""
     speed: int = 0  # bits/s
-    queues: int = 1  # with more than one, each packet tells its queue
+    queues: int = 1  # with more than one, each packet has its queue
     snaplen: int = LARGEST_SNAPLEN  # bytes kept of each packet, at most
     hardware: str = platform.machine()
     os: str = f"{platform.system()} {platform.release()}"
 
     @property
     def application(self) -> str:
-        """What writes the file: "afxdp-toolkit 0.1.0"."""
+        """The program that writes the file: "afxdp-toolkit 0.1.0"."""
         try:
             return f"afxdp-toolkit {metadata.version('afxdp-toolkit')}"
-        except metadata.PackageNotFoundError:  # a bare checkout on the path
+        except metadata.PackageNotFoundError:  # a checkout that is not installed
             return "afxdp-toolkit"
 
 
 class Counts(NamedTuple):
-    """Packets from the beginning of a capture, or of a file. accepted = delivered + os_dropped + write_dropped, once
-    nothing is under way any more (and unless more came than were asked for).
+    """Counts of packets since the beginning of a capture, or of a file.
+
+    At the end accepted = delivered + os_dropped + write_dropped, unless more packets came than were wanted.
     """
 
     received: int = 0  # seen by the XDP program
     accepted: int = 0  # of those, taken by the filter
     os_dropped: int = 0  # of those, dropped by the kernel: no free frame, or a full ring
-    write_dropped: int = 0  # dropped here: what they were to be written to did not keep up, or failed
+    write_dropped: int = 0  # dropped here: the file was too slow, or writing failed
     delivered: int = 0  # written
 
     def since(self, before: Counts) -> Counts:
-        """Return what was counted after `before`: never less than 0, though a failure takes back what was delivered."""
+        """Return the counts since `before`, at least 0: after a failed write, `delivered` may have decreased."""
         return Counts(*(max(now - then, 0) for now, then in zip(self, before, strict=True)))
 
 
@@ -65,16 +66,16 @@ class Packets(NamedTuple):
     """Packets as arrays over one memory; n of them."""
 
     memory: Bytes
-    offsets: npt.NDArray[np.int64]  # (n,) where each begins
+    offsets: npt.NDArray[np.int64]  # (n,) where each begins in memory
     captured: npt.NDArray[np.uint32]  # (n,) bytes of each that are kept
     original: npt.NDArray[np.integer[Any]]  # (n,) bytes of each on the wire
     times: npt.NDArray[np.int64]  # (n,) ns since 1970 UTC
     queue: int
-    untimed: int  # how many had no time of arrival: theirs is that of their receipt
+    untimed: int  # packets without an arrival time: they have the time at which they were received
 
     def check_times(self, last: int, what: str, remedy: str) -> None:
-        """ArgumentError where a time is before 1970 or after `last` ns, for `what` would hold another time then."""
-        # Taken as unsigned, what is before 1970 is far behind every `last`.
+        """Raise ArgumentError when a time is before 1970 or after `last` ns, because `what` cannot represent it."""
+        # As unsigned numbers, times before 1970 are larger than every `last`.
         if len(self) and int(self.times.view(np.uint64).max()) > last:
             at = int(np.argmax(self.times.view(np.uint64) > last))
             time, end = (np.datetime64(int(ns), "ns") for ns in (self.times[at], last))
@@ -88,14 +89,14 @@ class Packets(NamedTuple):
         return len(self.captured)
 
     def slice(self, begin: int, end: int) -> Packets:
-        """Return packets begin to end - 1; `untimed` goes with the first slice."""
+        """Return packets begin to end - 1; `untimed` is in the first slice only."""
         at = slice(begin, end)
         arrays = (self.offsets[at], self.captured[at], self.original[at], self.times[at])
         return Packets(self.memory, *arrays, self.queue, 0 if begin else self.untimed)
 
 
 def packets_of(batch: Batch, snaplen: int) -> Packets:
-    """Return the packets of a Batch, cut to `snaplen` bytes. Those without a time of arrival get that of now."""
+    """Return the packets of a Batch, cut to `snaplen` bytes. Those without an arrival time get the present one."""
     times = batch.timestamps.view(np.int64)
     missing = times == NAT
     untimed = int(np.count_nonzero(missing))

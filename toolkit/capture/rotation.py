@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of the files of a capture that rotates: as tcpdump's -C, -G and -W make them."""
+"""The rotation of captures: when the next file begins, and its name, as with tcpdump's -C, -G and -W."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Rotation(NamedTuple):
     files: int | None = None
 
     def check(self, path: Path | None) -> None:
-        """Raise ArgumentError for what makes no sense."""
+        """Raise ArgumentError for a rotation that is not possible with this path."""
         for name, value in (("bytes", self.size), ("files", self.files)):
             if value is not None and whole(f"rotate_{name}", value) <= 0:
                 raise ArgumentError(f"rotate_{name} is more than 0, not {value!r}")
@@ -40,14 +40,14 @@ class Rotation(NamedTuple):
 
 
 class Names:
-    """The names, one after the other. With a size they count up behind the name given; a time is put in by strftime."""
+    """The file names, one after the other: with a size, the path and a number; with a time, the path by strftime."""
 
     def __init__(self, path: Path, rotation: Rotation) -> None:
         self._path = path
         self._rotation = rotation
-        self._number = 0  # of the file since the last rotation by time
+        self._number = 0  # files since the last rotation by time
         self._rotations = 0  # by time
-        self._dated = path  # the name given, with the time put in
+        self._dated = path  # the path, with the time filled in
         most = rotation.files if rotation.files and rotation.size else 0
         self._digits = len(str(most - 1)) if most else 0
 
@@ -56,14 +56,14 @@ class Names:
         return self._name()
 
     def by_size(self) -> Path:
-        """Return the next name after a file has become too large."""
+        """Return the next name, when the file has become too large."""
         self._number += 1
         if self._rotation.files and self._number >= self._rotation.files:
             self._number = 0
         return self._name()
 
     def by_time(self) -> Path | None:
-        """Return the next name after the time is over; None: that was the last of the files asked for."""
+        """Return the next name, when the time is over; None after the last of rotate_files."""
         self._rotations += 1
         if not self._rotation.size and self._rotation.files and self._rotations >= self._rotation.files:
             return None
@@ -71,12 +71,12 @@ class Names:
         name = self._name()
         if self._dated != before:
             return name
-        # The same time again, as far as the name tells it: tcpdump writes over what it captured. We go on behind it.
+        # If the name would be the same again, tcpdump overwrites its own file. Here the name gets a number instead.
         self._number = number
         return self.by_size() if self._rotation.size else before
 
     def expected(self) -> list[Path]:
-        """Return the names that are known beforehand."""
+        """Return the names that can be known beforehand."""
         if not self._rotation.size or self._rotation.seconds:
             return [self._name()]
         others = self._path.parent.glob(f"{_glob_escaped(self._stem(self._path))}[0-9]*{self._suffix(self._path)}")
@@ -87,7 +87,7 @@ class Names:
             name = time.strftime(self._path.name)
             try:
                 self._dated = self._path.with_name(name)
-            except ValueError:  # a slash, of %D or %x; or nothing at all
+            except ValueError:  # a slash, from %D or %x; or an empty name
                 raise ArgumentError(
                     f"{self._path.name!r} makes the file's name {name!r}, which is none. "
                     "Next step: take %Y%m%d for the date and %H%M%S for the time."
@@ -108,7 +108,7 @@ class Names:
 
     @staticmethod
     def _suffix(path: Path) -> str:
-        """Return a suffix that says how the file is compressed: it stays at the end."""
+        """Return the suffix of a compression (.gz, .zst), which stays at the end of the name."""
         return path.suffix if path.suffix.lower() in SUFFIXES else ""
 
     def _stem(self, path: Path) -> str:

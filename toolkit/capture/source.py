@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the packets of a capture come from: an Interface, or what behaves like one, and what a file tells of it."""
+"""PacketSource: what a capture receives from, an Interface or a Tee, and its description for the file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["PacketSource", "about_of"]
 
 
 class PacketSource(Protocol):
-    """An Interface, or what behaves like one."""
+    """An Interface, or an object with the same methods."""
 
     device: Device
     filter: str | None
@@ -37,20 +37,20 @@ class PacketSource(Protocol):
         """Return the XDP program's counters."""
 
     def waiting(self) -> int | None:
-        """Return how many packets came that nobody has taken yet; None where nobody has taken any at all."""
+        """Return how many packets wait to be received; None if none has been received yet."""
 
     def info(self) -> dict[str, Any]:
-        """Return what came about."""
+        """Return the options in effect: see Interface.info()."""
 
     def detach(self) -> None:
-        """Take the program off the interface."""
+        """Detach the program from the interface."""
 
     def loss(self) -> DeviceGoneError | None:
-        """Return the error that receiving ends with, where somebody else took the program off, or the interface."""
+        """Return the error with which receiving ends, if the program was taken off or the interface is gone."""
 
 
 def about_of(interface: PacketSource | None, snaplen: int) -> About:
-    """Return what a file tells of the interface; of None, nothing."""
+    """Return the description of an interface for the file; an empty one for None."""
     if interface is None:
         return About(snaplen=snaplen)
     device, info = interface.device, interface.info()
@@ -73,7 +73,7 @@ def about_of(interface: PacketSource | None, snaplen: int) -> About:
 
 
 def _expression(interface: PacketSource) -> str:
-    """Return the filter where it is one expression of libpcap's language, as others read it in the file; else ""."""
+    """Return the filter if it is a single tcpdump expression, as other programs read it from the file; else ""."""
     rules = interface.program.rules
     if len(rules) > 1:
         return ""
@@ -82,7 +82,7 @@ def _expression(interface: PacketSource) -> str:
 
 
 def _speed(interface: PacketSource) -> int:
-    """Bits/s of the link, 0 where the driver does not say (or the interface is in another network namespace)."""
+    """Return the link's bits/s, 0 if the driver does not report it, or in another network namespace."""
     with contextlib.suppress(ToolkitError, OSError, ValueError):
         directory = InterfaceDirectory(interface.device.name)
         try:

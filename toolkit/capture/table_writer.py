@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets into tables: Batches copied, and handed by the Writer's thread to a sink such as that of Parquet."""
+"""Tables: write packets to tables: Batches are copied, and the Writer's thread passes them to a sink (Parquet)."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 
 __all__ = ["Sink", "Tables", "check_one_file", "check_tables"]
 
-_OVERHEAD = 256  # bytes of a waiting packet beside its own
-_TICK = 1.0  # seconds between two calls of tick() while nothing comes
+_OVERHEAD = 256  # bytes of memory for a waiting packet, in addition to its own
+_TICK = 1.0  # seconds between two calls of tick() while no packet comes
 
 
 class Sink(Protocol):
-    """Whoever keeps Batches."""
+    """A target for Batches."""
 
     def write(self, batch: Batch) -> None:
-        """Take a Batch (a copy)."""
+        """Write a Batch (a copy)."""
 
     def tick(self) -> None:
-        """Do what is due when nothing comes."""
+        """Do what is due while no packet comes."""
 
     def close(self, statistics: Mapping[str, Any] | None = None) -> None:
-        """End it; `statistics`: received and dropped, for those who note that."""
+        """Write the end. statistics: counts of the capture, such as received and dropped."""
 
     def discard(self) -> None:
-        """End it without a trace, when nothing was written."""
+        """End and remove the files, when nothing was written."""
 
     @property
     def written(self) -> int:
-        """Packets that are safe."""
+        """Packets that are on the disk and readable."""
 
     @property
     def bytes(self) -> int:
@@ -50,13 +50,13 @@ class Sink(Protocol):
 
 
 class Tables:
-    """A sink, and the thread that feeds it: what PacketFiles is for packets."""
+    """A sink, and the thread that feeds it: the counterpart of PacketFiles. One thread calls the methods."""
 
     finished = False
-    pending = 0  # packets that are being written right now, and not counted yet
+    pending = 0  # packets in write_batch() that are not yet counted
 
     def __init__(self, sink: Sink, name: str, queueing: Queueing, counts: Callable[[], Counts]) -> None:
-        """counts: asked for the figures at the end."""
+        """Start the thread. counts: returns the counts, called at the end."""
         self._sink = sink
         self._name = name
         self._counts = counts
@@ -67,7 +67,7 @@ class Tables:
         self.made = 1
 
     def write_batch(self, batch: Batch) -> int:
-        """Have a Batch kept; how many packets found room. Raises what the writing thread ran into."""
+        """Queue a Batch; return how many packets found room. Raises the first failure of the writing thread."""
         self.check()
         size = int(batch.lengths.sum()) + _OVERHEAD * len(batch)
         if self._writer.room(size):
@@ -80,29 +80,29 @@ class Tables:
         """Do nothing: tables do not rotate."""
 
     def note(self) -> None:
-        """Do nothing: the figures stand in the file's metadata, which come last."""
+        """Do nothing: the counts are in the file's metadata, which are written last."""
 
     def check(self) -> None:
-        """Raise what the writing thread ran into."""
+        """Raise the first failure of the writing thread."""
         if self._writer.error is not None:
             raise self._writer.error
 
     @property
     def packets(self) -> int:
-        """Packets that found room, but for those that were not written because writing failed."""
+        """Packets that found room, without those that were lost because writing failed."""
         return self._writer.written if self._written is None else self._written
 
     @property
     def written(self) -> int:
-        """Bytes on the disk, as far as the sink knows."""
+        """Bytes on the disk, by the sink's count."""
         return self._sink.bytes
 
     def close(self) -> None:
-        """Write what waits, and the figures. Raises the first failure."""
+        """Write what waits, and the counts. Raises the first failure."""
         gone = self._writer.close(self._stalled)
         failure = self._writer.error
         if gone:
-            if self._writer.error is not None:  # rows that were counted as written waited in the sink for a row group
+            if self._writer.error is not None:  # rows that counted as written were still waiting in the sink
                 self._written = self._sink.written
             try:
                 counts = self._counts()
@@ -115,7 +115,7 @@ class Tables:
                     }
                 )
             except OSError as refused:
-                failure = failure or _told(refused, self._name)
+                failure = failure or _write_failure(refused, self._name)
             except ToolkitError as refused:
                 failure = failure or refused
             self._written = self._sink.written
@@ -125,7 +125,7 @@ class Tables:
             raise failure
 
     def discard(self) -> None:
-        """End without a trace: for who gives up before there are packets."""
+        """End and remove the files: for a capture that fails before there are packets."""
         self._writer.close(self._stalled)
         self._sink.discard()
 
@@ -134,7 +134,7 @@ class Tables:
 
 
 def check_tables(given: str, rotation: Rotation, compress: str | None, *, force: bool) -> None:
-    """Raise what keeps tables from being written to the path `given`; makes nothing."""
+    """Raise what writing tables to the path `given` would raise. Creates nothing."""
     path = Path(given)
     if given == "-" or any(rotation) or compress or suffix_of(path):
         raise ArgumentError(
@@ -146,7 +146,7 @@ def check_tables(given: str, rotation: Rotation, compress: str | None, *, force:
 
 
 def check_one_file(given: str, format: str) -> None:
-    """Raise ArgumentError for a directory as the place of what is one file."""
+    """Raise ArgumentError when the path of a single file is that of a directory."""
     if is_directory(given):
         raise ArgumentError(
             f"{format} is written to a file, and {given} names a directory. "
@@ -172,7 +172,7 @@ class _Feeder:
                 self._fed += 1
             except Exception as refused:
                 lost = sum(one.packets for one in items[at:])
-                why = _told(refused, self._name) if isinstance(refused, OSError) else refused
+                why = _write_failure(refused, self._name) if isinstance(refused, OSError) else refused
                 raise UnwrittenError(why, lost) from refused
 
     def timeout(self) -> float | None:
@@ -182,8 +182,8 @@ class _Feeder:
         try:
             self._sink.tick()
         except OSError as refused:
-            raise UnwrittenError(_told(refused, self._name), 0) from refused
+            raise UnwrittenError(_write_failure(refused, self._name), 0) from refused
 
 
-def _told(refused: OSError, name: str) -> SystemCallError:
+def _write_failure(refused: OSError, name: str) -> SystemCallError:
     return write_error(refused, name)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A thread that writes, so that who receives need not wait for a disk: a bounded queue of pieces, and its accounts."""
+"""Writer: a thread that writes, so that the receiving thread need not wait for the disk.
+
+A bounded queue, with counts.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,12 @@ from toolkit.errors import ToolkitError
 
 __all__ = ["Handler", "Item", "UnwrittenError", "Writer"]
 
-_TOGETHER = 8 << 20  # bytes that go to the handler at once, at most (or one piece)
+_TOGETHER = 8 << 20  # most bytes that the handler gets at a time (or one piece)
 _PIECES = 512
-_AGE = 1.0  # seconds that the disk may need for what waits: so much of a capture is lost by `kill -9`
-_AT_FIRST = 64 << 20  # bytes that may wait until something is written
-_WINDOW = 1.0  # seconds of writing, over which its rate is known
-_TELLING = 256 << 10  # bytes of a write that tells the disk's rate: a smaller one takes as long as a system call does
+_AGE = 1.0  # seconds of writing that may wait: `kill -9` loses that much of a capture
+_AT_FIRST = 64 << 20  # bytes that may wait before the disk's rate is known
+_WINDOW = 1.0  # seconds of writing over which the rate is measured
+_TELLING = 256 << 10  # bytes of the smallest write that measures the rate: in smaller ones the system call dominates
 
 
 class Item(NamedTuple):
@@ -31,7 +34,7 @@ class Item(NamedTuple):
 
 
 class UnwrittenError(Exception):
-    """Raised by a handler: why it failed, and how many packets of what it was given are not written."""
+    """Raised by a handler: why writing failed, and how many of the packets that it got are not written."""
 
     def __init__(self, why: Exception, lost: int) -> None:
         super().__init__(str(why))
@@ -40,51 +43,51 @@ class UnwrittenError(Exception):
 
 
 class Handler(Protocol):
-    """What does the work, in the thread."""
+    """Does the work, in the Writer's thread."""
 
     def take(self, items: list[Item]) -> None:
-        """Write them, in order. UnwrittenError when that is refused."""
+        """Write items, in order. UnwrittenError when that fails."""
 
     def timeout(self) -> float | None:
-        """Seconds after which idle() wants to be called if nothing comes; None: never."""
+        """Return the seconds after which to call idle() if no item comes; None: never."""
 
     def idle(self) -> None:
-        """Write what was held back. UnwrittenError when that is refused."""
+        """Write what was held back. UnwrittenError when that fails."""
 
     def progress(self) -> int:
-        """Return what is another number whenever something moved; asked from outside of the thread."""
+        """Return a number that changes with any progress. Called from other threads."""
 
 
 class Writer:
-    """The thread and its queue. One thread puts; after the first failure all that comes is counted as lost."""
+    """The thread and its queue. One thread puts; after the first failure all further packets count as lost."""
 
     def __init__(self, handler: Handler, *, limit: int, timeout: float) -> None:
-        """limit: bytes that may wait, and no more than are written in a second. patience: seconds that room() waits."""
+        """Start the thread. limit: bytes that may wait, but at most those of a second. timeout: seconds of room()."""
         self._handler = handler
         self._limit = limit
         self._timeout = timeout
         self._queue: queue.SimpleQueue[Item | Callable[[], None] | None] = queue.SimpleQueue()
-        # Each is written by one side only, so neither needs a lock.
+        # Each of these is written by one thread only, so no lock is needed.
         self.offered = self._done = 0  # bytes
-        self._put = self._ended = 0  # packets: given to put(); of these, written or lost
-        # Not an Event: an interrupt inside of one can leave its lock held, and the thread would wait for that for ever.
+        self._put = self._ended = 0  # packets: passed to put(); of these, written or lost
+        # Not an Event: an interrupt inside of it can leave its lock held, for which the thread would wait for ever.
         self._freed: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._wanted = False  # whether somebody waits for room
+        self._wanted = False  # whether room() is waiting
         self._end: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._lost = 0  # packets; written by the thread
-        # Bytes that may wait now: `limit`, or what is written in _AGE, as far as that is known. Written by the thread.
+        # Bytes that may wait now: `limit`, or the bytes written in _AGE once known. Written by the thread.
         self._allowed = min(limit, _AT_FIRST)
-        self._recent = (0.0, 0)  # seconds spent on writing and bytes written, as far as they count still; the thread's
-        self._left: int | None = None  # packets that were not written when the thread was left behind
+        self._recent = (0.0, 0)  # seconds of writing and bytes written, in the window; written by the thread
+        self._left: int | None = None  # packets that were not written when close() gave up on the thread
         self.error: Exception | None = None  # the first failure
         threading.Thread(target=self._run, name="toolkit-capture", daemon=True).start()
 
     def room(self, size: int) -> bool:
-        """Whether there is room for `size` bytes more, after `patience` at the latest. An empty queue has always."""
+        """Return whether there is room for `size` more bytes, within `timeout`. An empty queue always has room."""
         deadline = 0.0
         while self.waiting and self.waiting + size > self._allowed:
             deadline = deadline or time.monotonic() + self._timeout
-            self._wanted = True  # before the next look: what is freed after that look tells
+            self._wanted = True  # set before the next check, so that bytes freed after the check wake this thread
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
@@ -94,17 +97,17 @@ class Writer:
         return True
 
     def put(self, payload: Any, size: int, packets: int) -> None:
-        """Take a piece that occupies `size` bytes until it is written: ask for room() before."""
-        self.offered += size  # first: an interrupt here costs room, the other way round it would cost packets
+        """Queue a piece that occupies `size` bytes until it is written; call room() first."""
+        self.offered += size  # first, because an interrupt after this costs only room, and not packets
         self._queue.put(Item(payload, size, packets))
         self._put += packets
 
     def do(self, work: Callable[[], None]) -> None:
-        """Have the thread do something else between the pieces before and those behind."""
+        """Have the thread call `work` after the pieces that were put before."""
         self._queue.put(work)
 
     def close(self, stalled: float) -> bool:
-        """Let the thread come to its end. False: for `stalled` seconds nothing moved, and it was left behind."""
+        """Wait for the thread to end. False after `stalled` seconds without progress: the thread is then left alone."""
         self._queue.put(None)
         seen, since = (self._done, self._handler.progress()), time.monotonic()
         while not self._over(0.05):
@@ -114,11 +117,11 @@ class Writer:
             elif time.monotonic() - since > stalled:
                 self._left = self._put - self._ended + self._lost
                 return False
-        self._put = self._ended  # what the thread has seen: an interrupt may have come between put()'s steps
+        self._put = self._ended  # the thread's count, since an interrupt may have cut put() short
         return True
 
     def _over(self, timeout: float) -> bool:
-        """Whether the thread came to its end. Not by join(): uninterrupted()'s threads must not ask who they are."""
+        """Return whether the thread has ended. Not by join(), which needs a thread of the module threading."""
         try:
             self._end.get(timeout=timeout)
         except queue.Empty:
@@ -127,12 +130,12 @@ class Writer:
 
     @property
     def waiting(self) -> int:
-        """Bytes that are not written yet."""
+        """Bytes that are not yet written."""
         return self.offered - self._done
 
     @property
     def lost(self) -> int:
-        """Packets that were put and not written: writing failed, or the thread was left behind with them."""
+        """Packets that were put and not written: writing failed, or close() gave up on the thread."""
         return self._lost if self._left is None else self._left
 
     @property
@@ -141,7 +144,7 @@ class Writer:
         return self._put - self.lost
 
     def lose(self, packets: int) -> None:
-        """Count packets as lost that were written, and taken back; once the thread has ended."""
+        """Count packets as lost that were written and then removed; for use after the thread has ended."""
         self._lost += packets
 
     def _run(self) -> None:
@@ -166,7 +169,7 @@ class Writer:
                 self._guarded(item)
 
     def _take(self, first: Item) -> Item | Callable[[], None] | None:
-        """Write this piece and those behind it; return what came then: work of another kind."""
+        """Write this piece and those behind it; return the first item that is not a piece."""
         items, size = [first], first.size
         following: Item | Callable[[], None] | None = _nothing
         while size < _TOGETHER and len(items) < _PIECES:
@@ -194,7 +197,7 @@ class Writer:
         return following
 
     def _allow(self, seconds: float, size: int) -> None:
-        """Take in how long some bytes took. A disk that stands still for a moment loses no room by that."""
+        """Record the duration of a write. A short stall of the disk does not reduce the room."""
         if size < _TELLING:
             return
         spent, written = self._recent[0] + seconds, self._recent[1] + size
@@ -209,9 +212,9 @@ class Writer:
             work()
         except UnwrittenError as failure:
             self.error, self._lost = failure.why, self._lost + failure.lost
-        except Exception as failure:  # a bug, or a library's refusal: the receiving thread must hear of it
+        except Exception as failure:  # of any kind: the receiving thread raises it
             self.error = failure if isinstance(failure, ToolkitError) else ToolkitError(f"cannot write: {failure!r}")
 
 
 def _nothing() -> None:
-    """Stand for: no work of another kind."""
+    """Do nothing: the default work."""

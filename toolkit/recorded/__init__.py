@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings as Batches, and out of an interface again. toolkit.read() and toolkit.replay() open them."""
+"""Read recordings as Batches (toolkit.read), and send them on an interface again (toolkit.replay)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compressed recordings, decompressed as they are read: gzip, zstd, and what else Python has a library for."""
+"""Decompress recordings while they are read: gzip, zstd, xz and bzip2."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from toolkit.errors import RecordedError
 __all__ = ["decompressed", "decompression_errors"]
 
 _PIECE = 1 << 16  # compressed bytes read at a time
-_ZSTD_PIECE = 256  # of them at a time to the package zstandard: it knows no bound for what comes out, at most 8 MB so
-_SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # a frame that every reader of zstd passes over
-_XZ_MEMORY = 1 << 28  # bytes; `xz -9` needs 65 MB, a hostile file as much as it likes
+_ZSTD_PIECE = 256  # bytes at a time for the package zstandard, which cannot limit its output: this keeps it below 8 MB
+_SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # a frame that every reader of zstd skips
+_XZ_MEMORY = 1 << 28  # bytes; `xz -9` needs 65 MB, but a hostile file can demand any amount
 
 
 class _Decompressor(Protocol):
-    """As in the modules bz2, lzma and compression.zstd: for one stream."""
+    """A decompressor for one stream, as in the modules bz2, lzma and compression.zstd."""
 
     @property
     def eof(self) -> bool: ...
@@ -33,7 +33,7 @@ class _Decompressor(Protocol):
 
 
 def decompressed(raw: Any, head: bytes, name: str) -> Any:
-    """Return an object with readinto() for what `raw` holds, which begins with `head`; `raw` itself if it is plain."""
+    """Return an object whose readinto() decompresses `raw`, which begins with `head`; `raw` itself if it is plain."""
     for magic, maker in _FORMATS.items():
         if head.startswith(magic):
             return maker(raw, name)
@@ -43,23 +43,23 @@ def decompressed(raw: Any, head: bytes, name: str) -> Any:
 
 
 def decompression_errors() -> tuple[type[Exception], ...]:
-    """What damaged data make the libraries raise; without importing one."""
+    """Return the exceptions of the libraries for damaged data, without importing one."""
     names = {"lzma": "LZMAError", "compression.zstd": "ZstdError", "zstandard": "ZstdError"}
     loaded = [getattr(sys.modules[module], name) for module, name in names.items() if module in sys.modules]
     return zlib.error, *loaded
 
 
 class _Stream:
-    """Stream after stream, each to its own decompressor: what a compressor appends to is as good as one."""
+    """Decompresses one stream after the other: compressors may append streams to a file."""
 
     def __init__(self, raw: Any, make: Callable[[], _Decompressor]) -> None:
         self._raw = raw
         self._make = make
         self._one = make()
-        self._begun = False  # whether the decompressor has seen anything
+        self._begun = False  # whether the decompressor has got any data
 
     def readinto(self, target: memoryview) -> int | None:
-        """Decompress something into target; 0 at the end. EOFError when that is not the end of a stream."""
+        """Decompress into target; return the bytes, 0 at the end. EOFError if the data end inside a stream."""
         pending = b""
         while True:
             if self._one.eof:
@@ -75,7 +75,7 @@ class _Stream:
                     return 0
                 pending = bytes(piece[:count])
             if not self._begun:
-                pending = pending.lstrip(b"\0")  # tapes and disks fill the last block with zeros, xz does at will
+                pending = pending.lstrip(b"\0")  # padding: of the last block of a tape or disk, or of xz
                 if not pending:
                     continue
             self._begun = True
@@ -87,7 +87,7 @@ class _Stream:
 
 
 class _Inflater:
-    """zlib's decompressor for one gzip member, with the face of the others."""
+    """zlib's decompressor for one gzip member, as a _Decompressor."""
 
     def __init__(self) -> None:
         self._one = zlib.decompressobj(wbits=31)
@@ -108,7 +108,7 @@ class _Inflater:
 
 
 def _zstd(raw: Any, name: str) -> Any:
-    """Python's own from 3.14 on, else the package zstandard."""
+    """Return a decompressor of the standard library from Python 3.14 on, else of the package zstandard."""
     try:
         from compression import zstd
 
@@ -137,15 +137,15 @@ def _xz(raw: Any, name: str) -> Any:
 
 
 class _Unpacker:
-    """The package zstandard's decompressor for one frame, with the face of the others.
+    """The package zstandard's decompressor for one frame, as a _Decompressor.
 
-    Not its stream_reader(), which takes a frame that was cut off for a whole one.
+    Not its stream_reader(), which accepts a frame that was cut off.
     """
 
     def __init__(self, one: Any) -> None:
         self._one = one
         self._todo = memoryview(b"")  # compressed
-        self._done = memoryview(b"")  # decompressed, and not handed out yet
+        self._done = memoryview(b"")  # decompressed, and not yet returned
 
     @property
     def needs_input(self) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the readers of both formats have in common: an interface as recorded, packets as found, link types by name."""
+"""What the readers of both file formats share: RecordedInterface, FoundPackets, and link types."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 ByteOrder = Literal["<", ">"]
 
-# https://www.tcpdump.org/linktypes.html: what people come across
+# https://www.tcpdump.org/linktypes.html: the frequent ones
 _LINK_TYPES = {
     0: "NULL (BSD loopback)",
     LINKTYPE_ETHERNET: "EN10MB (Ethernet)",
@@ -46,12 +46,12 @@ _LINK_TYPES = {
 
 
 def link_type_name(number: int) -> str:
-    """Name a link type as libpcap does, with its number."""
+    """Return the name of a link type, as in libpcap, with its number."""
     return f"{_LINK_TYPES.get(number, 'link type')} {number}"
 
 
 def link_type_error(file: str, number: int) -> RecordedError:
-    """Build the refusal of a recording that is of no Ethernet."""
+    """Build the error for a recording of another link type than Ethernet."""
     remedy = (
         "capture on one interface by name instead of `-i any`"
         if number in (113, 276)
@@ -65,7 +65,7 @@ def link_type_error(file: str, number: int) -> RecordedError:
 
 @dataclass(frozen=True)
 class RecordedInterface:
-    """An interface as the file describes it; empty or None where it says nothing."""
+    """An interface as described in the file; empty or None where there is no description."""
 
     link_type: int
     name: str = ""
@@ -73,7 +73,7 @@ class RecordedInterface:
     filter: str = ""
     snaplen: int = 0  # bytes; 0: no limit
     resolution: int = 6  # if_tsresol: 10 to the minus that many seconds; with the highest bit set, 2 to the minus
-    offset: int = 0  # s to add to all times
+    offset: int = 0  # seconds to add to all times
     os: str = ""
 
 
@@ -83,24 +83,27 @@ class FoundPackets(NamedTuple):
     offsets: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.uint32]
     wire_lengths: npt.NDArray[np.uint32]
-    utc_ns: npt.NDArray[np.int64]  # since 1970; NaT's int64 where there is no time
+    utc_ns: npt.NDArray[np.int64]  # ns since 1970; NaT's int64 where there is no time
 
 
 class Corrupt(Exception):  # noqa: N818 - a signal between modules; people see RecordedError
-    """The bytes at `window.at` are nothing that belongs there."""
+    """The bytes at `window.at` are not valid in this format."""
 
 
 class FormatReader(Protocol):
-    """One of the file formats, at work on a window."""
+    """Reads one of the file formats from a window."""
 
     interfaces: list[RecordedInterface]
     comment: str
-    skipped: int  # packets left out: of another link type
-    undated: int  # packets whose time datetime64[ns] does not have: they come without one
-    need: int  # bytes that must be in the window before take() gets any further; 0: it may go on
+    skipped: int  # packets left out because of their link type
+    undated: int  # packets with a time outside of datetime64[ns]: they have NaT
+    need: int  # bytes that take() needs in the window to continue; 0: it can continue
 
     def statistics(self) -> dict[str, int]:
-        """Return what was counted while recording, by name."""
+        """Return the counts of the recording program, by name."""
 
     def take(self, window: Window, count: int) -> FoundPackets | None:
-        """Find at most `count` packets from window.at on, and go past them. Corrupt, when not even one can be found."""
+        """Return at most `count` packets from window.at on, and advance past them.
+
+        Corrupt if the first is not valid.
+        """

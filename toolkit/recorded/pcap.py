@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classic pcap: records one after the other, each behind a header of 16 bytes, in the byte order of who wrote it."""
+"""PcapReader: classic pcap: records one after the other, each with a header of 16 bytes, in the writer's byte order."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from toolkit.recorded.window import Window
 __all__ = ["LONGEST", "PcapReader"]
 
 LONGEST = 262_144
-"""Bytes of a packet: libpcap's bound, too. A larger length is no length."""
+"""Most bytes of a packet, as in libpcap. A larger length means that the file is damaged."""
 
-_MOST = 1 << 24  # and this, whatever snaplen the file names
+_MOST = 1 << 24  # and this, even if the file's snaplen is larger
 _CAPTURED = PCAP_RECORD.fields["captured"][1]  # type: ignore[index]  # offset in the record header
 
 
 class PcapReader:
-    """Reads records of a file whose magic is one of four: two byte orders, microseconds or nanoseconds."""
+    """Reads the records of a file. There are four magic numbers: two byte orders, microseconds or nanoseconds."""
 
     def __init__(self, window: Window) -> None:
         """Read the file's header. RecordedError when it is cut off, or of another link type than Ethernet."""
@@ -39,7 +39,7 @@ class PcapReader:
         self.order: ByteOrder = ">" if bytes(window.view[window.at : window.at + 2]) == b"\xa1\xb2" else "<"
         raw = window.view[window.at : window.at + PCAP_HEADER_SIZE]
         header = np.frombuffer(raw, dtype=PCAP_HEADER.newbyteorder(self.order))[0]
-        link_type = int(header["linktype"]) & 0xFFFF  # the upper half tells of check sequences
+        link_type = int(header["linktype"]) & 0xFFFF  # the upper half is about frame check sequences
         if header["major"] != 2:
             raise RecordedError(f"{window.name} is of pcap version {header['major']}.{header['minor']}, not 2.")
         if link_type != LINKTYPE_ETHERNET:
@@ -49,7 +49,7 @@ class PcapReader:
         self.interfaces = [RecordedInterface(link_type, snaplen=snaplen, resolution=9 if self._fraction_ns == 1 else 6)]
         self.comment = ""
         self.skipped = 0
-        self.undated = 0  # 136 years from 1970 on fit always
+        self.undated = 0  # its times, 136 years from 1970 on, always fit
         self.need = 0
         self._limit = max(LONGEST, min(snaplen, _MOST))
         self._record = PCAP_RECORD.newbyteorder(self.order)
@@ -57,11 +57,11 @@ class PcapReader:
         window.at += PCAP_HEADER_SIZE
 
     def statistics(self) -> dict[str, int]:
-        """Return nothing: this format has no place for it."""
+        """Return no counts: the format has none."""
         return {}
 
     def take(self, window: Window, count: int) -> FoundPackets | None:
-        """Find packets: see FormatReader. Where a record ends depends on its header alone: one after the other."""
+        """Find packets: see FormatReader. A loop over the records, since only its header tells where one ends."""
         offsets: list[int] = []
         at, end, view, limit = window.at, window.end, window.view, self._limit
         unpack, note, self.need = self._u32, offsets.append, 0
@@ -92,7 +92,7 @@ class PcapReader:
         whole = np.broadcast_to(np.int64(PCAP_RECORD_SIZE), starts.shape)
         records = gather(window.memory, starts, whole, PCAP_RECORD_SIZE).view(self._record).reshape(-1)
         seconds, fraction = records["seconds"].astype(np.int64), records["fraction"].astype(np.int64)
-        times = seconds * 1_000_000_000 + fraction * self._fraction_ns  # 0 is a time as any other
+        times = seconds * 1_000_000_000 + fraction * self._fraction_ns  # 0 is a valid time
         return FoundPackets(
             starts + PCAP_RECORD_SIZE,
             records["captured"].astype(np.uint32),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pcapng: blocks one after the other, in sections that may differ in byte order and in what they tell of interfaces."""
+"""PcapngReader: pcapng: blocks one after the other, in sections with their own byte order and interfaces."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ from toolkit.recorded.window import Window
 __all__ = ["PcapngReader"]
 
 _BLOCK = 12  # bytes of a block without a body
-_LONGEST = 1 << 24  # bytes of a block: libpcap's bound, too
-_MOST_INTERFACES = 1 << 16  # each is remembered: a file of nothing else would fill the memory
-_MOST_OPTIONS = 1 << 12  # of a block that are looked at
-_MOST_TEXT = 1 << 24  # bytes of their names, filters, ...: those that come later are left out
+_LONGEST = 1 << 24  # most bytes of a block, as in libpcap
+_MOST_INTERFACES = 1 << 16  # most interfaces that are kept: a file of many more would fill the memory
+_MOST_OPTIONS = 1 << 12  # most options of a block that are read
+_MOST_TEXT = 1 << 24  # most bytes of names, filters, ...: further ones are left out
 # Bytes before the packet, by type of block; the trailing length comes after it.
 _HEADERS = {ENHANCED_PACKET_BLOCK: EPB_HEADER_SIZE, OBSOLETE_PACKET_BLOCK: EPB_HEADER_SIZE, SIMPLE_PACKET_BLOCK: 12}
-_NOTED = (SECTION_HEADER_BLOCK, INTERFACE_DESCRIPTION_BLOCK, INTERFACE_STATISTICS_BLOCK)  # others are passed over
+_NOTED = (SECTION_HEADER_BLOCK, INTERFACE_DESCRIPTION_BLOCK, INTERFACE_STATISTICS_BLOCK)  # other blocks are skipped
 _STATISTICS = {
     ISB_IFRECV: "received",
     ISB_IFDROP: "dropped",
@@ -61,10 +61,10 @@ Positions = npt.NDArray[np.int64]
 
 
 class PcapngReader:
-    """Reads packet blocks of all three kinds; notes interfaces and statistics; passes over what it knows not."""
+    """Reads packet blocks of all three kinds, interfaces and statistics; skips unknown blocks."""
 
     def __init__(self, window: Window) -> None:
-        """Read what stands before the first packet, as far as it is there."""
+        """Read the blocks before the first packet, if they are there."""
         self.interfaces: list[RecordedInterface] = []  # of all sections
         self.comment = ""
         self.skipped = 0
@@ -72,25 +72,25 @@ class PcapngReader:
         self.need = 0
         self._order: ByteOrder = "<"
         self._text_left = _MOST_TEXT
-        self._others: set[int] = set()  # places in `interfaces` of those that are not Ethernet
-        self._first = 0  # number in `interfaces` of this section's first
+        self._others: set[int] = set()  # positions in `interfaces` of those that are not Ethernet
+        self._first = 0  # position in `interfaces` of this section's first
         self._kind = ENHANCED_PACKET_BLOCK  # the kind of packet block that is being read
-        self._counted: dict[tuple[int, str], int] = {}  # (interface, name): as its last statistics block says
+        self._counted: dict[tuple[int, str], int] = {}  # (interface, name): of its last statistics block
         self._head = struct.Struct("<II").unpack_from
         window.require(_BLOCK)
         while not self._other(window) and self.need and window.require(self.need):
             if len(self.interfaces):
-                break  # of a pipe, the first packet may be a long time coming
+                break  # in a pipe the first packet may come much later
 
     def statistics(self) -> dict[str, int]:
-        """Return what was counted while recording, summed over interfaces, by name; empty where the file has none."""
+        """Return the counts of the recording program, summed over interfaces, by name; empty if the file has none."""
         total: dict[str, int] = {}
         for (_, name), value in self._counted.items():
             total[name] = total.get(name, 0) + value
         return total
 
     def take(self, window: Window, count: int) -> FoundPackets | None:
-        """Find packets: see FormatReader. Those found together are in blocks of one kind, of one section."""
+        """Find packets: see FormatReader. One call returns packets from blocks of one kind, in one section."""
         places: list[int] = []
         note = places.append
         while len(places) < count:
@@ -109,7 +109,7 @@ class PcapngReader:
                 found, total = unpack(view, at)
                 following = at + total
                 if found != kind or following > end or total < least or total > _LONGEST or total & 3:
-                    break  # whatever that is, _other() finds out
+                    break  # _other() handles that
                 note(at)
                 at = following
             if at == window.at:
@@ -117,10 +117,13 @@ class PcapngReader:
             window.at = at
         return self._found(window, np.array(places, dtype=np.int64)) if places else None
 
-    # --- blocks that are no packets ---------------------------------------------------------------------------------
+    # --- blocks other than packets ----------------------------------------------------------------------------------
 
     def _other(self, window: Window, new_section: bool = True) -> bool:
-        """Go past blocks that are no packets. True: a whole packet block is next; False: see `need`, or not allowed."""
+        """Skip blocks other than packets. True: a complete packet block is next; False.
+
+        See `need`, or a new section.
+        """
         while True:
             self.need = 0
             if window.left < _BLOCK:
@@ -213,13 +216,13 @@ class PcapngReader:
     def _statistics(self, body: bytes) -> None:
         (number,) = struct.unpack_from(self._order + "I", body)
         if self._first + number >= len(self.interfaces):
-            return  # of an interface that nobody described: there is no end of those
+            return  # of an unknown interface: their number has no limit
         for code, value in self._options(body[12:]):
             if code in _STATISTICS and len(value) == 8:
                 self._counted[self._first + number, _STATISTICS[code]] = struct.unpack(self._order + "Q", value)[0]
 
     def _options(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Code and value of each option; of a list that is damaged, those before the damage."""
+        """Yield code and value of each option; those before the damage, if the list is damaged."""
         at = 0
         for _ in range(_MOST_OPTIONS):
             if at + 4 > len(data):
@@ -233,7 +236,7 @@ class PcapngReader:
     # --- packets ----------------------------------------------------------------------------------------------------
 
     def _found(self, window: Window, starts: Positions) -> FoundPackets | None:
-        """Read the headers of packet blocks, all at once; what is found before the first that is damaged counts."""
+        """Read the headers of packet blocks, all at once; return those before the first damaged one."""
         from toolkit.decode.gather import gather
 
         size = _HEADERS[self._kind]
@@ -270,7 +273,7 @@ class PcapngReader:
         return self._ethernet(window, found, interfaces[:n])
 
     def _cut(self, wire: Positions) -> Positions:
-        """How much of each packet a simple packet block holds: the interface's snaplen says."""
+        """Return the captured bytes of each packet in a simple packet block, by the interface's snaplen."""
         snaplen = self.interfaces[self._first].snaplen if len(self.interfaces) > self._first else 0
         return np.minimum(wire, snaplen) if snaplen else wire
 
@@ -280,7 +283,7 @@ class PcapngReader:
         return "a packet longer than its block" if too_long else "a block whose two lengths differ"
 
     def _ethernet(self, window: Window, found: FoundPackets, interfaces: Positions) -> FoundPackets | None:
-        """Leave out packets of other link types; an error when the file has nothing else."""
+        """Leave out packets of other link types. RecordedError when the file has no others."""
         if not self._others:
             return found
         if len(self._others) == len(self.interfaces):

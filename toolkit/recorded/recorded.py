@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""toolkit.read(): recorded packets as the same Batches that an interface gives."""
+"""toolkit.read(): read recorded packets as Batches, like those of an interface."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from toolkit.recorded.window import FruitlessError, Window, open_window
 
 __all__ = ["Recorded", "read"]
 
-_BATCH = 4096  # packets: more does not make it faster
+_BATCH = 4096  # packets; more are not faster
 _PCAP_MAGICS = {bytes.fromhex(text) for text in ("d4c3b2a1", "a1b2c3d4", "4d3cb2a1", "a1b23c4d")}
 _OTHERS = {
     b"PAR1": "Parquet: read it with pyarrow, pandas or DuckDB",
@@ -33,13 +33,13 @@ _OTHERS = {
 def read(file: Any, *, batch_size: int = _BATCH, between: Callable[[], object] | None = None) -> Recorded:
     """Open a recording, pcap or pcapng, plain or compressed (gzip, zstd, xz, bzip2), to iterate over its Batches.
 
-    file: a path, "-" for standard input, or a file object opened in binary mode (it stays open). A pipe works, too: its
-    packets come as they are written. batch_size: packets a Batch, at most; some have fewer. between: called again and
-    again while the file is read, though no packet comes for long: to show progress, or to raise something that ends it.
+    file: a path, "-" for standard input, or a file object opened in binary mode (it stays open). From a pipe, packets
+    come as they are written. batch_size: most packets of a Batch. between: called repeatedly while the file is read,
+    also while no packet comes: to show progress, or to raise an exception that ends the reading.
 
-    SystemCallError when the file cannot be opened or read; RecordedError when it is no recording of Ethernet, or where
-    it is damaged (after all packets before that place), or where little compressed data become more than 20 MB without
-    a packet. Of a file whose end was cut off all whole packets come, then a RecordedWarning that says where.
+    SystemCallError when the file cannot be opened or read. RecordedError when it is not a recording of Ethernet, or is
+    damaged (after all packets before that place), or when little compressed data become more than 20 MB without a
+    packet. If the end of the file was cut off, all complete packets come, and then a RecordedWarning that says where.
     """
     size = whole("batch_size", batch_size)
     if size < 1:
@@ -53,7 +53,7 @@ def read(file: Any, *, batch_size: int = _BATCH, between: Callable[[], object] |
 
 
 def _format(window: Window) -> FormatReader:
-    """See by the first four bytes what it is."""
+    """Return the reader of the file's format, which its first four bytes show. RecordedError for another format."""
     if not window.require(4):
         size = f"has only {window.left} bytes" if window.left else "is empty"
         why = f" ({window.cut})" if window.cut else ""
@@ -71,10 +71,10 @@ def _format(window: Window) -> FormatReader:
 
 
 class Recorded:
-    """A recording, from its beginning to its end, once. Iterate over it, or call receive() as on an Interface.
+    """A recording, read once from its beginning to its end. Iterate over it, or call receive() as on an Interface.
 
-    Batches stay good after it is closed; each holds a piece of the file in memory (about 1 MB) for as long as it is
-    kept: `batch.copy()` holds its packets only. Use it as a context manager. One thread.
+    Not thread-safe. Use it as a context manager. Batches stay valid after it is closed; each keeps a piece of the file
+    in memory (about 1 MB) while it is kept. `batch.copy()` keeps its packets only.
     """
 
     def __init__(self, window: Window, format: FormatReader, batch_size: int) -> None:
@@ -84,10 +84,10 @@ class Recorded:
         self._batch_size = batch_size
         self._closed = False
         self._over = False
-        self.name: str = window.name  # the file's
+        self.name: str = window.name  # of the file
         self.format: str = "pcap" if isinstance(format, PcapReader) else "pcapng"
-        self.packets: int = 0  # how many came until now
-        self.cut_at: int | None = None  # offset of what is missing at the end; None as long as nothing is
+        self.packets: int = 0  # packets read so far
+        self.cut_at: int | None = None  # offset at which the end is missing; None if nothing is known to be missing
 
     def __enter__(self) -> Recorded:
         """Close at the end of the block."""
@@ -98,7 +98,7 @@ class Recorded:
         self.close()
 
     def __repr__(self) -> str:
-        """Show file, format and how far it was read."""
+        """Show the file, its format, and how many packets were read."""
         state = "closed" if self._closed else "at its end" if self._over else "open"
         return f"<Recorded {self.name}: {self.format}, {self.packets} packets read, {state}>"
 
@@ -106,7 +106,7 @@ class Recorded:
 
     @property
     def interfaces(self) -> tuple[RecordedInterface, ...]:
-        """The interfaces it was recorded on, as the file has told until now; a classic pcap tells of one, little."""
+        """The interfaces of the recording, as read so far; a classic pcap has one, with little information."""
         return tuple(self._format.interfaces)
 
     @property
@@ -116,7 +116,7 @@ class Recorded:
 
     @property
     def filter(self) -> str:
-        """The expression it was recorded with; "" where the file has none."""
+        """The filter expression of the recording; "" if the file has none."""
         return next((one.filter for one in self._format.interfaces if one.filter), "")
 
     @property
@@ -130,20 +130,20 @@ class Recorded:
         return self._format.comment
 
     def statistics(self) -> dict[str, int]:
-        """Return what was counted while recording: received, dropped, accepted, os_dropped, delivered.
+        """Return the counts of the recording program: received, dropped, accepted, os_dropped, delivered.
 
-        Summed over the interfaces. Only what the file tells; it does so at its end, as a rule.
+        Summed over the interfaces. Only the counts that were read from the file so far; usually they are at its end.
         """
         return self._format.statistics()
 
     @property
     def skipped(self) -> int:
-        """How many packets were left out until now, for they are of another link type than Ethernet."""
+        """Packets left out so far, because their link type is not Ethernet."""
         return self._format.skipped
 
     @property
     def between(self) -> Callable[[], object]:
-        """What is called while the file is read: see read()."""
+        """The function that is called while the file is read: see read()."""
         return self._window.source.between
 
     @between.setter
@@ -162,15 +162,17 @@ class Recorded:
         return self
 
     def __next__(self) -> Batch:
-        """Return the next Batch; it has one packet at least."""
+        """Return the next Batch, with at least one packet."""
         batch = self._next(self._batch_size)
         if batch is None:
             raise StopIteration
         return batch
 
     def receive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
-        """Return the next packets, at most `limit`; an empty Batch (falsy) at the end. For code that is made for live
-        packets. The timeout is not waited for: a file has no pauses, and a pipe is waited for as long as it takes.
+        """Return the next packets, at most `limit`; an empty Batch (falsy) at the end. For code written for an
+        Interface.
+
+        timeout: not used: a file has no pauses, and a pipe is waited for without limit.
         """
         size = self._batch_size if limit is None else min(max(whole("limit", limit), 1), self._batch_size)
         batch = self._next(size)
@@ -206,7 +208,7 @@ class Recorded:
         return Batch(None, descs, memory=self._window.memory, wire_lengths=found.wire_lengths, utc_ns=found.utc_ns)
 
     def _end(self) -> None:
-        """The bytes are over: say what is missing, and what was left out."""
+        """At the end of the file, warn of what is missing, and of what was left out."""
         self._over = True
         window = self._window
         if window.left or window.cut:
@@ -233,7 +235,7 @@ class Recorded:
         )
 
     def _only_zeros(self) -> str:
-        """Go past zeros; "" when something else follows, else how far was looked, where that is not to the end."""
+        """Skip zeros. Return "" when other bytes follow; else text that says how far was read, if not to the end."""
         window = self._window
         begin = window.offset
         try:
@@ -249,6 +251,6 @@ class Recorded:
         warn(f"{self.name}: {message}.", RecordedWarning)
 
     def close(self) -> None:
-        """Close the file. Batches stay good. Repeatable."""
+        """Close the file. Batches stay valid. Repeatable."""
         self._closed = True
         self._window.close()

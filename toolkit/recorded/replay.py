@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""toolkit.replay(): recorded packets out of an interface again, at their own pace or another."""
+"""toolkit.replay(): send recorded packets on an interface, with their own timing or another."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ __all__ = ["Ended", "Replay", "Replayed", "replay"]
 
 _U32 = 0xFFFFFFFF
 _SECOND = 1_000_000_000
-_LINK_HEADER, _TAG = 14, 4  # bytes: Ethernet's, and those of a VLAN tag, which the MTU does not count either
-_TIMEOUT = 0.2  # seconds that a wait lasts at most before stop() and tick() are called again
-_BATCH = 1024  # packets read at a time: as a matrix they stay in the cache
-_SET_BACK = 10 * _SECOND  # ns: a step back by more is the clock's; by less, queues that took turns
-_SET_FORWARD = 366 * 86_400 * _SECOND  # ns: so is one on by more: a machine without a battery begins in 1970
-_FLUSH = 5.0  # seconds until the last packets have left
+_LINK_HEADER, _TAG = 14, 4  # bytes of the Ethernet header and of a VLAN tag, which are not part of the MTU
+_TIMEOUT = 0.2  # seconds of the longest wait before stop() and tick() are called again
+_BATCH = 1024  # packets read at a time: as a matrix they fit the CPU's cache
+_SET_BACK = 10 * _SECOND  # ns: a larger step back means that the clock was set; a smaller one, that queues took turns
+_SET_FORWARD = 366 * 86_400 * _SECOND  # ns: so does a larger step forward: a machine without a battery starts in 1970
+_FLUSH = 5.0  # seconds to wait until the last packets have left
 
 Times = npt.NDArray[np.int64]
 Matrix = npt.NDArray[np.uint8]
@@ -39,19 +39,19 @@ Flags = npt.NDArray[np.bool_]
 
 
 class Ended(Exception):  # noqa: N818 - a signal between modules
-    """Raised in the middle of reading, because nobody wants any more of it."""
+    """Raised while reading, when no more packets are wanted."""
 
 
 class Replayed(NamedTuple):
-    """What became of the recorded packets."""
+    """Counts of a replay."""
 
     packets: int  # put into the TX ring
     octets: int  # their bytes
     too_long: int  # left out: longer than the interface's MTU or a frame of the UMEM
     too_short: int  # left out: without a whole Ethernet header
     cut: int  # of those sent, recorded with fewer bytes than they had
-    finished: int  # of those sent, recorded before a device had finished their checksum; here it was
-    behind: float  # seconds that a packet left after its time, at most
+    finished: int  # of those sent, packets recorded before a device had finished their checksum
+    behind: float  # seconds of the largest delay of a packet
     seconds: float  # from the first packet to the end
 
 
@@ -67,17 +67,16 @@ def replay(
     queue: int | None = None,
     finish_checksums: bool = True,
 ) -> Replayed:
-    """Send recorded packets on `interface` (one queue of it: by default the first opened); returns when all have left
-    (or after 5 s more).
+    """Send recorded packets on one queue of `interface`; return when all have left, or 5 s after the last one.
 
-    recorded: what read() takes, or returned; a Batch, or several. speed: 1.0 keeps the times between packets as they
-    were, 2.0 halves them; None: as fast as it goes. rate: packets/s instead, evenly. max_gap: seconds that are waited
-    between two packets, at most: a night without traffic need not be waited for. A step by more than a year, or back
-    by more than 10 s, is a clock that was set, and not waited for either. count: send no more than these.
-    loop: so many times; needs a path or Batches that are kept. Their bytes go out as they are: addresses, and wrong
-    checksums too. finish_checksums: but for those that a recording on the sending host shows before its device finished
-    them (see toolkit.packets.finish_checksums): these leave as they left then. Packets that the interface cannot send
-    are left out, and counted.
+    recorded: an argument or result of read(), a Batch, or several. queue: by default the first that is open.
+    speed: 1.0 keeps the times between packets, 2.0 halves them; None: as fast as possible. rate: packets/s, evenly,
+    instead of the recorded times. max_gap: seconds of the longest pause between two packets. A step forward by more
+    than a year, or back by more than 10 s, means that the clock was set: then there is no pause. count: most packets to
+    send.
+    loop: how many times; needs a path, or Batches. Packets are sent as they are, with their addresses and checksums.
+    finish_checksums: finish those that the sending host had left to its device when it recorded the packet (see
+    toolkit.packets.finish_checksums). Packets that the interface cannot send are left out, and counted.
 
     ArgumentError, and what read() and send() raise.
     """
@@ -110,7 +109,7 @@ def _socket(interface: Interface, queue: int | None) -> Socket:
 
 
 class Replay:
-    """Sends batch after batch when the time of each packet has come. One thread."""
+    """Sends batch after batch, each packet at its time. Not thread-safe: it is the sending thread of the Socket."""
 
     def __init__(
         self,
@@ -124,7 +123,7 @@ class Replay:
         stop: Callable[[], object] = lambda: False,
         tick: Callable[[], object] = lambda: None,
     ) -> None:
-        """As replay(). stop: asked often, ends it when truthy; tick: called often, to show how far it is."""
+        """Take the arguments of replay(). stop: called often; ends the replay when true. tick: called often."""
         if speed is not None and not _above_zero(speed):
             raise ArgumentError(f"speed is a number above 0 (1.0: as recorded), or None, not {speed!r}.")
         if rate is not None and not _above_zero(rate):
@@ -142,25 +141,25 @@ class Replay:
         self._frame_size: int = sock.umem.frame_size
         self._longest: int = sock.device.mtu + _LINK_HEADER
         self._began = 0  # CLOCK_MONOTONIC ns at which the first packet was due
-        self._due = 0.0  # ns after that at which the last packet looked at is due
+        self._due = 0.0  # ns after that, at which the last scheduled packet is due
         self._last = NAT  # its time in the recording, ns since 1970
-        self._front = 0  # the latest time until then, ns: what is due is measured from it
-        self._ahead = 0  # ns by which the recording's clock was set back until then, all in all
+        self._front = 0  # ns: the latest time so far, from which due times are measured
+        self._ahead = 0  # ns by which the recording's clock was set back so far, in total
         self._counts = {"packets": 0, "octets": 0, "too_long": 0, "too_short": 0, "cut": 0, "finished": 0}
         self._behind = 0
 
     def statistics(self) -> Replayed:
-        """Return what was done until now."""
+        """Return the counts so far."""
         seconds = (time.monotonic_ns() - self._began) / _SECOND if self._began else 0.0
         return Replayed(**self._counts, behind=self._behind / _SECOND, seconds=seconds)
 
     @property
     def done(self) -> bool:
-        """Whether `limit` is reached, or stop() says so."""
+        """Whether `limit` is reached, or stop() returned true."""
         return bool(self._stop()) or (self._limit is not None and self._counts["packets"] >= self._limit)
 
     def round(self, recorded: Any) -> None:
-        """Send a recording from its beginning; after another, the first packet follows the last at once."""
+        """Send a recording from its beginning. In a loop, its first packet follows the last one at once."""
         self._last = NAT
         if isinstance(recorded, str | bytes | os.PathLike) or hasattr(recorded, "read"):
             with contextlib.suppress(Ended), read(recorded, batch_size=_BATCH, between=self._between) as opened:
@@ -170,7 +169,7 @@ class Replay:
                 self._send_all([recorded] if isinstance(recorded, Batch) else recorded)
 
     def _between(self) -> None:
-        """Be called while a file is read in which no packet comes for long."""
+        """Call stop() and tick() while a file is read in which no packet comes for long."""
         self.tick()
         if self.done:
             raise Ended
@@ -204,10 +203,10 @@ class Replay:
         self._send_due(matrix, lengths, due, cut, finished)
 
     def _schedule(self, times: Times) -> npt.NDArray[np.float64]:
-        """When each packet is due, ns after the beginning: shape (n,), never less than that of the one before.
+        """Return when each packet is due, ns after the beginning: shape (n,), not decreasing.
 
-        A packet without a time goes with the one before it; so does one whose time is before that, as where a capture
-        of several queues has them batch by batch.
+        A packet without a time is due with the one before it; so is one with an earlier time, as in a capture of
+        several queues, which has them batch by batch.
         """
         n = len(times)
         if self._rate is not None:
@@ -225,7 +224,7 @@ class Replay:
         filled = np.where(known >= 0, times[known], self._last)
         steps = np.diff(filled, prepend=self._last)
         self._last = int(filled[-1])
-        # A clock that was set does not stop the packets behind it; queues that take turns do not stretch time.
+        # A clock that was set must not stop the following packets, and queues that take turns must not add time.
         was_set = (steps < -_SET_BACK) | (steps > _SET_FORWARD)
         ahead = self._ahead - np.cumsum(np.where(was_set, steps, 0))
         front = np.maximum.accumulate(np.maximum(filled + ahead, self._front))
@@ -236,7 +235,7 @@ class Replay:
         return due
 
     def _sendable(self, batch: Batch, lengths: Lengths) -> tuple[npt.NDArray[np.bool_], int]:
-        """Which packets can be sent, and how long the longest of them is."""
+        """Return which packets can be sent, and the length of the longest of them."""
         short = lengths < _LINK_HEADER
         long = lengths > min(self._longest, self._frame_size)
         if long.any():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times as pcapng has them, counts of whatever unit the interface names, as nanoseconds since 1970."""
+"""utc_of(): convert pcapng's times, in the unit of each interface, to nanoseconds since 1970."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Times = npt.NDArray[np.int64]
 
 
 def utc_of(counts: Counts, interfaces: npt.NDArray[np.int64], descriptions: Sequence[RecordedInterface]) -> Times:
-    """Return ns since 1970, shape (n,) int64; NaT's int64 where a time is none that datetime64[ns] has (1677 to 2262).
+    """Return ns since 1970: shape (n,), int64; NaT's int64 for times outside of datetime64[ns] (1677 to 2262).
 
-    counts: shape (n,) uint64, as recorded. interfaces: shape (n,), their places in `descriptions`.
+    counts: shape (n,), uint64, as recorded. interfaces: shape (n,), their positions in `descriptions`.
     """
-    # Only the interfaces of these packets are looked at: a file may describe very many.
+    # Loop only over the interfaces of these packets: a file may describe very many.
     used = np.unique(interfaces).tolist()
     ways = {(descriptions[number].resolution, descriptions[number].offset) for number in used}
     if len(ways) == 1:
@@ -43,7 +43,7 @@ def _utc(counts: Counts, resolution: int, offset: int) -> Times:
     shift = offset * _SECOND
     if abs(shift) > _LAST:
         return np.full(len(counts), NAT, dtype=np.int64)
-    # The sum is taken modulo 2**64: whatever fits 63 bits and a sign comes out right.
+    # The sum is modulo 2**64, so a result that fits int64 is right.
     fits &= nanoseconds <= np.uint64(_LAST - shift)
     result: Times = (nanoseconds + np.uint64(shift & _MASK)).view(np.int64)
     result[~fits] = NAT
@@ -51,7 +51,7 @@ def _utc(counts: Counts, resolution: int, offset: int) -> Times:
 
 
 def _decimal(counts: Counts, digits: int) -> tuple[Counts, npt.NDArray[np.bool_]]:
-    """Units of 10**-digits s; (ns, whether they fit 64 bits)."""
+    """Convert units of 10**-digits s; return (ns, whether they fit 64 bits)."""
     if digits > 9:
         divisor = min(10 ** (digits - 9), _MASK)
         return counts // np.uint64(divisor), np.ones(len(counts), dtype=np.bool_)
@@ -61,9 +61,9 @@ def _decimal(counts: Counts, digits: int) -> tuple[Counts, npt.NDArray[np.bool_]
 
 
 def _binary(counts: Counts, digits: int) -> tuple[Counts, npt.NDArray[np.bool_]]:
-    """Units of 2**-digits s; (ns, whether they fit 64 bits)."""
+    """Convert units of 2**-digits s; return (ns, whether they fit 64 bits)."""
     bits = np.uint64(min(digits, 63))
-    counts = counts >> np.uint64(min(max(digits - 63, 0), 63))  # finer than that is nothing
+    counts = counts >> np.uint64(min(max(digits - 63, 0), 63))  # bits below that are less than a nanosecond
     seconds = counts >> bits
     fraction = counts & ((np.uint64(1) << bits) - np.uint64(1))
     if digits > 34:  # a fraction of 34 bits, times 10**9, is just below 64 bits

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where recorded bytes come from: a file, plain or compressed, a pipe, an object with read(). In pieces."""
+"""Window: read a recording in pieces, from a file, plain or compressed, a pipe, or an object with read()."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from toolkit.recorded.decompress import decompressed, decompression_errors
 
 __all__ = ["FruitlessError", "Window", "open_window"]
 
-_PIECE = 1 << 20  # bytes read at a time: they are still in the cache when their packets are looked at
-# Bytes that may come out of a compressed file without a packet (the longest block, and a little); and more, while they
-# are no more than so many times what was read for them. What a recorder writes beside packets shrinks to a tenth when
-# it is compressed, zeros to a thousandth or a millionth: 900 bytes could keep their reader busy for ever.
+_PIECE = 1 << 20  # bytes read at a time: they are still in the CPU's cache when their packets are decoded
+# Most bytes from a compressed file without a packet (the longest block, and a little), or else a multiple of the bytes
+# read. Blocks other than packets compress to a tenth; zeros compress to a thousandth or a millionth, so that 900 bytes
+# could keep their reader busy for ever.
 _FRUITLESS = 20 << 20
 _RATIO = 100
 
@@ -32,9 +32,9 @@ class FruitlessError(RecordedError):
 
 
 class Window:
-    """The piece of a recording that is in memory: bytes `at` to `end` of `memory` have not been worked on yet.
+    """The piece of a recording that is in memory: bytes `at` to `end` of `memory` are not yet processed.
 
-    Each piece is new memory, never written to again: arrays over it stay good for as long as anybody holds them.
+    Not thread-safe. Each piece is new memory, which is not written to again, so that arrays over it stay valid.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class Window:
         close: contextlib.ExitStack,
         source: Pushed | None = None,
     ) -> None:
-        """raw: has readinto(). whole: wait for full pieces; else work on what there is, as with a pipe.
+        """Read from `raw`, which has readinto(). whole: wait for full pieces; False for pipes.
 
-        source: what the bytes come from in the end; `raw` itself, or what that decompresses.
+        source: the origin of the bytes: `raw` itself, or what it decompresses.
         """
         self.name = name
         self.source = source or Pushed(b"", raw)
@@ -60,26 +60,26 @@ class Window:
         self._whole = whole
         self._close = close
         self._start = 0  # offset of memory[0] in the recording
-        self._fruit = (0, 0)  # offset, and compressed bytes that were read, when the last packets were found
+        self._fruit = (0, 0)  # offset, and compressed bytes read, when the last packets were found
         self._over = False
-        self._failure: ToolkitError | None = None  # why reading ended; told when all before it is worked on
+        self._failure: ToolkitError | None = None  # why reading ended; raised when all bytes before it are processed
 
     @property
     def offset(self) -> int:
-        """Offset of the next byte to be worked on, in the (uncompressed) recording."""
+        """Offset of the next byte to process, in the (uncompressed) recording."""
         return self._start + self.at
 
     @property
     def left(self) -> int:
-        """How many bytes there are to be worked on."""
+        """Bytes in memory that are not yet processed."""
         return self.end - self.at
 
     def found_packets(self) -> None:
-        """Note that it was worth while to read until here."""
+        """Record that packets were found up to here."""
         self._fruit = self.offset, self.source.taken
 
     def require(self, size: int) -> bool:
-        """Read on until at least `size` bytes are there (True) or the recording is over (False)."""
+        """Read on until at least `size` bytes are in memory (True), or the recording ends (False)."""
         while self.left < size:
             if self._failure is not None:
                 raise self._failure
@@ -89,12 +89,12 @@ class Window:
         return True
 
     def close(self) -> None:
-        """Close what was opened. Arrays stay good."""
+        """Close what was opened. Arrays stay valid."""
         self._over = True
         self._close.close()
 
     def _read_on(self, size: int) -> None:
-        """Take the next piece into new memory, after the bytes that are left over."""
+        """Read the next piece into new memory, behind the bytes that are not yet processed."""
         self.source.between()
         if self.source is not self._raw:
             self._check_fruit()
@@ -116,7 +116,7 @@ class Window:
                 break
 
     def _check_fruit(self) -> None:
-        """Stop where a little compressed data become a lot without a packet in them."""
+        """Raise FruitlessError when little compressed data became a lot without a packet in it."""
         bytes_out, bytes_in = self._start + self.end - self._fruit[0], self.source.taken - self._fruit[1]
         if bytes_out > max(_FRUITLESS, _RATIO * bytes_in):
             raise FruitlessError(
@@ -155,9 +155,9 @@ class Window:
 
 
 def open_window(file: Any, between: Callable[[], object] | None = None) -> Window:
-    """Open a path, `-` for standard input, or an object with readinto() or read(); see what it is compressed with.
+    """Open a path, `-` for standard input, or an object with readinto() or read(); detect its compression.
 
-    between: called again and again while it is read; what it raises comes out there.
+    between: called repeatedly while it is read; its exceptions are passed on.
     """
     with contextlib.ExitStack() as parts:
         name, raw, whole = _opened(file, parts)
@@ -169,7 +169,7 @@ def open_window(file: Any, between: Callable[[], object] | None = None) -> Windo
 
 
 def _opened(file: Any, parts: contextlib.ExitStack) -> tuple[str, Any, bool]:
-    """Return (name for messages, object with readinto(), whether it is a file of which a piece comes at once)."""
+    """Return (name for messages, object with readinto(), whether whole pieces can be read at once)."""
     if isinstance(file, str | os.PathLike | bytes):
         path = os.fspath(file)
         if path in ("-", b"-"):
@@ -194,16 +194,14 @@ def _opened(file: Any, parts: contextlib.ExitStack) -> tuple[str, Any, bool]:
 
 
 def _unbuffered(file: Any) -> Any:
-    """A buffered reader waits until it has all that was asked for, in readinto1() too; from a pipe we want what there
-    is.
-    """
+    """Return the raw file below a buffered reader, which would wait until it has all bytes, even in readinto1()."""
     if hasattr(file, "read1"):
         return _Reading(file.read1)
     return file if hasattr(file, "readinto") else _Reading(file.read)
 
 
 class _Reading:
-    """readinto() for what has only a kind of read()."""
+    """readinto() for an object that has only read()."""
 
     def __init__(self, read: Callable[[int], Any]) -> None:
         self._read = read
@@ -219,19 +217,19 @@ class _Reading:
 
 
 class Pushed:
-    """Bytes that were looked at, and what follows them."""
+    """The bytes that were read to detect the format, and then the bytes that follow."""
 
     def __init__(self, head: bytes, raw: Any) -> None:
         self._head = head
         self._raw = raw
         self.taken = 0  # bytes
-        self.between: Callable[[], object] = _nothing  # called again and again, whatever comes
+        self.between: Callable[[], object] = _nothing  # called at each read
 
     def readinto(self, target: Any) -> int | None:
-        """Read on: see io.RawIOBase. Much may be read in vain before a decompressor has a byte."""
+        """Read on: see io.RawIOBase. A decompressor may read much before it has output."""
         try:
             self.between()
-        except Exception as error:  # else it would be taken for a failure of the reading that it comes out of
+        except Exception as error:  # wrapped, or the decompressors would take it for a failed read
             raise _CarriedError(error) from error
         count = self._next(target)
         self.taken += count or 0
@@ -248,7 +246,7 @@ class Pushed:
 
 
 class _CarriedError(Exception):
-    """Brings what `between` raised through the decompressors."""
+    """Carries an exception of `between` through the decompressors."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -256,11 +254,11 @@ class _CarriedError(Exception):
 
 
 def _nothing() -> None:
-    """Be called between pieces."""
+    """Do nothing: the default of `between`."""
 
 
 def _peek(raw: Any, name: str) -> bytes:
-    """Read the first four bytes, fewer if there are no more."""
+    """Return the first four bytes, or fewer at the end."""
     head = bytearray()
     window = Window(raw, name, whole=False, close=contextlib.ExitStack())
     while len(head) < 4:
