@@ -55,10 +55,13 @@ class OneReceiver(Attachment):
     # --- receiving --------------------------------------------------------------------------------------------------
 
     def receive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
-        """Return waiting packets of one queue, at most `limit`, as a Batch; the queues get their turns.
+        """Return waiting packets of one queue, until the next receive(), as a Batch; the queues take turns.
 
         timeout: seconds to wait for the first packet; None waits for ever, 0 not at all. On time-out the Batch is empty
-        (and falsy). The next receive() ends the loan of this Batch.
+        (and falsy).
+        limit: packets at most; by default a quarter of the frames that the kernel may hold for the queue (2048 with a
+        ring of 8192 entries), so that it goes on receiving meanwhile. A Tee returns all copies that wait.
+
         DeviceGoneError when the interface vanished, DetachedError when somebody took the program off it or put another
         in its place: what waits is returned first. ClosedError after (or during) close().
         """
