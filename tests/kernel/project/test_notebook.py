@@ -61,6 +61,7 @@ def execute(notebook: Any, directory: str) -> None:
         kernel_name="python3",
         timeout=60,
         record_timing=False,
+        coalesce_streams=True,  # on a busy machine what one cell prints comes in several pieces
         resources={"metadata": {"path": directory}},
         # Sockets in the directory, not ports of this machine that others could talk to.
         config=Config({"KernelManager": {"transport": "ipc", "ip": f"{directory}/kernel"}}),
