@@ -112,7 +112,7 @@ SAMPLING = (
 TEE = cloup.option(
     "--tee",
     is_flag=True,
-    help="Look at copies, so that the kernel gets the packets as well; this costs some speed. Copies that find no room "
+    help="Get copies, so that the kernel gets the packets as well; this costs some speed. Copies that find no room "
     "are lost, and counted. Not with --zero-copy, --busy-poll, --spin or --workers.",
 )
 YES = cloup.option(

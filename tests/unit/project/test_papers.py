@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
+import click
 import pytest
 
 import toolkit
 from tests.helpers import ROOT
 from tests.helpers.papers import PAGES, prose_of
 from tests.helpers.public import PUBLIC
+from toolkit.cli.main import cli
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GLOSSARY = (ROOT / "docs" / "reference" / "glossary.md").read_text(encoding="utf-8")
@@ -48,7 +51,16 @@ def test_a_link_to_nothing_is_found(tmp_path: Path) -> None:
 
 def test_the_readme_leads_to_every_page_for_people() -> None:
     """Those of the site's own (index, names, commands, versions) are found there."""
-    site = {"index.md", "install.md", "command.md", "versions.md", "debian.md", "aarch64.md", "benchmarks.md"}
+    site = {
+        "index.md",
+        "install.md",
+        "command.md",
+        "topics.md",
+        "versions.md",
+        "debian.md",
+        "aarch64.md",
+        "benchmarks.md",
+    }
     pages = [page for page in PAGES if page.parent != ROOT and page.parent.name != "api" and page.name not in site]
     missing = [page.name for page in pages if f"]({page.relative_to(ROOT)})" not in README]
     assert not missing
@@ -97,3 +109,47 @@ def test_the_extra_notebook_opens_a_notebook() -> None:
     run = subprocess.run([sys.executable, "-m", "jupyter", "lab", "--version"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     subprocess.run([sys.executable, "-c", "import ipykernel, matplotlib, pandas"], check=True)
+
+
+# --- command lines --------------------------------------------------------------------------------------------------
+
+
+def command_lines() -> list[tuple[str, str]]:
+    """Every line `xsk …` of a code block, and `sudo scripts/demo …`: its page, and the words before the explanation."""
+    found = []
+    for page in PAGES:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            begins = re.match(r"(?:sudo )?(?:\.venv/bin/)?(?:xsk|scripts/demo) .*", line)
+            if begins:
+                words = re.split(r"\s{2,}|\s[#|]\s", line.removeprefix("sudo ").removeprefix(".venv/bin/"))[0]
+                found.append((page.name, words.replace("scripts/demo", "xsk demo")))
+    return found
+
+
+def test_there_are_command_lines() -> None:
+    assert len(command_lines()) >= 16
+    assert "README.md" in dict(command_lines())
+
+
+@pytest.mark.parametrize(("page", "line"), command_lines())
+def test_command_lines_are_understood(page: str, line: str) -> None:
+    _, name, *words = shlex.split(line)
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None, f"{page}: {line}"
+    command.make_context(name, words)
+
+
+def test_options_in_prose_are_there() -> None:
+    """`--option` between backquotes: one of a subcommand, of a script, or of a tool that is named beside it."""
+    known = {"--help", "--version", "--json", "--all", "--dev", "--tables", "--write"}
+    for name in cli.list_commands(click.Context(cli)):
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        known |= {spelled for param in command.params for spelled in param.opts}
+    unknown = [
+        f"{page.name}: {option}"
+        for page in PAGES
+        for option in re.findall(r"`(--[a-z-]+)", prose_of(page))
+        if option not in known
+    ]
+    assert not unknown

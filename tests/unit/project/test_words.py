@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words of docs/reference/glossary.md, held: pages and notebooks do without the old ones."""
+"""The words of docs/reference/glossary.md, held: pages, notebooks and help texts do without the old ones."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests.helpers import ROOT
 from tests.helpers.papers import PAGES
+from toolkit.cli.commands import SECTIONS
+from toolkit.cli.main import cli
+from toolkit.cli.topics import TOPICS
 
 # What is not written any more in this sense, and what is written instead.
 RETIRED = {
@@ -60,6 +65,15 @@ def notebook_text(path: Path) -> str:
     return "\n\n".join("".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"])
 
 
+def help_texts() -> Iterator[tuple[str, str]]:
+    """What `--help` of the command and of each subcommand prints, and the texts of `xsk help`, by what is typed."""
+    for name in ("", *(name for names in SECTIONS.values() for name in names)):
+        words = [*name.split(), "--help"]
+        yield f"xsk {' '.join(words)}", CliRunner().invoke(cli, words, prog_name="xsk").output
+    for name, topic in TOPICS.items():
+        yield f"xsk help {name}", topic.text
+
+
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
 TEXTS |= {str(path.relative_to(ROOT)): notebook_text(path) for path in sorted((ROOT / "examples").glob("*.ipynb"))}
 
@@ -71,6 +85,14 @@ def test_a_page_has_no_retired_words(page: str) -> None:
         assert passage in text, f"{page} has {passage!r} no more: take it out of EXCEPTIONS"
         text = text.replace(passage, "")
     found = retired(text)
+    assert not found, "\n".join(found)
+
+
+def test_help_texts_have_no_retired_words() -> None:
+    texts = dict(help_texts())
+    assert len(texts) > 15
+    assert all("Usage: xsk" in text for name, text in texts.items() if "--help" in name)
+    found = [f"{name}: {each}" for name, text in texts.items() for each in retired(text)]
     assert not found, "\n".join(found)
 
 
