@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.cli import ENVIRONMENT
-from tests.helpers.wire import ETHERTYPE, Wire, eventually, frame, number_of
+from tests.helpers.wire import ETHERTYPE, Wire, catches, eventually, frame, number_of
 from toolkit._base import records
 from toolkit.abi import libbpf as abi
 from toolkit.lab import Lab
@@ -54,7 +53,14 @@ def drops(lab: Lab) -> bool:
     """Whether the firewall is at work: of ten numbered frames it lets nine through, to the kernel."""
     with Wire(lab, near=True) as near, Wire(lab) as far:
         far.send([frame(number) for number in range(8, 18)])
-        got = [number_of(one) for one in near.receive(10, timeout=0.5) if one[12:14] == ETHERTYPE.to_bytes(2, "big")]
+        got: list[int] = []
+
+        def all_are_here() -> bool:
+            arrived = near.receive(1, timeout=0.1)
+            got.extend(number_of(one) for one in arrived if one[12:14] == ETHERTYPE.to_bytes(2, "big"))
+            return 17 in got
+
+        eventually(all_are_here)
     assert [number for number in range(8, 18) if number != 13] == [number for number in got if number != 13]
     return 13 not in got
 
@@ -149,6 +155,6 @@ class Machine:
 
 def end(process: subprocess.Popen[str], how: signal.Signals = signal.SIGINT) -> tuple[str, str]:
     """Send it a signal; what it printed."""
-    time.sleep(0.2)  # its handler is there once it has begun; before, SIGINT ends it all the same
+    assert eventually(lambda: catches(process.pid, how))
     process.send_signal(how)
     return process.communicate(timeout=30)

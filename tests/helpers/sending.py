@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import toolkit
-from tests.helpers.wire import ETHERTYPE, HEADER, frame, number_of
+from tests.helpers.wire import DEADLINE, ETHERTYPE, HEADER, frame, number_of
 from toolkit.lab import Lab, Namespace
 from toolkit.rings import CompletionQueue, RingMemory, TXQueue
 from toolkit.umem.accounts import SendAccount
@@ -59,7 +59,7 @@ class Tap:
     def __exit__(self, *_: object) -> None:
         self.sock.close()
 
-    def take(self, count: int, timeout: float = 5.0, quiet: float = 0.05) -> list[bytes]:
+    def take(self, count: int, timeout: float = DEADLINE, quiet: float = 0.05) -> list[bytes]:
         """`count` frames, fewer after `timeout` seconds; more if more arrive within `quiet` seconds after that."""
         got: list[bytes] = []
         deadline = time.monotonic() + timeout

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 
-PATIENCE = 5.0  # seconds for a word to cross a private cable
+DEADLINE = 20.0  # seconds for a word to cross a private cable
 ANSWER = os.environ.get("SSH_LIKE_ANSWER")  # typed at the terminal that the command gets; without: no terminal
 
 
@@ -41,7 +41,7 @@ def main() -> None:
         print("listening", flush=True)
         connection, _ = server.accept()
     with connection:
-        connection.settimeout(PATIENCE)
+        connection.settimeout(DEADLINE)
         assert connection.recv(16) == b"hello"
         if ANSWER:
             done = on_terminal(command, ANSWER)

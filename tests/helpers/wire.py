@@ -30,6 +30,8 @@ NEAR_MAC, FAR_MAC = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
 HEADER = NEAR_MAC + FAR_MAC + struct.pack("!H", ETHERTYPE)
 PACKET_IGNORE_OUTGOING = 23  # linux/if_packet.h
 
+DEADLINE = 20.0  # seconds: by then what has to come has come, on a busy machine too
+
 
 def frame(number: int, length: int = 64) -> bytes:
     """An Ethernet frame of `length` bytes (14 or more) that tells its number and can be checked byte for byte."""
@@ -92,7 +94,7 @@ class Wire:
                         raise
                     time.sleep(0.0005)
 
-    def receive(self, count: int, timeout: float = 5.0) -> list[bytes]:
+    def receive(self, count: int, timeout: float = DEADLINE) -> list[bytes]:
         """The next `count` frames that arrive at this end, fewer after `timeout` seconds."""
         self.sock.settimeout(0.05)
         got: list[bytes] = []
@@ -115,7 +117,7 @@ def piece_by_piece(
 
 
 def collect(
-    receive: Callable[..., toolkit.Batch], count: int, timeout: float = 5.0, idle: float | None = None
+    receive: Callable[..., toolkit.Batch], count: int, timeout: float = DEADLINE, idle: float | None = None
 ) -> list[bytes]:
     """Packets from receive() as bytes until there are `count`, or for `timeout` s, or nothing came for `idle` s."""
     got: list[bytes] = []
@@ -166,12 +168,19 @@ def netns_in_use(inode: int, cookie: int) -> bool:
     return False
 
 
-def eventually(condition: Callable[[], Any], timeout: float = 5.0, step: float = 0.01) -> Any:
+def eventually(condition: Callable[[], Any], timeout: float = DEADLINE, step: float = 0.01) -> Any:
     """Poll `condition` until it is true; its last value."""
     deadline = time.monotonic() + timeout
     while not (value := condition()) and time.monotonic() < deadline:
         time.sleep(step)
     return value
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for this signal."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as status:
+        return any(line.startswith("SigCgt:") and int(line.split()[1], 16) >> number - 1 & 1 for line in status)
+    return False
 
 
 def child_environment(**extra: str) -> dict[str, str]:

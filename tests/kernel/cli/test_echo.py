@@ -65,7 +65,7 @@ def test_echo_returns_datagrams_and_leaves_the_rest_to_the_kernel(lab: Lab, fami
 
 def test_echo_is_a_host_that_was_not_there(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab(neighbours=False)
-    ask = ["ping", "-n", "-c", "3", "-i", "0.05", "-W", "1"]
+    ask = ["ping", "-n", "-c", "3", "-i", "0.05", "-W", "20"]
     with running(
         lab, "echo", "veth0", "--ip", "10.11.0.99", "--ip", "fd11::99", "--udp-port", "0", "--json"
     ) as process:

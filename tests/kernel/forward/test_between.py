@@ -80,7 +80,7 @@ def test_an_unmodified_ping_goes_through(middle: Middle, address: str, options: 
     if ":" in address and "1472" in options:
         options = ["1452" if word == "1472" else word for word in options]
     with middle.running() as (out, back):
-        done = middle.lab.far.run(["ping", "-n", "-q", "-W", "2", *options, address], capture_output=True, text=True)
+        done = middle.lab.far.run(["ping", "-n", "-q", "-W", "20", *options, address], capture_output=True, text=True)
         assert " 0% packet loss" in done.stdout, done.stdout + done.stderr
         count = int(options[options.index("-c") + 1])
         assert out.statistics().forwarded >= count

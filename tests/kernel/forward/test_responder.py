@@ -46,7 +46,7 @@ def test_ping(asking: Lab, host: Host, address: str) -> None:
         ["-f", "-c", "300", "-s", "1400", "-l", "10"],
         ["-c", "3", "-i", "0.01", "-p", "a5"],
     ):
-        said = run(asking, "ping", "-n", "-W", "2", *options, address)
+        said = run(asking, "ping", "-n", "-W", "20", *options, address)
         assert " 0% packet loss" in said
         for trouble in ("wrong data", "DUP", "checksum", "truncated", "different"):
             assert trouble not in said
@@ -61,7 +61,7 @@ def test_ping(asking: Lab, host: Host, address: str) -> None:
 def test_ping_of_every_size(asking: Lab, address: str) -> None:
     with Host(asking) as host:
         for size in (0, 1, 2, 7, 8, 9, 15, 16, 17, 55, 56, 57, 127, 500, 999, 1000, 1399, 1400, 1452):
-            said = run(asking, "ping", "-n", "-W", "2", "-c", "2", "-i", "0.002", "-s", str(size), address)
+            said = run(asking, "ping", "-n", "-W", "20", "-c", "2", "-i", "0.002", "-s", str(size), address)
             assert " 0% packet loss" in said, size
             assert "wrong data" not in said
         assert host.interface.statistics().dropped == 0
@@ -71,7 +71,7 @@ def test_ping_with_options_and_from_afar(asking: Lab) -> None:
     """Record route and time stamps come back as they were; don't fragment, type of service and low TTL are fine."""
     with Host(asking):
         for options in (["-R"], ["-T", "tsonly"], ["-M", "do", "-s", "1472"], ["-Q", "0xb8"], ["-t", "1"]):
-            said = run(asking, "ping", "-n", "-W", "2", "-c", "2", "-i", "0.01", *options, IP4)
+            said = run(asking, "ping", "-n", "-W", "20", "-c", "2", "-i", "0.01", *options, IP4)
             assert " 0% packet loss" in said, options
 
 
@@ -93,7 +93,7 @@ def test_many_hosts_ask_at_once(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab(queues=4, neighbours=False)
     with Host(lab) as host:
         pings = [
-            lab.far.popen(["ping", "-n", "-q", "-f", "-c", "500", "-W", "2", address], stdout=-1, text=True)
+            lab.far.popen(["ping", "-n", "-q", "-f", "-c", "500", "-W", "20", address], stdout=-1, text=True)
             for address in (IP4, IP6, IP4, IP6)
         ]
         for ping in pings:

@@ -181,7 +181,7 @@ def test_what_the_filter_leaves_is_the_kernels(lab: Lab, door: Callable[..., Pro
             server.sendto(b"answer", address)
             client.settimeout(5.0)
             assert client.recv(100) == b"answer"
-            pinged = lab.far.run(["ping", "-c", "3", "-i", "0.01", "-W", "2", lab.ip], capture_output=True, timeout=20)
+            pinged = lab.far.run(["ping", "-c", "3", "-i", "0.01", "-W", "20", lab.ip], capture_output=True, timeout=20)
             assert pinged.returncode == 0, pinged.stdout
             assert [packet[42:] for packet in collect(interface.receive, 20)] == [b"taken %d" % i for i in range(20)]
             captured.setblocking(False)
