@@ -27,6 +27,8 @@ from toolkit.lab import Lab
 from toolkit.program import Program, build, sources
 from toolkit.workers import Workers
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 
 class Descriptors:
     """How many more this process may open."""

@@ -17,6 +17,8 @@ from toolkit._base.clock import UTCClock
 from toolkit.lab import Lab
 from toolkit.program import Program
 
+pytestmark = pytest.mark.timing("it compares clocks that are read one after the other")
+
 TOLERANCE = 10_000  # ns
 MODES = ("native", "generic")
 FILTER = "ether proto 0x88b5"

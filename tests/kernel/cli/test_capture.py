@@ -23,7 +23,10 @@ from toolkit.cli.stop import BURST
 from toolkit.lab import Lab
 from toolkit.program import attached
 
-pytestmark = pytest.mark.needs("tcpdump", "tshark")
+pytestmark = [
+    pytest.mark.needs("tcpdump", "tshark"),
+    pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for"),
+]
 
 XSK = [sys.executable, "-m", "toolkit.cli", "capture", "veth0"]
 WHAT = ["ether", "proto", "0x88b5"]  # what frame() makes; several words, as one types them

@@ -26,6 +26,8 @@ from toolkit.errors import ToolkitError
 from toolkit.lab import Lab
 from toolkit.program import Program, attached, xdp_links
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 
 def reconciles(report: dict[str, Any]) -> bool:
     reasons = report["drop_reasons"]

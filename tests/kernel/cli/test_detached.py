@@ -25,6 +25,8 @@ from toolkit.lab.veth import End, connect
 from toolkit.program import attached
 from toolkit.workers import Workers
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 
 def link_of(lab: Lab) -> int:
     found: Any = what_runs(lab)

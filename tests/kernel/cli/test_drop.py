@@ -14,6 +14,8 @@ import pytest
 from tests.helpers.cli import WAITS, ended, reconciles, running, xsk
 from toolkit.lab import Lab
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 
 @pytest.mark.parametrize(
     "how",

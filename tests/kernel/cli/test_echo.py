@@ -13,6 +13,8 @@ import pytest
 from tests.helpers.cli import WAITS, ended, reconciles, running, transfer, udp_socket, xsk
 from toolkit.lab import Lab
 
+pytestmark = pytest.mark.timing("a veth loses packets when its softirq or the receiver waits too long for a CPU")
+
 
 @pytest.mark.needs("ping")
 @pytest.mark.parametrize("how", [*WAITS, ["--generic"]], ids=" ".join)

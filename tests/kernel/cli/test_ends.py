@@ -15,6 +15,8 @@ from toolkit.cli.view.live import LiveLine, Reading
 from toolkit.lab import Lab
 from toolkit.program import attached
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("how", WAITS, ids=" ".join)

@@ -10,6 +10,8 @@ import pytest
 from tests.helpers.cli import ended_after, running, xsk
 from toolkit.lab import Lab
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 
 @pytest.mark.parametrize(("command", "action"), [("drop", "drop"), ("drop", "count"), ("receive", "count")])
 def test_packets_that_stay_in_the_driver(lab: Lab, command: str, action: str) -> None:

@@ -17,6 +17,8 @@ from toolkit.lab.veth import End, connect
 from toolkit.packets import frames
 from toolkit.program import attached
 
+pytestmark = pytest.mark.timing("a veth loses packets when its softirq or the receiver waits too long for a CPU")
+
 
 class Bridged:
     """far (veth1) ══ veth0 [near] veth2 ══ veth3 (beyond): near holds both ends that `xsk forward` joins."""

@@ -19,6 +19,8 @@ from tests.helpers.cli import ENVIRONMENT, XSK, ended, events, inheriting, runni
 from tests.helpers.wire import eventually, run_child
 from toolkit.lab import Lab
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 INT, TERM, HUP, QUIT, CHLD = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD
 BACKGROUND = inheriting([INT, QUIT])
 ODD = {

@@ -19,6 +19,8 @@ from tests.helpers.wire import child_environment, eventually
 from tests.helpers.workers import is_attached, send, two_cpus
 from toolkit.lab import Lab
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 
 @pytest.fixture
 def wide(make_lab: Callable[..., Lab]) -> Lab:

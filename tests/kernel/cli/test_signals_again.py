@@ -17,7 +17,10 @@ from tests.helpers.firewalls import Machine, by_netlink, drops, present
 from toolkit.cli import stop
 from toolkit.lab import Lab
 
-pytestmark = [pytest.mark.needs("nsenter")]
+pytestmark = [
+    pytest.mark.needs("nsenter"),
+    pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for"),
+]
 
 STUCK = """
     import time

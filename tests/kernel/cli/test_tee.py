@@ -8,6 +8,8 @@ import pytest
 from tests.helpers.cli import ended_after, running, xsk
 from toolkit.lab import Lab
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 
 @pytest.mark.parametrize("command", ["receive", "top"])
 def test_both_get_every_packet(lab: Lab, command: str) -> None:

@@ -30,6 +30,8 @@ from toolkit.net.netdev import NETDEV_XDP_ACT_BASIC, abilities
 from toolkit.program import Program, attached
 from toolkit.program.removal import take_off
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 XSK = [sys.executable, "-m", "toolkit.cli"]
 COMMANDS = {"ip", "ethtool"}
 

@@ -18,12 +18,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import pytest
+
 import toolkit
 from tests.helpers.wire import child_environment, eventually
 from toolkit.abi.libbpf import libbpf
 from toolkit.errors import SystemCallError
 from toolkit.lab import Lab
 from toolkit.program import Program
+
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
 
 LOOKING = """
 import sys

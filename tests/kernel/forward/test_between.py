@@ -18,6 +18,8 @@ from toolkit.forward.forwarder import Forwarder
 from toolkit.lab import Lab
 from toolkit.umem.umem import UMEM
 
+pytestmark = pytest.mark.timing("a veth loses packets when its softirq or the receiver waits too long for a CPU")
+
 
 @pytest.fixture
 def near(lab: Lab) -> Iterator[toolkit.Interface]:

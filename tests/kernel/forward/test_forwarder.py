@@ -19,6 +19,8 @@ from toolkit.errors import ArgumentError, StaleBatchError, ToolkitError
 from toolkit.forward.forwarder import Forwarder
 from toolkit.lab import Lab
 
+pytestmark = pytest.mark.timing("a veth loses packets when its softirq or the receiver waits too long for a CPU")
+
 
 @pytest.fixture
 def near(lab: Lab) -> Iterator[toolkit.Interface]:

@@ -13,7 +13,10 @@ from tests.helpers.echoing import IP4, IP6, PORT, Host, run
 from tests.helpers.wire import eventually
 from toolkit.lab import Lab
 
-pytestmark = [pytest.mark.needs("ping")]
+pytestmark = [
+    pytest.mark.needs("ping"),
+    pytest.mark.timing("a veth loses packets when its softirq or the receiver waits too long for a CPU"),
+]
 
 
 @pytest.fixture

@@ -21,7 +21,10 @@ from toolkit.forward.answers import Answers
 from toolkit.forward.responder import Responder
 from toolkit.lab import Lab
 
-pytestmark = [pytest.mark.needs("ping")]
+pytestmark = [
+    pytest.mark.needs("ping"),
+    pytest.mark.timing("a veth loses packets when its softirq or the receiver waits too long for a CPU"),
+]
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from toolkit.wait.waiter import WaitMode
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning"),
+    pytest.mark.timing("a veth loses packets when its softirq or the receiver waits too long for a CPU"),
 ]
 
 

@@ -27,6 +27,7 @@ from toolkit.wait.waiter import WaitMode
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning"),
+    pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for"),
 ]
 
 

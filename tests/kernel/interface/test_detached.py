@@ -24,6 +24,8 @@ from toolkit.interface.receiving import OneReceiver
 from toolkit.lab import Lab, Namespace
 from toolkit.program import Program
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 ways = pytest.mark.parametrize("way", WAYS, ids=repr)
 
 LONG = 20.0  # seconds: a waiter that notices nothing

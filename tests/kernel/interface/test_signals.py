@@ -33,6 +33,8 @@ from toolkit.lab import Lab
 from toolkit.program import Program, attached
 from toolkit.umem.umem import UMEM
 
+pytestmark = pytest.mark.timing("signals at random moments of a loop, which moves on when it has a CPU")
+
 
 @pytest.fixture
 def traffic(lab: Lab) -> Iterator[None]:

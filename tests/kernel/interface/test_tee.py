@@ -24,6 +24,8 @@ from toolkit.errors import StaleBatchError
 from toolkit.lab import Lab
 from toolkit.program import Rule
 
+pytestmark = pytest.mark.timing("a veth loses packets when its softirq or the receiver waits too long for a CPU")
+
 modes = pytest.mark.parametrize("mode", ["native", "generic"])
 
 

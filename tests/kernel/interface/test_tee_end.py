@@ -29,6 +29,8 @@ from toolkit.errors import (
 from toolkit.lab import Lab
 from toolkit.program import Rule, attached, query
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,8 @@ from toolkit.lab import Lab
 from toolkit.lab.assembler import Assembler, R
 from toolkit.packets import frames
 
+pytestmark = pytest.mark.timing("a generator that waits for its CPU falls behind")
+
 XDP_DROP = 1
 
 

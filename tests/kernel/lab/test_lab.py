@@ -26,6 +26,8 @@ from toolkit.lab import Lab, Namespace
 from toolkit.lab.veth import connect
 from toolkit.net import ethtool
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:

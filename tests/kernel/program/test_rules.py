@@ -20,6 +20,8 @@ from toolkit.program import directory, import_bcc, load, source_text
 from toolkit.program.image import Image
 from toolkit.workers import Workers
 
+pytestmark = pytest.mark.timing("a veth loses packets when its softirq or the receiver waits too long for a CPU")
+
 XDP_DROP, XDP_PASS = 1, 2
 RULES = (
     Rule("udp dst port 53", snaplen=60),

@@ -27,7 +27,10 @@ from toolkit.lab import Lab
 NOTEBOOK = ROOT / "examples" / "first_packets.ipynb"
 REFRESH = f"Next step: python {Path(__file__).relative_to(ROOT)}"
 
-pytestmark = [pytest.mark.needs("bcc", "ping")]
+pytestmark = [
+    pytest.mark.needs("bcc", "ping"),
+    pytest.mark.timing("a veth loses packets when its softirq or the receiver waits too long for a CPU"),
+]
 
 # Executed behind the notebook's last cell: what a picture shows cannot be read from its pixels.
 PROBE = """

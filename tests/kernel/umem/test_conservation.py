@@ -17,6 +17,8 @@ from toolkit.errors import FrameError
 from toolkit.lab import Lab
 from toolkit.umem.umem import UMEM
 
+pytestmark = pytest.mark.timing("a veth loses packets when its softirq or the receiver waits too long for a CPU")
+
 PACKET = HEADER + b"sent by the near end".ljust(46)
 
 

@@ -20,6 +20,8 @@ from toolkit.errors import ArgumentError, SystemCallError
 from toolkit.lab import Lab
 from toolkit.workers import WorkerError, Workers
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 
 @pytest.fixture
 def wide(make_lab: Callable[..., Lab]) -> Lab:

@@ -17,6 +17,8 @@ from tests.helpers.wire import child_environment, eventually, run_child
 from tests.helpers.workers import gone
 from toolkit.program import xdp_links
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 SCRIPT = """
     import os, signal, sys, time
     from tests.helpers import worker_jobs

@@ -18,6 +18,8 @@ from toolkit.errors import ClosedError
 from toolkit.lab import Lab
 from toolkit.workers import Workers, current
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 
 @pytest.fixture
 def wide(make_lab: Callable[..., Lab]) -> Lab:

@@ -21,6 +21,8 @@ from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, FrameErr
 from toolkit.lab import Lab
 from toolkit.net import ethtool
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 if TYPE_CHECKING:
     from tests.helpers.accounts import Accounts
 

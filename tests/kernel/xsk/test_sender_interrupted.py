@@ -25,6 +25,8 @@ from toolkit.umem.accounts import ReceiveAccount
 from toolkit.umem.umem import UMEM
 from toolkit.xsk.sender import Sender
 
+pytestmark = pytest.mark.timing("signals at random moments of a loop, which moves on when it has a CPU")
+
 
 class Sending:
     """A Sender in the middle of its work: packets in the TX ring, in the kernel and in the completion ring."""

@@ -24,6 +24,8 @@ from toolkit._base.careful import Access, Folder, access_of, own_descriptor, rep
 from toolkit.capture import Capture
 from toolkit.errors import ArgumentError, SystemCallError
 
+pytestmark = pytest.mark.timing("it counts what a race yields, and that depends on who runs when")
+
 NOBODY = 65534
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to somebody else")
 NAMES = ["a.pcapng", "a.pcap", "a.pcapng.gz", "a.parquet"]

@@ -14,6 +14,8 @@ import pytest
 from tests.helpers import ROOT
 from toolkit._base import children
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 TERMINAL = {signal.SIGHUP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from toolkit._base.clock import NAT, UTCClock
 
+pytestmark = pytest.mark.timing("it compares clocks that are read one after the other")
+
 EPOCH = 1_700_000_000_000_000_000  # ns: UTC when the monotonic clock was at 0
 SECOND = 1_000_000_000
 

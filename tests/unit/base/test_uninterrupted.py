@@ -22,6 +22,8 @@ from toolkit._base import uninterrupted as module
 from toolkit._base.uninterrupted import apart, uninterrupted
 from toolkit.errors import ToolkitError
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,8 @@ from toolkit.capture.output import Output
 from toolkit.capture.writer import Item, Writer
 from toolkit.errors import SystemCallError
 
+pytestmark = pytest.mark.timing("a disk, which others use as well, has to keep its speed")
+
 
 def test_large_pieces_are_the_same_bytes_whichever_way_they_take(tmp_path: Path) -> None:
     random = np.random.default_rng(7)

@@ -15,6 +15,8 @@ from tests.helpers.captures import batch_of, blocks_of, fill, frames, packets_of
 from toolkit.capture import Capture, Queueing
 from toolkit.errors import SystemCallError, ToolkitError
 
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+
 
 def test_a_pipe_whose_reader_has_gone_is_reported(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"

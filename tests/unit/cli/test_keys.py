@@ -12,7 +12,11 @@ import termios
 import time
 from collections.abc import Callable
 
+import pytest
+
 from tests.helpers import ROOT
+
+pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
 
 JOB = """
 import sys, time
