@@ -19,7 +19,7 @@ from toolkit._base.warn import warn
 
 __all__ = ["Cache", "CacheWarning", "directory"]
 
-MOST_ENTRIES = 256  # about 10 KB each; the oldest are removed first
+MOST_ENTRIES = 512  # two a program, about 10 KB each; the oldest are removed first
 LARGEST_ENTRY = 64 << 20  # bytes; the largest known, an optimised list of hosts, has 2 MB
 
 

@@ -8,6 +8,7 @@ whose event loop pyroute2 0.9 refuses to work. All else is rtnetlink, and pyrout
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 import sys
@@ -18,6 +19,7 @@ __all__ = ["ask", "attributes", "number", "opened", "pack"]
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_DUMP = 1, 0x300
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: len, type, flags, seq, pid
+_STATUS = struct.Struct("=i")  # what NLMSG_ERROR and NLMSG_DONE carry: 0 or less, an errno
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: len, type
 _TIMEOUT = 2.0  # seconds
 
@@ -37,11 +39,13 @@ def ask(asker: socket.socket, kind: int, body: bytes, *, dump: bool = False) -> 
         answer, at = asker.recv(1 << 16), 0
         while at + _HEADER.size <= len(answer):
             length, found, *_ = _HEADER.unpack_from(answer, at)
-            if found == _NLMSG_DONE:
-                return
-            if found == _NLMSG_ERROR:
-                (refused,) = struct.unpack_from("=i", answer, at + _HEADER.size)
-                raise OSError(-refused or errno.EPROTO, "netlink")
+            if found in (_NLMSG_DONE, _NLMSG_ERROR):
+                (status,) = _STATUS.unpack_from(answer[at : at + length].ljust(_HEADER.size + 4, b"\0"), _HEADER.size)
+                if found == _NLMSG_DONE and status >= 0:
+                    return
+                # A dump may end with an error as well: what came before it is not all there is.
+                number = -status or errno.EPROTO
+                raise OSError(number, f"netlink: {os.strerror(number)}")
             yield answer[at + _HEADER.size : at + length]
             at += max(length + 3 & ~3, _HEADER.size)
         if not dump:

@@ -57,14 +57,27 @@ def _stamp(path: str) -> str:
 
 
 @functools.cache
+def _machine() -> list[str]:
+    """What a result depends on besides its text, whichever BCC made it."""
+    return [str(FORMAT), platform.release(), platform.machine(), str(os.sysconf("SC_PAGE_SIZE"))]
+
+
+@functools.cache
 def _toolchain() -> str:
-    """What a result depends on besides its text: kernel, machine, BCC's files, our headers and worker."""
+    """The same, and the state of BCC's files, of our headers and of bcc_process.py."""
     files = [path for pattern in PLACES for path in glob.glob(os.path.join(pattern, "version.py"))]
     files += [path for pattern in _LIBRARIES for path in glob.glob(pattern)]
     files += [str(Path(__file__).with_name("bcc_process.py"))]
     files += sorted(str(path) for path in sources.headers().rglob("*.h"))
     stamps = sorted({_stamp(path) for path in files if os.path.exists(path)})
-    return "\n".join([str(FORMAT), platform.release(), platform.machine(), str(os.sysconf("SC_PAGE_SIZE")), *stamps])
+    return "\n".join([*_machine(), *stamps])
+
+
+@functools.cache
+def _without_bcc() -> str:
+    """The same without BCC, and by what our headers say: for a machine that has none, and may have copied the cache."""
+    files = [Path(__file__).with_name("bcc_process.py"), *sorted(sources.headers().rglob("*.h"))]
+    return "\n".join([*_machine(), *(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)])
 
 
 def _key(parts: Sequence[str]) -> str:
@@ -194,21 +207,35 @@ def build_images(
     """Compile `text`, or take it from the cache: the Images of its functions, by name.
 
     `candidates` overrides the interpreters that are tried. Raises CompileError with clang's text, LibraryError where
-    there is no BCC, PrivilegeError where maps cannot be created.
+    there is no BCC and the cache has nothing that the last one made of this, PrivilegeError where maps cannot be
+    created.
     """
     if not cache:
         return images(_fresh(source, text, candidates or interpreters()))
-    key = _key([_toolchain(), text, *_flags(source, True)])
+    depends = (text, *_flags(source, True))
+    key, last = _key([_toolchain(), *depends]), f"last-{_key([_without_bcc(), *depends])}"
     with Cache() as kept:
-        entry = kept.load(key)
-        if entry is not None and dependencies.hold(entry.get("depends")):
-            with contextlib.suppress(Exception):  # damaged on disk, in whatever way: compiled anew and overwritten
-                if found := images(entry):
-                    return found
-        report = _fresh(source, text, candidates or interpreters())
+        if found := _from(kept, key):
+            return found
+        try:
+            report = _fresh(source, text, candidates or interpreters())
+        except LibraryError:  # no BCC: nothing can be newer than what the last one made
+            if found := _from(kept, last):
+                return found
+            raise
         if report["depends"] is not None:
             kept.store(key, report)
+            kept.store(last, report)
     return images(report)
+
+
+def _from(kept: Cache, key: str) -> dict[str, Image]:
+    """What the cache has under `key`, if all that it was made of is as it was; else nothing."""
+    entry = kept.load(key)
+    if entry is not None and dependencies.hold(entry.get("depends")):
+        with contextlib.suppress(Exception):  # damaged on disk, in whatever way: compiled anew and overwritten
+            return images(entry)
+    return {}
 
 
 def choose(built: dict[str, Image], function: str | None, source: str) -> Image:

@@ -6,6 +6,7 @@ Written by hand from linux/xdp_diag.h, so that neither the request nor the answe
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -142,3 +143,16 @@ def test_a_netlink_of_this_kernel() -> None:
         body = bytes([socket.AF_UNIX, 0, 0, 0]) + (0xFFFFFFFF).to_bytes(4, "little") + bytes(16)
         inodes = {int.from_bytes(answer[4:8], "little") for answer in ask(asker, 20, body, dump=True)}
         assert os.fstat(mine.fileno()).st_ino in inodes
+
+
+@pytest.mark.parametrize("number", [errno.EINTR, errno.ENOMEM])
+def test_a_dump_that_ends_with_an_error_is_refused(number: int) -> None:
+    """NLMSG_DONE carries an errno too: what came until then is not all there is."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with near, far:
+        far.send(UNBOUND + words("14000000 0300 0200 01000000 39300000") + (-number).to_bytes(4, "little", signed=True))
+        with pytest.raises(OSError, match="netlink") as refused:
+            list(ask(near, 20, b"", dump=True))
+        assert refused.value.errno == number
+        far.send(UNBOUND + words("14000000 0300 0200 01000000 39300000 00000000"))
+        assert len(list(ask(near, 20, b"", dump=True))) == 1
