@@ -25,7 +25,7 @@ from toolkit._base.careful import Access, replace_text
 from toolkit._base.netns import identity
 from toolkit.errors import PrivilegeError, ToolkitError
 
-__all__ = ["DIRECTORY", "Guard", "Record", "Records", "netns_gone", "netns_here"]
+__all__ = ["DIRECTORY", "Guard", "Record", "Records", "namespaces", "netns_gone", "netns_here"]
 
 DIRECTORY = Path("/run/afxdp-toolkit")
 
@@ -209,6 +209,28 @@ def netns_gone(inode: int) -> bool:
     return next(_netns_paths(inode), None) is None
 
 
+def namespaces() -> Iterator[str]:
+    """Yield a path of each network namespace that a process is in, holds or has mounted, as far as we may see."""
+    seen: set[str] = set()
+    mounts: set[str] = set()
+    for pid in sorted((name for name in os.listdir("/proc") if name.isdigit()), key=int):
+        paths = [f"/proc/{pid}/ns/net"]
+        with contextlib.suppress(OSError):
+            paths += [f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd")]
+        for path in paths:
+            link = ""
+            with contextlib.suppress(OSError):
+                link = os.readlink(path)
+            if link.startswith("net:[") and link not in seen:
+                seen.add(link)
+                yield path
+        with contextlib.suppress(OSError):
+            space = os.readlink(f"/proc/{pid}/ns/mnt")
+            if space not in mounts:
+                mounts.add(space)
+                yield from _netns_mounts(pid, "net:[")
+
+
 def _netns_paths(inode: int) -> Iterator[str]:
     link = f"net:[{inode}]"
     if os.readlink("/proc/thread-self/ns/net") == link:
@@ -230,11 +252,11 @@ def _netns_paths(inode: int) -> Iterator[str]:
 
 
 def _netns_mounts(pid: str, link: str) -> Iterator[str]:
-    """Yield where the namespace is mounted, as by `ip netns add`, in the mount namespace of `pid`."""
+    """Yield where namespaces whose link begins so are mounted in the mount namespace of `pid`, as by `ip netns add`."""
     with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             fields = line.split(" ")
-            if fields[3] == link:  # ID, parent, device, root, mount point
+            if fields[3].startswith(link):  # ID, parent, device, root, mount point
                 yield f"/proc/{pid}/root" + fields[4].replace("\\040", " ")
 
 

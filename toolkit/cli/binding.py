@@ -158,9 +158,10 @@ class Binding:
             yield parts.enter_context(opened)
 
     def _has_program(self, interface: str) -> bool:
-        from toolkit.program import attached
+        from toolkit.program.query import attached_ids
 
-        return attached(self.describe(interface).ifindex, self.netns) is not None
+        with entered(self.netns):
+            return bool(attached_ids(self.describe(interface).ifindex))
 
     @contextlib.contextmanager
     def _passing(self, interface: str) -> Iterator[None]:

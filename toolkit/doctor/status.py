@@ -11,14 +11,16 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from toolkit._base.proc import descriptors, fdinfo, number_in, pids
 from toolkit.errors import ToolkitError
 from toolkit.net.device import describe
 from toolkit.net.sock_diag import BoundSocket, af_xdp_sockets
 from toolkit.program import XdpLink, attached, xdp_links
+from toolkit.program.query import link_in
 
 __all__ = ["Holder", "InterfaceStatus", "SocketStatus", "Status", "collect"]
 
@@ -80,7 +82,7 @@ class Status:
 def collect() -> Status:
     """Look around: this namespace's interfaces, and the whole machine's links and sockets as far as we may see."""
     held = _Held()
-    for pid in _pids():
+    for pid in pids():
         held.look_at(pid)
     links: list[XdpLink] | None = None
     with contextlib.suppress(ToolkitError):
@@ -151,23 +153,15 @@ class _Held:
     def look_at(self, pid: int) -> None:
         """Add what one process has open."""
         holder = Holder(pid, _command(pid))
-        for fd, target in _descriptors(pid):
+        for fd, target in descriptors(pid):
             if target == "anon_inode:bpf_link":
-                info = _fdinfo(pid, fd)
-                number = _number(info, "link_id")
-                self.links.setdefault(number, []).append(holder)
-                if "link_type" in info:
-                    link = XdpLink(number, _number(info, "prog_id"), _number(info, "ifindex"))
-                    self.xdp_links[number] = link if info["link_type"] == "xdp" else None
+                info = fdinfo(pid, fd)
+                self.links.setdefault(number_in(info, "link_id"), []).append(holder)
+                self.xdp_links |= link_in(info)
             elif target == "anon_inode:bpf-prog":
-                self.programs.setdefault(_number(_fdinfo(pid, fd), "prog_id"), []).append(holder)
+                self.programs.setdefault(number_in(fdinfo(pid, fd), "prog_id"), []).append(holder)
             elif target.startswith("socket:[") and _is_af_xdp(pid, fd):
                 self.sockets.setdefault(int(target[8:-1]), holder)
-
-
-def _pids() -> Iterator[int]:
-    with contextlib.suppress(OSError):  # without /proc nobody is seen
-        yield from sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
 def _command(pid: int) -> str:
@@ -193,30 +187,6 @@ def _without_interpreter(words: list[str]) -> list[str]:
     if at < len(words) and os.path.basename(words[at]) == "xsk":
         return ["xsk", *words[at + 1 :]]
     return words
-
-
-def _descriptors(pid: int) -> Iterator[tuple[int, str]]:
-    try:
-        names = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
-        return  # gone, or not ours to see
-    for name in names:
-        with contextlib.suppress(OSError):
-            yield int(name), os.readlink(f"/proc/{pid}/fd/{name}")
-
-
-def _fdinfo(pid: int, fd: int) -> dict[str, str]:
-    found: dict[str, str] = {}
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/fdinfo/{fd}") as file:
-        for line in file:
-            name, _, value = line.partition(":")
-            found[name] = value.strip()
-    return found
-
-
-def _number(info: dict[str, str], key: str) -> int:
-    text = info.get(key, "")
-    return int(text) if text.isdigit() else 0
 
 
 def _is_af_xdp(pid: int, fd: int) -> bool:

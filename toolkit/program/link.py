@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from toolkit._base.descriptor import Descriptor
 from toolkit._base.netns import Home, NetNS, entered
+from toolkit._base.proc import descriptors, fdinfo, number_in
 from toolkit.abi import libbpf as abi
 from toolkit.abi.libc import syscall
 from toolkit.errors import ArgumentError, ClosedError, SystemCallError, kernel_error
@@ -190,6 +191,9 @@ def wait_for_readers() -> None:
 
 def _end(descriptor: Descriptor, replaced: Replaced | None) -> None:
     with contextlib.suppress(ClosedError):
+        if replaced is not None:
+            with contextlib.suppress(OSError):
+                replaced.follow(query.link_info(descriptor.fd))
         # Not by closing alone: a forked child that has not run yet holds a descriptor of the link too.
         abi.libbpf().bpf_link_detach(descriptor.fd)
     descriptor.close()
@@ -239,13 +243,12 @@ def _refusal(number: int, name: str, interface: str, ifindex: int, mode: str) ->
 
 def _held_here(links: Collection[int]) -> bool:
     """Whether a descriptor of this process is one of these links."""
-    with contextlib.suppress(OSError):
-        for fd in os.listdir("/proc/self/fdinfo"):
-            with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{fd}") as file:
-                told = dict(line.rstrip().split(":\t", 1) for line in file if ":\t" in line)
-                if told.get("link_id", "").isdigit() and int(told["link_id"]) in links:
-                    return True
-    return False
+    pid = os.getpid()
+    return any(
+        number_in(fdinfo(pid, fd), "link_id") in links
+        for fd, target in descriptors(pid)
+        if target == "anon_inode:bpf_link"
+    )
 
 
 def attach(

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from toolkit._base.netns import NetNS, entered
+from toolkit._base.proc import descriptors, fdinfo, number_in, pids
 from toolkit.abi import libbpf as abi
 from toolkit.errors import kernel_error
 
@@ -162,9 +163,28 @@ def program_by_id(number: int) -> ProgramInfo:
         os.close(fd)
 
 
+def link_in(info: Mapping[str, str]) -> dict[int, XdpLink | None]:
+    """What fdinfo() says of a BPF link, by its number; None for one of another type, nothing where it does not say."""
+    if "link_type" not in info:
+        return {}
+    number = number_in(info, "link_id")
+    link = XdpLink(number, number_in(info, "prog_id"), number_in(info, "ifindex"))
+    return {number: link if info["link_type"] == "xdp" else None}
+
+
+def links_seen() -> dict[int, XdpLink | None]:
+    """The BPF links that processes hold, as far as /proc shows them: known without a descriptor, see xdp_links()."""
+    found: dict[int, XdpLink | None] = {}
+    for pid in pids():
+        for fd, target in descriptors(pid):
+            if target == "anon_inode:bpf_link":
+                found |= link_in(fdinfo(pid, fd))
+    return found
+
+
 def _holders(ifindex: int, program: int, links: Collection[XdpLink] | None) -> tuple[int, ...] | None:
     try:
-        links = xdp_links() if links is None else links
+        links = xdp_links(links_seen()) if links is None else links
         return tuple(link.id for link in links if (link.ifindex, link.program_id) == (ifindex, program))
     except OSError:
         return None

@@ -12,6 +12,7 @@ A program under somebody's link goes for good: a link cannot be put back. That i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import logging
@@ -21,7 +22,7 @@ from typing import Literal
 
 from toolkit._base import fork
 from toolkit._base.netns import entered, open_own
-from toolkit._base.records import Guard, Record, Records, netns_here
+from toolkit._base.records import Guard, Record, Records, namespaces, netns_here
 from toolkit._base.uninterrupted import afterwards, uninterrupted
 from toolkit.abi import libbpf as abi
 from toolkit.errors import ArgumentError, ToolkitError, kernel_error
@@ -67,6 +68,41 @@ class Replaced:
     def fileno(self) -> int:
         """Return a descriptor of the interface's network namespace, as entered() takes it."""
         return self._netns
+
+    def follow(self, link: query.XdpLink | None) -> None:
+        """Go to where the interface is now, if somebody moved it into another network namespace. Before `link` ends.
+
+        The program that `link` runs there tells it from any other interface.
+        """
+        if self._record is None or self._netns < 0 or link is None or not link.ifindex:
+            return
+        with contextlib.suppress(ToolkitError, OSError):
+            with entered(self):
+                if self._runs(link):
+                    return
+            for path in namespaces():
+                with contextlib.suppress(ToolkitError, OSError), entered(path):
+                    if self._runs(link):
+                        self._move(link.ifindex)
+                        return
+
+    def _runs(self, link: query.XdpLink) -> bool:
+        """Whether that interface of this namespace runs the link's program, and is the one that we know."""
+        with contextlib.suppress(OSError):
+            mac = describe(socket.if_indextoname(link.ifindex)).mac.hex()
+            known = self._record is not None and self._record.before["mac"] == mac
+            return known and link.program_id in query.attached_ids(link.ifindex)
+        return False
+
+    def _move(self, ifindex: int) -> None:
+        """Put back in this namespace, on interface `ifindex`, from now on; the record says the same."""
+        assert self._record is not None
+        netns, cookie = netns_here()
+        name = socket.if_indextoname(ifindex)
+        before, self._netns = self._netns, open_own()
+        os.close(before)
+        self.interface, self.taken = name, dataclasses.replace(self.taken, ifindex=ifindex)
+        self._record = self._record._replace(interface=name, ifindex=ifindex, netns=netns, cookie=cookie)
 
     def put_back(self) -> None:
         """Put the program back, and what earlier ones left; say what came of it. Ours is off already. Repeatable."""

@@ -118,6 +118,6 @@ def test_without_privilege_it_says_what_it_cannot_see(lab: Lab) -> None:
             timeout=60,
         )
     assert done.returncode == 0, done.stderr
-    assert "not root" in done.stdout
+    assert "not root" in done.stderr
     assert "not told without root" in " ".join(done.stdout.split())
     assert "not root" not in xsk(lab, "status").stdout
