@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import numbers
 import operator
 from typing import Any
 
 from toolkit.errors import ArgumentError
 
-__all__ = ["seconds", "whole"]
+__all__ = ["one_of", "seconds", "whole"]
 
 
 def whole(name: str, value: Any) -> int:
@@ -19,6 +20,16 @@ def whole(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise ArgumentError(f"{name} is a whole number, not {value!r}") from None
+
+
+def one_of(name: str, value: Any, *choices: Any) -> Any:
+    """Return the one of `choices` (text, numbers, True and False) that `value` is; ArgumentError when it is none."""
+    if isinstance(value, str | numbers.Number) or type(value).__name__ == "bool":  # NumPy's is no Number
+        for choice in choices:
+            if value == choice and isinstance(value, str) == isinstance(choice, str):
+                return choice
+    shown = [f'"{choice}"' if isinstance(choice, str) else repr(choice) for choice in choices]
+    raise ArgumentError(f"{name} is {', '.join(shown[:-1])} or {shown[-1]}, not {value!r}")
 
 
 def seconds(name: str, value: Any) -> float:

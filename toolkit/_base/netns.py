@@ -16,7 +16,7 @@ from toolkit._base.arguments import whole
 from toolkit.abi.libc import CLONE_NEWNET, setns
 from toolkit.errors import ArgumentError, ToolkitError, explained, hidden, kernel_error
 
-__all__ = ["HasFileno", "Home", "NetNS", "entered", "identity", "open_own", "refuse_in_coroutine"]
+__all__ = ["HasFileno", "Home", "NetNS", "check_netns", "entered", "identity", "open_own", "refuse_in_coroutine"]
 
 
 _OWN = "/proc/thread-self/ns/net"
@@ -54,6 +54,12 @@ def _open(netns: int | str | os.PathLike[str] | HasFileno) -> int:
         ) from missing
     except OSError as refused:
         raise kernel_error("setns", refused.errno or 0, f"cannot open the network namespace {netns!r}") from None
+
+
+def check_netns(netns: object) -> None:
+    """Raise ArgumentError for what names no network namespace, whether there is one or not."""
+    if netns is not None and not isinstance(netns, str | os.PathLike) and not hasattr(netns, "fileno"):
+        _pid(netns)
 
 
 def _pid(netns: object) -> int:

@@ -13,6 +13,7 @@ from toolkit._base.netns import NetNS, entered
 
 if TYPE_CHECKING:
     from toolkit.interface.interface import Interface
+    from toolkit.interface.opening import Opening
     from toolkit.interface.tee import Tee
     from toolkit.net.device import Device
     from toolkit.program import Replace
@@ -29,7 +30,7 @@ _RING = 2048  # entries of the TX ring of a socket that only sends, when nothing
 class Binding:
     """Options that mean the same in every command."""
 
-    queues: tuple[int, ...] = ()  # () for all
+    queues: tuple[int, ...] | Literal["all"] = "all"
     mode: Literal["auto", "native", "generic"] = "auto"
     zero_copy: bool | Literal["auto"] = "auto"
     wait: WaitMode = "poll"
@@ -42,6 +43,19 @@ class Binding:
     snaplen: int | None = None
     yes: bool = False  # the filter may take what this host needs
     tee: bool = False  # the kernel gets the packets as well
+
+    def __post_init__(self) -> None:
+        """Check the options, before anything is asked. ArgumentError, as toolkit.open() raises it."""
+        self._asked("the interface", "all")
+
+    def _asked(self, interface: str, expression: str | None, **more: Any) -> Opening:
+        """Return the record of options that toolkit.open() and tee() share."""
+        from toolkit.interface.opening import Opening
+
+        options = self.open_options(expression) | more
+        if self.tee:  # whose ring need not be a power of two
+            options |= {"ring_size": None, "slots": self.ring_size}
+        return Opening.of(interface, **options)
 
     def open(
         self,
@@ -57,13 +71,12 @@ class Binding:
 
         Asks before that where it would take what this host needs; of ARP and the like not if they are `answered`.
         """
-        from toolkit.interface.open_interface import open as open_interface
+        from toolkit.interface.open_interface import open_as
 
+        more = {} if umem is None else {"umem": umem, "ring_size": None}
+        wanted = self._asked(interface, expression, frags=frags, timestamps=timestamps, **more)
         self.ask(interface, expression, answered=answered)
-        wanted = self.open_options(expression) | {"frags": frags, "timestamps": timestamps}
-        if umem is not None:
-            wanted |= {"umem": umem, "ring_size": None}
-        return open_interface(interface, **wanted)
+        return open_as(interface, wanted)
 
     def watch(self, interface: str, expression: str | None) -> Interface | Tee:
         """Open `interface` to look at what `expression` takes; with `tee` at copies: nobody misses anything.
@@ -72,22 +85,11 @@ class Binding:
         """
         if not self.tee:
             return self.open(interface, expression)
-        from toolkit.interface.open_tee import tee as open_tee
+        from toolkit.interface.open_tee import tee_as
 
         if self.on_match == "drop":
             self.ask(interface, expression)
-        return open_tee(
-            interface,
-            filter=expression,
-            on_match=self.on_match,
-            sample=self.sample,
-            snaplen=self.snaplen,
-            queues=self.queues or "all",
-            mode=self.mode,
-            replace=self.replace,
-            slots=self.ring_size,
-            netns=self.netns,
-        )
+        return tee_as(interface, self._asked(interface, expression))
 
     def ask(self, interface: str | Sequence[str], expression: str | None, *, answered: bool = False) -> None:
         """Make sure that nobody takes what this host needs by mistake. ArgumentError where the answer is no.
@@ -108,7 +110,7 @@ class Binding:
             "on_match": self.on_match,
             "sample": self.sample,
             "snaplen": self.snaplen,
-            "queues": self.queues or "all",
+            "queues": self.queues,
             "mode": self.mode,
             "zero_copy": self.zero_copy,
             "wait": self.wait,

@@ -241,7 +241,7 @@ def binding_from(options: dict[str, Any]) -> Binding:
         raise click.UsageError("--tee copies packets and sleeps in between: no --zero-copy, --busy-poll or --spin.")
     return Binding(
         tee=tee,
-        queues=options.pop("queues", ()),
+        queues=options.pop("queues", ()) or "all",
         mode=options.pop("mode", None) or "auto",
         zero_copy=_ZERO_COPY[options.pop("zero_copy")],
         wait=options.pop("wait", None) or "poll",

@@ -4,58 +4,34 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import warnings
 from collections.abc import Iterable
 from mmap import PAGESIZE
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from toolkit._base.arguments import seconds as as_seconds
 from toolkit._base.memory import affordable
 from toolkit._base.netns import NetNS, entered
 from toolkit._base.uninterrupted import uninterrupted
-from toolkit.errors import ArgumentError, SystemCallError, VerifierError, explained, kernel_error
+from toolkit.errors import SystemCallError, VerifierError, explained, kernel_error
 from toolkit.interface.interface import Interface
+from toolkit.interface.opening import Opening
 from toolkit.net.device import Device, await_carrier, check_ethernet, describe, queue_numbers
 from toolkit.net.napi import Deferral
 from toolkit.program import Action, Program, Replace, Rule, attached
-from toolkit.program.rules import chosen
-from toolkit.program.rules import describe as as_text
-from toolkit.umem.umem import LONGEST_PACKET, UMEM, check_ring_size, frame_size_for
+from toolkit.umem.umem import LONGEST_PACKET, UMEM, frame_size_for
 from toolkit.wait.coalesce import LONGEST_DELAY
-from toolkit.wait.waiter import WaitMode, check_wait_mode
+from toolkit.wait.waiter import WaitMode
 from toolkit.xsk.options import SocketOptions
 from toolkit.xsk.registration import Registration
 from toolkit.xsk.socket import Socket
 
-__all__ = ["check_rules", "open", "rules_of"]
+__all__ = ["open", "open_as", "wants_frags"]
 
 _SURELY_LINEAR = 3072  # bytes: up to here drivers have room in one page; veth's limit is some hundred bytes above
 _ENTRIES = 32768  # of all RX rings together, at most, unless the rings would be smaller than _SMALLEST
 _LARGEST, _SMALLEST = 8192, 64  # entries of one ring
-
-
-class _Wanted(NamedTuple):
-    """What the caller asked for: see open()."""
-
-    rules: tuple[Rule, ...]  # empty where the program is the caller's
-    program: Program | None
-    queues: Iterable[int] | Literal["all"]
-    mode: Literal["auto", "native", "generic"]
-    zero_copy: bool | Literal["auto"]
-    replace: Replace
-    umem: UMEM | None
-    ring_size: int | None
-    frames: int | None
-    frame_size: int | None
-    need_wakeup: bool | Literal["auto"]
-    tx: bool
-    poison: bool
-    wait: WaitMode
-    coalesce: float
-    frags: bool | Literal["auto"]
-    timestamps: bool
-    netns: NetNS
 
 
 def open(
@@ -125,41 +101,11 @@ def open(
 
     Everything is undone when it fails, when the Interface is closed, and when the process ends, however it ends.
     """
-    _check_parts(program, umem, shaped=(ring_size, frames, frame_size, poison) != (None, None, None, False))
-    wanted = _Wanted(
-        rules_of(interface, program, filter, rules, on_match, sample, snaplen),
-        program,
-        queues,
-        mode,
-        zero_copy,
-        replace,
-        umem,
-        ring_size,
-        frames,
-        frame_size,
-        need_wakeup,
-        tx,
-        poison,
-        check_wait_mode(wait),
-        _checked_coalesce(coalesce),
-        _checked_frags(frags),
-        timestamps,
-        netns,
-    )
-    return _open_whole(interface, wanted)
+    return open_as(interface, Opening.of(**locals()))
 
 
-def _check_parts(program: Program | None, umem: UMEM | None, *, shaped: bool) -> None:
-    """Raise ArgumentError for what is not such a part, and for a UMEM that other arguments would shape."""
-    for name, given, kind in (("umem", umem, UMEM), ("program", program, Program)):
-        if given is not None and not isinstance(given, kind):
-            raise ArgumentError(f"{name} is a toolkit.{kind.__name__}, not {type(given).__name__}")
-    if umem is not None and shaped:
-        raise ArgumentError("ring_size, frames, frame_size and poison belong to the UMEM: give them to UMEM(...).")
-
-
-def _open_whole(interface: str, wanted: _Wanted) -> Interface:
-    """Do it in the network namespace of the interface, all of it or nothing."""
+def open_as(interface: str, wanted: Opening) -> Interface:
+    """Open in the network namespace of the interface; all of it, or nothing. See open()."""
 
     def work() -> Interface:
         with explained(f"cannot open {interface}"), entered(wanted.netns), contextlib.ExitStack() as undo:
@@ -171,7 +117,7 @@ def _open_whole(interface: str, wanted: _Wanted) -> Interface:
     return uninterrupted(work, dispose=Interface.close)
 
 
-def _open_fitting(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -> Interface:
+def _open_fitting(interface: str, wanted: Opening, undo: contextlib.ExitStack) -> Interface:
     """Do it, in the calling thread's network namespace: with packets of several frames where they are to be expected,
     and without where that was not asked for and cannot be had.
     """
@@ -189,7 +135,7 @@ def _open_fitting(interface: str, wanted: _Wanted, undo: contextlib.ExitStack) -
     elif wanted.frags == "auto" and wanted.program is None and wants_frags(device):
         try:
             with contextlib.ExitStack() as attempt:
-                opened = _open(device, wanted._replace(frags=True), attempt)
+                opened = _open(device, dataclasses.replace(wanted, frags=True), attempt)
                 undo.push(attempt.pop_all())
                 return opened
         except (VerifierError, SystemCallError) as refused:
@@ -210,7 +156,7 @@ def wants_frags(device: Device) -> bool:
     return device.longest > _SURELY_LINEAR
 
 
-def _open(device: Device, wanted: _Wanted, undo: contextlib.ExitStack) -> Interface:
+def _open(device: Device, wanted: Opening, undo: contextlib.ExitStack) -> Interface:
     """Open as wanted; each step tells `undo` how it is taken back."""
     interface = device.name
     if not device.up:
@@ -224,13 +170,8 @@ def _open(device: Device, wanted: _Wanted, undo: contextlib.ExitStack) -> Interf
     umem = wanted.umem or undo.enter_context(_umem(device, len(numbers), wanted))
     program = wanted.program
     if program is None:
-        check_rules(device, wanted.rules, numbers)
-        program = Program.build(
-            rules=wanted.rules,
-            frags=wanted.frags is True,
-            defines={} if wanted.timestamps else {"XSK_UNTIMED": 1},
-            map_entries={"xsks_map": max(64, max(numbers) + 1)},
-        )
+        wanted.check_rules(device, numbers)
+        program = wanted.build(wanted.frags is True, numbers)
         undo.callback(program.close)
 
     def bind() -> list[Socket]:
@@ -253,51 +194,14 @@ def _open(device: Device, wanted: _Wanted, undo: contextlib.ExitStack) -> Interf
         sockets,
         own_program=wanted.program is None,
         own_umem=wanted.umem is None,
-        filter=as_text(wanted.rules) if wanted.rules else None,
+        filter=None if wanted.filtering is None else str(wanted.filtering),
         wait=wanted.wait,
         coalesce=wanted.coalesce,
         deferral=deferral,
     )
 
 
-def rules_of(
-    interface: str,
-    program: Program | None,
-    filter: str | None,
-    rules: Iterable[Rule] | None,
-    on_match: Action,
-    sample: float,
-    snaplen: int | None,
-) -> tuple[Rule, ...]:
-    """Return the rules that open() means by its arguments; none with a program of the caller's. ArgumentError."""
-    if (filter is not None or rules is not None) == (program is not None):
-        raise ArgumentError(
-            f"say what to take from {interface}: filter= with a tcpdump expression such as 'udp port 53', or 'all' for "
-            "everything (it cuts off the SSH session that comes in there), rules= with several of them, or program= "
-            "with one of your own; not both."
-        )
-    if program is None:
-        return chosen(filter, rules, on_match, sample, snaplen)
-    if (on_match, sample, snaplen) != ("redirect", 1, None):
-        raise ArgumentError(
-            f"on_match, sample and snaplen go into the program for {interface}, and program= is one that is finished. "
-            "Next step: give them to Program.build()."
-        )
-    return ()
-
-
-def check_rules(device: Device, rules: Iterable[Rule], numbers: list[int]) -> None:
-    """Raise ArgumentError for a rule that redirects packets of a queue that is not opened."""
-    for rule in rules:
-        if rule.queue is not None and rule.action == "redirect" and rule.queue not in numbers:
-            raise ArgumentError(
-                f"the rule {str(rule)!r} redirects packets of queue {rule.queue} of {device.name}, which is not open: "
-                f"the queues are {', '.join(map(str, numbers))}. A rule cannot move packets to another queue; "
-                f"`ethtool -N {device.name} flow-type …` makes the NIC do that."
-            )
-
-
-def _socket(interface: str, queue: int, umem: UMEM, sharing: int, wanted: _Wanted) -> Socket:
+def _socket(interface: str, queue: int, umem: UMEM, sharing: int, wanted: Opening) -> Socket:
     """Bind a Socket that holds its share of the UMEM's frames for receiving, and fill it before the bind."""
     size = umem.fill_size
     if wanted.umem is None:
@@ -322,23 +226,10 @@ def _socket(interface: str, queue: int, umem: UMEM, sharing: int, wanted: _Wante
     return sock
 
 
-def _checked_coalesce(seconds: float) -> float:
-    if not 0 <= as_seconds("coalesce", seconds) <= 0.1:
-        raise ArgumentError(f"coalesce is a time in seconds from 0 to 0.1, not {seconds!r}")
-    return seconds
-
-
-def _checked_frags(frags: bool | Literal["auto"]) -> bool | Literal["auto"]:
-    if frags not in (True, False, "auto"):
-        raise ArgumentError(f'frags is True, False or "auto", not {frags!r}')
-    return frags if frags == "auto" else bool(frags)
-
-
-def _umem(device: Device, queues: int, wanted: _Wanted) -> UMEM:
+def _umem(device: Device, queues: int, wanted: Opening) -> UMEM:
     """Make the memory that the Sockets of an Interface share."""
     frame_size = wanted.frame_size or frame_size_for(device.longest)
-    asked = _ring_size(queues, frame_size) if wanted.ring_size is None else wanted.ring_size
-    size = check_ring_size("ring_size", asked)
+    size = wanted.ring_size or _ring_size(queues, frame_size)
     per_queue = wanted.frames if wanted.frames is not None else max(size + size // 4, 2)
     total = per_queue * queues
     if wanted.frames is None:

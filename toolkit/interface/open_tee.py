@@ -4,26 +4,25 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from toolkit._base.arguments import whole
 from toolkit._base.memory import affordable
 from toolkit._base.netns import NetNS, entered
 from toolkit._base.uninterrupted import uninterrupted
 from toolkit.abi.tee_slot import slot_size
 from toolkit.errors import ArgumentError, SystemCallError, VerifierError, explained, kernel_error
-from toolkit.interface.open_interface import check_rules
+from toolkit.interface.opening import Opening
 from toolkit.interface.tee import Tee
 from toolkit.net.device import LINK_HEADERS, Device, await_carrier, check_ethernet, describe, queue_numbers
 from toolkit.program import Action, Program, Replace, Rule
 from toolkit.program.ringbuf import ring_bytes
-from toolkit.program.rules import chosen
-from toolkit.program.rules import describe as as_text
+from toolkit.program.rules import describe as describe_rules
 from toolkit.wait.coalesce import LONGEST_DELAY
 
-__all__ = ["Tee", "tee"]
+__all__ = ["Tee", "tee", "tee_as"]
 
 _LONGEST = 65535 + LINK_HEADERS
 _SLOTS = 16384  # for each queue, up to _QUEUES of them: the kernel's work for each packet delays whoever reads
@@ -52,7 +51,8 @@ def tee(
 
     filter, rules, on_match, sample, queues, mode, replace, coalesce, netns: as for toolkit.open(), where "redirect"
     means: copy. A rule that drops does drop.
-    snaplen: copy the first so many bytes of each packet; by default as many as the MTU lets arrive. The receiving host
+    snaplen: copy the first so many bytes of each packet; by default as many as the MTU lets arrive (with rules, as many
+    as the largest of theirs). The receiving host
     may join segments to packets longer than that before a program in generic mode sees them: these are cut,
     Batch.wire_lengths tells how long they were.
     slots: how many copies find room, rounded up; by default 16384 for each queue, up to 4 queues, in 64 MB at most,
@@ -61,42 +61,51 @@ def tee(
     Everything is undone when it fails, when the Tee is closed, and when the process ends, however it ends.
     Raises what toolkit.open() does.
     """
-    if (filter is None) == (rules is None):
-        raise ArgumentError(
-            f"say what to copy from {interface}: filter= with a tcpdump expression such as 'udp port 53', or 'all' for "
-            "everything, or rules= with several of them; not both."
-        )
-    wanted = chosen(filter, rules, on_match, sample, None)
-    if snaplen is not None and not 1 <= whole("snaplen", snaplen) <= _LONGEST:
-        raise ArgumentError(f"snaplen is a number of bytes from 1 to {_LONGEST}, not {snaplen!r}")
-    if slots is not None and whole("slots", slots) < 1:
-        raise ArgumentError(f"slots is a number from 1 on, not {slots!r}")
-    if not 0 <= coalesce <= 0.1:
-        raise ArgumentError(f"coalesce is a time in seconds from 0 to 0.1, not {coalesce!r}")
+    return tee_as(interface, Opening.of(**locals()))
+
+
+def tee_as(interface: str, wanted: Opening) -> Tee:
+    """Open in the network namespace of the interface; all of it, or nothing. See tee()."""
 
     def work() -> Tee:
-        with explained(f"cannot open {interface}"), entered(netns), contextlib.ExitStack() as undo:
+        with explained(f"cannot open {interface}"), entered(wanted.netns), contextlib.ExitStack() as undo:
             device = describe(interface)
             check_ethernet(device)
             if not device.up:
                 remedy = f"bring it up: `ip link set dev {interface} up`"
                 raise kernel_error("bind", errno.ENETDOWN, f"cannot receive on {interface}", remedy=remedy)
-            numbers = queue_numbers(device, queues)
-            longest = min(device.longest, _LONGEST) if snaplen is None else snaplen
-            check_rules(device, wanted, numbers)
-            size = _size(len(numbers), slots, slot_size(longest))
-            chosen_queues = None if queues == "all" else numbers
-            program = _build(device, wanted, longest, size, chosen_queues)
+            numbers = queue_numbers(device, wanted.queues)
+            wanted.check_rules(device, numbers)
+            rules, longest = _cut(wanted.rules, min(device.longest, _LONGEST))
+            size = _size(len(numbers), wanted.slots, slot_size(longest))
+            program = _build(device, rules, longest, size, None if wanted.queues == "all" else numbers)
             undo.callback(program.close)
-            link = undo.enter_context(program.attach(interface, mode=mode, replace=replace, netns=netns))
+            link = undo.enter_context(
+                program.attach(interface, mode=wanted.mode, replace=wanted.replace, netns=wanted.netns)
+            )
             await_carrier(device)
-            words = as_text(wanted)
-            made = Tee(device, program, link, snaplen=longest, queues=numbers, filter=words, coalesce=coalesce)
+            text = describe_rules(rules)
+            made = Tee(device, program, link, snaplen=longest, queues=numbers, filter=text, coalesce=wanted.coalesce)
             undo.pop_all()
             return made
 
     # In one piece: an interrupt in the middle could leave a program attached that no object stands for.
     return uninterrupted(work, dispose=Tee.close)
+
+
+def _cut(rules: tuple[Rule, ...], longest: int) -> tuple[tuple[Rule, ...], int]:
+    """Return the rules, and the bytes of a packet that a slot holds: the largest snaplen where all that copy have one.
+
+    A rule whose snaplen the slots keep by themselves needs none in the program. `longest`: of a packet, by the MTU.
+    """
+    lengths = [rule.snaplen for rule in rules if rule.action == "redirect"]
+    if lengths and None not in lengths:
+        longest = min(max(length for length in lengths if length is not None), _LONGEST)
+    kept = tuple(
+        dataclasses.replace(rule, snaplen=None) if rule.snaplen is not None and rule.snaplen >= longest else rule
+        for rule in rules
+    )
+    return kept, longest
 
 
 def _size(queues: int, slots: int | None, record: int) -> int:

@@ -8,6 +8,7 @@ lost, and counted. docs/tee.md has the figures, and what else was tried.
 
 from __future__ import annotations
 
+import select
 import weakref
 from typing import Any
 
@@ -19,13 +20,34 @@ from toolkit.abi.tee_slot import slot_size
 from toolkit.batch.batch import Batch
 from toolkit.interface.receiving import OneReceiver
 from toolkit.interface.tee_batch import TeeColumns, by_queue
-from toolkit.interface.tee_waiter import TeeWaiter
 from toolkit.net.device import Device
 from toolkit.program import Link, Program
 from toolkit.program.ringbuf import RingBuffer, Rows
 from toolkit.wait.coalesce import LONGEST_DELAY, Coalescer
+from toolkit.wait.feed import ASK_EVERY
+from toolkit.wait.waiter import Waiter
 
 __all__ = ["Tee"]
+
+
+class TeeWaiter(Waiter):
+    """A Waiter whose one descriptor is a ring buffer's. It sleeps ("poll"), and never drives anything."""
+
+    def __init__(self, ring: int, link: Link, where: str) -> None:
+        """`ring`: the ring buffer's descriptor, the caller's. `link`: what tells whether the program runs."""
+        super().__init__([], where)
+        self._ring = ring
+        self._link = link
+        self._poll.register(ring, select.POLLIN)
+
+    def fds(self) -> tuple[int, ...]:
+        """Return the descriptor to wait for elsewhere than in wait()."""
+        return (self._ring,)
+
+    def _raise_if_unfed(self) -> None:
+        """Raise when no copies come any more, as the link tells: nothing else does."""
+        if not self._link.closed and (loss := self._link.lost(ASK_EVERY)) is not None:
+            raise loss.error(f"cannot receive on {self._where} any more")
 
 
 class Tee(OneReceiver):

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import operator
 import re
 import struct
 import time
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from toolkit._base.arguments import whole
 from toolkit.errors import ArgumentError, kernel_error
 from toolkit.net.ethtool import IFF_UP, SIOCGIFFLAGS, Asker
 
@@ -146,18 +146,28 @@ def _checked_name(interface: str) -> bytes:
 
 def queue_numbers(device: Device, queues: Iterable[int] | Literal["all"]) -> list[int]:
     """Return what `queues` means on this device, in order. SystemCallError (EINVAL) for one that it does not have."""
-    if isinstance(queues, str):
-        if queues != "all":
-            raise ArgumentError(f'queues is "all" or numbers, not {queues!r}')
+    checked = check_queues(queues)
+    if checked == "all":
         return list(range(device.queues))
+    for queue in checked:
+        check_queue(device, queue)
+    return list(checked)
+
+
+def check_queues(queues: Iterable[int] | Literal["all"]) -> tuple[int, ...] | Literal["all"]:
+    """Return "all", or the numbers in order. ArgumentError for what no device could have."""
+    if isinstance(queues, str) and queues == "all":
+        return "all"
     try:
-        numbers = sorted({operator.index(queue) for queue in queues})
-    except TypeError:
+        if isinstance(queues, str | bytes):
+            raise TypeError
+        numbers = tuple(sorted({whole("a queue", queue) for queue in queues}))
+    except (TypeError, ArgumentError):
         raise ArgumentError(f'queues is "all" or whole numbers, not {queues!r}') from None
     if not numbers:
         raise ArgumentError('queues is empty. Next step: name at least one, or "all".')
-    for queue in (numbers[0], numbers[-1]):
-        check_queue(device, queue)
+    if numbers[0] < 0:
+        raise ArgumentError(f"a queue is a number from 0 on, not {numbers[0]!r}")
     return numbers
 
 

@@ -11,22 +11,24 @@ import platform
 import time
 import weakref
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from toolkit._base.arguments import one_of
 from toolkit._base.descriptor import Descriptor
 from toolkit._base.netns import Home, NetNS, entered
 from toolkit._base.proc import descriptors, fdinfo, number_in
 from toolkit.abi import libbpf as abi
 from toolkit.abi.libc import syscall
-from toolkit.errors import ArgumentError, ClosedError, SystemCallError, kernel_error
+from toolkit.errors import ClosedError, SystemCallError, kernel_error
 from toolkit.net.device import check_ethernet, describe, index_of
 from toolkit.program import loss, query
 from toolkit.program.loss import Location, Loss
 from toolkit.program.replaced import Replace, Replaced, check_replace, put_back_after, take_place
 
-__all__ = ["Link", "Mode", "Replace", "attach", "wait_for_readers"]
+__all__ = ["MODES", "Link", "Mode", "Replace", "attach", "wait_for_readers"]
 
 Mode = Literal["auto", "native", "generic"]
+MODES = get_args(Mode)
 
 _FLAGS: dict[str, int] = {"native": abi.XDP_FLAGS_DRV_MODE, "generic": abi.XDP_FLAGS_SKB_MODE}
 
@@ -255,8 +257,7 @@ def attach(
     program_fd: int, name: str, interface: str, mode: Mode, replace: Replace, netns: NetNS, *, filters: bool = False
 ) -> Link:
     """Attach a program to an interface; see Program.attach. filters: it has rules, which begin with Ethernet."""
-    if mode not in ("auto", "native", "generic"):
-        raise ArgumentError(f'mode={mode!r} is none of "auto", "native", "generic".')
+    one_of("mode", mode, *MODES)
     check_replace(replace)
     with entered(netns):
         try:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.arguments import one_of
 from toolkit._base.descriptor import Descriptor
 from toolkit._base.netns import NetNS
 from toolkit._base.uninterrupted import uninterrupted
@@ -25,7 +26,7 @@ from toolkit.program import link as links
 from toolkit.program.link import Link, Mode, Replace
 from toolkit.program.loss import Location, Loss, detached
 from toolkit.program.maps import Map
-from toolkit.program.rules import Action, Rule, RuleCounters, chosen
+from toolkit.program.rules import Action, Filtering, Rule, RuleCounters
 
 __all__ = ["Program"]
 
@@ -61,7 +62,7 @@ class Program:
         source: str | os.PathLike[str] = "xsk_redirect.c",
         *,
         function: str | None = None,
-        filter: str = "all",
+        filter: str | None = None,
         rules: Iterable[Rule] | None = None,
         on_match: Action = "redirect",
         sample: float = 1,
@@ -75,20 +76,21 @@ class Program:
 
         `source` is the name of one of the toolkit's programs, a path, or C text (anything with a newline), in the C
         that BCC compiles. `function` names the XDP program where the source has several. `filter` is a tcpdump
-        expression, or "all"; the source sees it as `match()` of xsk_filter.h. `on_match`, `sample` and `snaplen` make
-        a Rule with it, and `rules` are several in its place: see Rule. The source sees those as `decide()` of
-        xsk_rules.h. `defines` are macros. `frags` is for packets of several buffers (jumbo frames): the program is
-        loaded for them, and the filter sees all of them, not only the first buffer. `map_entries` overrides the sizes
-        of maps. Without `cache` it is compiled anew.
+        expression, by default "all"; the source sees it as `match()` of xsk_filter.h. `on_match`, `sample` and
+        `snaplen` make a Rule with it, and `rules` are several in its place: see Rule. The source sees those as
+        `decide()` of xsk_rules.h. `defines` are macros. `frags` is for packets of several buffers (jumbo frames): the
+        program is loaded for them, and the filter sees all of them, not only the first buffer. `map_entries` overrides
+        the sizes of maps. Without `cache` it is compiled anew.
 
         Raises CompileError, VerifierError, FilterError, LibraryError (no BCC), PrivilegeError, ArgumentError.
         """
 
         def work() -> Program:
+            one_of("frags", frags, True, False)
+            filtering = Filtering.of(filter, rules, on_match, sample, snaplen)
             with explained(f"cannot build the XDP program {os.fspath(source)[:80]!r}"):
                 found = sources.read(source)
-                wanted = chosen(filter, rules, on_match, sample, snaplen)
-                text = sources.assemble(found, wanted, defines or {}, frags)
+                text = sources.assemble(found, filtering.rules, defines or {}, frags)
                 image = build.choose(build.build_images(found, text, cache=cache), function, found.name)
             maps = load.create_maps(image, map_entries or {})
             try:
@@ -97,7 +99,7 @@ class Program:
                 for one in maps.values():
                     one.close()
                 raise
-            return cls(fd, image.function, maps, wanted)
+            return cls(fd, image.function, maps, filtering.rules)
 
         # In one piece: an interrupt in the middle could leave file descriptors that no object stands for, or clang.
         return uninterrupted(work, dispose=Program.close)
@@ -112,7 +114,7 @@ class Program:
         """
         from toolkit.program import bcc
 
-        known = chosen(None, rules, "redirect", 1, None) if rules else ()
+        known = Filtering.of(rules=rules).rules if rules else ()
         fd, name, maps = bcc.adopt(bpf, function)
         return cls(fd, name, maps, known)
 

@@ -21,11 +21,12 @@ import socket
 from typing import Literal
 
 from toolkit._base import fork
+from toolkit._base.arguments import one_of
 from toolkit._base.netns import entered, open_own
 from toolkit._base.records import Guard, Record, Records, namespaces, netns_here
 from toolkit._base.uninterrupted import afterwards, uninterrupted
 from toolkit.abi import libbpf as abi
-from toolkit.errors import ArgumentError, ToolkitError, kernel_error
+from toolkit.errors import ToolkitError, kernel_error
 from toolkit.net.device import describe
 from toolkit.program import pins, query
 from toolkit.program.loss import Location
@@ -45,8 +46,7 @@ _log = logging.getLogger("toolkit.replaced")
 
 def check_replace(replace: Replace) -> None:
     """Raise ArgumentError for what is none."""
-    if replace not in (True, False, "link"):
-        raise ArgumentError(f'replace={replace!r} is none of True, False, "link".')
+    one_of("replace", replace, True, False, "link")
 
 
 class Replaced:

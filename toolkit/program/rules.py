@@ -13,7 +13,7 @@ from toolkit._base.arguments import whole
 from toolkit.errors import ArgumentError
 from toolkit.filter.translate import translate
 
-__all__ = ["Action", "Rule", "RuleCounters", "chosen", "describe", "generate", "plain"]
+__all__ = ["Action", "Filtering", "Rule", "RuleCounters", "describe", "generate", "plain"]
 
 Action = Literal["redirect", "drop", "count", "pass"]
 
@@ -47,7 +47,7 @@ class Rule:
         """Check."""
         if not isinstance(self.filter, str):
             raise ArgumentError(f'the filter of a rule is a tcpdump expression or "all", not {self.filter!r}.')
-        if self.action not in get_args(Action):
+        if not isinstance(self.action, str) or self.action not in get_args(Action):
             raise ArgumentError(
                 f"a rule cannot {self.action!r} packets. Next step: take one of {', '.join(get_args(Action))}."
             )
@@ -112,19 +112,45 @@ def plain(rules: Sequence[Rule]) -> bool:
     return len(rules) == 1 and rules[0] == Rule(rules[0].filter)
 
 
-def chosen(
-    filter: str | None, rules: Iterable[Rule] | None, on_match: Action, sample: float, snaplen: int | None
-) -> tuple[Rule, ...]:
-    """Return the rules meant: those given, or the one that `filter` and the others make. ArgumentError for both."""
-    if rules is None:
-        return (Rule(filter if filter is not None else "all", on_match, sample, snaplen),)
-    if (filter or "all", on_match, sample, snaplen) != ("all", "redirect", 1, None):
-        raise ArgumentError("filter, on_match, sample and snaplen make one rule; with rules= each rule has its own.")
-    listed = tuple(Rule(one) if isinstance(one, str) else one for one in rules)
-    wrong = [one for one in listed if not isinstance(one, Rule)]
-    if isinstance(rules, str) or not listed or wrong:
-        raise ArgumentError(f'rules is a list such as [Rule("udp"), Rule("tcp", action="drop")], not {rules!r}.')
-    return listed
+@dataclass(frozen=True)
+class Filtering:
+    """The filter options of toolkit.open(), tee(), Workers, Program.build() and the command, checked: the rules meant.
+
+    What `of` takes is what all of them take.
+    """
+
+    rules: tuple[Rule, ...]
+
+    @classmethod
+    def of(
+        cls,
+        filter: str | None = None,
+        rules: Iterable[Rule] | None = None,
+        on_match: Action = "redirect",
+        sample: float = 1,
+        snaplen: int | None = None,
+    ) -> Filtering:
+        """Return the rules given, or the one that `filter` (by default "all") and the others make.
+
+        ArgumentError for both, and for what Rule refuses.
+        """
+        one = Rule("all" if filter is None else filter, on_match, sample, snaplen)  # checks them
+        if rules is None:
+            return cls((one,))
+        if filter is not None or one != Rule("all"):
+            raise ArgumentError(
+                "filter, on_match, sample and snaplen make one rule, and with rules= each rule has its own: give one "
+                "or the other, not both."
+            )
+        given = () if isinstance(rules, str | bytes) or not isinstance(rules, Iterable) else tuple(rules)
+        listed = tuple(Rule(each) if isinstance(each, str) else each for each in given)
+        if not listed or not all(isinstance(each, Rule) for each in listed):
+            raise ArgumentError(f'rules is a list such as [Rule("udp"), Rule("tcp", action="drop")], not {rules!r}.')
+        return cls(listed)
+
+    def __str__(self) -> str:
+        """Return the rules in a line, for people."""
+        return describe(self.rules)
 
 
 def describe(rules: Sequence[Rule]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from toolkit.errors import ArgumentError
 from toolkit.filter.translate import translate
-from toolkit.program.rules import Action, Rule, chosen, describe, generate, plain
+from toolkit.program.rules import Action, Filtering, Rule, describe, generate, plain
 
 __all__ = ["SourceText", "directory", "headers", "read", "source_text"]
 
@@ -123,7 +123,7 @@ def _rules(source: SourceText, rules: Sequence[Rule], frags: bool) -> str:
 def source_text(
     source: str | os.PathLike[str] = "xsk_redirect.c",
     *,
-    filter: str = "all",
+    filter: str | None = None,
     rules: Iterable[Rule] | None = None,
     on_match: Action = "redirect",
     sample: float = 1,
@@ -135,4 +135,4 @@ def source_text(
     The other arguments are those of Program.build(). Give `cflags=["-I" + str(toolkit.program.directory())]` beside
     it, and hand the same `rules` to Program.from_bcc(), so that it knows what to call them.
     """
-    return assemble(read(source), chosen(filter, rules, on_match, sample, snaplen), defines or {})
+    return assemble(read(source), Filtering.of(filter, rules, on_match, sample, snaplen).rules, defines or {})

@@ -266,14 +266,21 @@ def check_ring_size(name: str, size: int) -> int:
     return size
 
 
-def _check_shape(frames: int, frame_size: int, headroom: int, tx_metadata_len: int) -> None:
-    """Raise ArgumentError for sizes that no kernel registers."""
-    page = mmap.PAGESIZE
+def check_frame_size(frame_size: int) -> int:
+    """Return `frame_size` if the kernel accepts it, else raise ArgumentError."""
+    frame_size, page = whole("frame_size", frame_size), mmap.PAGESIZE
     if frame_size not in (2048, 4096) or frame_size > page:
         raise ArgumentError(
             f"a frame of {frame_size} bytes is refused by the kernel: it must be 2048 or 4096, and not larger than "
             f"a page ({page}). Next step: frame_size=2048 carries packets up to 1792 bytes, 4096 up to 3840."
         )
+    return frame_size
+
+
+def _check_shape(frames: int, frame_size: int, headroom: int, tx_metadata_len: int) -> None:
+    """Raise ArgumentError for sizes that no kernel registers."""
+    page = mmap.PAGESIZE
+    check_frame_size(frame_size)
     if frames < 1 or frames * frame_size % page or frames > 1 << 24:
         raise ArgumentError(
             f"a UMEM of {frames} frames of {frame_size} bytes is refused: it must fill whole pages of {page} bytes "

@@ -24,8 +24,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
-from toolkit._base.arguments import seconds
-from toolkit.errors import ArgumentError, DeviceGoneError, ToolkitError, kernel_error
+from toolkit._base.arguments import one_of, seconds
+from toolkit.errors import DeviceGoneError, ToolkitError, kernel_error
 from toolkit.rings import RXQueue
 from toolkit.wait.feed import Feed
 
@@ -58,9 +58,8 @@ class DeviceSocket(socket.socket):
 
 def check_wait_mode(mode: WaitMode) -> WaitMode:
     """Return `mode` if it is a WaitMode, else raise ArgumentError."""
-    if mode not in get_args(WaitMode):
-        raise ArgumentError(f"wait is one of {', '.join(map(repr, get_args(WaitMode)))}, not {mode!r}")
-    return mode
+    chosen: WaitMode = one_of("wait", mode, *get_args(WaitMode))
+    return chosen
 
 
 def raise_if_gone(sock: DeviceSocket, where: str) -> None:

@@ -20,6 +20,7 @@ from toolkit._base.mapping import map_file
 from toolkit.abi.libc import PR_SET_PDEATHSIG, prctl
 from toolkit.errors import ArgumentError
 from toolkit.interface.interface import Interface
+from toolkit.program.rules import describe
 from toolkit.workers.errors import portable
 from toolkit.workers.shared import Handover, SharedProgram, receive_fds
 from toolkit.workers.work import Work, unpacked
@@ -41,7 +42,6 @@ class Job:
     queues: tuple[int, ...]
     cpu: int | None
     work: Work
-    filter: str | None
     handover: Handover
     options: dict[str, Any]
 
@@ -154,7 +154,7 @@ def _do(
         SharedProgram(job.handover, fds, job.queues, lambda: bool(parents[0])) as program,
         open_interface(job.interface, program=program, queues=job.queues, **job.options) as interface,
     ):
-        interface.filter = job.filter
+        interface.filter = describe(program.rules) or None
         connection.send(("ready", interface.info()))
         if connection.recv() != "go":
             return ("result", None)

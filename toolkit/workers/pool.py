@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
+import functools
 import os
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -16,20 +18,23 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit._base import fork
+from toolkit._base.arguments import whole
 from toolkit._base.mapping import map_file
 from toolkit._base.netns import NetNS, entered
 from toolkit._base.uninterrupted import uninterrupted
 from toolkit.errors import ArgumentError, ToolkitError, explained
 from toolkit.interface.attachment import Attachment
 from toolkit.interface.interface import Interface
-from toolkit.interface.open_interface import check_rules, rules_of, wants_frags
+from toolkit.interface.open_interface import wants_frags
+from toolkit.interface.opening import Opening
 from toolkit.net.device import Device, await_carrier, check_ethernet, describe, queue_numbers
 from toolkit.program import Action, Program, Replace, Rule
-from toolkit.program.rules import describe as as_text
+from toolkit.wait.coalesce import LONGEST_DELAY
+from toolkit.wait.waiter import WaitMode
 from toolkit.workers.child import REPORTED, Job, page_bytes
 from toolkit.workers.keeper import Keeper, WorkerProcess, own_cpus
 from toolkit.workers.shared import Handover
-from toolkit.workers.work import packed, refuse_inside_worker
+from toolkit.workers.work import Work, packed, refuse_inside_worker
 
 __all__ = ["Workers"]
 
@@ -63,9 +68,19 @@ class Workers(Attachment):
         queues: Iterable[int] | Literal["all"] = "all",
         cpus: Sequence[int] | Literal["auto"] | None = None,
         mode: Literal["auto", "native", "generic"] = "auto",
+        zero_copy: bool | Literal["auto"] = "auto",
         replace: Replace = False,
+        ring_size: int | None = None,
+        frames: int | None = None,
+        frame_size: int | None = None,
+        need_wakeup: bool | Literal["auto"] = "auto",
+        tx: bool = True,
+        poison: bool = False,
+        wait: WaitMode = "poll",
+        coalesce: float = LONGEST_DELAY,
+        frags: bool | Literal["auto"] = "auto",
+        timestamps: bool = True,
         netns: NetNS = None,
-        **options: Any,
     ) -> None:
         """Attach, start, and return when every worker has bound its queues and begins to work.
 
@@ -73,53 +88,58 @@ class Workers(Attachment):
         functools.partial. receive() without a timeout returns an empty Batch after stop(): then it should return.
         workers: how many processes; by default one a queue, and not more than there are CPUs to run on.
         cpus: where each worker runs, or "auto" for a CPU each, in turn; by default the scheduler decides.
-        filter to snaplen, program, queues, mode, replace, netns: as for toolkit.open(), which gets `options` in each
-        worker, such as ring_size=, zero_copy= or frags= (by default as the MTU asks; False where the kernel cannot).
+        The others are those of toolkit.open(), which each worker calls with them for its own queues. frags: by default
+        as the MTU asks; False where the kernel cannot.
 
         Raises what toolkit.open() raises, and what a worker raises before it is ready; everything is undone then.
         """
-        wanted = rules_of(interface, program, filter, rules, on_match, sample, snaplen)
+        given = {name: value for name, value in locals().items() if name not in ("self", "work", "workers", "cpus")}
+        asked = Opening.of(**given)
         refuse_inside_worker()
         function = packed(work)
         self._own_program = program is None
         self._keeper: Keeper | None = None
         self._reports = np.zeros((0, REPORTED), np.uint64)
 
-        def begin() -> None:
-            with explained(f"cannot start workers on {interface}"), contextlib.ExitStack() as undo:
-                undo.callback(self._take_down)
-                with entered(netns):
-                    self.device = describe(interface)
-                    check_ethernet(self.device)
-                    numbers = queue_numbers(self.device, queues)
-                    self._dealt = _deal(numbers, workers, interface)
-                    places = _places(cpus, len(self._dealt))
-                    # The program is made here, for all: what the workers open must fit it.
-                    options["frags"] = several = _several(self.device, program, options.get("frags", "auto"))
-                    self._attach(wanted, program, numbers, several, mode=mode, replace=replace, netns=netns)
-                handover = Handover.of(self.program, self.link)
-                jobs = [
-                    Job(i, len(places), interface, mine, cpu, function, as_text(wanted) or None, handover, options)
-                    for i, (mine, cpu) in enumerate(zip(self._dealt, places, strict=True))
-                ]
-                self._start(jobs, netns)
-                fork.track(self)
-                _close_at_exit(self)
-                undo.pop_all()
-
         # In one piece: an interrupt in the middle could leave a program attached that no object stands for.
+        begin = functools.partial(self._begin, interface, asked, function, workers, cpus)
         uninterrupted(begin, dispose=lambda _: self.close())
 
     # --- the beginning ------------------------------------------------------------------------------------------------
 
-    def _attach(
-        self, rules: tuple[Rule, ...], program: Program | None, numbers: list[int], frags: bool, **how: Any
+    def _begin(
+        self,
+        interface: str,
+        wanted: Opening,
+        work: Work,
+        workers: int | None,
+        cpus: Sequence[int] | Literal["auto"] | None,
     ) -> None:
-        entries = {"xsks_map": max(64, max(numbers) + 1)}
-        if program is None:
-            check_rules(self.device, rules, numbers)
-        self.program = program or Program.build(rules=rules, frags=frags, map_entries=entries)
-        self.link = self.program.attach(self.device.name, **how)
+        with explained(f"cannot start workers on {interface}"), contextlib.ExitStack() as undo:
+            undo.callback(self._take_down)
+            with entered(wanted.netns):
+                self.device = describe(interface)
+                check_ethernet(self.device)
+                numbers = queue_numbers(self.device, wanted.queues)
+                self._dealt = _deal(numbers, workers, interface)
+                places = _places(cpus, len(self._dealt))
+                # The program is made here, for all: what the workers open must fit it.
+                wanted = dataclasses.replace(wanted, frags=_several(self.device, wanted))
+                self._attach(wanted, numbers)
+            handover = Handover.of(self.program, self.link)
+            jobs = [
+                Job(i, len(places), interface, mine, cpu, work, handover, wanted.of_queues())
+                for i, (mine, cpu) in enumerate(zip(self._dealt, places, strict=True))
+            ]
+            self._start(jobs, wanted.netns)
+            fork.track(self)
+            _close_at_exit(self)
+            undo.pop_all()
+
+    def _attach(self, wanted: Opening, numbers: list[int]) -> None:
+        wanted.check_rules(self.device, numbers)
+        self.program = wanted.program or wanted.build(wanted.frags is True, numbers)
+        self.link = self.program.attach(self.device.name, mode=wanted.mode, replace=wanted.replace, netns=wanted.netns)
         await_carrier(self.device)
 
     def _start(self, jobs: list[Job], netns: NetNS) -> None:
@@ -255,14 +275,14 @@ class Workers(Attachment):
             self._keeper.abandon()
 
 
-def _several(device: Device, program: Program | None, frags: bool | Literal["auto"]) -> bool:
+def _several(device: Device, wanted: Opening) -> bool:
     """Whether packets may come in several frames."""
-    return frags is True or (frags == "auto" and program is None and wants_frags(device))
+    return wanted.frags is True or (wanted.frags == "auto" and wanted.program is None and wants_frags(device))
 
 
 def _deal(numbers: list[int], workers: int | None, interface: str) -> tuple[tuple[int, ...], ...]:
     """Deal the queues out like cards."""
-    count = min(len(numbers), len(os.sched_getaffinity(0))) if workers is None else workers
+    count = min(len(numbers), len(os.sched_getaffinity(0))) if workers is None else whole("workers", workers)
     if not 1 <= count <= len(numbers):
         raise ArgumentError(
             f"{count} workers for {len(numbers)} queue(s) of {interface}: each needs a queue of its own. "

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from toolkit._base.arguments import one_of
 from toolkit.abi.if_xdp import XDP_COPY, XDP_USE_NEED_WAKEUP, XDP_USE_SG, XDP_ZEROCOPY
 from toolkit.abi.libxdp import XSK_RING_CONS__DEFAULT_NUM_DESCS, XSK_RING_PROD__DEFAULT_NUM_DESCS
 from toolkit.errors import ArgumentError
@@ -94,6 +95,5 @@ class SocketOptions(NamedTuple):
 
 
 def _chosen(name: str, value: bool | Literal["auto"]) -> bool | None:
-    if value not in (True, False, "auto"):
-        raise ArgumentError(f'{name} is True, False or "auto", not {value!r}')
-    return None if value == "auto" else bool(value)
+    chosen = one_of(name, value, True, False, "auto")
+    return None if chosen == "auto" else bool(chosen)

@@ -171,7 +171,7 @@ def test_times_lie_between_the_clock_readings_around_the_sending(lab: Lab, wire:
             assert before_utc - 10_000 <= batch.timestamps.view(np.int64)[0] <= after_utc + 10_000
 
 
-@pytest.mark.parametrize("snaplen", [None, 1, 61, 64])
+@pytest.mark.parametrize("snaplen", [None, 14, 61, 64])
 def test_bytes_and_lengths(lab: Lab, wire: Wire, snaplen: int | None) -> None:
     with toolkit.tee("veth0", filter="all", snaplen=snaplen, netns=lab.netns) as t:
         packets = [frame(length, length) for length in (14, 15, 63, 64, 65, 71, 72, 1000, 1500, 1513, 1514)]

@@ -178,7 +178,7 @@ def _index(lab: Lab) -> int:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({}, "say what to copy"),
+        ({}, "say which packets"),
         ({"filter": "udp", "rules": [Rule("udp")]}, "not both"),
         ({"filter": "udp", "snaplen": 0}, "snaplen"),
         ({"filter": "udp", "slots": 0}, "slots"),

@@ -183,7 +183,7 @@ def _open(
 def _umem(binding: Binding, interface: str, other: str) -> UMEM:
     """Make the memory that both share: a full ring for every queue to receive into, and as much again to send from."""
     devices = [binding.describe(name) for name in (interface, other)]
-    queues = max(len(queue_numbers(device, binding.queues or "all")) for device in devices)
+    queues = max(len(queue_numbers(device, binding.queues)) for device in devices)
     ring = binding.ring_size or _RING
     longest = max(device.longest for device in devices)
     # Each Interface lends a quarter of a shared UMEM's frames to the kernel.
