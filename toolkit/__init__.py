@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from toolkit._base.lazy import lazily
-from toolkit.abi.if_xdp import Statistics, XDPDesc
+from toolkit.abi.if_xdp import XDPDesc
 from toolkit.batch.batch import Batch
 from toolkit.errors import ToolkitError
 from toolkit.interface.interface import Interface
@@ -26,6 +26,7 @@ from toolkit.program.program import Program
 from toolkit.program.rules import Rule, RuleCounters
 from toolkit.umem.umem import UMEM
 from toolkit.xsk.socket import Socket
+from toolkit.xsk.statistics import Statistics
 
 if TYPE_CHECKING:
     from toolkit import capture as capture

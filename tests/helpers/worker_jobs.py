@@ -93,3 +93,12 @@ def fast(interface: Interface) -> tuple[int, int, float]:
     while batch := interface.receive():
         packets += len(batch)
     return int(packets), interface.statistics().dropped, time.process_time()
+
+
+def rules_and_times(interface: Any) -> tuple[list[str], str | None, int, int]:
+    """Return what the worker's Interface says of its rules, and how many packets came with a time, and without."""
+    timed = untimed = 0
+    while batch := interface.receive():
+        missing = int(np.isnat(batch.timestamps).sum())
+        timed, untimed = timed + len(batch) - missing, untimed + missing
+    return [one.rule for one in interface.rule_counters()], interface.filter, timed, untimed

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, TypeVar
 
-__all__ = ["NotCopied", "track"]
+__all__ = ["NotCopied", "track", "tracked"]
+
+
+F = TypeVar("F")
 
 
 class Forkable(Protocol):
@@ -50,6 +53,11 @@ def track(owner: Forkable) -> None:
         os.register_at_fork(after_in_child=_drop_all)
         _hooked = True
     _live.add(owner)
+
+
+def tracked(kind: type[F]) -> list[F]:
+    """Return the objects of a kind that this process owns, as far as somebody still holds them."""
+    return [one for one in list(_live) if isinstance(one, kind)]
 
 
 def _drop_all() -> None:

@@ -39,8 +39,8 @@ __all__ = [
     "XDP_ZEROCOPY",
     "MmapOffsets",
     "RingOffsets",
-    "Statistics",
     "XDPDesc",
+    "XDPStatistics",
     "parse_mmap_offsets",
     "parse_statistics",
 ]
@@ -119,8 +119,8 @@ def parse_mmap_offsets(raw: bytes) -> MmapOffsets:
     return MmapOffsets(*(RingOffsets(*values[at : at + 4]) for at in range(0, 16, 4)))
 
 
-class Statistics(NamedTuple):
-    """struct xdp_statistics: why packets were dropped, counted by the kernel since the socket was made."""
+class XDPStatistics(NamedTuple):
+    """struct xdp_statistics."""
 
     rx_dropped: int  # no frame in the fill ring, or the packet was larger than a frame
     rx_invalid_descs: int  # fill ring entries that the kernel refused
@@ -129,27 +129,8 @@ class Statistics(NamedTuple):
     rx_fill_ring_empty_descs: int  # times the kernel found the fill ring empty (also in rx_dropped, in copy mode)
     tx_ring_empty_descs: int  # times the kernel found the TX ring empty
 
-    def __sub__(self, earlier: tuple[int, ...]) -> Statistics:
-        """Return what was counted since `earlier`."""
-        return Statistics(*(now - then for now, then in zip(self, earlier, strict=True)))
 
-    def __add__(self, other: tuple[int, ...]) -> Statistics:  # type: ignore[override]  # a tuple's joins
-        """Return the sums, field by field, for several sockets together."""
-        return Statistics(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
-
-    @property
-    def dropped(self) -> int:
-        """Packets that were redirected to this socket and not delivered."""
-        return self.rx_dropped + self.rx_ring_full
-
-    def _repr_html_(self) -> str:
-        """Show the counters and `dropped` as a table in a notebook."""
-        rows = {**self._asdict(), "dropped": self.dropped}.items()
-        body = "".join(f"<tr><th style='text-align:left'>{name}</th><td>{count:,}</td></tr>" for name, count in rows)
-        return f"<table><tbody>{body}</tbody></table>"
-
-
-def parse_statistics(raw: bytes) -> Statistics:
+def parse_statistics(raw: bytes) -> XDPStatistics:
     """Parse the result of getsockopt(XDP_STATISTICS); kernels before 5.9 return the first three fields only."""
     values = struct.unpack(f"={len(raw) // 8}Q", raw)
-    return Statistics(*values[:6], *(0,) * (6 - len(values)))
+    return XDPStatistics(*values[:6], *(0,) * (6 - len(values)))

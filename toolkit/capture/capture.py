@@ -51,7 +51,7 @@ class CaptureStatistics(NamedTuple):
     written: int  # of these, packets handed to the files
     bytes: int  # of the packets that found room, as kept
     wire_bytes: int  # of the same packets, as they were on the wire
-    untimed: int  # of these, packets without an arrival time: they get the time at which they were received
+    untimed: int  # of these, packets without an arrival time: they get that of their receipt, or none (Parquet)
     write_dropped: int  # packets dropped here: the file was too slow, or writing failed
     unwanted: int  # packets received beyond the wanted count, or after the last file
     accepted: int  # by the filter, as the XDP program counts
@@ -195,7 +195,7 @@ class Capture(fork.NotCopied):
     def write(self, batch: Batch) -> int:
         """Queue the packets of a Batch for writing; return how many found room. The Batch can then be released.
 
-        A packet without a time gets the present one, and is counted as `untimed`.
+        A packet without a time gets the present one (in Parquet, none), and is counted as `untimed`.
         SystemCallError when writing to the file failed: its contents are readable, and close() reports more.
         ArgumentError for a time that the format does not have: pcapng has none before 1970, pcap also none after 2106.
         """
@@ -233,6 +233,7 @@ class Capture(fork.NotCopied):
             if taken:
                 self._octets += int(batch.lengths.sum())
                 self._on_wire += int(batch.wire_lengths.sum())
+                self._untimed += int(np.count_nonzero(np.isnat(batch.timestamps)))
         return taken
 
     def tick(self) -> None:
@@ -404,7 +405,7 @@ class Capture(fork.NotCopied):
             with contextlib.suppress(ToolkitError, OSError):
                 counters, statistics = self._interface.counters(), self._interface.statistics()
                 seen = sum(counters.get(name, 0) for name in _SEEN)
-                self._known = Counts(seen, counters["redirected"], statistics.dropped)
+                self._known = Counts(seen, counters.get("redirected", 0), statistics.dropped)
         return self._known
 
     def _after_fork_in_child(self) -> None:

@@ -11,13 +11,20 @@ from toolkit.errors import ToolkitError
 from toolkit.net.sysfs import InterfaceDirectory
 
 if TYPE_CHECKING:
-    from toolkit.abi.if_xdp import Statistics
     from toolkit.batch.batch import Batch
     from toolkit.errors import DeviceGoneError
     from toolkit.net.device import Device
     from toolkit.program import Program
 
 __all__ = ["PacketSource", "about_of"]
+
+
+class Drops(Protocol):
+    """What the kernel counted, as far as a capture asks."""
+
+    @property
+    def dropped(self) -> int:
+        """Packets that were redirected to a socket and not delivered."""
 
 
 class PacketSource(Protocol):
@@ -30,7 +37,7 @@ class PacketSource(Protocol):
     def receive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
         """Return waiting packets."""
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> Drops:
         """Return the kernel's counters."""
 
     def counters(self) -> dict[str, int]:

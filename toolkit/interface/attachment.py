@@ -69,7 +69,10 @@ class Attachment(fork.NotCopied):
         return bool(self._why_dead)
 
     def counters(self) -> dict[str, int]:
-        """Return what the XDP program counted, summed over the CPUs: `redirected`, `passed`, …"""
+        """Return what the XDP program counted, summed over the CPUs: `redirected`, `passed`, …
+
+        Empty where it is a program of your own that counts nothing: see Program.counters().
+        """
         self._check_open()
         return self.program.counters()
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy.typing as npt
 
-from toolkit.abi.if_xdp import Statistics
 from toolkit.batch.batch import Batch
 from toolkit.errors import ArgumentError, DeviceGoneError
 from toolkit.interface.receiving import OneReceiver
@@ -20,6 +19,7 @@ from toolkit.umem.umem import UMEM
 from toolkit.wait.coalesce import LONGEST_DELAY, Coalescer
 from toolkit.wait.waiter import Waiter, WaitMode
 from toolkit.xsk.socket import Socket
+from toolkit.xsk.statistics import Statistics
 
 __all__ = ["Interface"]
 

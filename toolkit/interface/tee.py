@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from toolkit._base.clock import clock
-from toolkit.abi.if_xdp import Statistics
 from toolkit.abi.tee_slot import slot_size
 from toolkit.batch.batch import Batch
 from toolkit.interface.receiving import OneReceiver
@@ -26,6 +25,7 @@ from toolkit.program.ringbuf import RingBuffer, Rows
 from toolkit.wait.coalesce import LONGEST_DELAY, Coalescer
 from toolkit.wait.feed import ASK_EVERY
 from toolkit.wait.waiter import Waiter
+from toolkit.xsk.statistics import Statistics
 
 __all__ = ["Tee"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from toolkit.abi.if_xdp import AF_XDP, Statistics
+from toolkit.abi.if_xdp import AF_XDP, XDPStatistics
 from toolkit.net.netlink import ask, attributes, opened
 
 __all__ = ["BoundSocket", "af_xdp_sockets", "parse", "request"]
@@ -33,7 +33,7 @@ class BoundSocket(NamedTuple):
     ifindex: int | None
     queue: int | None
     zero_copy: bool | None  # of its UMEM
-    statistics: Statistics | None
+    statistics: XDPStatistics | None
 
 
 def af_xdp_sockets() -> dict[int, BoundSocket] | None:
@@ -67,5 +67,5 @@ def parse(body: bytes) -> BoundSocket:
         zero_copy = bool(_UMEM.unpack_from(umem)[7] & _DU_F_ZEROCOPY)
     if len(counted := given.get(_ATTRIBUTE_STATS, b"")) >= _STATISTICS.size:
         dropped, rx_invalid, full, fill_empty, tx_invalid, tx_empty = _STATISTICS.unpack_from(counted)
-        statistics = Statistics(dropped, rx_invalid, tx_invalid, full, fill_empty, tx_empty)
+        statistics = XDPStatistics(dropped, rx_invalid, tx_invalid, full, fill_empty, tx_empty)
     return BoundSocket(inode, ifindex, queue, zero_copy, statistics)

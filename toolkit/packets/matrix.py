@@ -25,7 +25,7 @@ def as_matrix(
 
     packets: an iterable of bytes-like objects, one a packet; or an array of shape (n, width) and dtype uint8; or a
     Batch. lengths: with an array only, bytes of each row that belong to the packet, shape (n,), 1 to width; all when
-    None. longest: most bytes of a packet, checked before memory is allocated.
+    None. longest: bytes of a frame, most of a packet, checked before memory is allocated.
 
     A contiguous array is returned itself, anything else as a writeable copy, with zeros past a packet's end.
     ArgumentError, which names the first bad packet; an empty packet is bad.
@@ -161,4 +161,8 @@ def _checked_lengths(lengths: npt.ArrayLike | None, n: int, width: int) -> Lengt
 def _check_longest(sizes: npt.NDArray[Any], longest: int | None) -> None:
     if longest is not None and len(sizes) and int(sizes.max()) > longest:
         at = int(np.argmax(sizes > longest))
-        raise ArgumentError(f"packet {at} has {sizes[at]} bytes, more than {longest}.")
+        larger = ", or make the UMEM with frame_size=4096" if longest < 4096 else ""
+        raise ArgumentError(
+            f"packet {at} of {len(sizes)} has {sizes[at]} bytes and does not fit a frame of {longest}. Nothing was "
+            f"sent. Next step: send shorter packets{larger}."
+        )

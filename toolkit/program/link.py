@@ -10,13 +10,11 @@ import os
 import platform
 import time
 import weakref
-from collections.abc import Collection
 from typing import Any, Literal, get_args
 
 from toolkit._base.arguments import one_of
 from toolkit._base.descriptor import Descriptor
 from toolkit._base.netns import Home, NetNS, entered
-from toolkit._base.proc import descriptors, fdinfo, number_in
 from toolkit.abi import libbpf as abi
 from toolkit.abi.libc import syscall
 from toolkit.errors import ClosedError, SystemCallError, kernel_error
@@ -232,25 +230,15 @@ def _refusal(number: int, name: str, interface: str, ifindex: int, mode: str) ->
     if present is None:
         return kernel_error("attach", number, tried)
     cause = f"another one is attached there: {present}"
-    if _held_here(present.link_ids or ()):
+    if query.held_here(present.link_ids or ()):
         # In a notebook, a cell that was run before.
-        remedy = 'close() the Interface, Tee or Link that this process opened before, or pass `replace="link"`'
+        remedy = "close() the Interface, Tee or Link that this process opened before"
         return kernel_error("attach", number, tried, cause=f"{cause}, which this process holds", remedy=remedy)
     if present.link_ids:
         remedy = 'end its process (`xsk status` names it), or take its place for good: `replace="link"`'
         return kernel_error("attach", number, tried, cause=cause, remedy=remedy)
     remedy = "detach it (`xsk status` names it), or take its place until the end: `replace=True`"
     return kernel_error("attach", number, tried, cause=cause, remedy=remedy)
-
-
-def _held_here(links: Collection[int]) -> bool:
-    """Whether a descriptor of this process is one of these links."""
-    pid = os.getpid()
-    return any(
-        number_in(fdinfo(pid, fd), "link_id") in links
-        for fd, target in descriptors(pid)
-        if target == "anon_inode:bpf_link"
-    )
 
 
 def attach(

@@ -257,14 +257,17 @@ class Program:
         """Return what the program counted, summed over the CPUs: members of the struct in its per-CPU array `counters`.
 
         Where that array has several entries (one a rule, and one for packets that no rule takes), over all of them.
+        Empty where the program has no such array, which
+        `struct counters { u64 redirected; }; BPF_PERCPU_ARRAY(counters, struct counters, 1);` declares.
         """
-        rows = self._counted()
+        if (rows := self._counted()) is None:
+            return {}
         return {name: int(rows[name].sum(dtype=np.uint64)) for name in rows.dtype.names or ()}
 
     def rule_counters(self) -> tuple[RuleCounters, ...]:
         """Return what each rule did, in the order of `rules`: Batch.rule_numbers has their numbers."""
         rows = self._counted()
-        if "matched" not in (rows.dtype.names or ()):
+        if rows is None or "matched" not in (rows.dtype.names or ()):
             raise ArgumentError(f"the program {self.name} counts no rules. Next step: see progs/xsk_redirect.c.")
         names = [str(rule) for rule in self.rules] or [f"rule {i}" for i in range(len(rows) - 1)]
         if len(names) != len(rows) - 1:
@@ -276,15 +279,13 @@ class Program:
         fields = ("matched", *RuleCounters._fields[2:])
         return tuple(RuleCounters(rule, *(totals[one][i] for one in fields)) for i, rule in enumerate(names))
 
-    def _counted(self) -> npt.NDArray[Any]:
-        """The map `counters`: shape (entries, CPUs), of its struct."""
+    def _counted(self) -> npt.NDArray[Any] | None:
+        """The map `counters`: shape (entries, CPUs), of its struct; None where there is none."""
+        self.fd  # noqa: B018, raises once it is closed
         table = self._maps.get("counters")
         names = table.dtype.names if table is not None and table.type == abi.BPF_MAP_TYPE_PERCPU_ARRAY else None
         if table is None or names is None:
-            raise ArgumentError(
-                f"the program {self.name} has no counters. Next step: declare "
-                "`struct counters { u64 redirected; }; BPF_PERCPU_ARRAY(counters, struct counters, 1);`."
-            )
+            return None
         return np.stack([table.per_cpu(i) for i in range(table.max_entries)])
 
     def test_run(self, packet: bytes, repeat: int = 1) -> tuple[int, bytes]:

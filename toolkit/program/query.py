@@ -21,6 +21,7 @@ __all__ = [
     "XdpLink",
     "attached",
     "attached_ids",
+    "held_here",
     "link_info",
     "program_by_id",
     "program_info",
@@ -188,3 +189,13 @@ def _holders(ifindex: int, program: int, links: Collection[XdpLink] | None) -> t
         return tuple(link.id for link in links if (link.ifindex, link.program_id) == (ifindex, program))
     except OSError:
         return None
+
+
+def held_here(links: Collection[int]) -> bool:
+    """Whether a descriptor of this process is one of these links."""
+    pid = os.getpid()
+    return any(
+        number_in(fdinfo(pid, fd), "link_id") in links
+        for fd, target in descriptors(pid)
+        if target == "anon_inode:bpf_link"
+    )

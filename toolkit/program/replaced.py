@@ -156,6 +156,9 @@ def take_place(interface: str, ifindex: int, replace: Replace) -> Replaced | Non
     if not present.link_ids:
         with _guard.locked() as records:
             return _take_netlink(interface, present, records)
+    if replace != "link" and query.held_here(present.link_ids):
+        remedy = "close() the Interface, Tee or Link that this process opened before"
+        raise kernel_error("attach", errno.EBUSY, tried, cause="this process holds it", remedy=remedy)
     if replace != "link":
         raise kernel_error(
             "attach",

@@ -75,6 +75,7 @@ class Core:
         their fill rings only then).
         """
         self.where = f"queue {queue} of {interface}"
+        self.queue = queue
         self.umem = umem
         self.options = options
         self.feed = feed
@@ -111,6 +112,7 @@ class Core:
             self._structs[2], self._structs[3] = self._registration.fill, self._registration.comp
             self._map_fill_and_completion()
             self.fill.fill_all(self.umem, prefill)
+        self._check_not_held_here(queue)  # of two on one UMEM, libxdp says EINVAL, or nothing at all
         # A Socket that was garbage-collected may still hold the queue: take it down when the kernel says EBUSY.
         number = bind(
             self.pointer,
@@ -149,6 +151,18 @@ class Core:
         # The kernel keeps these with the UMEM. It reports zero-copy only; it accepted the other two with bind().
         self._registration.shared = Shared(bool(self.options.sg), bool(self.options.need_wakeup), self.zero_copy)
         self._registration.opening -= 1
+
+    def _check_not_held_here(self, queue: int) -> None:
+        """Raise EBUSY where an open Socket of this process is on the same queue. One that nobody holds is none."""
+        for one in fork.tracked(Core):
+            if one.queue == queue and not one.why_dead and one.feed.location == self.feed.location:
+                raise kernel_error(
+                    "bind",
+                    errno.EBUSY,
+                    f"cannot bind to {self.where}",
+                    cause="another AF_XDP socket of this process holds this queue",
+                    remedy="close() the Socket or Interface that has it, or take another queue",
+                )
 
     def _map_fill_and_completion(self) -> None:
         fill = RingMemory.from_libxdp(self._structs[2], ADDRESS_BYTES)

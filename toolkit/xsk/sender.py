@@ -246,15 +246,10 @@ class Sender:
         frames[umem.ledger.numbers(addresses)] = np.ascontiguousarray(matrix).view(f"V{width}").reshape(-1)
 
     def _check(self, sizes: npt.NDArray[np.uint32]) -> int:
-        """Return the length of the longest packet. ArgumentError for packets that the kernel would refuse."""
+        """Return the length of the longest packet. ArgumentError for one too short; as_matrix() refused the too long."""
         if not len(sizes):
             return 0
         longest, shortest = int(sizes.max()), int(sizes.min())
-        if longest > self._core.umem.frame_size:
-            raise ArgumentError(
-                f"a packet of {longest} bytes does not fit a frame of {self._core.umem.frame_size}. Nothing was sent. "
-                "Next step: send shorter packets, or make the UMEM with frame_size=4096."
-            )
         if shortest < _SHORTEST:
             raise ArgumentError(
                 f"packet {int(sizes.argmin())} has {shortest} bytes, less than an Ethernet header ({_SHORTEST}): the "

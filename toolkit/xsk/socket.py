@@ -17,7 +17,7 @@ from toolkit._base import fork
 from toolkit._base.arguments import whole
 from toolkit._base.netns import Home, NetNS, entered
 from toolkit._base.uninterrupted import uninterrupted
-from toolkit.abi.if_xdp import SOL_XDP, XDP_STATISTICS, Statistics, parse_statistics
+from toolkit.abi.if_xdp import SOL_XDP, XDP_STATISTICS, parse_statistics
 from toolkit.abi.libxdp import (
     XSK_RING_CONS__DEFAULT_NUM_DESCS,
     XSK_RING_PROD__DEFAULT_NUM_DESCS,
@@ -36,6 +36,7 @@ from toolkit.xsk.options import SocketOptions
 from toolkit.xsk.receiver import Receiver
 from toolkit.xsk.replier import Replier
 from toolkit.xsk.sender import Sender
+from toolkit.xsk.statistics import Statistics
 
 __all__ = ["Socket"]
 
@@ -174,7 +175,7 @@ class Socket(fork.NotCopied):
         """Return the kernel's six counters of this socket, since it was made (XDP_STATISTICS)."""
         self._core.check_open()
         try:
-            return parse_statistics(self._core.sock.getsockopt(SOL_XDP, XDP_STATISTICS, 48))
+            return Statistics(*parse_statistics(self._core.sock.getsockopt(SOL_XDP, XDP_STATISTICS, 48)))
         except OSError as refused:
             self._core.check_open()
             raise kernel_error(

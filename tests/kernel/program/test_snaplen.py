@@ -96,7 +96,9 @@ def test_a_program_of_one_s_own_says_nothing_of_lengths_and_rules(lab: Lab, wire
         batch = near.receive(timeout=5)
         assert batch.wire_lengths.tolist() == batch.lengths.tolist() == [60]
         assert batch.rule_numbers.tolist() == [NO_RULE]
-        with pytest.raises(ArgumentError, match="no counters"):
+        assert near.counters() == program.counters() == {}
+        assert "rx_dropped" in near._repr_html_()
+        with pytest.raises(ArgumentError, match="counts no rules"):
             near.rule_counters()
 
 

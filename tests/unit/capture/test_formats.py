@@ -109,6 +109,18 @@ def test_snaplen_keeps_the_length_on_the_wire(tmp_path: Path) -> None:
         Capture(None, tmp_path / "b", snaplen=0)
 
 
+def test_every_format_counts_the_same(tmp_path: Path) -> None:
+    """The same Batch, with packets without a time, longer than snaplen, and empty of payload."""
+    told = []
+    for name in ("a.pcapng", "a.pcap", "a.parquet"):
+        with Capture(None, tmp_path / name) as capture:
+            capture.write(batch_of(frames(3), times=[EPOCH, -1, -1]))
+            capture.write(batch_of(frames(2)))
+        told.append(capture.statistics()._replace(file_bytes=0))
+    assert told[0] == told[1] == told[2]
+    assert (told[0].received, told[0].written, told[0].untimed) == (5, 5, 2)
+
+
 def test_packets_without_a_time_get_that_of_their_receipt_and_are_counted(tmp_path: Path) -> None:
     import time
 

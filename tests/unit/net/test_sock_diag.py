@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from toolkit.abi.if_xdp import Statistics
+from toolkit.abi.if_xdp import XDPStatistics
 from toolkit.net import netlink, sock_diag
 from toolkit.net.netlink import ask
 
@@ -108,7 +108,7 @@ def test_a_recorded_answer(monkeypatch: pytest.MonkeyPatch) -> None:
             7,
             3,
             True,
-            Statistics(
+            XDPStatistics(
                 rx_dropped=1,
                 rx_invalid_descs=2,
                 rx_ring_full=3,

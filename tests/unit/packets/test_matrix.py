@@ -133,5 +133,7 @@ def test_what_is_refused(packets: Any, lengths: Any, text: str) -> None:
 )
 def test_longest_is_held_before_memory_is_taken(packets: Any, lengths: Any) -> None:
     assert len(as_matrix(packets, lengths, longest=11)[0]) == 2
-    with pytest.raises(ArgumentError, match="has 11 bytes, more than 10"):
+    with pytest.raises(
+        ArgumentError, match=r"packet . of . has 11 bytes and does not fit a frame of 10.*Nothing was sent.*Next step"
+    ):
         as_matrix(packets, lengths, longest=10)

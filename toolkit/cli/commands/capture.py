@@ -18,7 +18,6 @@ import cloup
 
 from toolkit._base.careful import Folder, access_of, own_descriptor
 from toolkit._base.netns import entered
-from toolkit.abi.if_xdp import Statistics
 from toolkit.capture import Capture
 from toolkit.capture.capture import CaptureStatistics, format_of
 from toolkit.capture.compression import compressor, suffix_of
@@ -36,6 +35,7 @@ from toolkit.cli.view.live import LiveLine, Reading
 from toolkit.cli.view.summary import Source, becomes, outcome_lines, passed_line, rest
 from toolkit.errors import SystemCallError, ToolkitError
 from toolkit.tables.arrow import pyarrow
+from toolkit.xsk.statistics import Statistics
 
 if TYPE_CHECKING:
     from toolkit.capture.capture import FileFormat

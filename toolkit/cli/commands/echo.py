@@ -11,7 +11,6 @@ from typing import Any
 import click
 import cloup
 
-from toolkit.abi.if_xdp import Statistics
 from toolkit.cli import options as opt
 from toolkit.cli.binding import Binding
 from toolkit.cli.command import command
@@ -24,6 +23,7 @@ from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError
 from toolkit.forward.responder import Responder
 from toolkit.interface.interface import Interface
 from toolkit.net.routes import own_addresses
+from toolkit.xsk.statistics import Statistics
 
 __all__ = ["echo", "expression_for", "run"]
 

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import click
 import cloup
 
-from toolkit.abi.if_xdp import Statistics
 from toolkit.cli import options as opt
 from toolkit.cli.binding import Binding
 from toolkit.cli.command import command
@@ -31,6 +30,7 @@ from toolkit.interface.interface import Interface
 from toolkit.net.device import queue_numbers
 from toolkit.umem.umem import UMEM, frame_size_for
 from toolkit.xsk.socket import Socket
+from toolkit.xsk.statistics import Statistics
 
 __all__ = ["forward", "run"]
 

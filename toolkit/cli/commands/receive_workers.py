@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from toolkit.abi.if_xdp import Statistics
 from toolkit.cli.spelling import message_of, spelled
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
@@ -17,6 +16,7 @@ from toolkit.cli.view.summary import Totals
 from toolkit.errors import DeviceGoneError
 from toolkit.interface.interface import Interface
 from toolkit.workers import Workers, current
+from toolkit.xsk.statistics import Statistics
 
 __all__ = ["Rates", "run", "work"]
 

@@ -8,10 +8,10 @@ import errno
 import time
 from typing import Any
 
-from toolkit.abi.if_xdp import Statistics
 from toolkit.cli.view import output
 from toolkit.errors import DeviceGoneError, SystemCallError, kernel_error
 from toolkit.xsk.socket import Socket
+from toolkit.xsk.statistics import Statistics
 
 __all__ = ["FRAMES", "conclude", "explained", "summary"]
 

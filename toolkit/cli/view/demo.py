@@ -9,13 +9,13 @@ from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from toolkit.abi.if_xdp import Statistics
 from toolkit.batch.batch import Batch
 from toolkit.cli.view import output
 from toolkit.cli.view.shares import percent, share_table
 from toolkit.cli.view.summary import Totals
 from toolkit.flows import Flows
 from toolkit.interface.interface import Interface
+from toolkit.xsk.statistics import Statistics
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

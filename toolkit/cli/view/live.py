@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TextIO
 
-from toolkit.abi.if_xdp import Statistics
 from toolkit.cli.view import output
+from toolkit.xsk.statistics import Statistics
 
 __all__ = ["LiveLine", "Reading"]
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
-from toolkit.abi.if_xdp import Statistics
+from toolkit.xsk.statistics import Statistics
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.abi.if_xdp import Statistics
 from toolkit.batch.batch import Batch
 from toolkit.cli.spelling import message_of
 from toolkit.cli.view import output
@@ -16,6 +15,7 @@ from toolkit.cli.view.live import Reading
 from toolkit.errors import ClosedError, DeviceGoneError
 from toolkit.interface.interface import Interface
 from toolkit.interface.tee import Tee
+from toolkit.xsk.statistics import Statistics
 
 # What became of packets that the filter matched and that did not come here: the program's counters, by plain names.
 _OUTCOMES = {
