@@ -61,6 +61,11 @@ class Answers:
         self._ip4 = np.array([int(address) for address in parsed if address.version == 4], dtype=np.uint32)
         self._ip6 = [np.frombuffer(address.packed, np.uint8) for address in parsed if address.version == 6]
 
+    def __repr__(self) -> str:
+        """Show for whom it answers."""
+        hosts = ", ".join(sorted(str(ipaddress.ip_address(address)) for address in self.addresses))
+        return f"<Answers for {hosts} at {self.mac.hex(':')}, UDP port {self.udp_port}>"
+
     # --- one packet -------------------------------------------------------------------------------------------------
 
     def one(self, packet: memoryview) -> bool:

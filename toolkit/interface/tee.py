@@ -147,7 +147,7 @@ class Tee(OneReceiver):
         return self._next(limit)
 
     def _holds(self) -> bool:
-        """Whether copies were taken with the last Batch. Ends its loan: meanwhile the kernel tells of nothing new."""
+        """Whether copies were taken with the last Batch, which ends here: before that the kernel tells of no others."""
         return self._take_back()
 
     def _take_back(self) -> bool:

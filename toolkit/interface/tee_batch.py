@@ -21,7 +21,7 @@ class Copies(Batch):
     __slots__ = ()
 
     def release(self) -> None:
-        """End the loan: the Batch is stale. Repeatable."""
+        """Give the packets back: the Batch is stale. Repeatable."""
         self.expire()
 
     def __repr__(self) -> str:

@@ -148,6 +148,11 @@ class Replay:
         self._counts = {"packets": 0, "octets": 0, "too_long": 0, "too_short": 0, "cut": 0, "finished": 0}
         self._behind = 0
 
+    def __repr__(self) -> str:
+        """Show where, and how far it is."""
+        packets, octets = self.statistics()[:2]
+        return f"<Replay on {self._sock.interface} queue {self._sock.queue}: {packets} packets, {octets} bytes sent>"
+
     def statistics(self) -> Replayed:
         """Return the counts so far."""
         seconds = (time.monotonic_ns() - self._began) / _SECOND if self._began else 0.0

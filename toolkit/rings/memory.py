@@ -144,6 +144,12 @@ class RingMemory(fork.NotCopied):
         memory.producer[0] = memory.consumer[0] = start & 0xFFFFFFFF
         return memory
 
+    def __repr__(self) -> str:
+        """Show its shape, and how far both sides are."""
+        if self.closed:
+            return f"<RingMemory of {self.size} entries, closed>"
+        return f"<RingMemory of {self.size} entries: produced {self.producer[0]}, consumed {self.consumer[0]}>"
+
     def read(self, index: int, n: int) -> npt.NDArray[np.uint64]:
         """Copy `n` entries from the free-running `index` on: shape (n,) or (n, 2), u64."""
         entries = self.entries

@@ -246,7 +246,7 @@ class Sender:
         frames[umem.ledger.numbers(addresses)] = np.ascontiguousarray(matrix).view(f"V{width}").reshape(-1)
 
     def _check(self, sizes: npt.NDArray[np.uint32]) -> int:
-        """Return the length of the longest packet. ArgumentError for one too short; as_matrix() refused the too long."""
+        """Return the length of the longest packet. ArgumentError for one too short (too long: as_matrix())."""
         if not len(sizes):
             return 0
         longest, shortest = int(sizes.max()), int(sizes.min())

@@ -84,3 +84,10 @@ def test_no_two_classes_have_one_name() -> None:
         for name in (node.name for node in tree.body if isinstance(node, ast.ClassDef)):
             places.setdefault(name, []).append(script)
     assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
+def test_what_is_exported_says_what_it_is() -> None:
+    doors = [toolkit, *(getattr(toolkit, name) for name in toolkit.__all__ if inspect.ismodule(getattr(toolkit, name)))]
+    exported = {getattr(door, name) for door in doors for name in door.__all__ if inspect.isclass(getattr(door, name))}
+    assert len(exported) > 50
+    assert not [one for one in exported if one.__repr__ is object.__repr__]
