@@ -12,7 +12,7 @@ import cloup
 
 from toolkit.cli import options as opt
 from toolkit.cli.command import command
-from toolkit.cli.commands.demo_traffic import Sent, Traffic
+from toolkit.cli.commands.demo_traffic import SentTraffic, Traffic
 from toolkit.cli.guard import ask
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
@@ -150,6 +150,6 @@ def _parts(report: dict[str, Any], before: _Counts, traffic: Traffic | None) -> 
     }
 
 
-def _part(sent: Sent, counts: _Counts) -> dict[str, int]:
+def _part(sent: SentTraffic, counts: _Counts) -> dict[str, int]:
     # A veth counts what the socket dropped among its own losses.
     return {"sent": sent.packets, "lost_on_the_cable": max(sent.lost - counts.dropped, 0), **counts._asdict()}

@@ -20,7 +20,7 @@ from toolkit.lab import Lab
 if TYPE_CHECKING:
     from toolkit.lab.generator import Generator, Report
 
-__all__ = ["Sent", "Traffic"]
+__all__ = ["SentTraffic", "Traffic"]
 
 _PING_INTERVAL = 0.05  # seconds
 _UDP_RATE = 100  # datagrams/s
@@ -36,7 +36,7 @@ _BELOW = 0.8  # of a rate at which packets were lost, that is not tried again
 _SLOWER, _FASTER = 0.5, 3.0  # how much the rate may change from one slice to the next
 
 
-class Sent:
+class SentTraffic:
     """What one part of the traffic was: packets sent, and how many a veth says it lost, a full socket's among them."""
 
     def __init__(self) -> None:
@@ -66,8 +66,8 @@ class Traffic:
         self._cpus = os.sched_getaffinity(0)
         self._udp_sent = 0  # written by the UDP thread, read after it has ended
         self._udp = threading.Thread(target=self._send_udp, daemon=True)
-        self.paced = Sent()  # until the overload: the kernel's packets too
-        self.overload: Sent | None = None
+        self.paced = SentTraffic()  # until the overload: the kernel's packets too
+        self.overload: SentTraffic | None = None
         self.fastest = 0.0  # packets/s of the paced flood, of which nothing was lost
         self.phase = "an ordinary kernel sends pings and UDP"
 
@@ -129,7 +129,7 @@ class Traffic:
             self.phase = f"… and now a flood, as fast as it arrives here: {output.count(self._rate)} packets/s"
             return False
         self._end_kernel()
-        self.overload = Sent()
+        self.overload = SentTraffic()
         self.phase = "… and now more than that: frames made by the kernel, as fast as one core can"
         return True
 
