@@ -15,7 +15,7 @@ __all__ = ["Commands"]
 
 
 class Commands:
-    """Commands that wait on standard input are answered between two looks at the network."""
+    """Commands that wait on standard input are answered between two checks of the network."""
 
     def __init__(self, counts: Callable[[], dict[str, int]], **others: Callable[..., dict[str, Any]]) -> None:
         """Functions by the name of the command; they get the words that follow it."""

@@ -27,7 +27,7 @@ from toolkit.packets.checksum import folded
 __all__ = ["NAMES", "Plan", "measure", "start_testpmd", "start_worker"]
 
 STEADY = 200_000.0  # packets/s of the row that waits in poll
-# For the saturated rows: enough for what comes while the receiver rests (1 ms), few enough that the frames stay in the
+# For the saturated rows: enough for what comes while the receiver delays (1 ms), few enough that the frames stay in the
 # cache. With 32768 entries the kernel, on the generator's CPU, takes 150 ns longer for each packet.
 _RING = 4096
 
@@ -315,7 +315,7 @@ def capture_long_paced(plan: Plan) -> dict[str, Any]:
 
 
 def tee(plan: Plan) -> dict[str, Any]:
-    """Copy all that comes while the kernel's stack gets it too; beside it what the stack takes with nobody looking."""
+    """Copy all that comes while the kernel's stack gets it too; beside it what the stack takes when nobody copies."""
     where, seconds = plan.where, plan.seconds
     who: dict[str, Callable[[], Run]] = {
         "toolkit": lambda: load.receiving(start_worker(where, "receive", tee=True), where, seconds),

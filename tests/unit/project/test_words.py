@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words of docs/reference/glossary.md, held: pages, notebooks and help texts do without the old ones."""
+"""The words of docs/reference/glossary.md, held: pages, notebooks, help texts, docstrings have none of the old ones."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from click.testing import CliRunner
 
 from tests.helpers import ROOT
 from tests.helpers.papers import PAGES
+from tests.helpers.public import PUBLIC
 from toolkit.cli.commands import SECTIONS
 from toolkit.cli.main import cli
 from toolkit.cli.topics import TOPICS
@@ -74,6 +77,22 @@ def help_texts() -> Iterator[tuple[str, str]]:
         yield f"xsk help {name}", topic.text
 
 
+def docstrings() -> Iterator[tuple[str, str]]:
+    """The docstrings that the reference is made of: of public packages and names, and of what is public in classes."""
+    for package in ("toolkit", *(f"toolkit.{name}" for name in sorted(PUBLIC))):
+        module = importlib.import_module(package)
+        yield package, module.__doc__ or ""
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if not (inspect.isclass(thing) or inspect.isroutine(thing)):
+                continue
+            yield f"{package}.{name}", thing.__doc__ or ""
+            for member in dir(thing) if inspect.isclass(thing) else ():
+                text = inspect.getdoc(inspect.getattr_static(thing, member))
+                if not member.startswith("_") and text:
+                    yield f"{package}.{name}.{member}", text
+
+
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
 TEXTS |= {str(path.relative_to(ROOT)): notebook_text(path) for path in sorted((ROOT / "examples").glob("*.ipynb"))}
 
@@ -92,6 +111,13 @@ def test_help_texts_have_no_retired_words() -> None:
     texts = dict(help_texts())
     assert len(texts) > 15
     assert all("Usage: xsk" in text for name, text in texts.items() if "--help" in name)
+    found = [f"{name}: {each}" for name, text in texts.items() for each in retired(text)]
+    assert not found, "\n".join(found)
+
+
+def test_docstrings_of_public_names_have_no_retired_words() -> None:
+    texts = dict(docstrings())
+    assert len(texts) > 300
     found = [f"{name}: {each}" for name, text in texts.items() for each in retired(text)]
     assert not found, "\n".join(found)
 
