@@ -53,7 +53,7 @@ class ArgumentError(ToolkitError, ValueError):
 
 
 class FrameError(ToolkitError, ValueError):
-    """A frame address that is foreign, freed already, named twice, or lent to somebody else; a descriptor that leaves
+    """A frame address that is foreign, freed already, named twice, or owned by somebody else; a descriptor that leaves
     its frame; a ring whose other side wrote what it cannot have written.
     """
 
@@ -63,7 +63,7 @@ class ClosedError(ToolkitError, ValueError):
 
 
 class StaleBatchError(ClosedError):
-    """The Batch's frames went back to the kernel; its loan is over."""
+    """The Batch's frames went back to the kernel: it cannot be used any more."""
 
 
 class FilterError(ToolkitError, ValueError):

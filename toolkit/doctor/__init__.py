@@ -21,7 +21,7 @@ __all__ = ["Finding", "Level", "examine"]
 
 
 def examine(interface: str | None = None, *, netns: NetNS = None) -> Iterator[Finding]:
-    """Look at the system, then at `interface`, or at all of the network namespace but loopback.
+    """Examine the system, then `interface`, or at all of the network namespace but loopback.
 
     With a name, what is merely idle (down, without carrier) is a problem; without, a note. SystemCallError (ENODEV)
     when there is no such interface.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finding: one thing that was looked at, what is so, and what to do about it."""
+"""Finding: one thing that was examined, what is so, and what to do about it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Level = Literal["ok", "note", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """`area` is "system" or the name of an interface; `check` names what was looked at, the same on every machine.
+    """`area` is "system" or the name of an interface; `check` names what was examined, the same on every machine.
 
-    A note is worth knowing; a problem keeps something from working. `remedy` is a command, or a step in words.
+    A note is worth knowing; a problem keeps something from working. `remedy` is a command, or a step as text.
     """
 
     area: str

@@ -63,13 +63,13 @@ def open(
     """TAKE packets from `interface`: compile (or find) the program, bind a Socket to every queue, attach.
 
     What the filter matches does NOT reach this host's kernel while the Interface is open: its services, connections and
-    neighbours do not get it. Nobody is asked (the command `xsk` does ask). toolkit.tee() looks at copies instead.
+    neighbours do not get it. Nobody is asked (the command `xsk` does ask). toolkit.tee() gets copies instead.
 
     filter: what to take, a tcpdump expression; everything else goes on to the kernel. "all" takes everything, ARP and
     the SSH session that you may be using included.
     on_match: what becomes of it: "redirect" to here, "drop" in the driver, or "count" and let go on to the kernel.
-    sample: of what matches, act on 1 in so many, at random (100, or 1/100); the others go on to the kernel.
-    snaplen: deliver the first so many bytes of each packet; Batch.wire_lengths tells how long they were.
+    sample: of what matches, act on one of N, at random (100, or 1/100); the others go on to the kernel.
+    snaplen: deliver the first N bytes of each packet; Batch.wire_lengths tells how long they were.
     rules: several filters, each with an action, sample and snaplen of its own, instead of these four; the first that
     matches decides (see Rule). Batch.rule_numbers tells their packets apart, Interface.rule_counters() what each did.
     program: a Program of your own with an XSKMAP, instead of a filter; it is not closed with the Interface.
@@ -88,10 +88,11 @@ def open(
     frames: per queue; by default a quarter more than the ring, so that sending cannot starve.
     frame_size: 2048 or 4096 bytes; by default the smaller one that holds the MTU. poison: see UMEM.
     wait: "poll" sleeps until packets come. "spin" and "busy-poll" never sleep, and take a core for the lowest latency;
-    the latter has the driver look for packets instead of waiting for its interrupts, and defers those until close()
-    (napi_defer_hard_irqs, gro_flush_timeout: see toolkit.net.napi). `info()["busy_polling"]` says whether it works.
+    the latter has the driver poll for packets instead of waiting for its interrupts, and defers those until close()
+    (napi_defer_hard_irqs, gro_flush_timeout; toolkit.net.repair() restores them after a crash).
+    `info()["busy_polling"]` says whether it works.
     coalesce: with "poll", seconds that packets may wait so that more come at once; this saves most of the CPU time at
-    medium rates, and happens only while 10 000 packets/s or more come steadily (see toolkit.wait.coalesce). 0: never.
+    medium rates, and happens only while 10 000 packets/s or more come steadily. 0: never.
     frags: whether packets may come in several frames, as jumbo frames do (XDP_USE_SG, Linux 6.6, and a program loaded
     for it); they are whole in the Batch, which is then a copy. "auto": where the MTU asks for it and the kernel can. An
     Interface that forwards or answers wants False, and drops what is longer than a frame.

@@ -28,9 +28,9 @@ class Rule:
     filter: a tcpdump expression, or "all".
     action: "redirect" to the AF_XDP socket of the queue that the packet arrived on; "drop" it; "count" it and let it
     go on to the kernel; or "pass": let it go on, whatever later rules say.
-    sample: act on one of so many, 100 for 1 in 100 (or 1/100, the share); each packet is chosen by a random number of
+    sample: act on one of N, 100 for 1 in 100 (or 1/100, the share); each packet is chosen by a random number of
     its own, so that nothing periodic in the traffic shows. The others go on to the kernel, and no later rule is asked.
-    snaplen: deliver the first so many bytes only (14 or more); Batch.wire_lengths tells how long a packet was.
+    snaplen: deliver the first N bytes only (14 or more); Batch.wire_lengths tells how long a packet was.
     queue: only packets that arrived on this queue. No rule can move a packet to the socket of another queue: the kernel
     delivers to sockets of its own queue only. `Batch.rule_numbers` tells the packets of different rules apart.
 
@@ -65,7 +65,7 @@ class Rule:
 
     @property
     def share(self) -> int:
-        """Of 2**32 matching packets so many are acted on, on average; 0 for all."""
+        """How many of 2**32 matching packets are acted on, on average; 0 for all."""
         value: Any = self.sample  # whatever was given
         number = float("nan")
         if isinstance(value, numbers.Real) and not isinstance(value, bool):

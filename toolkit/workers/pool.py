@@ -186,7 +186,7 @@ class Workers(Attachment):
 
     @property
     def reports(self) -> npt.NDArray[np.uint64]:
-        """What each worker told last: shape (workers, 8) u64, zeros at first. A copy. Stays after a worker's end."""
+        """What each worker reported last: shape (workers, 8) u64, zeros at first. A copy. It outlives the workers."""
         return self._reports.copy()
 
     def info(self) -> dict[str, Any]:
