@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Receiving in each way of waiting, and what must have arrived."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import numpy as np
+
+import toolkit
+from toolkit.lab import Lab
+from toolkit.wait.waiter import WaitMode
+
+MODES: tuple[Any, ...] = get_args(WaitMode)
+
+
+def near(lab: Lab, wait: WaitMode, **options: Any) -> toolkit.Interface:
+    """Open the near end for everything."""
+    return toolkit.open("veth0", filter="all", wait=wait, netns=lab.netns, **options)
+
+
+# Ring entries: on a shared machine a process may have to wait for its turn, and nothing may be lost by it.
+ROOMY = 65536
+
+
+def check_whole(numbers: np.ndarray[Any, Any], redirected: int, sent: int) -> None:
+    """Everything that the program redirected arrived, once. A busy veth may lose a few before the program sees them."""
+    assert len(numbers) == redirected
+    assert len(np.unique(numbers)) == len(numbers)
+    assert int(numbers.max()) < sent
+    assert redirected > 0.95 * sent
