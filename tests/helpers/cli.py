@@ -37,7 +37,7 @@ __all__ = [
 
 XSK = [sys.executable, "-m", "toolkit.cli"]
 ENVIRONMENT = child_environment(PYTHONUNBUFFERED="1")
-WAITS = ([], ["--busy-poll"], ["--spin"])  # every way to wait for packets
+WAITS: tuple[list[str], ...] = ([], ["--busy-poll"], ["--spin"])  # every way to wait for packets
 
 
 def inheriting(ignored: Sequence[int] = (), blocked: Sequence[int] = ()) -> list[str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from toolkit.abi import libpcap
 from toolkit.abi.libpcap import Instruction
@@ -284,7 +285,8 @@ def _crafted() -> list[bytes]:
         source + bytes.fromhex("8137ffff") + bytes(44),  # IPX
         source + bytes.fromhex("809b") + bytes(46),  # AppleTalk
     ]
-    return [bytes(p) for p in (*plain, *tagged, *logical, *raw)]
+    every: list[Any] = [*plain, *tagged, *logical, *raw]
+    return [bytes(one) for one in every]
 
 
 def packets(count: int = 1000, seed: int = 1) -> list[bytes]:

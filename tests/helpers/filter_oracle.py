@@ -94,5 +94,5 @@ def verdicts(
         return np.array(libpcap.offline_filter_many(program, packets)), np.ones(len(packets), bool)
     known = np.array([rounds(program, packet) <= ROUNDS for packet in packets])
     expected = np.zeros(len(packets), bool)
-    expected[known] = libpcap.offline_filter_many(program, [packets[i] for i in np.flatnonzero(known)])
+    expected[known] = libpcap.offline_filter_many(program, [packets[i] for i in np.flatnonzero(known).tolist()])
     return expected, known

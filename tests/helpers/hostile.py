@@ -71,7 +71,8 @@ class Plain:
     def owners(self) -> list[int]:
         """The owner code of each frame, once it is known that audit() finds nothing wrong."""
         assert sum(self.umem.audit()[kind] for kind in ("free", "user", "rx", "received", "tx")) == FRAMES
-        return self.umem.ledger.owner.tolist()
+        owners: list[int] = self.umem.ledger.owner.tolist()
+        return owners
 
     def ends(self) -> None:
         """Close the Socket, as far as frames go: each is free, once."""

@@ -94,8 +94,16 @@ def watched(namespace: Namespace, interface: str, *options: str) -> Iterator[lis
     process = namespace.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     lines: list[str] = []
     try:
-        assert "listening" in process.stderr.readline()
-        reader = threading.Thread(target=lambda: [lines.append(line) for line in process.stdout])
+        out, err = process.stdout, process.stderr
+        assert out is not None
+        assert err is not None
+        assert "listening" in err.readline()
+
+        def read() -> None:
+            for line in out:
+                lines.append(line)
+
+        reader = threading.Thread(target=read)
         reader.start()
         yield lines
         process.terminate()
@@ -137,14 +145,13 @@ class Tagged:
         self._stack = stack
         left, middle, right = (self._joined(space) for space in spaces[1:4])
         push, pop = Edits(vlan_push=42).function, Edits(vlan_pop=True).function
-        leave = {"finish_checksums": False}
-        self.middle = Forwarder(*middle), Forwarder(*reversed(middle))
+        self.middle = Forwarder(*middle), Forwarder(*middle[::-1])
         self._all = [
             *self.middle,
-            Forwarder(*left, push, **leave),
-            Forwarder(*reversed(left), pop, **leave),
-            Forwarder(*right, pop, **leave),
-            Forwarder(*reversed(right), push, **leave),
+            Forwarder(*left, push, finish_checksums=False),
+            Forwarder(*left[::-1], pop, finish_checksums=False),
+            Forwarder(*right, pop, finish_checksums=False),
+            Forwarder(*right[::-1], push, finish_checksums=False),
         ]
 
     def _joined(self, space: Namespace) -> tuple[toolkit.Interface, toolkit.Interface]:

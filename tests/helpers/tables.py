@@ -47,8 +47,8 @@ def expected(batch: Batch, addresses: str) -> list[dict[str, Any]]:
                 wanted[name] = bool(value)
             elif addresses == "text" and name in IP:
                 wanted[name] = str(ipaddress.IPv4Address(int(value))) if value >= 0 else None
-                if IP[name] and columns["ip_version"][row] == 6:
-                    wanted[name] = hextets(columns[IP[name]][row].tobytes())
+                if (name6 := IP[name]) and columns["ip_version"][row] == 6:
+                    wanted[name] = hextets(columns[name6][row].tobytes())
             elif addresses == "text" and name in MACS:
                 wanted[name] = int(value).to_bytes(6, "big").hex(":") if value >= 0 else None
             else:
@@ -61,4 +61,5 @@ def hextets(raw: bytes) -> str:
     """As RFC 5952 has it, by libc where the last 32 bits are in dots and by the standard library else."""
     if raw.startswith(bytes(10) + b"\xff\xff"):
         return socket.inet_ntop(socket.AF_INET6, raw)
-    return ipaddress.IPv6Address._string_from_ip_int(int.from_bytes(raw, "big"))  # type: ignore[attr-defined]
+    text: str = ipaddress.IPv6Address._string_from_ip_int(int.from_bytes(raw, "big"))  # type: ignore[attr-defined]
+    return text

@@ -199,7 +199,8 @@ def run_child(code: str, *wrapper: str, timeout: float = 60, status: int = 0, **
         **popen,
     )
     assert done.returncode == status, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    out: str = done.stdout
+    return out
 
 
 STAMP = 42  # where the generator's frames carry their number: u64 and its complement, big-endian
