@@ -98,7 +98,7 @@ def test_a_recording_of_the_sending_host_replays_as_its_device_would_have_sent_i
         sink.settimeout(5)
         done = xsk(hosts.lab, "send", "veth2", "-r", str(file), "--pace", "fast")
         assert done.returncode == 0, done.stderr
-        assert "20 packets had been recorded before" in done.stdout
+        assert "20 packets had been recorded before" in done.stderr
         assert [sink.recv(2000) for _ in range(20)] == [bytes([number]) * (10 + number) for number in range(20)]
         assert csum_errors(hosts.right)["Udp"] == 0
         done = xsk(hosts.lab, "send", "veth2", "-r", str(file), "--pace", "fast", "--leave-checksums")
@@ -121,7 +121,7 @@ def test_what_gets_lost_is_said_before_forwarding_starts(hosts: Hosts) -> None:
     refused = xsk(hosts.lab, "forward", "veth0", "-f", "no such filter", "--generic")
     assert "warning: veth0: in generic mode" in refused.stderr  # before anything is opened
     hosts.lab.netns.run(["ethtool", "-K", "veth0", "rxvlan", "off"], check=True)
-    assert xsk(hosts.lab, "forward", "veth0", *quick, "--native").stderr == ""
+    assert "warning" not in xsk(hosts.lab, "forward", "veth0", *quick, "--native").stderr
 
 
 def test_doctor_says_so_too(hosts: Hosts) -> None:
