@@ -119,5 +119,5 @@ def test_without_privilege_it_says_what_it_cannot_see(lab: Lab) -> None:
         )
     assert done.returncode == 0, done.stderr
     assert "not root" in done.stderr
-    assert "not told without root" in " ".join(done.stdout.split())
+    assert "cannot be seen without root" in " ".join(done.stdout.split())
     assert "not root" not in xsk(lab, "status").stderr
