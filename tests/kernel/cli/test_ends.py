@@ -45,9 +45,9 @@ def test_a_vanished_interface_ends_it_with_what_was_counted(lab: Lab, command: l
 def test_ended_in_the_middle_of_traffic_the_counters_add_up(lab: Lab, command: str) -> None:
     with (
         running(lab, command, "veth0", "-f", "udp", "--json") as process,
-        lab.generator(rate=50_000, seconds=10) as generator,
+        lab.generator(rate=50_000, seconds=60) as generator,
     ):
-        time.sleep(0.5)
+        assert eventually(lambda: lab.counters()["rx_packets"] > 10_000)
         report = ended(process)
         assert generator.running
     way = report["directions"][0] if command == "forward" else report
