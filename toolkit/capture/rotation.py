@@ -31,7 +31,10 @@ class Rotation(NamedTuple):
         if path is None and (self.size or self.seconds):
             raise ArgumentError("standard output is one stream: it cannot rotate. Next step: name a file.")
         if self.files is not None and not (self.size or self.seconds):
-            raise ArgumentError("a number of files says nothing without a size or a time after which the next begins.")
+            raise ArgumentError(
+                "a number of files says nothing without a size or a time after which the next begins. "
+                "Next step: give `rotate_bytes=...` or `rotate_seconds=...` with it."
+            )
         if self.seconds and path is not None and "%" not in path.name and not self.size:
             raise ArgumentError(
                 f"rotating by time, each file would be written over the last: {path.name} holds no time. "

@@ -120,7 +120,11 @@ class Tables:
                 failure = failure or refused
             self._written = self._sink.written
         elif failure is None:
-            failure = ToolkitError(f"cannot write to {self._name}: nothing moved for {self._stalled:.0f} s.")
+            failure = ToolkitError(
+                f"cannot write to {self._name}: it took nothing for {self._stalled:.0f} s. "
+                "Likely cause: a disk or a network file system that hangs, or a reader of the pipe that does "
+                "not read. Next step: `df`, `dmesg`; then write elsewhere."
+            )
         if failure is not None:
             raise failure
 

@@ -27,6 +27,7 @@ ARGUMENTS = {
     "Queueing(limit=...)": "--buffer",
     'replace="link"': "--replace-link",
     "replace=True": "--replace",
+    "queues=...": "--queue",
     "replace=...": "--replace",
     "ring_size=...": "--ring-size",
     "rotate_bytes=...": "-C",

@@ -140,7 +140,9 @@ def _instructions(expression: str) -> list[Instruction]:
     if not expression.strip():
         raise FilterError('the filter is empty. Next step: `filter="all"` takes everything; a tcpdump expression less.')
     if "\0" in expression:
-        raise FilterError(f"the filter {expression!r} has a zero byte in it.")
+        raise FilterError(
+            f"the filter {expression!r} has a zero byte in it. Next step: take it out: no expression needs one."
+        )
     kind = _kind(expression)
     if kind == "names":
         return _with_time_limits(expression)[0]

@@ -131,7 +131,7 @@ class Generator:
     def start(self) -> Generator:
         """Begin to send. Raises `ToolkitError` when nothing at the near end would take the frames."""
         if self._child is not None or self.report is not None:
-            raise ToolkitError("this generator was started before: make another one")
+            raise ToolkitError("this generator was started before. Next step: make another one")
         if not veth.takes_live_frames(self._lab.near, self._lab.interface):
             raise ToolkitError(
                 f"{self._lab.interface} would drop every frame: a veth takes live frames only while an XDP program is "
@@ -148,7 +148,7 @@ class Generator:
         try:
             self._tell({**self._job, "program": self._redirect.program})
             if self._hear(_START_SECONDS) != "ready\n":
-                raise ToolkitError("the generator's process did not start; its standard error says why")
+                raise ToolkitError("the generator's process did not start. Next step: its standard error says why")
             self._tell("go")
         except BaseException:
             self.close()
@@ -193,16 +193,19 @@ class Generator:
     def _hear(self, timeout: float | None) -> str:
         """One line of the process, "" when it ended without one."""
         if self._child is None or self._child.stdout is None:
-            raise ToolkitError("this generator was not started: call start(), or use it in a `with` block")
+            raise ToolkitError("this generator was not started. Next step: call start(), or use it in a `with` block")
         if not select.select([self._child.stdout], [], [], timeout)[0]:
-            raise TimeoutError(f"the generator has not ended within {timeout} s")
+            raise TimeoutError(f"the generator has not ended within {timeout} s. Next step: wait longer, or stop() it")
         return self._child.stdout.readline()
 
     def _finish(self, answer: dict[str, Any] | None) -> None:
         assert self._child is not None
         self._child.wait()
         if answer is None:
-            raise ToolkitError(f"the generator's process died (status {self._child.returncode})")
+            raise ToolkitError(
+                f"the generator's process ended too early (status {self._child.returncode}). "
+                "Next step: its standard error says why"
+            )
         error = answer.pop("error")
         if error:
             raise _refused(error, len(self.frames[0]))

@@ -132,7 +132,8 @@ def _wait_ready(netlink: Any, index: int, name: str) -> None:
     while netlink.get_links(index)[0].get_attr("IFLA_OPERSTATE") != "UP":
         if time.monotonic() > deadline:
             raise ToolkitError(
-                f"{name} has no carrier after {_READY_SECONDS} s: its peer is down or the machine is stuck"
+                f"{name} has no carrier after {_READY_SECONDS} s. "
+                "Likely cause: its peer is down, or the machine is very busy. Next step: try again"
             )
         time.sleep(0.0005)
 

@@ -39,7 +39,9 @@ def create_maps(image: Image, entries: Mapping[str, int]) -> dict[str, Map]:
     unknown = sorted(set(entries) - {spec.name for spec in image.maps})
     if unknown:
         names = ", ".join(spec.name for spec in image.maps) or "none"
-        raise ArgumentError(f"the program has no map {', '.join(unknown)} (its maps: {names}).")
+        raise ArgumentError(
+            f"the program has no map {', '.join(unknown)} (its maps: {names}). Next step: name one of these."
+        )
     made: dict[str, Map] = {}
     try:
         for spec in sorted(image.maps, key=lambda one: one.of_maps):

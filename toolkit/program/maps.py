@@ -62,7 +62,9 @@ class Map:
         """
         if max_entries is not None:
             if max_entries < 1:
-                raise ArgumentError(f"the map {spec.name} cannot have {max_entries} entries: at least 1.")
+                raise ArgumentError(
+                    f"the map {spec.name} cannot have {max_entries} entries. Next step: give 1 or more."
+                )
             spec = MapSpec(**{**spec.__dict__, "max_entries": max_entries})
         tried = f"cannot create the map {spec.name} of {spec.max_entries} entries"
         options = abi.MapCreateOpts(sz=ct.sizeof(abi.MapCreateOpts), map_flags=spec.flags)
@@ -161,7 +163,7 @@ class Map:
     def per_cpu(self, key: int | bytes = 0) -> npt.NDArray[Any]:
         """One value for each possible CPU, shape (cpus,), of `dtype`. A copy."""
         if self.type not in PER_CPU_TYPES:
-            raise ArgumentError(f"the map {self.name} is not a per-CPU map: use read().")
+            raise ArgumentError(f"the map {self.name} is not a per-CPU map. Next step: read(key).")
         raw = self.read(key)
         if raw is None:
             return np.zeros(_possible_cpus(), self.dtype)

@@ -54,7 +54,10 @@ class Rule:
         self.share  # noqa: B018, the property checks
         if self.snaplen is not None:
             if self.action != "redirect":
-                raise ArgumentError(f"snaplen is for packets that are redirected: those of {self} are not.")
+                raise ArgumentError(
+                    f"snaplen is for packets that are redirected: those of {self} are not. "
+                    "Next step: leave snaplen out."
+                )
             if not SHORTEST <= whole("snaplen", self.snaplen) < 1 << 31:
                 raise ArgumentError(
                     f"a snaplen of {self.snaplen} B is not possible: an Ethernet header, {SHORTEST} B, is left."

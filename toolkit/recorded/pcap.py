@@ -35,13 +35,19 @@ class PcapReader:
     def __init__(self, window: Window) -> None:
         """Read the file's header. RecordedError when it is cut off, or of another link type than Ethernet."""
         if not window.require(PCAP_HEADER_SIZE):
-            raise RecordedError(f"{window.name} ends in the middle of its header: it has {window.left} bytes.")
+            raise RecordedError(
+                f"{window.name} ends in the middle of its header: it has {window.left} bytes. "
+                "Likely cause: it was copied or written in part. Next step: copy it again."
+            )
         self.order: ByteOrder = ">" if bytes(window.view[window.at : window.at + 2]) == b"\xa1\xb2" else "<"
         raw = window.view[window.at : window.at + PCAP_HEADER_SIZE]
         header = np.frombuffer(raw, dtype=PCAP_HEADER.newbyteorder(self.order))[0]
         link_type = int(header["linktype"]) & 0xFFFF  # the upper half is about frame check sequences
         if header["major"] != 2:
-            raise RecordedError(f"{window.name} is of pcap version {header['major']}.{header['minor']}, not 2.")
+            raise RecordedError(
+                f"{window.name} is of pcap version {header['major']}.{header['minor']}, not 2. "
+                "Next step: have what wrote it write pcapng, or pcap 2.4."
+            )
         if link_type != LINKTYPE_ETHERNET:
             raise link_type_error(window.name, link_type)
         self._fraction_ns = {PCAP_MAGIC_US: 1000, PCAP_MAGIC_NS: 1}[int(header["magic"])]

@@ -105,7 +105,9 @@ def _socket(interface: Interface, queue: int | None) -> Socket:
     for sock in interface.sockets:
         if queue is None or sock.queue == queue:
             return sock
-    raise ArgumentError(f"queue {queue} of {interface.name} was not opened.")
+    raise ArgumentError(
+        f"queue {queue} of {interface.name} was not opened. Next step: name one that was, or open it with `queues=...`."
+    )
 
 
 class Replay:

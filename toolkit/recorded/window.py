@@ -144,7 +144,10 @@ class Window:
         except ValueError as closed:
             raise ClosedError(f"cannot read {self.name}: {closed}.") from closed
         if not isinstance(count, int):
-            raise ArgumentError(f"cannot read {self.name}: it has nothing to read yet, and does not wait for it.")
+            raise ArgumentError(
+                f"cannot read {self.name}: it has nothing to read yet, and does not wait for "
+                "it. Next step: give a blocking file, or one that is complete."
+            )
         return count
 
     def _broken(self, why: Exception) -> RecordedError:
@@ -211,7 +214,10 @@ class _Reading:
         if data is None:
             return None
         if not isinstance(data, bytes | bytearray | memoryview) or len(data) > len(target):
-            raise ArgumentError(f"{self._read!r} does not return bytes, or more than it was asked for.")
+            raise ArgumentError(
+                f"{self._read!r} does not return bytes, or more than it was asked for. "
+                "Next step: give a file that was opened for reading bytes (mode rb)."
+            )
         target[: len(data)] = data
         return len(data)
 
