@@ -173,10 +173,7 @@ class Capture(fork.NotCopied):
     ) -> Tables:
         check_tables(self._given, rotation, compress, force=force)
         if self._snaplen != LARGEST_SNAPLEN:
-            raise ArgumentError(
-                "parquet holds headers as columns, not packets: there is nothing to cut at snaplen. "
-                "Next step: leave snaplen out, or write pcapng."
-            )
+            raise ArgumentError("parquet holds headers, not packets. Next step: leave snaplen out, or write pcapng.")
         from toolkit.capture.parquet import ParquetSink
 
         source = self._interface
@@ -204,9 +201,7 @@ class Capture(fork.NotCopied):
         """
         self._check_open()
         if not isinstance(batch, Batch):
-            raise ArgumentError(
-                f"write() takes a Batch, not {type(batch).__name__}. Next step: give what receive() or read() returned"
-            )
+            raise ArgumentError(f"write() takes a Batch, not {type(batch).__name__}")
         wanted = batch and not self.finished
         packets = self._packets(batch) if wanted else None
         self._received += len(batch)
