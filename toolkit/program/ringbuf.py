@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit._base import fork
-from toolkit._base.mapping import map_file
+from toolkit._base.fork import map_file
 from toolkit.abi.shared_library import declare, load
 from toolkit.errors import ArgumentError, ClosedError, ToolkitError, explained
 from toolkit.program import Map

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit._base import fork
-from toolkit._base.mapping import map_file
+from toolkit._base.fork import map_file
 from toolkit.abi.if_xdp import RingOffsets
 from toolkit.abi.libxdp import XskRing
 from toolkit.errors import ArgumentError, ClosedError, ToolkitError

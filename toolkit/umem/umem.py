@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from toolkit._base import fork
 from toolkit._base.arguments import whole
-from toolkit._base.mapping import Mapping
+from toolkit._base.fork import Mapping
 from toolkit.abi.if_xdp import XDP_PACKET_HEADROOM
 from toolkit.abi.libxdp import XSK_RING_CONS__DEFAULT_NUM_DESCS, XSK_RING_PROD__DEFAULT_NUM_DESCS
 from toolkit.errors import ArgumentError, ClosedError, FrameError, ToolkitError, explained

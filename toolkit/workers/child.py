@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toolkit._base.mapping import map_file
+from toolkit._base.fork import map_file
 from toolkit.abi.libc import PR_SET_PDEATHSIG, prctl
 from toolkit.errors import ArgumentError
 from toolkit.interface.interface import Interface

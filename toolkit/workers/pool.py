@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from toolkit._base import fork
 from toolkit._base.arguments import whole
-from toolkit._base.mapping import map_file
+from toolkit._base.fork import map_file
 from toolkit._base.netns import NetNS, entered
 from toolkit._base.uninterrupted import uninterrupted
 from toolkit.errors import ArgumentError, ToolkitError, explained
