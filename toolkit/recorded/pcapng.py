@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,6 @@ from toolkit.abi.pcapng import (
     SIMPLE_PACKET_BLOCK,
 )
 from toolkit.recorded.format import ByteOrder, Corrupt, FoundPackets, RecordedInterface, link_type_error
-from toolkit.recorded.times import utc_of
 from toolkit.recorded.window import Window
 
 __all__ = ["PcapngReader"]
@@ -58,6 +57,12 @@ _STATISTICS = {
 }
 
 Positions = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.uint64]  # times as recorded, in the unit that the interface names
+Times = npt.NDArray[np.int64]  # ns since 1970
+
+_SECOND = 1_000_000_000
+_LAST = (1 << 63) - 1
+_MASK = (1 << 64) - 1
 
 
 class PcapngReader:
@@ -267,7 +272,7 @@ class PcapngReader:
         if times is None:
             utc = np.full(n, NAT, dtype=np.int64)
         else:
-            utc = utc_of(times[:n], interfaces[:n], self.interfaces)
+            utc = _utc_of(times[:n], interfaces[:n], self.interfaces)
             self.undated += int(np.count_nonzero(utc == NAT))
         found = FoundPackets(starts[:n] + size, captured[:n].astype(np.uint32), wire[:n].astype(np.uint32), utc)
         return self._ethernet(window, found, interfaces[:n])
@@ -298,3 +303,59 @@ class PcapngReader:
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", errors="replace").rstrip("\0")
+
+
+# --- times ----------------------------------------------------------------------------------------------------
+
+
+def _utc_of(counts: Counts, interfaces: npt.NDArray[np.int64], descriptions: Sequence[RecordedInterface]) -> Times:
+    """Return ns since 1970: shape (n,), int64; NaT's int64 for times outside of datetime64[ns] (1677 to 2262).
+
+    counts: shape (n,), uint64, as recorded. interfaces: shape (n,), their positions in `descriptions`.
+    """
+    # Loop only over the interfaces of these packets: a file may describe very many.
+    used = np.unique(interfaces).tolist()
+    ways = {(descriptions[number].resolution, descriptions[number].offset) for number in used}
+    if len(ways) == 1:
+        return _utc(counts, *ways.pop())
+    result = np.empty(len(counts), dtype=np.int64)
+    for number in used:
+        mine = interfaces == number
+        result[mine] = _utc(counts[mine], descriptions[number].resolution, descriptions[number].offset)
+    return result
+
+
+def _utc(counts: Counts, resolution: int, offset: int) -> Times:
+    nanoseconds, fits = _binary(counts, resolution & 0x7F) if resolution & 0x80 else _decimal(counts, resolution)
+    shift = offset * _SECOND
+    if abs(shift) > _LAST:
+        return np.full(len(counts), NAT, dtype=np.int64)
+    # The sum is modulo 2**64, so a result that fits int64 is right.
+    fits &= nanoseconds <= np.uint64(_LAST - shift)
+    result: Times = (nanoseconds + np.uint64(shift & _MASK)).view(np.int64)
+    result[~fits] = NAT
+    return result
+
+
+def _decimal(counts: Counts, digits: int) -> tuple[Counts, npt.NDArray[np.bool_]]:
+    """Convert units of 10**-digits s; return (ns, whether they fit 64 bits)."""
+    if digits > 9:
+        divisor = min(10 ** (digits - 9), _MASK)
+        return counts // np.uint64(divisor), np.ones(len(counts), dtype=np.bool_)
+    factor = 10 ** (9 - digits)
+    fits = counts <= np.uint64(_MASK // factor)
+    return np.where(fits, counts, np.uint64(0)) * np.uint64(factor), fits
+
+
+def _binary(counts: Counts, digits: int) -> tuple[Counts, npt.NDArray[np.bool_]]:
+    """Convert units of 2**-digits s; return (ns, whether they fit 64 bits)."""
+    bits = np.uint64(min(digits, 63))
+    counts = counts >> np.uint64(min(max(digits - 63, 0), 63))  # bits below that are less than a nanosecond
+    seconds = counts >> bits
+    fraction = counts & ((np.uint64(1) << bits) - np.uint64(1))
+    if digits > 34:  # a fraction of 34 bits, times 10**9, is just below 64 bits
+        fraction >>= bits - np.uint64(34)
+        bits = np.uint64(34)
+    fits = seconds < np.uint64(_MASK // _SECOND)
+    nanoseconds = np.where(fits, seconds, np.uint64(0)) * np.uint64(_SECOND)
+    return nanoseconds + (fraction * np.uint64(_SECOND) >> bits), fits
