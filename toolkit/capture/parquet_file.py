@@ -8,12 +8,11 @@ import errno
 import io
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit._base import fork
 from toolkit._base.careful import Access, Folder
-from toolkit.errors import SystemCallError, removed_error, write_error
+from toolkit.errors import removed_error, write_error
 from toolkit.tables.arrow import pyarrow
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ class ParquetFile:
         try:
             self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
         except OSError as refused:
-            raise _refused(self._at, refused) from None
+            raise write_error(refused, str(self._at), "write") from None
         self._groups += 1
         self.rows += table.num_rows
 
@@ -148,7 +147,7 @@ class ParquetFile:
             self._writer.close()
             end = self._file.tell()
         except OSError as refused:
-            raise _refused(self._at, refused) from None
+            raise write_error(refused, str(self._at), "write") from None
         finally:
             self._fd = -1
             if end is not None:
@@ -172,7 +171,7 @@ class ParquetFile:
             os.posix_fallocate(self._fd, at, size + _FOOTER + groups * _FOOTER_GROUP)
         except OSError as refused:
             if refused.errno in _FULL:
-                raise _refused(self._at, refused) from None
+                raise write_error(refused, str(self._at), "write") from None
             # Not possible on this file system or device: then the disk has to be large enough.
 
 
@@ -202,7 +201,3 @@ class _Output(io.RawIOBase):
             self._at += done
             left = left[done:]
         return size
-
-
-def _refused(path: Path, refused: OSError) -> SystemCallError:
-    return write_error(refused, str(path), "write")

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables: write packets to tables: Batches are copied, and the Writer's thread passes them to a sink (Parquet)."""
+"""Tables: Batches are copied, and the Writer's thread passes them to a ParquetSink."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from toolkit._base.careful import is_directory
 from toolkit.capture.compression import suffix_of
@@ -14,39 +14,16 @@ from toolkit.capture.output import check_target
 from toolkit.capture.records import Counts
 from toolkit.capture.rotation import Rotation
 from toolkit.capture.writer import Item, UnwrittenError, Writer
-from toolkit.errors import ArgumentError, SystemCallError, ToolkitError, write_error
+from toolkit.errors import ArgumentError, ToolkitError, write_error
 
 if TYPE_CHECKING:
     from toolkit.batch.batch import Batch
+    from toolkit.capture.parquet import ParquetSink
 
-__all__ = ["Sink", "Tables", "check_one_file", "check_tables"]
+__all__ = ["Tables", "check_one_file", "check_tables"]
 
 _OVERHEAD = 256  # bytes of memory for a waiting packet, in addition to its own
 _TICK = 1.0  # seconds between two calls of tick() while no packet comes
-
-
-class Sink(Protocol):
-    """A target for Batches."""
-
-    def write(self, batch: Batch) -> None:
-        """Write a Batch (a copy)."""
-
-    def tick(self) -> None:
-        """Do what is due while no packet comes."""
-
-    def close(self, statistics: Mapping[str, Any] | None = None) -> None:
-        """Write the end. statistics: counts of the capture, such as received and dropped."""
-
-    def discard(self) -> None:
-        """End and remove the files, when nothing was written."""
-
-    @property
-    def written(self) -> int:
-        """Packets that are on the disk and readable."""
-
-    @property
-    def bytes(self) -> int:
-        """Bytes on the disk."""
 
 
 class Tables:
@@ -55,7 +32,7 @@ class Tables:
     finished = False
     pending = 0  # packets in write_batch() that are not yet counted
 
-    def __init__(self, sink: Sink, name: str, queueing: Queueing, counts: Callable[[], Counts]) -> None:
+    def __init__(self, sink: ParquetSink, name: str, queueing: Queueing, counts: Callable[[], Counts]) -> None:
         """Start the thread. counts: returns the counts, called at the end."""
         self._sink = sink
         self._name = name
@@ -115,7 +92,7 @@ class Tables:
                     }
                 )
             except OSError as refused:
-                failure = failure or _write_failure(refused, self._name)
+                failure = failure or write_error(refused, self._name)
             except ToolkitError as refused:
                 failure = failure or refused
             self._written = self._sink.written
@@ -161,7 +138,7 @@ def check_one_file(given: str, format: str) -> None:
 class _Feeder:
     """The Writer's handler."""
 
-    def __init__(self, sink: Sink, name: str) -> None:
+    def __init__(self, sink: ParquetSink, name: str) -> None:
         self._sink = sink
         self._name = name
         self._fed = 0  # Batches
@@ -176,7 +153,7 @@ class _Feeder:
                 self._fed += 1
             except Exception as refused:
                 lost = sum(one.packets for one in items[at:])
-                why = _write_failure(refused, self._name) if isinstance(refused, OSError) else refused
+                why = write_error(refused, self._name) if isinstance(refused, OSError) else refused
                 raise UnwrittenError(why, lost) from refused
 
     def timeout(self) -> float | None:
@@ -186,8 +163,4 @@ class _Feeder:
         try:
             self._sink.tick()
         except OSError as refused:
-            raise UnwrittenError(_write_failure(refused, self._name), 0) from refused
-
-
-def _write_failure(refused: OSError, name: str) -> SystemCallError:
-    return write_error(refused, name)
+            raise UnwrittenError(write_error(refused, self._name), 0) from refused
