@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 __all__ = ["Table", "markdown", "show", "tables"]
 
 
+_ENDLESS = 100_000  # columns
+
+
 class Table(NamedTuple):
     """Cells, as text."""
 
@@ -42,7 +45,7 @@ def show(figures: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    console = Console(highlight=False, width=None)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     machine = figures["machine"]
     console.print(
         f"Linux {machine['kernel']}, Python {machine['python']}, {machine['cpus']} CPUs ({machine['cpu']}), "
@@ -54,6 +57,8 @@ def show(figures: dict[str, Any]) -> None:
             rich.add_column(column, justify="left" if number < _left(one) else "right")
         for row in one.rows:
             rich.add_row(*row)
+        if not console.is_terminal:  # a pipe or a file has room for all of it
+            console.width = console.measure(rich, options=console.options.update(width=_ENDLESS)).maximum
         console.print()
         console.print(rich)
 

@@ -79,9 +79,9 @@ class Binding:
         return open_as(interface, wanted)
 
     def watch(self, interface: str, expression: str | None) -> Interface | Tee:
-        """Open `interface` to look at what `expression` takes; with `tee` at copies: nobody misses anything.
+        """Open `interface` to receive what `expression` takes, or copies of it with `tee`: nobody misses anything then.
 
-        But for what the driver is told to drop, with or without `tee`.
+        But for what the driver is to drop, with or without `tee`.
         """
         if not self.tee:
             return self.open(interface, expression)

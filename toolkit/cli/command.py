@@ -57,7 +57,7 @@ class _WithExamples(click.Command):
         super().format_epilog(ctx, formatter)
 
     def brief(self, ctx: click.Context) -> str:
-        """Return the text of `-h`: usage, what it does, two examples, what matters, where the rest is."""
+        """Return the text of `-h`: usage, what it does, two examples, what matters, where all is."""
         formatter = cloup.HelpFormatter(width=COLUMNS, max_width=COLUMNS)
         formatter.write_usage(ctx.command_path, " ".join(self.collect_usage_pieces(ctx)))
         formatter.write("\n")
@@ -132,7 +132,7 @@ class Command(_WithExamples, cloup.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Deal out the words, where the command has any."""
         try:
-            rest = super().parse_args(ctx, args)
+            left = super().parse_args(ctx, args)
         except click.NoSuchOption as unknown:
             if (long := _XDPSOCK.get(unknown.option_name)) is None:
                 raise
@@ -141,7 +141,7 @@ class Command(_WithExamples, cloup.Command):
             ) from None
         if _WORDS in ctx.params and not ctx.resilient_parsing:
             self._deal(ctx)
-        return rest
+        return left
 
     def _deal(self, ctx: click.Context) -> None:
         words = list(ctx.params.pop(_WORDS))

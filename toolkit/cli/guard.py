@@ -51,7 +51,7 @@ def ask(
     lines = "\n".join(f"  - {one.text}" for one in found)
     left_out = f"'{instead}' leaves all of them alone" if instead else "leave these packets out of the filter"
     subject = f"the filter {shown!r} on {' and '.join(names)}"
-    way_out = f"{left_out}; or look at copies (--tee of receive, capture and top)"
+    way_out = f"{left_out}; or take copies (--tee of receive, capture and top)"
     if answered:  # nobody wrote that filter
         subject, way_out = f"answering on {names[0]}", "echo UDP at another port (--udp-port; 0: nowhere)"
     if sys.stdin.isatty() and sys.stderr.isatty():

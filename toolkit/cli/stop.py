@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ending on a signal: a flag that the loops look at, so that everything is undone in order. Nothing is half done."""
+"""Ending on a signal: a flag that the loops read, so that everything is undone in order. Nothing is half done."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def forget_inherited() -> None:
     """Begin with the signals of a fresh login, whatever this process was started with; for the start of a command.
 
     SIGINT ends it also in a background job of a shell without job control, which has it ignored; none is blocked;
-    children tell how they ended. What is ignored of the others stays so, SIGHUP first of all.
+    children report how they ended. What is ignored of the others stays so, SIGHUP first of all.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -32,7 +32,7 @@ from toolkit.cli.spelling import message_of
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
-from toolkit.cli.view.summary import Source, becomes, outcome_lines, passed_line, rest
+from toolkit.cli.view.summary import Source, becomes, outcome_lines, passed_line, program_counts
 from toolkit.errors import SystemCallError, ToolkitError
 from toolkit.tables.arrow import pyarrow
 from toolkit.xsk.statistics import Statistics
@@ -339,7 +339,7 @@ def _report(
         "received": now.received,
         "dropped": now.dropped,
         "drop_reasons": source.statistics()._asdict(),
-        **rest(source),
+        **program_counts(source),
         "redirected": now.accepted,
         "written": now.written,
         "written_bytes": now.bytes,

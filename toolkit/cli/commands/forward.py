@@ -35,7 +35,7 @@ from toolkit.xsk.statistics import Statistics
 __all__ = ["forward", "run"]
 
 _RING = 4096  # entries of each ring, when nothing else is asked for
-_KICK_AGAIN = 0.001  # seconds after which a kernel that was busy is told again what waits in a TX ring
+_KICK_AGAIN = 0.001  # seconds after which a kernel that was busy hears again what waits in a TX ring
 _FLUSH = 1.0  # seconds that the last packets have to leave
 
 

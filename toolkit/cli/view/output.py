@@ -19,7 +19,7 @@ from toolkit.xsk.statistics import Statistics
 
 if TYPE_CHECKING:
     import numpy as np
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
 __all__ = [
     "DROP_REASONS",
@@ -38,6 +38,7 @@ __all__ = [
     "takes",
 ]
 
+_ENDLESS = 100_000  # columns
 _TIMEOUT = 0.1  # seconds that standard error has to take a line
 
 # The kernel's counters in plain words, in the order in which they are worth reading.
@@ -117,7 +118,7 @@ def takes(stream: TextIO, timeout: float = 0.0) -> bool:
         poll = select.poll()
         poll.register(stream.fileno(), select.POLLOUT)
         return bool(poll.poll(timeout * 1000))
-    except (OSError, ValueError):  # no descriptor behind it, or a closed one: to print tells
+    except (OSError, ValueError):  # no descriptor behind it, or a closed one: print() says which
         return True
 
 
@@ -151,13 +152,6 @@ def show(table: RenderableType) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, markup=False)
-    (console if console.is_terminal else _wide(console, table)).print(table)
-
-
-def _wide(console: Console, table: RenderableType) -> Console:
-    from rich.console import Console
-    from rich.measure import Measurement
-
-    endless = console.options.update(width=100_000)
-    needed = Measurement.get(console, endless, table).maximum
-    return Console(highlight=False, markup=False, width=max(needed, 1))
+    if not console.is_terminal:
+        console.width = console.measure(table, options=console.options.update(width=_ENDLESS)).maximum
+    console.print(table)

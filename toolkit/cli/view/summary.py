@@ -26,7 +26,7 @@ _OUTCOMES = {
 }
 
 Source = Interface | Tee
-"""What a command looks at: packets that came here, or copies."""
+"""What a command receives: packets that came here, or copies."""
 
 __all__ = [
     "Source",
@@ -39,8 +39,8 @@ __all__ = [
     "outcome",
     "outcome_lines",
     "passed_line",
+    "program_counts",
     "reading",
-    "rest",
     "summary",
     "takes",
     "went_on",
@@ -132,7 +132,7 @@ def summary(opened: Source, totals: Totals, seconds: float, gone: DeviceGoneErro
         "taken_bytes": taken_bytes,
         "dropped": statistics.dropped,
         "drop_reasons": statistics._asdict(),
-        **rest(opened),
+        **program_counts(opened),
         "seconds": round(seconds, 3),
     }
 
@@ -159,7 +159,7 @@ def outcome(opened: Source, gone: DeviceGoneError | None, missing: int) -> dict[
     }
 
 
-def rest(opened: Source) -> dict[str, Any]:
+def program_counts(opened: Source) -> dict[str, Any]:
     """Put what the program counted beside what it redirected: what did not match, and what became of the others.
 
     to_kernel is all that the kernel got, for whatever reason.
@@ -177,7 +177,7 @@ def rest(opened: Source) -> dict[str, Any]:
 
 
 def went_on(report: Mapping[str, Any]) -> int:
-    """Count the packets that the kernel got, of a report with the keys of rest()."""
+    """Count the packets that the kernel got, of a report with the keys of program_counts()."""
     outcomes = sum(report["outcomes"].get(key) or 0 for key in ("counted", "sampled_out", "no_socket"))
     return int((report["passed"] or 0) + outcomes + (report["redirected"] if report["tee"] else 0))
 
