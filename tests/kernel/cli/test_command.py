@@ -278,8 +278,8 @@ def test_demo_adds_up_and_leaves_nothing() -> None:
     assert len(made.namespaces) >= 2
     report = json.loads(out)
     assert reconciles(report)
-    assert report["sent"] >= report["redirected"] > 10_000
-    assert report["received"] > 10_000
+    assert report["sent"] >= report["redirected"] > 1000
+    assert report["received"] > 1000
     assert {"ICMP", "UDP"} <= set(report["protocols"])
     assert {"mode", "zero_copy", "seconds"} <= set(report)
     assert eventually(made.gone)
@@ -324,7 +324,7 @@ def test_demo_on_a_terminal_shows_a_live_picture() -> None:
             process.wait()
         os.close(ours)
     text = shown.decode(errors="replace")
-    for words in ("received through AF_XDP", "top flows", "ICMP echo request", "received + dropped = redirected"):
+    for words in ("received through AF_XDP", "top flows", "ICMP echo request", "redirected = received"):
         assert words in text
 
 
