@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from toolkit.abi.if_xdp import Statistics
 from toolkit.cli.view import output
 
 UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
@@ -52,3 +53,25 @@ def test_no_figure_is_further_off_than_its_digits(value: float) -> None:
         text = figure(value)
         assert "e" not in text.removesuffix(unit), text
         assert math.isclose(value_of(text, unit), value, rel_tol=0.0051, abs_tol=0.51), (value, text)
+
+
+def test_an_account_has_no_part_that_is_zero() -> None:
+    assert output.equation("redirected", 9_000, {"received": 8_000, "dropped": 1_000}) == (
+        "redirected 9,000 = received 8,000 + dropped 1,000"
+    )
+    assert output.equation("redirected", 9, {"received": 9, "dropped": 0}) == "redirected 9 = received 9"
+    assert output.equation("redirected", 0, {"received": 0, "dropped": 0}) == "redirected 0"
+
+
+def test_of_the_kernels_counters_those_that_count() -> None:
+    none = Statistics(0, 0, 0, 0, 0, 0)
+    assert output.kernel_counters(none, sending=True) == []
+    assert output.reasons(none) == ""
+    some = none._replace(rx_ring_full=1_234, tx_ring_empty_descs=7)
+    title, line = output.kernel_counters(some)
+    assert title == "counted by the kernel:"
+    assert line.split() == ["1,234", *output.DROP_REASONS["rx_ring_full"].split(), "rx_ring_full"]
+    assert [line.split()[-1] for line in output.kernel_counters(some, sending=True)[1:]] == [
+        "rx_ring_full",
+        "tx_ring_empty_descs",
+    ]

@@ -75,8 +75,7 @@ def run(
         umem = parts.enter_context(UMEM(FRAMES, frame_size, comp_size=FRAMES))
         sock = parts.enter_context(binding.sender(interface, queue, umem))
         if not as_json:
-            how = "zero-copy" if sock.zero_copy else "copy mode"
-            output.say(f"{interface}: queue {queue}, {how}; {file}, {pace}")
+            _introduce(sock, file, pace)
         began = stop.restart()  # to bind is not to send
         player = Replay(
             sock,
@@ -97,9 +96,14 @@ def run(
         failure = _play(player, recorded, file, loop, sock)
         if stop and file == "-":
             failure = ""  # the recording seems cut off, because we stopped to read it
-        report = _report(sock, file, player.statistics(), began)
-    report["error"] = failure or None
-    return output.finish(report, lambda found: _conclude(found, player.statistics()), as_json=as_json)
+        result = player.statistics()
+        report = _report(sock, file, result, began) | {"error": failure or None}
+    return output.finish(report, lambda found: _conclude(found, result), as_json=as_json)
+
+
+def _introduce(sock: Socket, file: str, pace: Pace) -> None:
+    how = "zero-copy" if sock.zero_copy else "copy mode"
+    output.say(f"{sock.interface}: queue {sock.queue}, {how}; {file}, {pace}")
 
 
 def _ending_on(stop: Stop) -> Callable[[], None]:
