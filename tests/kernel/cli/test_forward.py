@@ -192,6 +192,7 @@ def test_forward_says_which_interface_vanished(bridged: Bridged) -> None:
     ("arguments", "status", "words"),
     [
         (["veth0", "nope0", "-f", "udp"], 1, ["nope0", "ENODEV"]),
+        (["veth0", "udp", "port", "7"], 1, ["udp is no interface", "xsk forward veth0 --back"]),
         (["veth0", "-f", "udp prot"], 1, ["udp prot"]),
         (["veth0"], 2, ["filter", "'all'", "SSH"]),
         (["veth0", "-f", "udp", "--both"], 2, ["--both", "two interfaces"]),

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import select
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import Any, Literal
 import click
 import cloup
 
+from toolkit._base.netns import entered
 from toolkit.cli import options as opt
 from toolkit.cli.binding import Binding
 from toolkit.cli.command import command
@@ -24,7 +27,7 @@ from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
 from toolkit.cli.view.summary import introduce, outcome
-from toolkit.errors import ClosedError, DeviceGoneError
+from toolkit.errors import ClosedError, DeviceGoneError, kernel_error
 from toolkit.forward.forwarder import Forwarder
 from toolkit.interface.interface import Interface
 from toolkit.net.device import queue_numbers
@@ -107,7 +110,26 @@ def forward(interface: str, other: str | None, **options: Any) -> int:
     options.pop("back")
     edits = Edits(**{name: options.pop(name) for name in ("mac_swap", "ttl", "vlan_push", "vlan_pop")})
     finish: bool | Literal["auto"] = False if options.pop("leave_checksums") else "auto"
-    return run(interface, other, opt.binding_from(options), edits=edits, finish_checksums=finish, **options)
+    binding = opt.binding_from(options)
+    if other is not None:
+        _check_other(interface, other, binding)
+    return run(interface, other, binding, edits=edits, finish_checksums=finish, **options)
+
+
+def _check_other(interface: str, other: str, binding: Binding) -> None:
+    """Refuse what is no interface: most likely the first word of a filter that was meant for one port."""
+    try:
+        with entered(binding.netns):
+            socket.if_nametoindex(other)
+    except OSError:
+        raise kernel_error(
+            "forward",
+            errno.ENODEV,
+            f"cannot forward from {interface} to {other}",
+            cause=f"{other} is no interface in this network namespace",
+            remedy="list the interfaces with `ip link`; or, to send packets back out of the port that they came from, "
+            f"`xsk forward {interface} --back EXPRESSION`",
+        ) from None
 
 
 def run(
