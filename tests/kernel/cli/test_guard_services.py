@@ -125,8 +125,11 @@ def test_a_bridge_asks_for_both_ends_before_it_takes_from_one(lab: Lab) -> None:
     ip(lab, "link add other0 type veth peer name other1", "address add 10.77.0.1/24 dev other0", "link set other0 up")
     with listening(lab.netns, "10.77.0.1"):
         done = xsk(lab, "forward", "veth0", "other0", "-f", "tcp", "--both")
+        proposed = done.stderr.split("Next step: '")[1].split("' leaves")[0]
+        again = xsk(lab, "forward", "veth0", "other0", proposed, "--both", "--seconds", "0.2")
     assert done.returncode == 1
-    assert "on other0 takes packets that this host needs" in done.stderr
+    assert "on veth0 and other0 takes packets that this host needs" in done.stderr
+    assert again.returncode == 0, again.stderr
 
 
 def test_the_truth_of_it(lab: Lab, service: socket.socket) -> None:
