@@ -96,7 +96,7 @@ def test_what_leaves_it_alone_is_not_asked_about(lab: Lab, expression: str) -> N
     assert report["status"] == 0, report["err"]
     assert report["works"]
     assert "cut you off" not in report["err"]
-    assert "filter: " + expression in report["out"]
+    assert "filter: " + expression in report["err"]
 
 
 def test_the_filter_that_it_proposes_is_taken(lab: Lab) -> None:
