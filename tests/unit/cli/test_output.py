@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.abi.if_xdp import Statistics
 from toolkit.cli.view import output
+from toolkit.xsk.statistics import Statistics
 
 UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
