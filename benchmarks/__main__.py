@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`scripts/bench`: measure the toolkit beside its peers; a table, JSON, docs/benchmarks.md. Nothing is judged."""
+"""`scripts/bench`: measure the toolkit and its peers; print a table or JSON, write docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Any
 from benchmarks import batches, costs, decoding, isolation, rows, table, tuning
 from benchmarks.rows import Plan
 
-_EXTRAS = ("startup", "batches", "decode", "profile")  # what is measured besides the rows
+_EXTRAS = ("startup", "batches", "decode", "profile")  # measurements that are not rows of the table
 
 
 def _note(text: str) -> None:
-    """Say what is being done: one line that overwrites itself on a terminal, lasting ones where they end in \\n."""
+    """Report progress: on a terminal a line that is overwritten, unless `text` ends in \\n."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
     elif text.endswith("\n"):
@@ -28,7 +28,7 @@ def _note(text: str) -> None:
 
 
 def measure(names: Sequence[str], *, quick: bool, pairs: int | None, seconds: float | None) -> dict[str, Any]:
-    """Measure what is named; figures by name."""
+    """Measure the rows and extras of these names; return the figures by name."""
     plan = Plan(
         where=isolation.cores(),
         pairs=pairs or (2 if quick else 7),
@@ -37,7 +37,7 @@ def measure(names: Sequence[str], *, quick: bool, pairs: int | None, seconds: fl
         slow_peers=1 if quick else 3,
         note=_note,
     )
-    # Before other load on the machine, the generator's process too: it inherits this.
+    # A high priority, which the generator's process inherits, so that other load on the machine is not measured.
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, -20)
     figures: dict[str, Any] = {"began": time.strftime("%Y-%m-%d %H:%M:%S %z"), "machine": machine(), "quick": quick}
@@ -63,7 +63,7 @@ def measure(names: Sequence[str], *, quick: bool, pairs: int | None, seconds: fl
 
 
 def machine() -> dict[str, Any]:
-    """Say what the figures were made on."""
+    """Return a description of this machine."""
     with open("/proc/cpuinfo") as text:
         model = next((line.split(":", 1)[1].strip() for line in text if line.startswith("model name")), "?")
     return {

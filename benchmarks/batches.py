@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a packet costs by the size of its batch: rings are filled first, then emptied against the clock."""
+"""The cost of a packet by the size of its batch: rings are filled first, then the time to empty them is measured."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["SIZES", "costs"]
 
 SIZES = tuple(1 << power for power in range(12))  # 1 … 2048
 _RING = 8192
-_MOST = 1024  # batches of one measurement: enough for small ones, which would take long
+_MOST = 1024  # most batches of one measurement: enough for small batches
 
 Costs = dict[str, dict[int, float]]
 
 
 def costs(where: Cores, rounds: int) -> Costs:
-    """Nanoseconds a packet by batch size, for each kind of work; medians of `rounds`."""
+    """Return nanoseconds a packet by batch size, for each kind of work; medians of `rounds`."""
     kinds: dict[str, Callable[[toolkit.Interface, int], tuple[int, float]]] = {
         "receive": _receive,
         "receive, head(64), lengths": _receive_and_read,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing packets to a file: `xsk capture` beside tcpdump and dumpcap. What counts is how the file grows."""
+"""Write packets to a file with `xsk capture`, tcpdump and dumpcap. The rate is that of the file's growth."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from toolkit.lab import Lab
 
 __all__ = ["PACKETS", "SETTLE", "WRITERS", "FileWriter", "disk_alone", "start_writer", "target_directory"]
 
-_START = 15.0  # seconds until a program has begun its file
-SETTLE = 1.3  # seconds: libpcap hands over a part of its buffer when it is full, or after a second
+_START = 15.0  # seconds within which a program must create its file
+SETTLE = 1.3  # seconds: libpcap returns a part of its buffer when it is full, or after a second
 PACKETS = 3_000_000  # that a run may write, more or less
 _DISK_PIECE = 4 << 20  # bytes
 _ROOM = 6 << 30  # bytes that must be free where the files go
 
-# Programs by name: the command, and what a packet takes in its file beside its own bytes.
+# Programs by name: the command, and the bytes that its file needs for a packet, in addition to the packet's own.
 WRITERS: dict[str, tuple[Callable[[str, Path], Sequence[str]], int]] = {
     "toolkit": (
         lambda interface, file: [
             *(sys.executable, "-m", "toolkit.cli", "capture", interface, "udp", "-w", str(file), "--json", "--force")
         ],
-        28 + 16,  # pcapng, with what the capture says of itself
+        28 + 16,  # pcapng, with the options of each packet
     ),
-    # A buffer as large as ours at its largest; no name look-ups, no change of user.
+    # A buffer as large as the toolkit's largest; no name look-ups, no change of user.
     "tcpdump": (
         lambda interface, file: [
             *("tcpdump", "-i", interface, "-n", "-B", "262144", "-Z", "root", "-w", str(file), "udp")
@@ -50,14 +50,14 @@ WRITERS: dict[str, tuple[Callable[[str, Path], Sequence[str]], int]] = {
 
 
 def target_directory() -> Path:
-    """Return where the files go: the directory for temporary files, which is on a disk nearly everywhere."""
+    """Return the directory of the files: that for temporary files, which is on a disk nearly everywhere."""
     return Path(tempfile.gettempdir())
 
 
 def disk_alone(where: Cores, size: int) -> tuple[float, float, float]:
-    """Write a file past the page cache, of as many packets as a run has: nobody captures more than this for long.
+    """Write a file past the page cache, with the packets of a run: no program can capture more than this for long.
 
-    Packets/s, seconds, CPU seconds a second.
+    Returns packets/s, seconds, CPU seconds a second.
     """
     total = PACKETS * (size + 28 + 16)
     with (
@@ -81,7 +81,7 @@ class FileWriter:
     """A program that captures on the lab's near end into a file of its own."""
 
     def __init__(self, name: str, lab: Lab, where: Cores, size: int) -> None:
-        """Start it; size: bytes of every packet."""
+        """Start the program. size: bytes of every packet."""
         self.name = name
         command, beside = WRITERS[name]
         padding = -size % 4 if beside == 28 + 16 else 0  # pcapng's blocks are of whole words
@@ -112,13 +112,13 @@ class FileWriter:
             if time.monotonic() > deadline:
                 raise PeerError(f"{self.name} has not begun its file within {_START:.0f} s")
             time.sleep(0.02)
-        time.sleep(0.3)  # it made the file before it was ready
+        time.sleep(0.3)  # it creates the file before it is ready
 
     def start(self) -> None:
-        """Do nothing: it captures already."""
+        """Do nothing: it is capturing already."""
 
     def counts(self) -> Counts:
-        """Return how many packets its file holds, by its size: the file's beginning is too short to matter."""
+        """Return how many packets its file has, by its size; the file's header is too short to matter."""
         return Counts(self._file.stat().st_size // self._record)
 
     def cpu_ns(self) -> int:
@@ -126,7 +126,7 @@ class FileWriter:
         return cpu_ns(self._child.pid)
 
     def close(self) -> None:
-        """End it and remove its file. May be called again."""
+        """End it and remove its file. Repeatable."""
         child: subprocess.Popen[bytes] | None = getattr(self, "_child", None)
         if child is not None and child.poll() is None:
             child.send_signal(signal.SIGINT)
@@ -140,5 +140,5 @@ class FileWriter:
 
 
 def start_writer(name: str, where: Cores, size: int) -> Callable[[Lab], FileWriter]:
-    """Return what starts one of the WRITERS."""
+    """Return the function that starts one of the WRITERS."""
     return lambda lab: FileWriter(name, lab, where, size)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The child's side of benchmarks.consumer: commands on standard input, answers in JSON. Standard library alone."""
+"""Commands: the child's side of benchmarks.consumer: commands on standard input, answers in JSON. Standard library."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["Commands"]
 
 
 class Commands:
-    """Commands that wait on standard input are answered between two checks of the network."""
+    """Answers commands on standard input, between two polls of the network."""
 
     def __init__(self, counts: Callable[[], dict[str, int]], **others: Callable[..., dict[str, Any]]) -> None:
-        """Functions by the name of the command; they get the words that follow it."""
+        """Take functions by the name of the command; they get the words that follow it."""
         self._functions: dict[str, Callable[..., dict[str, Any]]] = {"counts": counts, "profile": profile, **others}
         self._poll = select.poll()
         self._poll.register(sys.stdin.fileno(), select.POLLIN)
 
     def ready(self, **about: Any) -> None:
-        """Tell the parent that work begins."""
+        """Report to the parent that work begins."""
         print(json.dumps(about), flush=True)
 
     def answer(self, seconds: float = 0.0) -> bool:
-        """Answer one command that came within `seconds`. False: the parent wants no more."""
+        """Answer one command that comes within `seconds`. False: the parent wants the child to end."""
         if not self._poll.poll(seconds * 1000):
             return True
         words = sys.stdin.readline().split()

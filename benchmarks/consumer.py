@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever is measured, in a process of its own: the toolkit and its peers are started, asked and ended alike."""
+"""Consumer: a program that is measured, in a process of its own: one interface for the toolkit and its peers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TIMEOUT = 30.0  # seconds until an answer
 
 
 class PeerError(Exception):
-    """Somebody who is to be measured is not there, or does not do his work."""
+    """A program that is to be measured is missing, or does not work."""
 
 
 class Counts(NamedTuple):
@@ -31,17 +31,17 @@ class Counts(NamedTuple):
 
     received: int
     sent: int = 0
-    dropped: int = 0  # as far as it knows
-    redirected: int = 0  # by the XDP program, where there is one of ours
+    dropped: int = 0  # by its own count
+    redirected: int = 0  # by the toolkit's XDP program, if it has one
 
 
 class Consumer(Protocol):
-    """What is asked of everybody."""
+    """A program that is measured."""
 
     name: str
 
     def counts(self) -> Counts:
-        """Return what was counted so far."""
+        """Return the counts so far."""
 
     def cpu_ns(self) -> int:
         """Return the nanoseconds of CPU used so far."""
@@ -54,10 +54,10 @@ class Consumer(Protocol):
 
 
 class Worker:
-    """A module of ours with a main() that speaks lines of JSON: benchmarks.worker, benchmarks.peers."""
+    """One of our modules whose main() answers in lines of JSON: benchmarks.worker, benchmarks.peers."""
 
     def __init__(self, name: str, lab: Lab, where: Cores, module: str, job: str, **options: Any) -> None:
-        """Start `module` in the lab's near namespace with a job and its options; returns when it is ready."""
+        """Start `module` in the lab's near namespace with a job and its options; return when it is ready."""
         self.name = name
         command = [*child_prefix(where.consumer), sys.executable, "-m", module, job, json.dumps(options)]
         self._child: subprocess.Popen[str] = lab.netns.popen(
@@ -68,23 +68,23 @@ class Worker:
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
         )
-        self.about: dict[str, Any] = self._hear()  # what it says of itself
+        self.about: dict[str, Any] = self._hear()  # what its first line says
         self.pid = self._child.pid
 
     def start(self) -> None:
-        """Do nothing: it works as soon as it is ready."""
+        """Do nothing: it works from the moment that it is ready."""
 
     def counts(self) -> Counts:
-        """Return what was counted so far; answered when nothing comes."""
+        """Return the counts so far; the child answers when no packet comes."""
         return Counts(**self.ask("counts"))
 
     def ask(self, *words: object) -> dict[str, Any]:
-        """Send a command, return its answer."""
+        """Send a command; return its answer."""
         self.tell(*words)
         return self._hear()
 
     def tell(self, *words: object) -> None:
-        """Send a command whose answer is fetched by hear()."""
+        """Send a command; hear() returns its answer."""
         assert self._child.stdin is not None
         self._child.stdin.write(" ".join(map(str, words)) + "\n")
         self._child.stdin.flush()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is not a row of the table: start-up and memory, and the profiles of the busy jobs."""
+"""Measurements that are not rows of the table: start-up, memory, and profiles of the busy jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["profile_figures", "startup_figures"]
 
 
 def startup_figures(runs: int) -> dict[str, Any]:
-    """Import, opening, memory."""
+    """Return the figures of import, opening and memory."""
     cached, fresh = startup.open_ms(5 * runs, runs)
     megabytes, llvm = startup.memory()
     return {
@@ -27,7 +27,7 @@ def startup_figures(runs: int) -> dict[str, Any]:
 
 
 def profile_figures(plan: Plan, seconds: float) -> dict[str, Any]:
-    """Where the time goes, by part and by function, for the toolkit and for testpmd at the same work."""
+    """Return the shares of CPU time by part and by function, for the toolkit and testpmd at the same work."""
     found: dict[str, Any] = {}
     for job, mode in (("receive", "rxonly"), ("forward", "macswap"), ("send", "txonly")):
         plan.note(f"profile: {job}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Headers into columns, tables and flow counters: packets a second on one core, from memory that holds them already."""
+"""Decode headers to columns, tables and flow counters: packets/s on one core, from packets in memory."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from toolkit.packets.frames import udp_frame
 __all__ = ["rates"]
 
 SIZES = (512, 1024, 2048)
-_FRAME = 2048  # bytes of a frame, as in a UMEM: packets do not lie side by side
-_PARQUET = 1 << 18  # packets of the file that is written
+_FRAME = 2048  # bytes of a frame, as in a UMEM, where packets are apart
+_PARQUET = 1 << 18  # packets of the file
 
 Rates = dict[str, dict[str, float]]
 
@@ -44,7 +44,7 @@ def _works(batch: Batch) -> dict[str, Callable[[], object]]:
 
 
 def rates(seconds: float) -> Rates:
-    """Packets/s by what is done and packets in a batch: the best run within `seconds` each.
+    """Return packets/s by the work and the packets in a batch: the best run within `seconds` each.
 
     The traffic is ordinary: of eight packets four are TCP, one in 802.1Q, two UDP, one of them over IPv6, one ICMP echo
     and one UDP to 4789 that carries VXLAN; some hundred flows.
@@ -61,7 +61,7 @@ def rates(seconds: float) -> Rates:
 
 
 def _best(work: Callable[[], object], seconds: float) -> float:
-    """Seconds of the fastest run."""
+    """Return the seconds of the fastest run."""
     best, end = float("inf"), time.perf_counter() + seconds
     while (began := time.perf_counter()) < end:
         work()

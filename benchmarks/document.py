@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/benchmarks.md and its plots, written from the figures of one run."""
+"""Write docs/benchmarks.md and its plots from the figures of one run."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ _BATCHES = """
 
 
 def write(figures: dict[str, Any]) -> None:
-    """Write them to docs/."""
+    """Write the page and its plots to docs/."""
     DOCS.mkdir(exist_ok=True)
     machine = figures["machine"]
     who = (
@@ -121,7 +121,7 @@ def _settings(figures: dict[str, Any]) -> str:
 
 
 def _plot_rates(figures: dict[str, Any]) -> None:
-    """Bars by work and by who does it, with their spread, and the ceiling as a line."""
+    """Plot bars by work and program, with their spread, and the ceiling as a line."""
     import matplotlib
 
     matplotlib.use("Agg")

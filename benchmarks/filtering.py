@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a filter costs the packets that it does not take: all of them go on to the kernel, as without us.
+"""The cost of a filter for packets that it does not match, which all go on to the kernel.
 
-Measured twice. On the way through the veth's driver into the kernel's stack, at full load, where the packet's whole
-cost is the measure: that is what the host's other traffic feels. And the program alone, run over and over on one packet
-by the kernel's test run, which has some 25 ns of its own: there the filter's own nanoseconds show.
+Measured in two ways. Through the veth's driver into the kernel's stack, at full load: the whole cost of a packet, which
+the host's other traffic pays. And the program alone, on one packet, by the kernel's test run, which costs some 25 ns
+itself: that shows the filter's own nanoseconds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from toolkit.program import Program
 
 __all__ = ["EXPRESSIONS", "program_ns", "through"]
 
-# Asked of UDP packets of the lab, each is answered no at the end of its longest way.
+# For UDP packets of the lab, each is false after its longest path.
 EXPRESSIONS = {
     "one port": "udp port 53",
     "host or port or net": "host 192.0.2.7 or udp port 53 or net 198.51.100.0/24",
@@ -34,7 +34,7 @@ _WARM_UP = 0.4  # seconds
 
 
 def through(where: Cores, seconds: float, expression: str | None) -> Run:
-    """Packets/s that reach the kernel's stack past a program: ours with the filter, or for None a bare XDP_PASS."""
+    """Measure packets/s that reach the kernel's stack through our program with a filter; None: through XDP_PASS."""
     program = Program.build("xdp_pass.c") if expression is None else Program.build(filter=expression)
     with Lab() as lab, program, program.attach(lab.interface, mode="native", netns=lab.netns):
         with lab.generator(seconds=_WARM_UP, size=64, cpu=where.generator) as generator:
@@ -46,12 +46,12 @@ def through(where: Cores, seconds: float, expression: str | None) -> Run:
         lost = lab.counters()["rx_dropped"] - lost
         passed = report.sent - lost
         witnessed = program.counters()["passed"] if expression is not None else None
-        # Whoever counts here, the kernel's stack runs on the generator's CPU: there is no consumer to charge.
+        # The kernel's stack runs on the generator's CPU, so there is no consumer whose CPU time could be measured.
         return Run(report.rate, passed / report.seconds, report.seconds, 0.0, passed, witnessed, lost)
 
 
 def program_ns(runs: int) -> dict[str, Any]:
-    """ns a run of each program on a UDP packet of 64 bytes, in turn; the test run's own cost is in all of them."""
+    """Return ns a run of each program on a UDP packet of 64 bytes, in turn, including the test run's own cost."""
     packet = udp_frame(size=64)
     programs = {"bare XDP_PASS": Program.build("xdp_pass.c")}
     programs |= {name: Program.build(filter=expression) for name, expression in EXPRESSIONS.items()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One CPU for the generator, one for who is measured, before everything else that wants it; and what it used of it."""
+"""Isolation: one CPU for the generator, one for the program that is measured, at high priority; and CPU time used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Cores(NamedTuple):
 
 
 def cores() -> Cores:
-    """Name the two CPUs: the first and the last that this process may use."""
+    """Return the two CPUs: the first and the last that this process may use."""
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
         raise SystemExit("bench: needs two CPUs, one for each side")
@@ -28,14 +28,14 @@ def cores() -> Cores:
 
 
 def child_prefix(cpu: int) -> list[str]:
-    """Return the command prefix that does for a child, whoever wrote it, what undisturbed() does for a thread."""
+    """Return the command prefix that does for a child process what undisturbed() does for a thread."""
     pinned = ["taskset", "-c", str(cpu)]
     return [*pinned, "chrt", "-f", "1"] if _may_have_priority() else pinned
 
 
 @contextlib.contextmanager
 def undisturbed(cpu: int) -> Iterator[None]:
-    """Keep this thread on `cpu` and before everything else that wants it: other load on the machine is not measured."""
+    """Keep this thread on `cpu` at high priority, so that other load on the machine is not measured."""
     affinity = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {cpu})
     with contextlib.suppress(PermissionError):
@@ -48,10 +48,10 @@ def undisturbed(cpu: int) -> Iterator[None]:
 
 
 def cpu_ns(pid: int) -> int:
-    """Nanoseconds of CPU that all threads of a process have used (with the softirqs that ran in their time)."""
+    """Return the ns of CPU that all threads of a process have used (including softirqs that ran in their time)."""
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(OSError):  # a thread that ended meanwhile
+        with contextlib.suppress(OSError):  # the thread has ended meanwhile
             total += int((task / "schedstat").read_text().split()[0])
     return total
 

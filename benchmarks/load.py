@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run of one consumer under one load, counted by itself and by somebody who does not know it."""
+"""One run of one consumer under one load, with its own count and an independent one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from toolkit.program import Program
 
 __all__ = ["Run", "ceiling", "forwarding", "receiving", "sending"]
 
-_WARM_UP = 0.4  # seconds of load before what is measured
-_SETTLE = 0.15  # seconds until what is under way has arrived
+_WARM_UP = 0.4  # seconds of load before the measurement
+_SETTLE = 0.15  # seconds until packets on their way have arrived
 _SIZE = 64  # bytes of every packet
 
 Start = Callable[[Lab], Consumer]
@@ -25,14 +25,14 @@ Start = Callable[[Lab], Consumer]
 
 @dataclass(frozen=True)
 class Run:
-    """What one consumer did in one run. Rates in packets/s."""
+    """The result of one run of one consumer. Rates in packets/s."""
 
-    offered: float  # by the generator; 0 where the consumer is the source
+    offered: float  # by the generator; 0 if the consumer is the source
     rate: float  # of packets that were received, sent or forwarded
     seconds: float
     cpu: float  # CPU seconds a second: a consumer that spins uses 1.0 whatever it does
     counted: int  # packets by the consumer's own count
-    witnessed: int | None  # the same by a program or counter that is not the consumer's; None where there is none
+    witnessed: int | None  # the same by an independent program or counter; None if there is none
     lost: int  # of the offered packets, not delivered
 
     @property
@@ -54,7 +54,7 @@ def receiving(
 ) -> Run:
     """Load the near end for `seconds` with packets of `size` bytes. `gro`: for consumers without an XDP program.
 
-    settle: seconds after which a consumer has counted what it was given. memory: bytes that it may need, kept warm.
+    settle: seconds after which a consumer has counted all packets. memory: bytes that it may need, kept warm.
     """
     with Lab(gro=gro) as lab, contextlib.closing(start(lab)) as consumer:
         consumer.start()
@@ -71,7 +71,7 @@ def receiving(
     received = after.received - before.received
     if after.redirected and after.received + after.dropped != after.redirected:
         raise AssertionError(f"{consumer.name}: received and dropped are not what was redirected: {after}")
-    # Everybody's packets pass the veth: what it has not dropped, a consumer in AF_XDP was given.
+    # All packets pass the veth: an AF_XDP consumer got those that it has not dropped.
     witnessed = report.sent - lost if not gro else None
     cpu = used * 1e-9 / report.seconds
     return Run(report.rate, received / report.seconds, report.seconds, cpu, received, witnessed, report.sent - received)
@@ -80,7 +80,7 @@ def receiving(
 def forwarding(start: Start, where: Cores, seconds: float, *, frame: bytes | None = None) -> Run:
     """Load the near end at full speed; a program at the far end drops and counts what comes back.
 
-    frame: sent again and again, instead of numbered ones.
+    frame: sent repeatedly, instead of numbered ones.
     """
     with Lab() as lab, _drain(lab) as arrived, contextlib.closing(start(lab)) as consumer:
         consumer.start()
@@ -116,7 +116,7 @@ def sending(start: Start, where: Cores, seconds: float) -> Run:
 
 
 def ceiling(where: Cores, seconds: float) -> float:
-    """Packets/s that a program which drops everything in the driver sees of the same load: nobody can receive more."""
+    """Return the packets/s that a program gets that drops all in the driver, at the same load: the upper bound."""
     with Lab() as lab, Program.build("xdp_drop.c") as program, program.attach(lab.interface, netns=lab.netns):
         _warm_up(lab, where, None)
         before = program.counters()["dropped"]
@@ -127,7 +127,7 @@ def ceiling(where: Cores, seconds: float) -> float:
 
 @contextlib.contextmanager
 def _drain(lab: Lab) -> Iterator[Callable[[], int]]:
-    """Drop what arrives at the far end in its driver; the function says how much did."""
+    """Drop what arrives at the far end in its driver; yield a function that returns how many packets arrived."""
     with Program.build("xdp_drop.c") as program, program.attach(lab.peer, netns=lab.far):
         yield lambda: int(program.counters()["dropped"])
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that is there when it is wanted: on a virtual machine the first use of a page may have its host look for one.
+"""Warm memory: on a virtual machine the first use of a page may make the host find one, which takes long.
 
-A host that takes free memory back (free page reporting, a balloon) makes the first gigabyte that anybody writes ten
-times as expensive as the second. Whose turn comes first would pay for all. So everybody finds as much memory that was
-in use a moment ago.
+With a host that takes free memory back (free page reporting, a balloon), the first gigabyte that is written costs ten
+times as much as the second, which the first program of a pair would pay. So before each run the same amount of memory
+is used and freed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 
 __all__ = ["warm"]
 
-_SHARE = 3  # at most this part of what is free
+_SHARE = 3  # at most a third of the free memory
 
 
 def warm(size: int) -> None:
-    """Touch every page of `size` bytes (less where the machine has less), and give them back: they are next in line."""
+    """Touch every page of `size` bytes (fewer if the machine has less), and free them: they are used next."""
     size = min(size, os.sysconf("SC_AVPHYS_PAGES") * mmap.PAGESIZE // _SHARE)
     if size <= 0:
         return

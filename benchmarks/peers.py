@@ -18,7 +18,7 @@ INTERFACE = "veth0"
 ETH_P_ALL = 3
 SO_RCVBUFFORCE = 33
 SOL_PACKET, PACKET_STATISTICS = 263, 6
-_IDLE = 0.02  # seconds without a packet after which the parent is listened to
+_IDLE = 0.02  # seconds without a packet after which commands of the parent are read
 
 
 def af_packet() -> None:
@@ -27,7 +27,7 @@ def af_packet() -> None:
     wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     wire.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
     wire.bind((INTERFACE, ETH_P_ALL))
-    # Not settimeout(): Python would then call poll() before every packet.
+    # Not settimeout(), with which Python would call poll() before every packet.
     wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, int(_IDLE * 1e6)))
     buffer = bytearray(2048)
     recv_into = wire.recv_into

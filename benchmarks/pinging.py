@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Round trips of the system's own ping against whoever answers at the near end."""
+"""Round trips of the system's ping, with a program that answers at the near end."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _WARM_UP = 500  # round trips
 
 @dataclass(frozen=True)
 class Pinged:
-    """What ping reported. Times in microseconds, as ping sees them: its own system calls are in them."""
+    """The report of ping. Times in microseconds, which include ping's own system calls."""
 
     adaptive: float  # median round trip of ping -A: the next request follows the answer
-    flood: float  # mean round trip of ping -f, which prints no single ones
+    flood: float  # mean round trip of ping -f, which does not print each one
     lost: int  # of both
     answers: int
 

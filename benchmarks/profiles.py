@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time goes: perf says how much is the kernel's, NumPy's, the interpreter's; a sampler, which function."""
+"""Profiles: perf gives the shares of kernel, NumPy and interpreter; a sampler gives those of our functions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from toolkit.program import Program
 
 __all__ = ["functions", "parts"]
 
-# Shares of a process's CPU time by where it was spent.
+# Shares of a process's CPU time, by part.
 _PARTS = (
     ("kernel", re.compile(r"^\[kernel|^\[veth|^\[guest")),
     ("NumPy", re.compile(r"numpy|_multiarray|_umath")),
@@ -34,7 +34,7 @@ _SIXTY_FOUR = 64
 def parts(
     start: Callable[[Lab], Worker | Testpmd], where: Cores, seconds: float, *, send: bool = False
 ) -> dict[str, Any]:
-    """Profile a consumer at work with perf: shares by part, and the busiest symbols. {} where perf does not work."""
+    """Profile a consumer with perf: shares by part, and the busiest symbols. {} if perf does not work."""
     with Lab() as lab, Program.build("xdp_drop.c") as program, program.attach(lab.peer, netns=lab.far):
         consumer = start(lab)
         try:
@@ -56,7 +56,7 @@ def parts(
 
 
 def functions(start: Callable[[Lab], Worker], where: Cores, seconds: float, *, send: bool = False) -> dict[str, float]:
-    """Shares of a Worker's CPU time by function of ours: what it calls in C, NumPy and the kernel is in it."""
+    """Return the shares of a Worker's CPU time by our functions, including their calls of C, NumPy and the kernel."""
     with Lab() as lab, Program.build("xdp_drop.c") as program, program.attach(lab.peer, netns=lab.far):
         worker = start(lab)
         try:

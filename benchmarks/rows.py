@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of the table: what is done, by whom, under which load. Everybody takes turns, pair after pair."""
+"""The rows of the table: each has a work, programs and a load. The programs run in turn, pair after pair."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from toolkit.packets.checksum import folded
 __all__ = ["NAMES", "Plan", "measure", "start_testpmd", "start_worker"]
 
 STEADY = 200_000.0  # packets/s of the row that waits in poll
-# For the saturated rows: enough for what comes while the receiver delays (1 ms), few enough that the frames stay in the
-# cache. With 32768 entries the kernel, on the generator's CPU, takes 150 ns longer for each packet.
+# For the saturated rows: enough for the packets of a delay (1 ms), and few enough that the frames fit the CPU's cache.
+# With 32768 entries the kernel, on the generator's CPU, needs 150 ns more for each packet.
 _RING = 4096
 
 UNTUNED, SPINNING, TIMED = "testpmd, as it comes", "toolkit, spinning", "toolkit, with arrival times"
@@ -47,26 +47,26 @@ class Plan:
     pairs: int
     seconds: float
     pings: int
-    slow_peers: int  # runs of tcpdump and scapy, which are far off
-    note: Note = lambda _: None  # hears of progress
-    settings: dict[str, Settings] = field(default_factory=dict)  # of testpmd, by mode: the fastest of what was tried
+    slow_peers: int  # runs of tcpdump and scapy, which are much slower
+    note: Note = lambda _: None  # called with the progress
+    settings: dict[str, Settings] = field(default_factory=dict)  # of testpmd, by mode: the fastest of those tried
 
 
 def start_worker(
     where: Cores, job: str, *, module: str = "benchmarks.worker", **options: Any
 ) -> Callable[[Lab], Worker]:
-    """Return what starts one of our own processes."""
+    """Return the function that starts one of our own processes."""
     return lambda lab: Worker(job, lab, where, module, job, **options)
 
 
 def start_testpmd(plan: Plan, mode: str) -> Callable[[Lab], Testpmd]:
-    """Return what starts testpmd in a mode, with the settings found for it."""
+    """Return the function that starts testpmd in a mode, with the settings that were found for it."""
     settings = plan.settings.get(mode, Settings())
     return lambda lab: Testpmd(lab, mode, plan.where, settings)
 
 
 def _testpmds(plan: Plan, mode: str, work: Callable[[Start], Run]) -> dict[str, Callable[[], Run]]:
-    """Return testpmd as tuned and, where that is something else, as it was before: a lucky try must not decide."""
+    """Return testpmd as tuned, and with its first settings if these differ, so that a lucky try does not decide."""
     chosen = plan.settings.get(mode, Settings())
     who: dict[str, Callable[[], Run]] = {"testpmd": lambda: work(start_testpmd(plan, mode))}
     if chosen != Settings():
@@ -75,7 +75,7 @@ def _testpmds(plan: Plan, mode: str, work: Callable[[Start], Run]) -> dict[str, 
 
 
 def receive(plan: Plan) -> dict[str, Any]:
-    """Receive and drop what comes at full speed, as testpmd does without arrival times; beside it the ceiling."""
+    """Receive and drop packets at full speed, without arrival times like testpmd; and measure the ceiling."""
     where, seconds = plan.where, plan.seconds
     bare: dict[str, Any] = {"ring_size": _RING, "timestamps": False}
     who: dict[str, Callable[[], Run]] = {
@@ -105,7 +105,7 @@ def receive(plan: Plan) -> dict[str, Any]:
 
 
 def steady(plan: Plan) -> dict[str, Any]:
-    """Receive and drop at 200 000 packets/s, with every default, asleep in poll between."""
+    """Receive and drop at 200 000 packets/s, with all defaults, waiting in poll(2)."""
     where, seconds = plan.where, plan.seconds
     who: dict[str, Callable[[], Run]] = {
         "toolkit": lambda: load.receiving(start_worker(where, "receive"), where, seconds, rate=STEADY),
@@ -118,7 +118,7 @@ def steady(plan: Plan) -> dict[str, Any]:
 
 
 def half(plan: Plan) -> dict[str, Any]:
-    """Receive at half the rate that the generator reaches, with every default, and sum the lengths."""
+    """Receive at half the generator's full rate, with all defaults, and sum the lengths."""
     where, seconds = plan.where, plan.seconds
 
     def run() -> Run:
@@ -130,7 +130,7 @@ def half(plan: Plan) -> dict[str, Any]:
 
 
 def send(plan: Plan) -> dict[str, Any]:
-    """Send 64-byte packets as fast as it goes."""
+    """Send 64-byte packets as fast as possible."""
     where, seconds = plan.where, plan.seconds
     who: dict[str, Callable[[], Run]] = {
         "toolkit": lambda: load.sending(start_worker(where, "send"), where, seconds),
@@ -141,10 +141,10 @@ def send(plan: Plan) -> dict[str, Any]:
 
 
 def forward(plan: Plan) -> dict[str, Any]:
-    """Swap the MAC addresses and send back what comes at full speed.
+    """Swap the MAC addresses and send back the packets, at full speed.
 
-    "toolkit" leaves checksums alone, as testpmd does; the others look for those that were left open, as is the default
-    on a veth, and find none, or one in every packet.
+    "toolkit" does not touch checksums, like testpmd; the others check for open ones, which is the default on a veth,
+    and find none, or one in every packet.
     """
     where, seconds = plan.where, plan.seconds
 
@@ -171,7 +171,7 @@ def forward(plan: Plan) -> dict[str, Any]:
 
 
 def open_frame(size: int) -> bytes:
-    """A frame as a host leaves it that counts on its NIC: with the pseudo header's sum for a UDP checksum."""
+    """Return a frame whose UDP checksum was left to the NIC: the sum of the pseudo header is in its place."""
     frame = bytearray(frames.udp_frame(bytes(size - 42), size=size))
     words = np.frombuffer(bytes(frame[26:34] + frame[38:40]) + b"\0\x11", dtype=">u2")
     frame[40:42] = int(folded(words.sum(dtype=np.uint64)[None])[0]).to_bytes(2, "big")
@@ -179,7 +179,7 @@ def open_frame(size: int) -> bytes:
 
 
 def one_by_one(plan: Plan) -> dict[str, Any]:
-    """Take packets one at a time: peek, get, touch 64 bytes, release; beside it the batch form on the same load."""
+    """Receive packets one at a time: peek, get, read 64 bytes, release; and in batches under the same load."""
     where, seconds = plan.where, plan.seconds
     who: dict[str, Callable[[], Run]] = {
         "per packet": lambda: load.receiving(start_worker(where, "one_by_one"), where, seconds),
@@ -218,7 +218,7 @@ def ping(plan: Plan) -> dict[str, Any]:
 
 
 def passing(plan: Plan) -> dict[str, Any]:
-    """What a filter that matches nothing costs the host's own traffic, beside a program that only passes packets on."""
+    """Compare a filter that matches nothing with a program that only passes packets on to the kernel."""
     where, seconds = plan.where, plan.seconds
     expression = filtering.EXPRESSIONS["host or port or net"]
     who: dict[str, Callable[[], Run]] = {
@@ -235,7 +235,7 @@ def passing(plan: Plan) -> dict[str, Any]:
 
 
 def capture(plan: Plan, size: int = 64) -> dict[str, Any]:
-    """Write what comes at full speed to a file; the rate is that of the file's growth."""
+    """Write packets to a file, at full speed; the rate is that of the file's growth."""
     names = list(WRITERS) if plan.slow_peers > 1 else ["toolkit", "tcpdump"]
 
     def run(name: str) -> Run:
@@ -261,13 +261,14 @@ def _disk(plan: Plan, size: int) -> Run:
 
 
 def capture_long(plan: Plan) -> dict[str, Any]:
-    """The same with packets of 1500 bytes, where the disk has its say."""
+    """Do capture() with packets of 1500 bytes, where the disk is the limit."""
     return capture(plan, 1500)
 
 
 def capture_paced(plan: Plan, size: int = 64) -> dict[str, Any]:
-    """Offer tcpdump what it just keeps without a loss, and the toolkit three times that: at full speed the kernel's
-    stack slows the generator down for one of them, and losses do not compare.
+    """Offer tcpdump the highest rate that it captures without loss, and the toolkit three times that.
+
+    At full speed the kernel's stack slows the generator down for tcpdump only, so that losses cannot be compared.
     """
 
     def run(name: str, rate: float | None) -> Run:
@@ -284,7 +285,7 @@ def capture_paced(plan: Plan, size: int = 64) -> dict[str, Any]:
         )
 
     def whole() -> float:
-        """Return the highest of some rates at which tcpdump loses nothing (1 in 1000); the lowest if there is none."""
+        """Return the highest of some rates at which tcpdump loses at most 1 in 1000; the lowest if there is none."""
         most = run("tcpdump", None).rate
         for share in (0.9, 0.75, 0.6, 0.45, 0.3) if plan.slow_peers > 1 else (0.5,):
             plan.note(f"tcpdump at {share:.0%}")
@@ -295,7 +296,7 @@ def capture_paced(plan: Plan, size: int = 64) -> dict[str, Any]:
 
     try:
         rate = whole()
-    except (PeerError, FileNotFoundError):  # _alternate() tells
+    except (PeerError, FileNotFoundError):  # _alternate() reports that
         rate = STEADY
     who: dict[str, Callable[[], Run]] = {
         "toolkit": lambda: run("toolkit", 3 * rate),
@@ -310,12 +311,12 @@ def capture_paced(plan: Plan, size: int = 64) -> dict[str, Any]:
 
 
 def capture_long_paced(plan: Plan) -> dict[str, Any]:
-    """The same with packets of 1500 bytes."""
+    """Do capture_paced() with packets of 1500 bytes."""
     return capture_paced(plan, 1500)
 
 
 def tee(plan: Plan) -> dict[str, Any]:
-    """Copy all that comes while the kernel's stack gets it too; beside it what the stack takes when nobody copies."""
+    """Copy all packets while the kernel's stack gets them too; and measure the stack without a tee."""
     where, seconds = plan.where, plan.seconds
     who: dict[str, Callable[[], Run]] = {
         "toolkit": lambda: load.receiving(start_worker(where, "receive", tee=True), where, seconds),
@@ -351,7 +352,7 @@ NAMES = tuple(_ROWS)
 
 
 def measure(plan: Plan, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Measure the rows by these names."""
+    """Measure the rows of these names."""
     return {name: _ROWS[name](plan) for name in names}
 
 
@@ -362,7 +363,7 @@ def _alternate(
     after: Callable[[], object] = lambda: None,
     pairs: int | None = None,
 ) -> dict[str, list[Any]]:
-    """Run everybody in turn, `pairs` times. Who cannot run is left out, and said so."""
+    """Run all programs in turn, `pairs` times. A program that cannot run is left out, with a note."""
     runs: dict[str, list[Any]] = {name: [] for name in who}
     missing: set[str] = set()
     for turn in range(plan.pairs if pairs is None else pairs):
@@ -396,7 +397,7 @@ def _summary(runs: dict[str, list[Run]]) -> dict[str, Any]:
 
 
 def _ratios(runs: dict[str, list[Run]], wanted: dict[str, float]) -> dict[str, Any]:
-    """Return our rate over theirs; testpmd's is that of its faster settings, by the median of these very runs."""
+    """Return our rate divided by theirs; testpmd with the settings that have the better median in these runs."""
     found: dict[str, Any] = {}
     for name, least in wanted.items():
         peer = runs[name]
@@ -422,6 +423,6 @@ def _median(runs: list[Run]) -> float:
 
 
 def _offered(ours: list[Run], theirs: list[Run]) -> float | None:
-    """Our offered load over theirs, by their medians; None where the consumer is the source."""
+    """Return our offered load divided by theirs, by medians; None if the consumer is the source."""
     a, b = (statistics.median(one.offered for one in runs) for runs in (ours, theirs))
     return a / b if b else None

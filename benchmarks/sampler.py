@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sampling profiler for the main thread: every millisecond of CPU it notes which function is running."""
+"""A sampling profiler for the main thread: it records the running function each millisecond of CPU time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _counts: Counter[str] = Counter()
 
 
 def profile(switch: str) -> dict[str, int]:
-    """Switch "on", or "off" and return the samples by function.
+    """Switch the profiler "on"; or "off", and return the samples by function.
 
-    The interpreter runs the handler when it comes back from C: what a function calls in C counts as its own.
+    The interpreter runs the handler after a call of C returns: so that call counts for the calling function.
     """
     if switch == "on":
         _counts.clear()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Import, opening and memory: each in processes of their own, so that nothing is warm that would be cold for a user."""
+"""Import, opening and memory, each in new processes, so that they start as cold as a user's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ for turn in range(int(sys.argv[2])):
     interface.close()
 for turn in range(int(sys.argv[3])):
     began = time.perf_counter()
-    # An expression that nobody has compiled before: the worker, clang and the verifier all run.
+    # An expression that is not in the cache: the compiling process, clang and the verifier all run.
     port = 1024 + (os.getpid() * 7 + turn) % 60000
     interface = toolkit.open(sys.argv[1], filter=f"udp port {port} and greater {40 + turn}")
     fresh.append(time.perf_counter() - began)
@@ -57,14 +57,14 @@ def _python(*arguments: str, lab: Lab | None = None) -> str:
 
 
 def import_ms(runs: int) -> list[float]:
-    """Milliseconds of `import toolkit` in a new, warm interpreter, without the interpreter's own start."""
+    """Return the ms of `import toolkit` in new interpreters with warm files, without the interpreter's own start."""
     text = "import time; t = time.perf_counter(); import toolkit; print(time.perf_counter() - t)"
     _python("-c", text)
     return [float(_python("-c", text)) * 1e3 for _ in range(runs)]
 
 
 def open_ms(cached: int, fresh: int) -> tuple[list[float], list[float]]:
-    """Milliseconds of toolkit.open() on a veth: with a cached program, and with one that must be compiled."""
+    """Return the ms of toolkit.open() on a veth: with a cached program, and with one that must be compiled."""
     with Lab() as lab:
         _python("-c", _OPEN, lab.interface, "1", "0", lab=lab)
         seconds = json.loads(_python("-c", _OPEN, lab.interface, str(cached), str(fresh), lab=lab))
@@ -72,7 +72,7 @@ def open_ms(cached: int, fresh: int) -> tuple[list[float], list[float]]:
 
 
 def memory() -> tuple[float, bool]:
-    """Peak megabytes of a process that receives on one queue, and whether LLVM was ever mapped into it."""
+    """Return the peak MB of a process that receives on one queue, and whether LLVM was ever mapped into it."""
     with Lab() as lab:
         kilobytes, llvm = json.loads(_python("-c", _MEMORY, lab.interface, lab=lab))
     return kilobytes / 1024, bool(llvm)

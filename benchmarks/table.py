@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures as tables: rich ones on the terminal, Markdown in docs/benchmarks.md, from the same cells."""
+"""The figures as tables: on the terminal by rich, in docs/benchmarks.md as Markdown, from the same cells."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Table(NamedTuple):
 
 
 def tables(figures: dict[str, Any]) -> list[Table]:
-    """Return every table that the figures give."""
+    """Return all tables for the figures that were measured."""
     found = []
     if figures.get("rows"):
         found += [_rates(figures["rows"]), _comparison(figures["rows"])]
@@ -41,7 +41,7 @@ def tables(figures: dict[str, Any]) -> list[Table]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """Print them."""
+    """Print the tables."""
     from rich.console import Console
     from rich.table import Table as RichTable
 
@@ -64,7 +64,7 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def markdown(table: Table) -> str:
-    """Return one as Markdown, without its title."""
+    """Return a table as Markdown, without its title."""
     marks = ["---" if number < _left(table) else "--:" for number in range(len(table.columns))]
     lines = [table.columns, tuple(marks), *table.rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -75,13 +75,13 @@ def _left(table: Table) -> int:
 
 
 def _span(values: dict[str, float], form: str, scale: float = 1.0) -> str:
-    """Median (minimum to maximum)."""
+    """Return "median (minimum to maximum)"."""
     median, low, high = (form.format(values[key] * scale) for key in ("median", "min", "max"))
     return f"{median} ({low} to {high})"
 
 
 def _rates(rows: dict[str, Any]) -> Table:
-    """Who did what, under which load."""
+    """Return the table of rates, by work, program and load."""
     cells = []
     for row in rows.values():
         ceiling = _span(row["ceiling_pps"], "{:.2f}", 1e-6) if "ceiling_pps" in row else ""
@@ -108,7 +108,7 @@ def _rates(rows: dict[str, Any]) -> Table:
 
 
 def _comparison(rows: dict[str, Any]) -> Table:
-    """Against what is wanted."""
+    """Return the table of ratios and the wanted values."""
     cells = []
     for row in rows.values():
         for peer, ratio in row.get("ratios", {}).items():

@@ -18,14 +18,14 @@ __all__ = ["Tcpdump"]
 
 
 class Tcpdump:
-    """A running tcpdump; SIGUSR1 makes it say what it counted."""
+    """A running tcpdump, which prints its counts on SIGUSR1."""
 
     name = "tcpdump"
 
     def __init__(self, lab: Lab, where: Cores) -> None:
         """Start it on the lab's near end."""
         self._child: subprocess.Popen[bytes] = lab.netns.popen(
-            # -Z root: else it would give the file that it writes, the machine's /dev/null, to its own user.
+            # -Z root: otherwise it changes the owner of the file that it writes, the machine's /dev/null.
             [
                 *(*child_prefix(where.consumer), "tcpdump", "-n", "-Z", "root", "-i", lab.interface),
                 *("-B", "65536", "-w", "/dev/null"),
@@ -36,10 +36,10 @@ class Tcpdump:
         self._read(r"listening on")
 
     def start(self) -> None:
-        """Do nothing: it captures already."""
+        """Do nothing: it is capturing already."""
 
     def counts(self) -> Counts:
-        """Return what it counted."""
+        """Return its counts."""
         self._child.send_signal(signal.SIGUSR1)
         text = self._read(r"dropped by kernel")
         numbers = {kind: int(number) for number, kind in re.findall(r"(\d+) packets? (captured|dropped)", text)}

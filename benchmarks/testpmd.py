@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DPDK's testpmd on its af_xdp driver, from Debian's packages: what people take today who want AF_XDP in C."""
+"""DPDK's testpmd with its af_xdp driver, from Debian's packages: AF_XDP in C."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["CHOICES", "Settings", "Testpmd"]
 
 
 class Settings(NamedTuple):
-    """What can be chosen about it."""
+    """Settings of testpmd."""
 
     device: str = "busy_budget=0"  # of the af_xdp device; busy polling does not reach a veth's driver
     arguments: tuple[str, ...] = ()  # of testpmd itself
 
 
-# Which of these is the fastest differs by mode and machine: a full run tries all and takes the best.
+# Which of these is the fastest depends on mode and machine: a full run tries all and uses the best.
 CHOICES = (
     Settings(),
     Settings(""),  # with busy polling, as it is by default
@@ -38,7 +38,7 @@ CHOICES = (
 
 FIRST = CHOICES[0]
 
-# The prompt comes before, between and after what a command prints; these come last.
+# Patterns of the last line of a command's output; the prompt can be anywhere in it.
 _PROMPT, _STARTED, _STATISTICS = r"testpmd> ", r"packets/burst=", r"Tx-pps:.*\n"
 _START = 15.0  # seconds
 _ANSWER = 5.0
@@ -48,10 +48,10 @@ class Testpmd:
     """A running testpmd that forwards in one mode: "rxonly", "txonly", "macswap" or "icmpecho"."""
 
     name = "testpmd"
-    __test__ = False  # pytest: this is no test
+    __test__ = False  # pytest takes classes with such names for tests
 
     def __init__(self, lab: Lab, mode: str, where: Cores, settings: Settings = FIRST) -> None:
-        """Start it on the lab's near end; it does not forward before start()."""
+        """Start it on the lab's near end; it forwards only after start()."""
         if shutil.which("dpdk-testpmd") is None:
             raise PeerError("there is no dpdk-testpmd here. Next step: `apt-get install dpdk-dev`.")
         # The forwarding thread alone has the consumer's CPU: the main thread, which only reads commands, could never
@@ -60,8 +60,8 @@ class Testpmd:
         vdev = f"net_af_xdp0,iface={lab.interface},start_queue=0,queue_count=1" + (
             f",{settings.device}" if settings.device else ""
         )
-        # stdbuf: it fills a buffer before it writes to a pipe.
-        prefix = child_prefix(where.consumer)[3:]  # without taskset: testpmd pins its threads itself
+        # stdbuf: otherwise it buffers its output to a pipe.
+        prefix = child_prefix(where.consumer)[3:]  # without taskset, because testpmd pins its threads itself
         eal = ["--no-huge", "--no-pci", "--no-shconf", "--no-telemetry", "-m", "1024", "--lcores", lcores]
         own = ["--no-mlockall", f"--forward-mode={mode}", "-i", *settings.arguments]
         self.settings = settings
@@ -79,14 +79,14 @@ class Testpmd:
         self._tell("start", _STARTED)
 
     def counts(self) -> Counts:
-        """Return what its driver counted."""
+        """Return the counts of its driver."""
         text = self._tell("show port stats 0", _STATISTICS)
         numbers = {key: int(value) for key, value in re.findall(r"([RT]X-\w+): +(\d+)", text)}
         return Counts(numbers["RX-packets"], numbers["TX-packets"], numbers["RX-missed"])
 
     @property
     def pid(self) -> int:
-        """Of its process."""
+        """Its process id."""
         return self._child.pid
 
     def cpu_ns(self) -> int:
@@ -117,7 +117,7 @@ class Testpmd:
         self._child.stdin.write(command.encode() + b"\n")
 
     def _read(self, until: str, timeout: float) -> str:
-        """Return what it prints, up to what `until` matches."""
+        """Return its output up to a match of `until`."""
         assert self._child.stdout is not None
         text, fd, deadline = "", self._child.stdout.fileno(), time.monotonic() + timeout
         while not re.search(until, text):

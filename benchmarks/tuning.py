@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Before testpmd is measured: which of its settings are the fastest here, by mode."""
+"""Tuning: find testpmd's fastest settings on this machine, by mode, before it is measured."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _SECONDS = 1.0
 
 
 def tune(plan: Plan, rounds: int) -> dict[str, dict[str, Any]]:
-    """Try every setting `rounds` times in each mode, and enter the one with the best median in the plan.
+    """Try every setting `rounds` times in each mode, and put the one with the best median into the plan.
 
-    Returns by mode and setting the packets/s of each try, and why tries failed: a failure is not a rate of 0.
+    Returns, by mode and setting, the packets/s of each try, and why tries failed (a failure is not a rate of 0).
     """
     tried: dict[str, dict[str, Any]] = {}
     for mode in ("rxonly", "txonly", "macswap"):
@@ -36,7 +36,7 @@ def tune(plan: Plan, rounds: int) -> dict[str, dict[str, Any]]:
                     failed.setdefault(_text(settings), []).append(str(refused))
                     plan.note(f"testpmd {mode} with {_text(settings)}: {refused}\n")
         whole = {settings: many for settings, many in rates.items() if len(many) == rounds}
-        if whole:  # else it stays with its first settings, which every pair tries in any case
+        if whole:  # otherwise it keeps its first settings, which every pair tries in any case
             plan.settings[mode] = max(whole, key=lambda settings: statistics.median(whole[settings]))
         tried[mode] = {"pps": {_text(settings): many for settings, many in rates.items()}, "failed": failed}
     return tried

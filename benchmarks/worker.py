@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The toolkit at work, one job a process: what a user would write, between two calls of Commands.answer()."""
+"""The toolkit's jobs, one a process: a user's code, between two calls of Commands.answer()."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from toolkit.packets import frames
 __all__ = ["main"]
 
 INTERFACE = "veth0"
-_IDLE = 0.02  # seconds without a packet after which the parent is listened to
+_IDLE = 0.02  # seconds without a packet after which commands of the parent are read
 
 
 def receive(*, touch: bool = False, sum_lengths: bool = False, tee: bool = False, **options: Any) -> None:
-    """Receive, count, drop; with `touch`, have the first 64 bytes of every packet as an array; with `tee`, copies."""
+    """Receive, count, drop. touch: also copy the first 64 bytes of every packet to an array. tee: receive copies."""
     received = octets = 0
 
     def counts() -> dict[str, int]:
@@ -43,7 +43,7 @@ def receive(*, touch: bool = False, sum_lengths: bool = False, tee: bool = False
 
 
 def forward(*, finish: bool = False, **options: Any) -> None:
-    """Swap the MAC addresses and send back; with `finish`, look for checksums that were left open and finish them."""
+    """Swap the MAC addresses and send back. finish: also finish checksums that were left open."""
     from toolkit.forward.edits import swap_macs
 
     with toolkit.open(INTERFACE, filter="udp", **options) as interface:
@@ -69,7 +69,7 @@ def forward(*, finish: bool = False, **options: Any) -> None:
 
 
 def send(*, batch: int = 1024, tx_size: int = 4096) -> None:
-    """Send 64-byte frames from an array, as fast as it goes, for the seconds that the parent says."""
+    """Send 64-byte frames from an array, as fast as possible, for the seconds that the parent sends."""
     import numpy as np
 
     frame = frames.udp_frame(bytes(18), size=64)
@@ -111,7 +111,7 @@ def echo(mac: str, address: str, *, spin: bool = True) -> None:
 
 
 def one_by_one(**options: Any) -> None:
-    """Take each packet by itself through the rings, as in C and Go: peek, get, touch its 64 bytes, release."""
+    """Receive each packet by itself through the rings, as in C and Go: peek, get, read its 64 bytes, release."""
     received = octets = 0
     with toolkit.open(INTERFACE, filter="udp", **options) as interface:
         sock, umem = interface.sockets[0], interface.umem

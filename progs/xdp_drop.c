@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* Drops every packet that the filter matches, and counts: the ceiling that a receiver is measured against. */
+/* Drops every packet that the filter matches, and counts: the upper bound for every receiver. */
 #include <uapi/linux/bpf.h>
 #include "xsk_filter.h"
 
 struct counters {
 	u64 dropped; /* the filter matched */
-	u64 passed;  /* it did not: on to the kernel */
+	u64 passed;  /* it did not match: on to the kernel */
 };
 
 BPF_PERCPU_ARRAY(counters, struct counters, 1);

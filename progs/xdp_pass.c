@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Lets every packet through to the kernel. A veth takes frames that are redirected or transmitted by XDP only while
- * its receiving end runs a program of its own: this is that program.
+ * Passes every packet on to the kernel. A veth accepts frames that XDP redirects or transmits only while its receiving
+ * end has a program too: this is that program.
  */
 #include <uapi/linux/bpf.h>
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * What becomes of a packet, counted: as xsk_redirect.c and xsk_tee.c do it, so that whoever reads one reads the other.
+ * The counters of xsk_redirect.c and xsk_tee.c, and the actions that both share, so that both are read alike.
  *
- * XSK_OWN_COUNTER is the name of the one counter that is the program's own.
+ * XSK_OWN_COUNTER is the name of the one counter that differs between the programs.
  */
 #ifndef XSK_COUNTING_H
 #define XSK_COUNTING_H
@@ -10,20 +10,20 @@
 #include "xsk_rules.h"
 
 /*
- * One for each rule, and one more for packets that no rule takes. Each packet is counted once as redirected, no_socket,
- * dropped, counted, sampled_out or passed; for a rule these add up to what it matched. The program's own counter is of
- * packets that are redirected too.
+ * One struct for each rule, and one more for packets that no rule takes. Each packet is counted once as redirected,
+ * no_socket, dropped, counted, sampled_out or passed; the sum of these is `matched`. The program's own counter counts
+ * some of the redirected packets.
  */
 struct counters {
-	u64 redirected;      /* handed to a socket, or to be copied */
-	u64 passed;          /* on to the kernel: no rule takes it, or one that says so */
-	u64 no_socket;       /* to be redirected, but nobody takes packets of this queue: on to the kernel */
-	u64 XSK_OWN_COUNTER; /* see there */
+	u64 redirected;      /* redirected to a socket, or copied */
+	u64 passed;          /* on to the kernel: no rule takes it, or a rule that passes */
+	u64 no_socket;       /* to be redirected, but there is no socket on this queue: on to the kernel */
+	u64 XSK_OWN_COUNTER; /* see the program */
 	u64 dropped;         /* by a rule that drops */
 	u64 counted;         /* by a rule that counts: on to the kernel */
-	u64 sampled_out;     /* a rule takes it, but it is none of its sample: on to the kernel */
+	u64 sampled_out;     /* a rule takes it, but it is not in its sample: on to the kernel */
 	u64 matched;         /* the rule took it */
-	u64 bytes;           /* of the matched ones, on the wire */
+	u64 bytes;           /* of the matched packets, on the wire */
 };
 
 static __always_inline u32 wire_length(struct xdp_md *ctx)
@@ -38,8 +38,8 @@ static __always_inline u32 wire_length(struct xdp_md *ctx)
 }
 
 /*
- * Count a packet, and settle what becomes of it. XDP_REDIRECT: that is for the program to do, and to count; `length` is
- * then that of the packet on the wire. `count` belongs to the rule, which BCC looks up in a program's own file only.
+ * Count a packet and return its action. XDP_REDIRECT: the program redirects and counts it, and `length` is set to its
+ * bytes on the wire. `count` is the rule's; the program looks it up, because BCC allows that in its main file only.
  */
 static __always_inline int settle(struct xdp_md *ctx, struct decision decision, struct counters *count, u32 *length)
 {

@@ -3,20 +3,20 @@
  * Packets that a rule takes go to the AF_XDP socket of their queue, or whatever else the rule says (xsk_rules.h);
  * everything else goes on to the kernel.
  *
- * In front of each redirected packet stands when and where it arrived (struct xsk_meta; the same layout is in
- * toolkit/abi/xsk_meta.py). A copy-mode or zero-copy socket delivers those bytes just below the packet's address.
+ * Each redirected packet gets metadata in front of it (struct xsk_meta; the same layout is in toolkit/abi/xsk_meta.py).
+ * In copy mode and zero-copy these bytes are just below the packet's address in the UMEM.
  */
 #include <uapi/linux/bpf.h>
 #include "xsk_rules.h"
 
-#define XSK_OWN_COUNTER untimed /* redirected without a struct xsk_meta: none was wanted, or there is no room for one */
+#define XSK_OWN_COUNTER untimed /* redirected without a struct xsk_meta: not wanted, or no room for it */
 #include "xsk_counting.h"
 
 #ifndef QUEUES
 #define QUEUES 256
 #endif
 
-#define XSK_META_MAGIC 0x58445021 /* "XDP!": without it the bytes before a packet are left-overs */
+#define XSK_META_MAGIC 0x58445021 /* "XDP!": without it the bytes in front of a packet are left over from another one */
 
 /* A multiple of 4 bytes and 32 at most, which is what older kernels allow. */
 struct xsk_meta {
@@ -24,21 +24,21 @@ struct xsk_meta {
 	u32 magic;  /* XSK_META_MAGIC */
 	u32 queue;  /* the receive queue */
 	u32 length; /* bytes on the wire, before it was cut */
-	u32 rule;   /* which rule took it */
+	u32 rule;   /* index of the rule that took it */
 };
 
 BPF_XSKMAP(xsks_map, QUEUES);
 BPF_PERCPU_ARRAY(counters, struct counters, XSK_RULES + 1);
 
-#ifndef XSK_UNTIMED /* defined where nobody wants to know: it costs a tenth of the rate */
-/* Put a struct xsk_meta in front of the packet; false where there is no room. */
+#ifndef XSK_UNTIMED /* timestamps=False: the metadata cost a tenth of the rate */
+/* Put a struct xsk_meta in front of the packet; false if there is no room. */
 static __always_inline bool describe(struct xdp_md *ctx, u32 rule, u32 length)
 {
 	struct xsk_meta *meta;
 
 	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*meta)))
 		return false;
-	/* The helper moved data_meta: pointers read before it are void to the verifier. */
+	/* The helper has moved data_meta: for the verifier, earlier pointers are invalid. */
 	meta = (struct xsk_meta *)(unsigned long)ctx->data_meta;
 	if ((u8 *)(meta + 1) > (u8 *)(unsigned long)ctx->data)
 		return false;
@@ -61,7 +61,7 @@ int xsk_redirect(struct xdp_md *ctx)
 
 	if (verdict != XDP_REDIRECT)
 		return verdict;
-	/* First of all, because it says whether there is a socket: what is passed on must be whole and untouched. */
+	/* First, to find out whether there is a socket: packets that go on to the kernel must not be changed. */
 	if (xsks_map.redirect_map(ctx->rx_queue_index, XDP_PASS) != XDP_REDIRECT) {
 		count->no_socket++;
 		return XDP_PASS;

@@ -1,26 +1,26 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * The rules: which of them takes a packet, and what becomes of it.
+ * The rules: which of them takes a packet, and with what action.
  *
- * The first rule that matches takes the packet. Here is the one rule that redirects what match() of xsk_filter.h wants.
- * For anything else the toolkit generates another decide(), which it puts before the program's text, and defines
- * XSK_RULES, the number of rules: then only the types below are from here.
+ * The first rule that matches takes the packet. Here there is one rule, which redirects what match() of xsk_filter.h
+ * takes. For other rules the toolkit generates another decide(), puts it in front of the program's text, and defines
+ * XSK_RULES, the number of rules: then only the types below are used.
  */
 #ifndef XSK_RULES_H
 #define XSK_RULES_H
 
 enum {
 	RULE_REDIRECT, /* to the AF_XDP socket of the packet's queue */
-	RULE_DROP,     /* nobody gets it */
-	RULE_COUNT,    /* it is counted, and goes on to the kernel */
-	RULE_PASS,     /* on to the kernel: no later rule is asked */
+	RULE_DROP,     /* dropped */
+	RULE_COUNT,    /* counted, and on to the kernel */
+	RULE_PASS,     /* on to the kernel; later rules do not apply */
 };
 
 struct decision {
-	u32 rule;    /* number of the rule that takes the packet, XSK_RULES where none does */
+	u32 rule;    /* index of the rule that takes the packet; XSK_RULES: none does */
 	u32 action;  /* RULE_... */
-	u32 share;   /* of 2^32 such packets so many are acted on, at random, the others go on to the kernel; 0: all */
-	u32 snaplen; /* a redirected packet is cut to so many bytes; 0: whole */
+	u32 share;   /* the action applies to this many of 2^32 packets, at random; others go on to the kernel; 0: all */
+	u32 snaplen; /* bytes to which a redirected packet is cut; 0: not cut */
 };
 
 #ifndef XSK_RULES
