@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An interface as a whole (Interface), or copies of its packets (Tee): what toolkit.open() and tee() return."""
+"""Receive the packets of a network interface (toolkit.open(), Interface), or copies of them (toolkit.tee(), Tee)."""
 
 from __future__ import annotations
 

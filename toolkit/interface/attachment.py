@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program of ours at work on an interface: what it is called, how it runs, what it counts, whether it still does."""
+"""Attachment: base of Interface, Tee and Workers: a program attached to an interface, its mode, counters, and loss."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Attachment(fork.NotCopied):
     program: Program
     link: Link
     _why_dead = ""  # why every call raises; written by close() and in a forked child
-    _SUBJECT: ClassVar[str]  # of the sentence that says so, with {} for the interface's name
+    _SUBJECT: ClassVar[str]  # subject of the sentence of ClosedError, with {} for the interface's name
 
     def close(self) -> None:
-        """Detach the program and give everything back. Repeatable."""
+        """Detach the program and release everything. Repeatable."""
         raise NotImplementedError
 
     def __enter__(self: A) -> A:
@@ -46,20 +46,20 @@ class Attachment(fork.NotCopied):
 
     @property
     def mode(self) -> str:
-        """How the program runs: "native" (in the driver), "generic" (after it, slower), or not: "detached"."""
+        """How the program runs: "native" (in the driver), "generic" (behind the driver, slower), or "detached"."""
         return "detached" if self.link.closed or self.loss() is not None else self.link.mode
 
     @property
     def lost(self) -> str | None:
-        """Why nothing comes any more, where somebody else ended that: a sentence. None while it was not, or by us.
+        """Why no packet comes any more, as a sentence, if another program or user ended that; else None.
 
-        Stays known after detach() and close().
+        Known after detach() and close() as well.
         """
         error = self.loss()
         return None if error is None else error.strerror
 
     def loss(self) -> DeviceGoneError | None:
-        """Return the error that receiving ends with, where somebody took the program off, or the interface went."""
+        """Return the error with which receiving ends, if the program was taken off or the interface is gone."""
         found = self.link.lost()
         return None if found is None else found.error(f"cannot receive on {self.name} any more")
 
@@ -77,7 +77,10 @@ class Attachment(fork.NotCopied):
         return self.program.counters()
 
     def rule_counters(self) -> tuple[RuleCounters, ...]:
-        """Return what each rule did, in order; a plain filter is one rule. Batch.rule_numbers has their numbers."""
+        """Return the counters of each rule, in order; a plain filter is one rule.
+
+        Batch.rule_numbers has their indices.
+        """
         self._check_open()
         return self.program.rule_counters()
 

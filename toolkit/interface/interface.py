@@ -49,9 +49,9 @@ class Interface(OneReceiver):
         coalesce: float = LONGEST_DELAY,
         deferral: Deferral | None = None,
     ) -> None:
-        """Take over parts that belong together; `own_program`, `own_umem`: close them with the Interface.
+        """Take over parts that belong together. own_program, own_umem: whether to close them with the Interface.
 
-        `deferral` is undone with it. The sockets must be made with the same `wait`.
+        deferral: restored at close(). The sockets must be made with the same `wait`.
         """
         waiter = Waiter([sock._core.sock for sock in sockets], device.name)
         ring_size = min(sock.rx_limit for sock in sockets)
@@ -67,14 +67,14 @@ class Interface(OneReceiver):
         if deferral is not None:
             waiter.on_undriven = deferral.restore
             weakref.finalize(self, deferral.finalize)
-        # The program knows its links as well: without this, a forgotten Interface on a program of the user's own would
-        # stay attached for as long as that program.
+        # The program refers to its links, so a garbage-collected Interface on the user's own program would otherwise
+        # stay attached for as long as that program exists.
         weakref.finalize(self, link.close)
-        self._next = 0  # position of the socket to look at first: each gets its turn
-        self._last: Socket | None = None  # whose frames the last Batch holds; written by receive() only
+        self._next = 0  # position of the socket to poll first, so that each gets its turn
+        self._last: Socket | None = None  # the one whose frames the last Batch borrows; written by receive() only
 
     def __repr__(self) -> str:
-        """Show what came about: mode, copy or zero-copy, queues, filter."""
+        """Show mode, copy or zero-copy, queues and filter."""
         if self._why_dead:
             return f"<Interface {self.name}, {self._why_dead}>"
         copying = "zero-copy" if self.zero_copy else "copy mode"
@@ -96,7 +96,7 @@ class Interface(OneReceiver):
         return all(sock.zero_copy for sock in self.sockets)
 
     def info(self) -> dict[str, Any]:
-        """Return what came about, for people and for JSON."""
+        """Return the options in effect, for display and for JSON."""
         return {
             "interface": self.name,
             "driver": self.device.driver,
@@ -135,14 +135,14 @@ class Interface(OneReceiver):
     # --- receiving --------------------------------------------------------------------------------------------------
 
     def _begin(self, limit: int | None, timeout: float | None) -> Batch | None:
-        """While resting between looks, look at the queues that had no turn since the last rest."""
+        """Between two delays, poll the queues that were not polled since the last delay."""
         pace = self._coalescer
         if pace.active and pace.turns and timeout != 0:
             return self._poll(limit, pace.turns)
         return None
 
     def _poll(self, limit: int | None, turns: int | None = None) -> Batch:
-        """Look at `turns` queues (one or more), beginning after the last that had packets."""
+        """Poll `turns` queues (one or more), beginning after the last that had packets."""
         last, sockets = self._last, self.sockets
         turns = len(sockets) if turns is None else turns
         gone: DeviceGoneError | None = None
@@ -154,7 +154,7 @@ class Interface(OneReceiver):
                 self._last = last = None
             try:
                 batch = sock.poll_once(limit)
-            except DeviceGoneError as error:  # what waits on other queues goes first
+            except DeviceGoneError as error:  # packets that wait on other queues are returned first
                 gone = error
                 continue
             if batch:
@@ -169,7 +169,7 @@ class Interface(OneReceiver):
         raise self.loss() or gone
 
     def loss(self) -> DeviceGoneError | None:
-        """Return the error that receiving ends with, where somebody took the program off, or the interface went."""
+        """Return the error with which receiving ends, if the program was taken off or the interface is gone."""
         for sock in self.sockets:
             if sock.feed.left is not None:
                 return sock.feed.left.error(f"cannot receive on {self.name} any more")
@@ -185,17 +185,18 @@ class Interface(OneReceiver):
         *,
         queue: int | None = None,
     ) -> int:
-        """Send packets on one queue (by default the first that was opened): see Socket.send().
+        """Send packets on one queue (by default the first that is open): see Socket.send().
 
-        Bytes leave as they are. Packets that were received from a veth, a tap or a virtio NIC may have checksums that
-        their sender left to its device: toolkit.packets.checksum_offload.finish_checksums() finishes those of a matrix.
+        Packets are sent as they are. Those that were received from a veth, a tap or a virtio NIC may have checksums
+        that
+        their sender left to its device: toolkit.packets.finish_checksums() finishes them.
         """
         return self._socket_of(queue).send(packets, lengths, timeout)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until every queue has sent everything (True), or `timeout` seconds passed for one of them."""
         self._check_open()
-        empty = [sock.flush(timeout) for sock in self.sockets]  # each of them, also after one that took too long
+        empty = [sock.flush(timeout) for sock in self.sockets]  # all of them, even after one that took too long
         return all(empty)
 
     def _socket_of(self, queue: int | None) -> Socket:
@@ -208,7 +209,7 @@ class Interface(OneReceiver):
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def _take_down(self) -> None:
-        with contextlib.ExitStack() as parts:  # all of them, whatever one of them raises; last in, first out
+        with contextlib.ExitStack() as parts:  # all of them, even if one raises; in reverse order
             if self._own_umem:
                 parts.callback(self.umem.close)
             if self._own_program:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`toolkit.open()`: from the name of an interface to an Interface that receives; all of it, or nothing."""
+"""toolkit.open(): open an Interface that receives from a network interface; undo everything if a step fails."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ from toolkit.xsk.socket import Socket
 
 __all__ = ["open", "open_as", "wants_frags"]
 
-_SURELY_LINEAR = 3072  # bytes: up to here drivers have room in one page; veth's limit is some hundred bytes above
-_ENTRIES = 32768  # of all RX rings together, at most, unless the rings would be smaller than _SMALLEST
+_SURELY_LINEAR = (
+    3072  # bytes: for packets up to this size drivers have room in one page; veth's limit is some hundred bytes more
+)
+_ENTRIES = 32768  # most entries of all RX rings together, unless the rings would be smaller than _SMALLEST
 _LARGEST, _SMALLEST = 8192, 64  # entries of one ring
 
 
@@ -62,45 +64,46 @@ def open(
 ) -> Interface:
     """TAKE packets from `interface`: compile (or find) the program, bind a Socket to every queue, attach.
 
-    What the filter matches does NOT reach this host's kernel while the Interface is open: its services, connections and
-    neighbours do not get it. Nobody is asked (the command `xsk` does ask). toolkit.tee() gets copies instead.
+    Packets that match the filter do NOT reach this host's kernel while the Interface is open: its services, connections
+    and neighbours do not get them. There is no question first (the command `xsk` asks). toolkit.tee() gets copies
+    instead.
 
-    filter: what to take, a tcpdump expression; everything else goes on to the kernel. "all" takes everything, ARP and
-    the SSH session that you may be using included.
-    on_match: what becomes of it: "redirect" to here, "drop" in the driver, or "count" and let go on to the kernel.
-    sample: of what matches, act on one of N, at random (100, or 1/100); the others go on to the kernel.
-    snaplen: deliver the first N bytes of each packet; Batch.wire_lengths tells how long they were.
-    rules: several filters, each with an action, sample and snaplen of its own, instead of these four; the first that
-    matches decides (see Rule). Batch.rule_numbers tells their packets apart, Interface.rule_counters() what each did.
+    filter: the packets to take, a tcpdump expression; all others go on to the kernel. "all" takes everything, including
+    ARP and the SSH session that you may be using.
+    on_match: the action for matching packets: "redirect" to this process, "drop" in the driver, or "count" and pass on.
+    sample: act on one of N matching packets, at random (100, or 1/100); the others go on to the kernel.
+    snaplen: deliver the first N bytes of each packet; Batch.wire_lengths has the original length.
+    rules: several filters, each with its own action, sample and snaplen, instead of these four; the first that matches
+    applies (see Rule). Batch.rule_numbers has the rule of each packet, Interface.rule_counters() their counts.
     program: a Program of your own with an XSKMAP, instead of a filter; it is not closed with the Interface.
     queues: numbers of receive queues; packets of other queues go on to the kernel.
-    mode: "auto" attaches natively where the driver can, else generically; `Interface.mode` says which came about.
+    mode: "auto" attaches natively if the driver can, else generically; `Interface.mode` has the result.
     zero_copy: True demands it, False forbids it.
-    replace: True takes the place of a program that was attached by netlink (a firewall, say), and puts it back at the
-    end; after a crash the next `xsk`, or the next one that opens this interface, does. It takes a mounted BPF file
-    system and root. "link" takes the place of what somebody's link holds as well, which cannot be put back.
+    replace: True replaces a program that was attached by netlink (a firewall, say), and restores it at the end; after a
+    crash, the next `xsk` or the next open() of this interface restores it. This needs root, and a mounted BPF file
+    system. "link" also replaces a program that another process holds by a link, which cannot be restored.
     info()["replaced"] names it.
-    umem: one that several Interfaces share, so that packets can go from one to the other without a copy; it is not
-    closed with the Interface, and the next three arguments are its own. In frags, need_wakeup and zero_copy they are
-    alike: the first one decides, "auto" follows it, and to ask for something else is an ArgumentError.
+    umem: a UMEM that several Interfaces share, so that packets can be forwarded without a copy; it is not closed with
+    the Interface, and the next three arguments are not allowed with it. All its Interfaces have the same frags,
+    need_wakeup and zero_copy: those of the first; "auto" uses them, and asking for others is an ArgumentError.
     ring_size: entries of each ring, a power of two; by default 8192 (20 MB a queue) for up to
     4 queues, then less, so that 64 queues do not cost a gigabyte, and less where a cgroup or a limit leaves little.
-    frames: per queue; by default a quarter more than the ring, so that sending cannot starve.
-    frame_size: 2048 or 4096 bytes; by default the smaller one that holds the MTU. poison: see UMEM.
+    frames: a queue; by default a quarter more than the ring, so that there are always frames for sending.
+    frame_size: 2048 or 4096 bytes; by default the smaller one that has room for the MTU. poison: see UMEM.
     wait: "poll" sleeps until packets come. "spin" and "busy-poll" never sleep, and take a core for the lowest latency;
-    the latter has the driver poll for packets instead of waiting for its interrupts, and defers those until close()
+    the latter makes the driver poll its NIC queues instead of waiting for interrupts, which are deferred until close()
     (napi_defer_hard_irqs, gro_flush_timeout; toolkit.net.repair() restores them after a crash).
     `info()["busy_polling"]` says whether it works.
-    coalesce: with "poll", seconds that packets may wait so that more come at once; this saves most of the CPU time at
-    medium rates, and happens only while 10 000 packets/s or more come steadily. 0: never.
-    frags: whether packets may come in several frames, as jumbo frames do (XDP_USE_SG, Linux 6.6, and a program loaded
-    for it); they are whole in the Batch, which is then a copy. "auto": where the MTU asks for it and the kernel can. An
-    Interface that forwards or answers wants False, and drops what is longer than a frame.
-    timestamps: False leaves out arrival times, and with them Batch.rule_numbers and the true length of what snaplen
-    cut: the program writes nothing in front of the packets, which makes the kernel some 15 % quicker at high rates.
+    coalesce: with "poll", seconds that packets may wait so that more come at once. This saves most of the CPU time at
+    medium rates, and is done only while 10 000 packets/s or more come steadily. 0: never.
+    frags: whether packets may come in several frames, as jumbo frames do (XDP_USE_SG, Linux 6.6, and a program that is
+    loaded for it); a Batch has them in one piece, and is then a copy. "auto": if the MTU needs it and the kernel can.
+    For an Interface that forwards or answers use False; packets longer than a frame are then dropped.
+    timestamps: False leaves out arrival times, Batch.rule_numbers, and the original length of packets cut by snaplen:
+    the program then writes nothing in front of the packets, which makes the kernel some 15 % quicker at high rates.
     netns: the interface's network namespace: a pid, a path, a name of `ip netns`, or an object with fileno().
 
-    Everything is undone when it fails, when the Interface is closed, and when the process ends, however it ends.
+    Everything is undone when this fails, when the Interface is closed, and when the process ends in any way.
     """
     return open_as(interface, Opening.of(**locals()))
 
@@ -114,20 +117,18 @@ def open_as(interface: str, wanted: Opening) -> Interface:
             undo.pop_all()
             return opened
 
-    # In one piece: an interrupt in the middle could leave a program attached that no object stands for.
+    # Uninterrupted: otherwise an interrupt could leave a program attached without an object that detaches it.
     return uninterrupted(work, dispose=Interface.close)
 
 
 def _open_fitting(interface: str, wanted: Opening, undo: contextlib.ExitStack) -> Interface:
-    """Do it, in the calling thread's network namespace: with packets of several frames where they are to be expected,
-    and without where that was not asked for and cannot be had.
-    """
+    """Do open() in the calling thread's network namespace, with frags="auto" tried first with and then without."""
     device = describe(interface)
     check_ethernet(device)
     registration: Registration | None = wanted.umem.registration if wanted.umem is not None else None
     shared = registration.shared if registration is not None else None
     asked = SocketOptions.checked(zero_copy=wanted.zero_copy, need_wakeup=wanted.need_wakeup, sg=wanted.frags)
-    asked.on(shared, device.name)  # what the UMEM refuses: now, before anything is attached
+    asked.on(shared, device.name)  # raises what the UMEM does not allow, before anything is attached
     if wanted.frags is True:
         return _open(device, wanted, undo)
     reason = ""
@@ -153,12 +154,12 @@ def _open_fitting(interface: str, wanted: Opening, undo: contextlib.ExitStack) -
 
 
 def wants_frags(device: Device) -> bool:
-    """Whether packets of an MTU like this one's may come in several frames, or drivers want a program that can."""
+    """Return whether packets of this MTU may come in several frames, or drivers need a program for that."""
     return device.longest > _SURELY_LINEAR
 
 
 def _open(device: Device, wanted: Opening, undo: contextlib.ExitStack) -> Interface:
-    """Open as wanted; each step tells `undo` how it is taken back."""
+    """Open as wanted; each step registers its reverse with `undo`."""
     interface = device.name
     if not device.up:
         raise kernel_error(
@@ -178,9 +179,9 @@ def _open(device: Device, wanted: Opening, undo: contextlib.ExitStack) -> Interf
     def bind() -> list[Socket]:
         return [undo.enter_context(_socket(interface, queue, umem, len(numbers), wanted)) for queue in numbers]
 
-    # What is there already is taken off only when the queues are ours: else its owner would lose it for nothing.
+    # Another program is replaced only when the queues are bound: otherwise its owner would lose it for nothing.
     sockets = bind() if wanted.replace and attached(device.ifindex) is not None else []
-    # Attached while the map is still empty (everything passes): zero-copy drivers want the program before the bind.
+    # Attached while the map is empty, when all packets pass: zero-copy drivers need the program before the bind.
     link = undo.enter_context(program.attach(interface, mode=wanted.mode, replace=wanted.replace, netns=wanted.netns))
     await_carrier(device)
     sockets = sockets or bind()
@@ -203,11 +204,11 @@ def _open(device: Device, wanted: Opening, undo: contextlib.ExitStack) -> Interf
 
 
 def _socket(interface: str, queue: int, umem: UMEM, sharing: int, wanted: Opening) -> Socket:
-    """Bind a Socket that holds its share of the UMEM's frames for receiving, and fill it before the bind."""
+    """Bind a Socket with its share of the UMEM's frames for receiving; they are posted before the bind."""
     size = umem.fill_size
     if wanted.umem is None:
         rx_limit = min(size, max(umem.frames // sharing * 4 // 5, 1))
-    else:  # nobody knows how many will share it: leave room for as many again
+    else:  # how many will share it is not known: leave room for as many again
         rx_limit = min(size, max(umem.frames // sharing // 4, 1))
     sock = Socket(
         interface,
@@ -239,8 +240,10 @@ def _umem(device: Device, queues: int, wanted: Opening) -> UMEM:
 
 
 def _ring_size(queues: int, frame_size: int) -> int:
-    """Return the default size. The kernel keeps some 150 bytes for each frame of a UMEM in each queue that shares it:
-    with rings of one size, 64 queues would cost gigabytes. Where memory is short, rings are smaller still.
+    """Return the default ring size, smaller for many queues and when memory is short.
+
+    The kernel needs some 150 bytes for each frame of a UMEM in each queue that shares it: with rings of one size, 64
+    queues would cost gigabytes.
     """
     share = max(_ENTRIES // queues, _SMALLEST)
     size = min(1 << (share.bit_length() - 1), _LARGEST)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`toolkit.tee()`: from the name of an interface to a Tee that receives; all of it, or nothing."""
+"""toolkit.tee(): open a Tee that receives copies of an interface's packets; undo everything if a step fails."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ from toolkit.wait.coalesce import LONGEST_DELAY
 __all__ = ["Tee", "tee", "tee_as"]
 
 _LONGEST = 65535 + LINK_HEADERS
-_SLOTS = 16384  # for each queue, up to _QUEUES of them: the kernel's work for each packet delays whoever reads
+_SLOTS = (
+    16384  # for each queue, up to _QUEUES of them: enough while the kernel's work for each packet delays the reader
+)
 _QUEUES = 4
-_RING = 64 << 20  # bytes of the ring at most, unless the caller asks for more
+_RING = 64 << 20  # most bytes of the ring, unless the caller wants more
 _LARGEST = 1 << 31
-_ONE_BUFFER = 3072  # bytes: any driver has room for so much in a page, beside what the kernel keeps there
+_ONE_BUFFER = 3072  # bytes: for packets up to this size any driver has room in a page, with what the kernel keeps there
 
 
 def tee(
@@ -47,7 +49,7 @@ def tee(
     coalesce: float = LONGEST_DELAY,
     netns: NetNS = None,
 ) -> Tee:
-    """Receive copies of what arrives at `interface`; the kernel gets all of it as well, untouched.
+    """Receive copies of the packets that arrive at `interface`; the kernel gets all of them as well, unchanged.
 
     filter, rules, on_match, sample, queues, mode, replace, coalesce, netns: as for toolkit.open(), where "redirect"
     means: copy. A rule that drops does drop.
@@ -58,7 +60,7 @@ def tee(
     slots: how many copies find room, rounded up; by default 16384 for each queue, up to 4 queues, in 64 MB at most,
     and in less where a cgroup or a limit leaves little memory.
 
-    Everything is undone when it fails, when the Tee is closed, and when the process ends, however it ends.
+    Everything is undone when this fails, when the Tee is closed, and when the process ends in any way.
     Raises what toolkit.open() does.
     """
     return tee_as(interface, Opening.of(**locals()))
@@ -89,7 +91,7 @@ def tee_as(interface: str, wanted: Opening) -> Tee:
             undo.pop_all()
             return made
 
-    # In one piece: an interrupt in the middle could leave a program attached that no object stands for.
+    # Uninterrupted: otherwise an interrupt could leave a program attached without an object that detaches it.
     return uninterrupted(work, dispose=Tee.close)
 
 
@@ -124,7 +126,7 @@ def _size(queues: int, slots: int | None, record: int) -> int:
 
 
 def _build(device: Device, rules: tuple[Rule, ...], longest: int, size: int, queues: list[int] | None) -> Program:
-    """Compile and load: for packets of several buffers where the MTU asks for that and the kernel can."""
+    """Compile and load the program: for packets of several buffers if the MTU needs that and the kernel can."""
     defines: dict[str, str | int] = {"TEE_SNAPLEN": longest}
     if queues is not None:
         defines["TEE_QUEUES"] = " || ".join(f"queue == {number}" for number in queues)
@@ -134,11 +136,11 @@ def _build(device: Device, rules: tuple[Rule, ...], longest: int, size: int, que
         return Program.build("xsk_tee.c", rules=rules, defines=macros, map_entries={"copies": size}, **how)
 
     if device.longest > _ONE_BUFFER:
-        with contextlib.suppress(VerifierError):  # Linux before 5.18: such interfaces take generic mode only
+        with contextlib.suppress(VerifierError):  # Linux before 5.18: such interfaces have generic mode only
             return build(frags=True)
     try:
         return build()
-    except SystemCallError as refused:  # perhaps for want of CAP_PERFMON, or in a locked-down kernel
+    except SystemCallError as refused:  # perhaps without CAP_PERFMON, or in a locked-down kernel
         with contextlib.suppress(SystemCallError):
             return build(defines={"TEE_HELPERS": 1})
         raise refused

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One thread receives, and any thread closes: that one is woken and waited for, and everything goes once."""
+"""OneReceiver: base of Interface and Tee: one thread receives; close(), from any thread, wakes it and waits for it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ _CLOSE_TIMEOUT = 5.0  # seconds that close() waits for a thread inside receive()
 
 
 class OneReceiver(Attachment):
-    """Base of what brings the packets of an interface to one thread, or to one task of an event loop."""
+    """Base of objects that bring an interface's packets to one thread, or to one task of an event loop.
+
+    Any thread may call wake(), detach() and close().
+    """
 
     def __init__(self, device: Device, program: Program, link: Link, waiter: Waiter, coalescer: Coalescer) -> None:
         """Take over a program that `link` attached to `device`, and the `waiter`."""
@@ -48,8 +51,8 @@ class OneReceiver(Attachment):
         self._guard = threading.Lock()  # held by the thread that is inside receive()
         self._awaited = False  # whether a coroutine is inside areceive()
         self._close_lock = threading.Lock()
-        self._flows: list[weakref.ref[Flows]] = []  # what is fed with every Batch
-        self._down = False  # whether close() came to its end
+        self._flows: list[weakref.ref[Flows]] = []  # counters to which every Batch is added
+        self._down = False  # whether close() has finished
         fork.track(self)
 
     # --- receiving --------------------------------------------------------------------------------------------------
@@ -57,13 +60,13 @@ class OneReceiver(Attachment):
     def receive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
         """Return waiting packets of one queue, until the next receive(), as a Batch; the queues take turns.
 
-        timeout: seconds to wait for the first packet; None waits for ever, 0 not at all. On time-out the Batch is empty
-        (and falsy).
-        limit: packets at most; by default a quarter of the frames that the kernel may hold for the queue (2048 with a
-        ring of 8192 entries), so that it goes on receiving meanwhile. A Tee returns all copies that wait.
+        timeout: seconds to wait for the first packet; None waits without limit, 0 not at all. After it the Batch is
+        empty (and falsy).
+        limit: most packets; by default a quarter of the frames that the kernel may have for the queue (2048 with a ring
+        of 8192 entries), so that it goes on receiving meanwhile. A Tee returns all copies that wait.
 
-        DeviceGoneError when the interface vanished, DetachedError when somebody took the program off it or put another
-        in its place: what waits is returned first. ClosedError after (or during) close().
+        DeviceGoneError when the interface is gone, DetachedError when the program was taken off or replaced; waiting
+        packets are returned first. ClosedError after (or during) close().
         """
         self._check_alone()
         _check_limit(limit)
@@ -91,10 +94,10 @@ class OneReceiver(Attachment):
         return batch
 
     async def areceive(self, timeout: float | None = None, limit: int | None = None) -> Batch:
-        """Do what receive() does in an asyncio event loop, without a thread: other tasks run while this one waits.
+        """Do receive() in an asyncio event loop, without a thread: other tasks run while this one waits.
 
-        One task receives. It can be cancelled at any time; no packet is lost by that, unless asyncio.wait_for() drops a
-        Batch that had come already: use `timeout`.
+        Only one task receives. It can be cancelled at any time without losing a packet; but asyncio.wait_for() may drop
+        a Batch that has already come: use `timeout` instead.
         """
         import asyncio
 
@@ -102,7 +105,7 @@ class OneReceiver(Attachment):
         _check_limit(limit)
         self._awaited = True
         try:
-            await asyncio.sleep(0)  # also while packets come without end, other tasks get their turn
+            await asyncio.sleep(0)  # lets other tasks run, even while packets come without end
             batch = self._locked(self._begin, limit, timeout)
             if not batch:
                 if delay := self._coalescer.delay(timeout):
@@ -126,7 +129,7 @@ class OneReceiver(Attachment):
         return batch
 
     def __aiter__(self) -> AsyncIterator[Batch]:
-        """`async for batch in interface`: Batches until it is closed, or nothing waits after wake()."""
+        """`async for batch in interface`: Batches until it is closed, or no packet is left after wake()."""
         return self
 
     async def __anext__(self) -> Batch:
@@ -152,22 +155,22 @@ class OneReceiver(Attachment):
         return readable
 
     def wake(self) -> None:
-        """Have what waits in receive(), areceive() or wait() return at once, and all that would from now on.
+        """Make receive(), areceive() and wait() return at once, now and from here on. From any thread.
 
-        For good: to end a loop from outside of it, from any thread. What waits in the rings can still be received.
+        This ends a receiving loop from outside. Packets in the rings can still be received.
         """
         self._waiter.wake()
 
     def _begin(self, limit: int | None, timeout: float | None) -> Batch | None:
-        """Return what can be had before a rest, if anything."""
+        """Return a Batch that is available without a delay, if there is one."""
         raise NotImplementedError
 
     def _poll(self, limit: int | None, turns: int | None = None) -> Batch:
-        """Return what waits now, also after an empty Batch; `turns` at how many queues to look, by default at each."""
+        """Return the packets that wait now, perhaps an empty Batch. turns: how many queues to poll, by default all."""
         raise NotImplementedError
 
     def _holds(self) -> bool:
-        """Whether packets are at hand already, of which no Waiter would tell."""
+        """Return whether packets are already in this process, which a Waiter does not notice."""
         return False
 
     def _check_alone(self) -> None:
@@ -187,7 +190,7 @@ class OneReceiver(Attachment):
         if self._async_waiter is None:
             from toolkit.wait.aio import AsyncWaiter
 
-            # The Waiter outlives a forgotten owner, whose finalizer closes it: it must not hold the owner.
+            # The Waiter must not refer to its owner, whose finalizer closes it.
             reference = weakref.ref(self)
             self._async_waiter = AsyncWaiter(
                 self._waiter, self._guard, lambda: (me := reference()) is None or me.closed
@@ -197,9 +200,9 @@ class OneReceiver(Attachment):
     # --- what it counts -----------------------------------------------------------------------------------------------
 
     def flows(self, max_flows: int = 1 << 16, *, group: Group = "flow", bidirectional: bool = False) -> Flows:
-        """Return counters by flow (or source, destination, port, protocol) that every receive() adds to from now on.
+        """Return counters by flow (or source, destination, port, protocol), to which every receive() adds from here on.
 
-        It ends when nobody holds them any more. See toolkit.flows.Flows.
+        That ends when the result is garbage-collected. See toolkit.flows.Flows.
         """
         from toolkit.flows import Flows
 
@@ -209,7 +212,7 @@ class OneReceiver(Attachment):
         return flows
 
     def _count(self, batch: Batch) -> None:
-        """Feed a Batch to those of `flows()` that somebody holds."""
+        """Add a Batch to all results of flows() that still exist."""
         for reference in self._flows:
             flows = reference()
             if flows is None:
@@ -218,22 +221,22 @@ class OneReceiver(Attachment):
                 flows.add(batch)
 
     def waiting(self) -> int | None:
-        """Return how many packets came that nobody has taken yet; None where nobody has taken any at all."""
+        """Return how many packets wait to be received; None if none has been received yet."""
         raise NotImplementedError
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def detach(self) -> None:
-        """Take the program off the interface: nothing new comes, what waits can be received. Repeatable.
+        """Detach the program: no new packet comes, and waiting ones can be received. Repeatable.
 
-        To reconcile counters: detach, receive until nothing comes, then received + statistics().dropped equals
+        To compare counters: detach(), receive until no packet comes; then received + statistics().dropped equals
         counters()["redirected"], to the packet.
         """
         self._check_open()
         self.link.close(wait=True)
 
     def close(self) -> None:
-        """Detach the program and give everything back. Repeatable; waits for a thread in receive()."""
+        """Detach the program and release everything. Waits for a thread in receive(). Repeatable."""
         if self._why_dead.startswith("dead"):
             return
         self._why_dead = "closed"
@@ -259,11 +262,11 @@ class OneReceiver(Attachment):
                 self._guard.release()
 
     def _wake_receiver(self) -> None:
-        """Have a receive() that waits return; once or more often."""
+        """Make a waiting receive() return. May be called several times."""
         self._waiter.wake()
 
     def _take_down(self) -> None:
-        """Give everything back. Nobody is inside receive(). Called again when it raised."""
+        """Release everything, when no thread is inside receive(). Called again if it raised."""
         raise NotImplementedError
 
     def _after_fork_in_child(self) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets for two: the kernel gets each one as if nobody looked, and a copy of those that a filter takes comes here.
+"""Tee: receive copies of packets; the kernel gets every packet as well, unchanged.
 
-An Interface takes packets away from the kernel. A Tee has the XDP program pass them on, and copy them first, into a BPF
-ring buffer. So the kernel loses nothing, whatever happens here; when this process is too slow, it is the copy that is
-lost, and counted. docs/tee.md has the figures, and what else was tried.
+An Interface takes packets from the kernel. With a Tee the XDP program copies them into a BPF ring buffer and passes
+them on. So the kernel never loses a packet; when this process is too slow, the copy is lost, and counted. docs/tee.md
+has the figures, and the alternatives that were tried.
 """
 
 from __future__ import annotations
@@ -76,16 +76,16 @@ class Tee(OneReceiver):
         super().__init__(device, program, link, waiter, Coalescer(coalesce, self._ring.records))
         self.filter: str | None = filter
         self.snaplen = snaplen
-        """Bytes of a packet that are copied, at most; Batch.wire_lengths tells how long it was."""
+        """Most bytes of a packet that are copied; Batch.wire_lengths has the original length."""
         self._queues = queues
-        # What was taken from the ring, and what of it receive() has not returned yet. One assignment changes both, so
-        # that an interrupt between two steps can neither lose a packet nor bring it twice.
+        # The slots taken from the ring, and those of them that receive() has not yet returned. One assignment changes
+        # both, so that an interrupt can neither lose a packet nor return it twice.
         self._held: tuple[Rows | None, list[TeeColumns]] = (None, [])
-        self._returned = 0  # packets, by receive(); written by that only
+        self._returned = 0  # packets returned by receive(), which alone writes it
         self._last: weakref.ref[Batch] | None = None  # the last Batch
 
     def __repr__(self) -> str:
-        """Show what came about."""
+        """Show mode, queues and filter."""
         if self._why_dead:
             return f"<Tee {self.name}, {self._why_dead}>"
         return f"<Tee {self.name}: {self.mode}, filter {self.filter!r}, {self._ring.records} slots>"
@@ -94,16 +94,16 @@ class Tee(OneReceiver):
 
     @property
     def zero_copy(self) -> bool:
-        """False: what is not taken away has to be copied."""
+        """False: a Tee copies."""
         return False
 
     def fileno(self) -> int:
-        """The descriptor to wait for elsewhere: readable when copies wait, once receive() returned an empty Batch."""
+        """Return a descriptor for poll(2) and the like: readable when copies wait, after receive() was empty once."""
         self._check_open()
         return self._table.fd
 
     def info(self) -> dict[str, Any]:
-        """Return what came about, for people and for JSON: the keys of Interface.info(), as far as they apply."""
+        """Return the options in effect, for display and for JSON: those keys of Interface.info() that apply."""
         return {
             "interface": self.name,
             "driver": self.device.driver,
@@ -122,14 +122,14 @@ class Tee(OneReceiver):
         }
 
     def statistics(self) -> Statistics:
-        """Return the drops as an Interface does: `rx_ring_full` are packets whose copy found no room.
+        """Return the drops in the form of Interface.statistics(): `rx_ring_full` has the packets whose copy was lost.
 
-        counters() has them as `lost`; `redirected` are all that were to be copied, and the others come here.
+        counters() has them as `lost`; `redirected` counts all packets to be copied, including these.
         """
         return Statistics(0, 0, 0, self.counters()["lost"], 0, 0)
 
     def waiting(self) -> int | None:
-        """Return how many copies receive() has not returned yet; None if it has returned none at all."""
+        """Return how many copies receive() has not yet returned; None if it has not returned any."""
         if not self._returned:
             return None
         counters = self.counters()
@@ -141,7 +141,7 @@ class Tee(OneReceiver):
         return self._next(limit) if self._take_back() else None
 
     def _poll(self, limit: int | None, turns: int | None = None) -> Batch:
-        # Nothing may have come though the Waiter said so: the kernel tells of a copy that another CPU is still at.
+        # The ring may be empty though the Waiter returned: the kernel also wakes for a copy that is not finished yet.
         if not self._take():
             self._waiter.check_feed()
         return self._next(limit)
@@ -151,7 +151,7 @@ class Tee(OneReceiver):
         return self._take_back()
 
     def _take_back(self) -> bool:
-        """Make the last Batch stale. Whether packets taken with it are still to be returned; else the slots go back."""
+        """Make the last Batch stale. Return whether copies taken with it are left; if none is, the slots are freed."""
         self._expire_last()
         self._last = None
         rows, waiting = self._held
@@ -163,10 +163,10 @@ class Tee(OneReceiver):
         return False
 
     def _take(self) -> bool:
-        """Look into the ring: whether anything was there."""
+        """Take all copies from the ring; return whether there was one."""
         rows = self._ring.take()
         if rows.records:
-            clock.pair()  # now, while the packets are young: the times may be asked for much later
+            clock.pair()  # now, close to the arrival: the times may be asked for much later
             self._held = (rows, by_queue(rows))
         return rows.records > 0
 
@@ -187,11 +187,11 @@ class Tee(OneReceiver):
 
     def _wake_receiver(self) -> None:
         super()._wake_receiver()
-        self.link.close()  # whatever comes next: nothing of ours stays in the packets' way
+        self.link.close()  # first, so that the program is off the interface even if a later step fails
 
     def _after_fork_in_child(self) -> None:
         super()._after_fork_in_child()
-        self._expire_last()  # its memory stayed with the parent
+        self._expire_last()  # its memory is not mapped in the child
 
     def _expire_last(self) -> None:
         last = self._last() if self._last is not None else None

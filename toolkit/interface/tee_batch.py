@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the slots of a BPF ring buffer (progs/xsk_tee.c) to Batches, without a copy of the packets."""
+"""Make Batches of the slots in a BPF ring buffer (progs/xsk_tee.c), without copying the packets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Copies", "TeeColumns", "by_queue"]
 
 
 class Copies(Batch):
-    """Packets in the ring buffer: borrowed, as those in a UMEM."""
+    """A Batch that borrows slots of the ring buffer, as others borrow frames of a UMEM."""
 
     __slots__ = ()
 
@@ -31,7 +31,7 @@ class Copies(Batch):
 
 
 class TeeColumns(NamedTuple):
-    """What is known of packets that were taken and not handed out yet; copies but for the packets themselves."""
+    """The data of packets that were taken and not yet returned: copies, except for the packets themselves."""
 
     memory: npt.NDArray[np.uint8]
     descs: npt.NDArray[np.uint64]  # shape (n, 2): offset in memory, bytes
@@ -41,7 +41,7 @@ class TeeColumns(NamedTuple):
     queue: int
 
     def part(self, which: slice | npt.NDArray[np.intp]) -> TeeColumns:
-        """Return some of them."""
+        """Return the packets that `which` selects."""
         return self._replace(
             descs=self.descs[which],
             arrival_ns=self.arrival_ns[which],
@@ -50,7 +50,7 @@ class TeeColumns(NamedTuple):
         )
 
     def batch(self) -> Batch:
-        """Make the Batch."""
+        """Return the packets as a Batch."""
         return Copies(
             None,
             self.descs,

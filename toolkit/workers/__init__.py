@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many queues, many cores: one process for each queue, one XDP program and its maps for all of them.
+"""Receive with many cores: one process for each queue, and one XDP program with its maps for all of them.
 
     def count(eth0):                                    # runs in every worker, on an Interface over its queues
         packets = 0
@@ -14,7 +14,7 @@
             workers.stop()
             print(sum(workers.results()))
 
-The parent compiles and attaches the program; the attachment is its alone and ends with it, and so do the workers.
+The parent compiles and attaches the program. The attachment and the workers end with the parent.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs in a worker: the program comes in, an Interface over the worker's queues is opened, the work is done."""
+"""The worker's process: receive the program from the parent, open an Interface over its queues, run the work."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from toolkit.workers.work import Work, unpacked
 
 __all__ = ["REPORTED", "Job", "Worker", "current", "main", "page_bytes"]
 
-REPORTED = 8  # numbers that a worker can tell: u64 each, a cache line a worker
+REPORTED = 8  # numbers that a worker can report: u64 each, a cache line a worker
 
-_DRAIN_TIMEOUT = 2.0  # seconds in which the work can take what waits in the rings
+_DRAIN_TIMEOUT = 2.0  # seconds for the work to receive what waits in the rings
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker needs to know. `options` go to toolkit.open()."""
+    """The job of a worker. options: for toolkit.open()."""
 
     number: int
     workers: int
@@ -53,24 +53,24 @@ class Worker:
         self.number = job.number
         """0 to workers - 1."""
         self.workers = job.workers
-        """How many there are."""
+        """The number of workers."""
         self.queues = job.queues
-        """The receive queues of this one."""
-        self._row = row  # shape (TOLD,) u64, shared with the parent, which only reads
+        """The receive queues of this worker."""
+        self._row = row  # shape (REPORTED,), u64, shared with the parent, which only reads it
         self._stopping = threading.Event()
 
     @property
     def stopping(self) -> bool:
-        """Whether the work should end. Nothing new comes then, and what had come was received.
+        """Whether the work should end. No new packet comes then, and the waiting ones have been received.
 
-        The last holds for work that keeps receiving: it gets 2 s for what waits.
+        For that, work that keeps receiving gets up to 2 s.
         """
         return self._stopping.is_set()
 
     def report(self, *numbers: int) -> None:
-        """Let the parent see up to 8 numbers (u64) while the work goes on: a row of `Workers.reports`. Costs 1 us."""
+        """Report up to 8 numbers (u64) to the parent, which has them in `Workers.reports`. Costs 1 us."""
         if len(numbers) > REPORTED:
-            raise ArgumentError(f"a worker tells up to {REPORTED} numbers, not {len(numbers)}")
+            raise ArgumentError(f"a worker reports up to {REPORTED} numbers, not {len(numbers)}")
         self._row[: len(numbers)] = numbers
 
     def __repr__(self) -> str:
@@ -81,14 +81,14 @@ _current: Worker | None = None  # written once, by main()
 
 
 def current() -> Worker | None:
-    """The worker that this process is; None in any other process."""
+    """Return the Worker of this process; None in any other process."""
     return _current
 
 
 def main(fd: int, parent: int) -> None:
-    """Be a worker: what a fresh interpreter is started with. `fd` is its end of the connection to process `parent`.
+    """Run a worker, in a new interpreter. fd: its end of the connection to process `parent`.
 
-    File descriptors and a Job come in; it says "ready", waits for "go", says "result" or "failed".
+    It receives file descriptors and a Job, sends "ready", waits for "go", and sends "result" or "failed".
     """
     global _current
     stop_asked = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -98,11 +98,11 @@ def main(fd: int, parent: int) -> None:
     try:
         fds = receive_fds(connection)
         job: Job = connection.recv()
-    except EOFError:  # the parent changed its mind
+    except EOFError:  # the parent has closed the connection
         return
     try:
         if job.cpu is not None:
-            os.sched_setaffinity(0, {job.cpu})  # before memory is touched
+            os.sched_setaffinity(0, {job.cpu})  # before memory is used, so that it is on that CPU's node
         page = _page(fds.pop(), job)
         _current = Worker(job, page[job.number])
         answer = _do(connection, job, fds, _current, stop_asked, page[job.workers])
@@ -112,7 +112,10 @@ def main(fd: int, parent: int) -> None:
 
 
 def _live_with(parent: int, stop_asked: int) -> None:
-    """Die with the thread that started this process; leave interrupts from the terminal to the parent."""
+    """Have the kernel kill this process when the thread that started it ends.
+
+    Ignore Ctrl-C, which the parent handles.
+    """
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -121,18 +124,20 @@ def _live_with(parent: int, stop_asked: int) -> None:
         os.eventfd_write(stop_asked, 1)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the work may start programs, and ask how they ended
-    # `timeout`, a closed terminal and the like signal all processes at once: that is no reason to lose results.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the work may start programs, and wait for them
+    # `timeout`, a closed terminal and the like signal all processes at once: results must not be lost by that.
     signal.signal(signal.SIGTERM, ask)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup: the parent goes on, and so do we
+    if (
+        signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    ):  # not under nohup: there the parent goes on, and so do workers
         signal.signal(signal.SIGHUP, ask)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _page(fd: int, job: Job) -> npt.NDArray[np.uint64]:
-    """Map what is shared with the parent: a row for each worker, which only that writes, and one that the parent does.
+    """Map the memory shared with the parent: a row for each worker, which only the worker writes, and the parent's row.
 
-    Its first number is 1 from just before the parent takes the program off.
+    The first number of the parent's row is 1 from just before it detaches the program.
     """
     memory = map_file(fd, page_bytes(job.workers))
     os.close(fd)
@@ -140,7 +145,7 @@ def _page(fd: int, job: Job) -> npt.NDArray[np.uint64]:
 
 
 def page_bytes(workers: int) -> int:
-    """Return the size of the page that `workers` workers share with their parent."""
+    """Return the size in bytes of the memory that `workers` workers share with their parent."""
     return (workers + 1) * REPORTED * 8
 
 
@@ -165,7 +170,7 @@ def _do(
 
 
 def _send(connection: Connection, answer: tuple[Any, ...]) -> None:
-    with contextlib.suppress(OSError):  # the parent is gone; so are we, soon
+    with contextlib.suppress(OSError):  # the parent has ended, and this process is about to be killed
         try:
             connection.send(answer)
         except OSError:
@@ -175,21 +180,21 @@ def _send(connection: Connection, answer: tuple[Any, ...]) -> None:
 
 
 def _listen(connection: Connection, stop_asked: int, interface: Interface, me: Worker) -> None:
-    """Wait until the parent, or a signal, asks for the end; then let the work take what waits, and let it go."""
+    """Wait for the parent or a signal to ask for the end; then let the work receive what waits, and wake it."""
     waiting = select.poll()
     waiting.register(connection.fileno(), select.POLLIN)
     waiting.register(stop_asked, select.POLLIN)
     waiting.poll()
-    with contextlib.suppress(Exception):  # the work may have ended meanwhile and closed it
+    with contextlib.suppress(Exception):  # the work may have closed it meanwhile
         interface.detach()
         _await_drained(interface)
     me._stopping.set()
-    # Wakes a receive() that waits, now and ever after: it returns an empty Batch.
+    # From here on a waiting receive() returns an empty Batch at once.
     interface.wake()
 
 
 def _await_drained(interface: Interface) -> None:
-    """Nothing new comes. Wait until the work has received what is there, as long as it does that at all."""
+    """Wait until the work has received all packets in the rings, as long as it makes progress. No new ones come."""
     rings = select.poll()
     for sock in interface.sockets:
         rings.register(sock.fileno(), select.POLLIN)

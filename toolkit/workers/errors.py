@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker that ended without a result becomes in the parent."""
+"""Errors of the parent for a worker that ended without a result."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["WorkerError", "died", "failed", "portable"]
 
 
 class WorkerError(ToolkitError):
-    """A worker ended without a result. Its queues' packets go on to the kernel; the other workers are not disturbed."""
+    """A worker ended without a result. Its queues' packets go on to the kernel; the other workers continue."""
 
 
 def portable(error: BaseException) -> tuple[BaseException | None, str]:
-    """What a worker sends of its exception: itself, if it can be pickled and back, and its traceback as text."""
+    """Return an exception for sending to the parent: itself, if it survives pickling, and its traceback as text."""
     text = "".join(traceback.format_exception(error))
     try:
         pickle.loads(pickle.dumps(error))
@@ -28,7 +28,7 @@ def portable(error: BaseException) -> tuple[BaseException | None, str]:
 
 
 def failed(who: str, error: BaseException | None, text: str) -> BaseException:
-    """The exception for the parent, with the worker's own traceback as its cause."""
+    """Return the exception for the parent, with the worker's traceback as its cause."""
     cause = WorkerError(f"in {who}:\n{text}")
     if error is None:
         return WorkerError(f"{who} failed:\n{text}")
@@ -37,7 +37,7 @@ def failed(who: str, error: BaseException | None, text: str) -> BaseException:
 
 
 def died(who: str, status: int | None, *, ready: bool) -> WorkerError:
-    """The exception for a worker that was killed, or left without a word. `status` as in Process.exitcode."""
+    """Return the exception for a worker that was killed, or ended without a message. status: as Process.exitcode."""
     if status is not None and status < 0:
         try:
             name = signal.Signals(-status).name

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The thread that starts the workers, hears them, and notices when one is gone.
+"""Keeper: the thread that starts the workers, reads their messages, and notices when one ends.
 
-It lives as long as they do: the kernel kills a worker when the thread that started it ends (PR_SET_PDEATHSIG), so also
-when this process is killed.
+It lives as long as the workers: the kernel kills a worker when the thread that started it ends (PR_SET_PDEATHSIG), so
+also when this process is killed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _log = logging.getLogger("toolkit.workers")
 
 
 class WorkerProcess:
-    """One worker as the parent sees it. Written by the keeper's thread only."""
+    """One worker, in the parent. Written by the keeper's thread only."""
 
     def __init__(self, job: child.Job) -> None:
         self.job = job
@@ -44,21 +44,21 @@ class WorkerProcess:
 
     @property
     def who(self) -> str:
-        """The worker, in errors."""
+        """The name of the worker in errors."""
         queues = ", ".join(map(str, self.job.queues))
         pid = f"; pid {self.pid}" if self.pid else ""
         return f"worker {self.job.number} of {self.job.interface} (queues {queues}{pid})"
 
 
 class Keeper:
-    """Starts one process for each worker and looks after them until the last has ended."""
+    """Starts one process for each worker, and watches them until the last has ended."""
 
     def __init__(self, members: list[WorkerProcess], fds: list[int], netns: NetNS) -> None:
-        """`fds` go to every worker: program, maps, the page they tell their numbers in."""
+        """Watch `members`. fds: sent to every worker: the program, its maps, and the memory for reports."""
         self.members = members
         self.settled = threading.Event()  # every worker is ready, or one failed before
         self.ended = threading.Event()  # every worker has ended
-        self.stopping = False  # a worker that ends now is no news
+        self.stopping = False  # whether the end of a worker is expected
         self._fds = fds
         self._netns = netns
         self._owner = os.getpid()
@@ -66,7 +66,7 @@ class Keeper:
         threading.Thread(target=self._run, name="toolkit-workers", daemon=True).start()
 
     def send(self, message: str) -> None:
-        """Tell every worker that is still there. From any thread."""
+        """Send a message to every worker that still runs. From any thread."""
         with self._sending:
             for member in self.members:
                 if member.connection is not None:
@@ -74,15 +74,15 @@ class Keeper:
                         member.connection.send(message)
 
     def kill(self) -> None:
-        """Kill what is left. Without effect in a fork of the owner, whose exit handlers may call it."""
+        """Kill the workers that still run. Without effect in a forked child, whose exit handlers may call it."""
         self.stopping = True
         for member in self.members:
             if member.process is not None and os.getpid() == self._owner:
-                with contextlib.suppress(OSError, AttributeError):  # it ended in this moment
+                with contextlib.suppress(OSError, AttributeError):  # it has ended meanwhile
                     member.process.kill()
 
     def abandon(self) -> None:
-        """In a forked child: these processes are the parent's."""
+        """Forget the processes, in a forked child: they are the parent's."""
         for member in self.members:
             if member.connection is not None:
                 with contextlib.suppress(OSError):
@@ -93,7 +93,7 @@ class Keeper:
     # --- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        with held_back():  # for the workers, until they have handlers of their own: Ctrl-C is a matter of this process
+        with held_back():  # until the workers have their own handlers: only this process handles Ctrl-C
             self._watch()
 
     def _watch(self) -> None:
@@ -126,12 +126,12 @@ class Keeper:
                     theirs.close()
         for member in self.members:
             assert member.connection is not None
-            with contextlib.suppress(OSError):  # gone already: its end tells more
+            with contextlib.suppress(OSError):  # it has ended; its exit status tells more
                 send_fds(member.connection, self._fds)
                 member.connection.send(member.job)
 
     def _listen(self) -> None:
-        """Wait for a word, or an end, of any worker."""
+        """Wait for a message, or the end, of any worker."""
         sources: dict[Any, WorkerProcess] = {}
         for member in self.members:
             if member.process is not None:
@@ -164,7 +164,7 @@ class Keeper:
             self._fail(member, failed(member.who, *reports))
 
     def _bury(self, member: WorkerProcess) -> None:
-        """A worker's process has ended. What it said before that is heard first."""
+        """Handle the end of a worker's process; its last messages are read first."""
         assert member.process is not None
         status = member.process.wait()
         while member.connection is not None and member.connection.poll():
@@ -191,13 +191,13 @@ class Keeper:
 
 
 def _spawn(connection: Connection) -> subprocess.Popen[bytes]:
-    """A fresh interpreter with this one's module path. Not a fork: that would make everything inherited dead.
+    """Start a new interpreter with this one's module path. Not a fork, in which everything inherited would be dead.
 
-    Not multiprocessing's own Process either: a fork of ours would end the workers at its exit.
+    Not multiprocessing.Process either: a forked child of this process would end the workers at its exit.
     """
     fd = connection.fileno()
     code = f"import sys; sys.path[:] = {sys.path!r}; from toolkit.workers.child import main; main({fd}, {os.getpid()})"
-    # Before that line, only what Python itself starts with is imported: from where this interpreter had it.
+    # Before that line, the new interpreter imports only its own start-up modules.
     options = "".join(
         letter
         for letter, chosen in (
@@ -216,6 +216,6 @@ def _spawn(connection: Connection) -> subprocess.Popen[bytes]:
 
 
 def own_cpus(count: int) -> list[int]:
-    """A CPU for each of `count` workers, from those this process may use, in turn."""
+    """Return a CPU for each of `count` workers, from those that this process may use, in turn."""
     allowed = sorted(os.sched_getaffinity(0))
     return [allowed[i % len(allowed)] for i in range(count)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers: the parent's side. Compiles and attaches once, deals the queues out, gathers the results."""
+"""Workers: the parent's side: compile and attach once, distribute the queues, collect the results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from toolkit.workers.work import Work, packed, refuse_inside_worker
 
 __all__ = ["Workers"]
 
-_START_TIMEOUT = 60.0  # seconds until every worker has imported, bound and filled; under emulation it takes that long
+_START_TIMEOUT = 60.0  # seconds until every worker has imported, bound and filled; emulated CPUs need that long
 _CLOSE_TIMEOUT = 5.0  # seconds that close() gives the work to return
 _DEATH_TIMEOUT = 5.0  # seconds for a killed process to be gone
 
@@ -46,9 +46,9 @@ _DEATH_TIMEOUT = 5.0  # seconds for a killed process to be gone
 class Workers(Attachment):
     """Processes that receive from one interface, each on queues of its own, through one XDP program.
 
-    Each runs `work(interface)`, `interface` being an Interface over its queues; what it returns is the result of one of
-    `futures`. A worker that raises or is killed takes nobody along: its future says so, a warning is logged
-    ("toolkit.workers"), and its queues' packets go on to the kernel. Use it as a context manager; any thread may call.
+    Thread-safe. Each runs `work(interface)` with an Interface over its queues, and its result is that of one of
+    `futures`. A worker that raises or is killed does not affect the others: its future has the exception, a warning is
+    logged ("toolkit.workers"), and its queues' packets go on to the kernel. Use it as a context manager.
     """
 
     _SUBJECT = "the workers of {} are"
@@ -82,7 +82,7 @@ class Workers(Attachment):
         timestamps: bool = True,
         netns: NetNS = None,
     ) -> None:
-        """Attach, start, and return when every worker has bound its queues and begins to work.
+        """Attach, start the workers, and return when all have bound their queues.
 
         work: a function at the top level of a module (processes are spawned, and import it from there); arguments by
         functools.partial. receive() without a timeout returns an empty Batch after stop(): then it should return.
@@ -101,7 +101,7 @@ class Workers(Attachment):
         self._keeper: Keeper | None = None
         self._reports = np.zeros((0, REPORTED), np.uint64)
 
-        # In one piece: an interrupt in the middle could leave a program attached that no object stands for.
+        # Uninterrupted: otherwise an interrupt could leave a program attached without an object that detaches it.
         begin = functools.partial(self._begin, interface, asked, function, workers, cpus)
         uninterrupted(begin, dispose=lambda _: self.close())
 
@@ -150,7 +150,7 @@ class Workers(Attachment):
             self._reports, self._parents = shared[:-1], shared[-1]
             fds = [self.program.fd, *(one.fd for one in self.program.maps.values()), page]
             self._keeper = Keeper([WorkerProcess(job) for job in jobs], fds, netns)
-            self._finalizer = weakref.finalize(self, self._keeper.kill)  # for forgotten Workers
+            self._finalizer = weakref.finalize(self, self._keeper.kill)  # when Workers are garbage-collected
             settled = self._keeper.settled.wait(_START_TIMEOUT)
         finally:
             os.close(page)
@@ -171,17 +171,17 @@ class Workers(Attachment):
 
     @property
     def futures(self) -> tuple[Future[Any], ...]:
-        """One of each worker, in order, for concurrent.futures.wait() and as_completed()."""
+        """The future of each worker, in order, for concurrent.futures.wait() and as_completed()."""
         return tuple(member.future for member in self._members)
 
     @property
     def pids(self) -> tuple[int | None, ...]:
-        """The process of each worker."""
+        """The process id of each worker."""
         return tuple(member.pid for member in self._members)
 
     @property
     def alive(self) -> int:
-        """How many workers are at work."""
+        """How many workers are running."""
         return sum(not member.future.done() for member in self._members)
 
     @property
@@ -190,7 +190,7 @@ class Workers(Attachment):
         return self._reports.copy()
 
     def info(self) -> dict[str, Any]:
-        """Return what came about, as Interface.info() does; `frames` of all workers, and the queues of each."""
+        """Return the options in effect, as Interface.info() does; `frames` of all workers, and the queues of each."""
         seen = [member.info for member in self._members if member.info]
         return {
             **seen[0],
@@ -203,7 +203,7 @@ class Workers(Attachment):
         }
 
     def __repr__(self) -> str:
-        """Show how many work where."""
+        """Show the interface, and how many workers are running."""
         if self._why_dead:
             return f"<Workers of {self.device.name}, {self._why_dead}>"
         return f"<Workers of {self.name}: {self.alive} of {len(self._dealt)} at work, {self.mode}>"
@@ -220,7 +220,7 @@ class Workers(Attachment):
 
     def _stop(self) -> None:
         if not self.link.closed:
-            self._parents[0] = 1  # first: a worker that misses the program then knows who took it off
+            self._parents[0] = 1  # first, so that workers know that the parent detached the program
             self.link.close(wait=True)
         assert self._keeper is not None
         self._keeper.send("stop")
@@ -228,8 +228,8 @@ class Workers(Attachment):
     def results(self, timeout: float | None = None) -> list[Any]:
         """Wait for every worker and return their results in order.
 
-        Raises the exception of the first that failed, when all have ended (`futures` has the others' results), and
-        TimeoutError when they have not within `timeout` seconds; they then go on.
+        When all have ended, raises the exception of the first that failed (`futures` has the others' results).
+        TimeoutError when they have not ended within `timeout` seconds; they then continue.
         """
         futures = self.futures
         _, unfinished = wait_for(futures, timeout)
@@ -238,14 +238,14 @@ class Workers(Attachment):
         return [future.result() for future in futures]
 
     def close(self) -> None:
-        """Detach, stop every worker (kill those whose work does not return in 5 s), give all back. Repeatable."""
+        """Detach, stop every worker (kill those whose work does not return in 5 s), and release all. Repeatable."""
         if self._why_dead.startswith("dead"):
             return
         self._why_dead = "closed"
         uninterrupted(self._take_down)
 
     def _take_down(self) -> None:
-        with contextlib.ExitStack() as parts:  # all of them, whatever one of them raises
+        with contextlib.ExitStack() as parts:  # all of them, even if one raises
             if self._own_program and hasattr(self, "program"):
                 parts.callback(self.program.close)
             if hasattr(self, "link"):
@@ -254,15 +254,15 @@ class Workers(Attachment):
                 parts.callback(self._end_workers, self._keeper)
 
     def _end_workers(self, keeper: Keeper) -> None:
-        keeper.stopping = True  # what ends now is no news
+        keeper.stopping = True  # from here on the end of a worker is expected
         if all(member.info is not None for member in keeper.members):
             self._stop()
             keeper.ended.wait(_CLOSE_TIMEOUT)
         keeper.kill()
         keeper.ended.wait(_DEATH_TIMEOUT)
-        self._reports = self._reports.copy()  # the shared page goes, the numbers stay
+        self._reports = self._reports.copy()  # kept when the shared memory is unmapped
         self._parents = self._parents.copy()
-        self._finalizer.detach()  # it keeps the futures alive, and exceptions in them keep this object alive
+        self._finalizer.detach()  # it keeps the futures alive, and an exception in one keeps this object alive
 
     @property
     def _members(self) -> list[WorkerProcess]:
@@ -276,12 +276,12 @@ class Workers(Attachment):
 
 
 def _several(device: Device, wanted: Opening) -> bool:
-    """Whether packets may come in several frames."""
+    """Return whether packets may come in several frames."""
     return wanted.frags is True or (wanted.frags == "auto" and wanted.program is None and wants_frags(device))
 
 
 def _deal(numbers: list[int], workers: int | None, interface: str) -> tuple[tuple[int, ...], ...]:
-    """Deal the queues out like cards."""
+    """Distribute the queues to the workers, in turn."""
     count = min(len(numbers), len(os.sched_getaffinity(0))) if workers is None else whole("workers", workers)
     if not 1 <= count <= len(numbers):
         raise ArgumentError(
@@ -307,7 +307,7 @@ _registered = False
 
 
 def _close_at_exit(workers: Workers) -> None:
-    """Close what was forgotten, so that the workers end in order."""
+    """Close Workers that are still open at exit, so that their workers end in order."""
     global _registered
     if not _registered:
         atexit.register(_close_all)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One program in many processes: handed over as file descriptors, and used there as if it were one's own."""
+"""SharedProgram: a program in many processes: passed as file descriptors, and used there like a program of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SCM_MAX_FD = 253  # net/scm.h: descriptors in one message
 
 @dataclass(frozen=True)
 class Handover:
-    """A program as its owner describes it to the others; its descriptors travel beside: program, then the maps."""
+    """The description of a program for other processes; its descriptors are sent separately: program, then maps."""
 
     name: str
     maps: tuple[MapSpec, ...]
@@ -47,13 +47,13 @@ def _spec(one: Map) -> MapSpec:
 
 
 def send_fds(connection: Connection, fds: list[int]) -> None:
-    """Hand duplicates of `fds` to the process at the other end: the first thing that goes over the connection."""
+    """Send duplicates of `fds` to the process at the other end, before anything else goes over the connection."""
     with socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as wire:
         socket.send_fds(wire, [b"f"], fds)
 
 
 def receive_fds(connection: Connection) -> list[int]:
-    """What send_fds() of the other end handed over. EOFError when that end is closed."""
+    """Return the descriptors that send_fds() at the other end sent. EOFError when that end is closed."""
     with socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as wire:
         word, fds, _, _ = socket.recv_fds(wire, 1, _SCM_MAX_FD, socket.MSG_CMSG_CLOEXEC)
     if not word:
@@ -62,14 +62,14 @@ def receive_fds(connection: Connection) -> list[int]:
 
 
 class SharedProgram(Program):
-    """A program that another process loaded and attached. Attaching it here takes part in that attachment."""
+    """A program that another process has loaded and attached. attach() here joins that attachment."""
 
     def __init__(
         self, handover: Handover, fds: list[int], queues: tuple[int, ...], ended_by_owner: Callable[[], bool]
     ) -> None:
-        """Take over the descriptors. `queues` are this process's own.
+        """Take over the descriptors. queues: those of this process.
 
-        `ended_by_owner` says whether the owner has taken the program off, or is about to.
+        ended_by_owner: returns whether the owner has detached the program, or is about to.
         """
         maps = {spec.name: Map(spec, fd) for spec, fd in zip(handover.maps, fds[1:], strict=True)}
         super().__init__(fds[0], handover.name, maps, handover.rules)
@@ -78,7 +78,7 @@ class SharedProgram(Program):
         self._ended = ended_by_owner
 
     def attach(self, interface: str, *, mode: Mode = "auto", replace: Replace = False, netns: NetNS = None) -> Link:
-        """Return a link that stands for the owner's. Closing it takes out the sockets that were registered here."""
+        """Return a link for the owner's attachment. Closing it removes the sockets that were registered here."""
         location = Location(Home(netns), self._handover.ifindex)
         self._elsewhere[location] = 0.0, True, None  # it runs there: its owner attached it
         return SharedLink(self, interface, location, self._handover, self._queues)
@@ -93,7 +93,7 @@ class SharedLink(Link):
     def __init__(
         self, program: Program, interface: str, location: Location, handover: Handover, queues: tuple[int, ...]
     ) -> None:
-        # Not Link's own constructor: there is no descriptor here. The attachment is its owner's, and ends with it.
+        # Not Link's own constructor: there is no descriptor here. The attachment belongs to the owner.
         self.interface = interface
         self.location = location
         self.mode = handover.mode
@@ -107,7 +107,7 @@ class SharedLink(Link):
 
     @property
     def fd(self) -> int:
-        """There is none."""
+        """ClosedError: this link has no descriptor."""
         raise ClosedError(f"the link of {self.interface} belongs to the parent process")
 
     @property
@@ -116,13 +116,13 @@ class SharedLink(Link):
         return self._closed
 
     def lost(self, within: float = 0.0) -> Loss | None:
-        """Return why the program does not run here any more, if neither this process nor the owner ended that."""
+        """Return why the program is not attached any more, if neither this process nor the owner detached it."""
         if not self._closed:
             self._loss = self._shared.lost(self.location, within)
         return self._loss
 
     def close(self, *, wait: bool = False) -> None:
-        """Take this process's sockets out of the XSKMAP: their queues' packets go on to the kernel."""
+        """Remove this process's sockets from the XSKMAP: their queues' packets go on to the kernel."""
         self._closed = True
         for queue in self._queues:
             with contextlib.suppress(ToolkitError, OSError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The function that workers run, on its way from one process to another."""
+"""Work: the function that workers run, pickled for another process."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from toolkit.errors import ArgumentError, ToolkitError
 
 __all__ = ["Work", "packed", "refuse_inside_worker", "unpacked"]
 
-_MAIN = "__toolkit_main__"  # what a script is called in a worker: `if __name__ == "__main__"` is not true there
+_MAIN = "__toolkit_main__"  # the name of the user's script in a worker, where `if __name__ == "__main__"` is false
 
 _importing_main = False  # written by unpacked() only
 
 
 @dataclass(frozen=True)
 class Work:
-    """A pickled function, and where the script is that it is from, if it is from one."""
+    """A pickled function, and the path of its script, if it is from one."""
 
     pickled: bytes
     main_module: str | None = None
@@ -53,14 +53,14 @@ def packed(work: Callable[[Any], Any]) -> Work:
 
 
 def unpacked(work: Work) -> Any:
-    """Import what the function needs and return it. In the worker."""
+    """Import what the function needs, and return it. For the worker."""
     if work.main_module or work.main_path:
         _import_main(work)
     return pickle.loads(work.pickled)
 
 
 def _import_main(work: Work) -> None:
-    """Run the parent's script, under another name, so that pickle finds in `__main__` what it defines."""
+    """Run the parent's script, under another name, so that pickle finds its functions in `__main__`."""
     global _importing_main
     _importing_main = True
     try:
@@ -76,7 +76,7 @@ def _import_main(work: Work) -> None:
 
 
 def refuse_inside_worker() -> None:
-    """Raise when a script starts workers while a worker imports it: each would start more."""
+    """Raise ToolkitError when a script starts workers while a worker imports it, since each would start more."""
     if _importing_main:
         raise ToolkitError(
             "this script starts workers whenever it is imported, and every worker imports it. "
