@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From C source to an attached XDP program: compiled by BCC, loaded through libbpf, attached by a bpf_link."""
+"""Build XDP programs from C source: compiled by BCC, loaded through libbpf, attached by a bpf_link."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The other door: BCC in the user's own process, and taking a program over from its BPF object."""
+"""BCC in the user's own process: import the real BCC, and take a program over from a BPF object (Program.from_bcc)."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ PLACES = (
 
 
 def have_kernel_headers() -> bool:
-    """Whether BCC would find the running kernel's own headers."""
+    """Return whether BCC would find the running kernel's own headers."""
     return os.path.isdir(f"/lib/modules/{platform.release()}/build") or os.path.exists("/sys/kernel/kheaders.tar.xz")
 
 
 def import_bcc() -> types.ModuleType:
-    """The real BCC as a module of this process, also in a venv or a newer Python that does not see it.
+    """Import the real BCC into this process, also in a venv or with a newer Python that does not find it.
 
-    Where the machine has no kernel headers, the environment variable BCC_KERNEL_SOURCE is set to the small ones that
-    the toolkit carries: enough for XDP programs. Raises LibraryError where there is no BCC.
+    If the machine has no kernel headers, the environment variable BCC_KERNEL_SOURCE is set to the toolkit's own small
+    ones, which are enough for XDP programs. LibraryError without BCC.
     """
     if "BCC_KERNEL_SOURCE" not in os.environ and not have_kernel_headers():
         os.environ["BCC_KERNEL_SOURCE"] = str(sources.headers())
@@ -48,7 +48,7 @@ def import_bcc() -> types.ModuleType:
         if hasattr(found, "BPF"):
             return found
         tried.append(f"{getattr(found, '__file__', None) or 'bcc'} is another package of the name bcc, from PyPI")
-    except Exception as absent:  # a BCC of another version than its libbcc fails with anything
+    except Exception as absent:  # a BCC of another version than its libbcc can raise any exception
         tried.append(f"this interpreter: {absent}")
     for place in sorted({found for pattern in PLACES for found in glob.glob(pattern)}):
         try:
@@ -62,7 +62,7 @@ def import_bcc() -> types.ModuleType:
 
 
 def _import_from(place: str) -> types.ModuleType:
-    """Import the package `bcc` from its directory; whatever had the name before is back if that fails."""
+    """Import the package `bcc` from its directory; if that fails, restore the module that had the name before."""
     spec = importlib.util.spec_from_file_location(
         "bcc", os.path.join(place, "__init__.py"), submodule_search_locations=[place]
     )
@@ -88,7 +88,7 @@ def _duplicate(fd: int) -> int:
 
 
 def _function_name(bpf: Any, function: Any) -> str:
-    """The name of a function that was given as a name, as bytes, as BPF.Function, or not at all."""
+    """Return the name of a function that is given as str, bytes, BPF.Function, or None (the only one)."""
     if function is None:
         lib = sys.modules[type(bpf).__module__].libbcc.lib
         names = [lib.bpf_function_name(bpf.module, i).decode() for i in range(lib.bpf_num_functions(bpf.module))]
@@ -100,7 +100,7 @@ def _function_name(bpf: Any, function: Any) -> str:
 
 
 def _program_fd(bpf: Any, function: Any, name: str) -> int:
-    """The program with a file descriptor of our own: what load_func loaded, else loaded here, with errors that tell."""
+    """Return our own descriptor of the program: loaded by load_func already, or else loaded here."""
     loaded = function if hasattr(function, "fd") else getattr(bpf, "funcs", {}).get(name.encode())
     if loaded is not None:
         return _duplicate(loaded.fd)
@@ -108,12 +108,12 @@ def _program_fd(bpf: Any, function: Any, name: str) -> int:
         code = bpf.dump_func(name.encode())
     except Exception as unknown:
         raise ArgumentError(f"the BPF object has no function {name!r}: {unknown}") from unknown
-    # BCC has put its maps' file descriptors in already: nothing to relocate.
+    # BCC has already inserted the maps' descriptors: there is nothing to relocate.
     return load_program(Image(name, "GPL", code, (), ()), {}, frags=False, source="a bcc.BPF object")
 
 
 def adopt(bpf: Any, function: Any) -> tuple[int, str, dict[str, Map]]:
-    """(program fd, name, maps) with file descriptors of our own; see Program.from_bcc."""
+    """Return (program fd, name, maps) with file descriptors of our own; see Program.from_bcc."""
     if not getattr(bpf, "module", None) or not hasattr(bpf, "dump_func"):
         raise ArgumentError(f"{bpf!r} is not an open bcc.BPF object. Next step: `bpf = bcc.BPF(text=...)`.")
     lib = sys.modules[type(bpf).__module__].libbcc.lib
@@ -122,7 +122,7 @@ def adopt(bpf: Any, function: Any) -> tuple[int, str, dict[str, Map]]:
     fd = _program_fd(bpf, function, name)
     maps: dict[str, Map] = {}
     try:
-        query.program_info(fd)  # refuses here, before anything is attached, what is no program
+        query.program_info(fd)  # raises for anything but a program, before it is attached
         described, indices = bcc_process.tables(lib, bpf.module)
         fds = {index: number for number, index in indices.items()}
         for index, spec in enumerate(map_specs(described)):

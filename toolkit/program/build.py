@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From C text to an Image: out of the cache, or by a BCC worker in a process of its own."""
+"""Build an Image from C text: from the cache, or with BCC in a process of its own (bcc_process.py)."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ FORMAT = 3  # of the cached report; a change of bcc_process.py's output needs a 
 TIME_LIMIT = 120.0  # s; a compilation takes a quarter of a second, on an emulated machine some fifty
 SYSTEM_PYTHON = "/usr/bin/python3"
 
-# Else the verifier would refuse a call that leads nowhere, in words about jumps, and a program that ends without a
-# verdict would be loaded, and give any. The first is an error by itself from clang 16 on.
+# Errors, because otherwise the verifier refuses an undeclared function with a message about jumps, and a program that
+# ends without a verdict is loaded, and gives any. From clang 16 on the first is an error anyway.
 _ERRORS = ("-Werror=implicit-function-declaration", "-Werror=return-type")
 _NO_PRIVILEGE = re.compile(r"could not open bpf map.*Operation not permitted|bpf.*Operation not permitted")
 _NO_MAP = re.compile(r"could not open bpf map: (\w+), error: (.*)")
-_TOO_FAR = "Branch target out of insn range"  # newer LLVMs give up; older ones cut the jump, and the verifier sees it
+_TOO_FAR = "Branch target out of insn range"  # of newer LLVMs; older ones truncate the jump
 _LIBRARIES = ("/usr/lib*/libbcc.so.0", "/usr/lib/*-linux-gnu/libbcc.so.0", "/usr/local/lib*/libbcc.so.0")
 
 
 def interpreters() -> list[str]:
-    """The interpreters that may have BCC, best first: this one if it knows any `bcc`, then the system's."""
+    """Return the interpreters that may have BCC: this one first, if it finds any `bcc`, then the system's."""
     own = sys.executable or ""
-    # By the path alone: that import_bcc() has loaded it here from elsewhere does not help a child.
+    # By the module path only: if import_bcc() has imported it from elsewhere, a child does not find it.
     known = bool(own) and PathFinder.find_spec("bcc") is not None
     return list(dict.fromkeys(([own] if known else []) + [SYSTEM_PYTHON]))
 
@@ -89,7 +89,7 @@ def _key(parts: Sequence[str]) -> str:
 
 
 def _kernel_version() -> int:
-    """LINUX_VERSION_CODE of the running kernel."""
+    """Return LINUX_VERSION_CODE of the running kernel."""
     found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", platform.release())
     major, minor, patch = (int(n or 0) for n in found.groups()) if found else (5, 15, 0)
     return (major << 16) + (minor << 8) + min(patch, 255)
@@ -103,7 +103,7 @@ def _flags(source: sources.SourceText, own_headers: bool) -> list[str]:
 
 
 def _run(interpreter: str, request: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """One worker: its report and what it wrote to stderr. It is gone when this returns, or when this process dies."""
+    """Run one compiling process; return its report and its stderr. It never outlives this call, or this process."""
     import subprocess
 
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
@@ -131,7 +131,7 @@ def _run(interpreter: str, request: dict[str, Any]) -> tuple[dict[str, Any], str
 
 
 def _compile(request: dict[str, Any], candidates: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """The first report that comes from a real BCC."""
+    """Return the first report that comes from a real BCC."""
     tried = []
     for interpreter in candidates:
         report, chatter = _run(interpreter, request)
@@ -153,7 +153,7 @@ def _compile(request: dict[str, Any], candidates: Sequence[str]) -> tuple[dict[s
 
 
 def _refusal(source: sources.SourceText, report: dict[str, Any], chatter: str) -> Exception:
-    """The exception for a report that is not ok."""
+    """Return the exception for a report that is not ok."""
     if _NO_PRIVILEGE.search(chatter):
         return kernel_error("map_create", 1, f"cannot create the maps of {source.name}")
     refused = _NO_MAP.search(chatter)
@@ -178,14 +178,17 @@ def _refusal(source: sources.SourceText, report: dict[str, Any], chatter: str) -
 
 
 def _attempts(source: sources.SourceText) -> Iterator[tuple[str | None, list[str]]]:
-    """Our own headers first: they are ten times faster. The machine's, if it has any, for programs that need more."""
+    """Yield the headers to try: our own first, which are ten times faster, then the machine's, if there are any."""
     yield str(sources.headers()), _flags(source, True)
     if have_kernel_headers():
         yield None, _flags(source, False)
 
 
 def _fresh(source: sources.SourceText, text: str, candidates: Sequence[str]) -> dict[str, Any]:
-    """The report, with what it depends on (see dependencies.noted) in place of what clang read, and when."""
+    """Compile.
+
+    Return the report, with its dependencies (see dependencies.noted) instead of the files that clang read.
+    """
     report: dict[str, Any] = {}
     headers: str | None = None
     chatter = ""
@@ -204,7 +207,7 @@ def _fresh(source: sources.SourceText, text: str, candidates: Sequence[str]) -> 
 def build_images(
     source: sources.SourceText, text: str, *, cache: bool = True, candidates: Sequence[str] | None = None
 ) -> dict[str, Image]:
-    """Compile `text`, or take it from the cache: the Images of its functions, by name.
+    """Compile `text`, or take it from the cache; return the Images of its functions, by name.
 
     `candidates` overrides the interpreters that are tried. Raises CompileError with clang's text, LibraryError where
     there is no BCC and the cache has nothing that the last one made of this, PrivilegeError where maps cannot be
@@ -233,13 +236,13 @@ def _from(kept: Cache, key: str) -> dict[str, Image]:
     """What the cache has under `key`, if all that it was made of is as it was; else nothing."""
     entry = kept.load(key)
     if entry is not None and dependencies.hold(entry.get("depends")):
-        with contextlib.suppress(Exception):  # damaged on disk, in whatever way: compiled anew and overwritten
+        with contextlib.suppress(Exception):  # damaged on disk in any way: compiled again and overwritten
             return images(entry)
     return {}
 
 
 def choose(built: dict[str, Image], function: str | None, source: str) -> Image:
-    """The function that is wanted; the only one, if none was named."""
+    """Return the named function, or the only one. ArgumentError if there is none, or several."""
     if function is None and len(built) == 1:
         return next(iter(built.values()))
     if function in built:

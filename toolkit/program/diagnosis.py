@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a compiler's refusal most likely comes from, and what to do about it: for the end of clang's own text."""
+"""next_step(): the likely cause of a compile error and the next step, added to clang's own text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LIBBPF = re.compile(r"\bSEC\s*\(|\b__uint\s*\(|\b__type\s*\(")
 
 
 def next_step(chatter: str) -> str:
-    """Return sentences that help with what clang wrote, which quotes the program; "" where nothing is known."""
+    """Return the likely cause and the next step for clang's output; "" if nothing is known about it."""
     missing = MISSING_HEADER.search(chatter)
     if missing and missing[1] != "xsk_filter.h":
         return (

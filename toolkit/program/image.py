@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A compiled program as data: instructions, maps, and which instruction loads which map."""
+"""Image: a compiled program as data: instructions, maps, and which instruction loads which map."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class MapSpec:
 
     @property
     def of_maps(self) -> bool:
-        """Whether the values are other maps."""
+        """Whether its values are other maps."""
         return self.type in MAPS_OF_MAPS
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The NumPy type of one value: a record where the members are known integers, else raw bytes."""
+        """The NumPy dtype of one value: a record if the members are known integers, else raw bytes."""
         if self.fields:
             record = np.dtype(list(self.fields), align=True)
             if record.itemsize == self.value_size:
@@ -53,7 +53,7 @@ class MapSpec:
 
 
 def _fields(layout: str) -> tuple[tuple[str, str], ...]:
-    """Members of a struct value, from BCC's own description of it; empty for anything but flat integers."""
+    """Return the members of a struct value, from BCC's description; empty unless all are integers."""
     try:
         described = json.loads(layout)
     except ValueError:
@@ -80,7 +80,7 @@ class Image:
     relocations: tuple[tuple[int, int], ...]
 
     def relocated(self, fds: list[int]) -> npt.NDArray[Any]:
-        """The instructions with the maps' file descriptors in place, as an array of struct bpf_insn."""
+        """Return the instructions with the maps' file descriptors inserted, as an array of struct bpf_insn."""
         code: npt.NDArray[Any] = np.frombuffer(self.instructions, INSTRUCTION).copy()
         for instruction, index in self.relocations:
             code["imm"][instruction] = fds[index]
@@ -88,7 +88,7 @@ class Image:
 
 
 def map_specs(described: list[dict[str, Any]]) -> tuple[MapSpec, ...]:
-    """Maps as the worker describes them."""
+    """Return the maps described in a report of bcc_process.py."""
     return tuple(
         MapSpec(
             str(m["name"]),
@@ -111,7 +111,7 @@ def _u32(number: Any) -> int:
 
 
 def images(report: dict[str, Any]) -> dict[str, Image]:
-    """A source's functions, from the worker's report. Some exception where that is not a report of the worker's."""
+    """Return a source's functions from a report of bcc_process.py. Any exception if it is not such a report."""
     maps = map_specs(report["maps"])
     found = {}
     for name, function in report["functions"].items():

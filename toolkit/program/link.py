@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attachment by bpf_link: it dies with its file descriptor, so with the process, and nothing replaces it unasked."""
+"""Link: a program attached by a bpf_link: it ends with its descriptor, so with the process.
+
+Others cannot replace it.
+"""
 
 from __future__ import annotations
 
@@ -30,19 +33,18 @@ MODES = get_args(Mode)
 
 _FLAGS: dict[str, int] = {"native": abi.XDP_FLAGS_DRV_MODE, "generic": abi.XDP_FLAGS_SKB_MODE}
 
-# Where generic mode would be refused for the same reason, or would hide what the user has to know.
+# Errors for which generic mode is not tried: it would fail as well, or hide what the user has to know.
 _NO_FALLBACK = frozenset({errno.EBUSY, errno.EEXIST, errno.EPERM, errno.EACCES, errno.ENODEV, errno.EBADF})
 
 _SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283}
 _MEMBARRIER_CMD_GLOBAL = 1  # linux/membarrier.h
-_IN_FLIGHT = 0.1  # seconds: where the kernel cannot be asked, a driver's poll loop has ended by then
+_IN_FLIGHT = 0.1  # seconds to wait without membarrier(2): every driver's poll loop has ended by then
 
 
 class Link:
-    """An XDP program on an interface, for as long as this object is open, and nobody else takes it off: see lost().
+    """An XDP program on an interface, while this object is open, and no other program or user detaches it: see lost().
 
-    `mode` is what came about, "native" or "generic"; `fallback_reason` says why it is generic although native was
-    tried first, and is None otherwise.
+    mode: "native" or "generic". fallback_reason: why it is generic although native was tried first, else None.
     """
 
     _replaced: Replaced | None = None
@@ -57,9 +59,9 @@ class Link:
         program: str,
         replaced: Replaced | None = None,
     ) -> None:
-        """Take over `fd`, a bpf_link, which runs the program called `program` at `location`.
+        """Take over `fd`, a bpf_link that runs the program named `program` at `location`.
 
-        `replaced` is what is to be put back at its end.
+        replaced: the program to restore at its end.
         """
         self.interface = interface
         self.location = location
@@ -75,9 +77,9 @@ class Link:
         self.id = info.id if info else 0
         """The kernel's number of the link."""
         self.program_id = info.program_id if info else 0
-        """The kernel's number of the program that is to run here. Whoever updates the link on purpose writes it."""
-        self._asked = 0.0  # CLOCK_MONOTONIC, seconds: when the kernel was asked last
-        self._severed: query.XdpLink | None = None  # what it said when it was not as it should be; never reset
+        """The kernel's id of the program that should run here; to be written by code that updates the link."""
+        self._asked = 0.0  # CLOCK_MONOTONIC, seconds: time of the last question to the kernel
+        self._severed: query.XdpLink | None = None  # the kernel's answer when the link was lost; never reset
         self._loss: Loss | None = None  # the same, explained
 
     @property
@@ -92,19 +94,19 @@ class Link:
 
     @property
     def closed(self) -> bool:
-        """Whether close() took the program off."""
+        """Whether close() was called."""
         return self._descriptor.closed
 
     @property
     def attached(self) -> bool:
-        """Whether the program runs on the interface: neither close() nor anybody else took it off. Asks the kernel."""
+        """Whether the program is attached. Asks the kernel."""
         return not self.closed and self.lost() is None
 
     def lost(self, within: float = 0.0) -> Loss | None:
-        """Return why the program does not run here any more, if somebody else ended that; None while all is well.
+        """Return why the program is not attached any more, if not by close(); None while it is.
 
-        Asks the kernel (3 us) unless it was asked in the last `within` seconds. Nothing else tells: no event comes. A
-        loss stays one. When it is first reported, every packet that the program redirected has arrived.
+        Asks the kernel (3 us), unless that was done in the last `within` seconds: there is no event for it. A loss is
+        final. When it is first reported, every packet that the program redirected has arrived.
         """
         if self._severed is None and (now := time.monotonic()) >= self._asked + within:
             self._asked = now
@@ -117,7 +119,7 @@ class Link:
         return self._loss
 
     def _ask(self) -> None:
-        """Ask the kernel whether the link is as it should be. Not once close() has begun: it is not, then."""
+        """Ask the kernel whether the link is intact; not after close() has begun."""
         with contextlib.suppress(ClosedError, OSError):
             info = query.link_info(self._descriptor.fd)
             if info is not None and (info.ifindex == 0 or info.program_id != self.program_id) and not self._ending:
@@ -129,14 +131,14 @@ class Link:
         return loss.replaced(self._program, found.program_id)
 
     def close(self, *, wait: bool = False) -> None:
-        """Take the program off, and put back what it took the place of, or what others could not put back meanwhile.
+        """Detach the program, and restore the one that it replaced, or that others could not restore meanwhile.
 
-        Again is fine, and so is an interface that vanished meanwhile. What came of putting back is logged. With `wait`
-        no CPU runs the program any more when this returns, some 15 ms later: all that it redirected has arrived.
+        Repeatable, even if the interface is gone. The result of restoring is logged. wait: return some 15 ms later,
+        when no CPU runs the program any more, and all that it redirected has arrived.
         """
         if not self._ending:
-            self._ask()  # for the last time: what somebody else ended before is known afterwards
-        self._ending = True  # first: another thread that finds the link without an interface then knows why
+            self._ask()  # for the last time, so that an earlier loss is known afterwards
+        self._ending = True  # first, so that another thread that finds the link detached knows why
         before = self.closed
         _end(self._descriptor, self._replaced)
         if not before and self._replaced is None:
@@ -146,7 +148,7 @@ class Link:
 
     @property
     def replaced(self) -> dict[str, Any] | None:
-        """The program that this one took the place of: its id, name, mode, and whether it comes back at the end."""
+        """The program that this one replaced: its id, name, mode, and whether it is restored at the end."""
         if self._replaced is None:
             return None
         taken = self._replaced.taken
@@ -158,11 +160,11 @@ class Link:
         }
 
     def __enter__(self) -> Link:
-        """Attached for the length of the block."""
+        """Detach at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take the program off."""
+        """Detach the program."""
         self.close()
 
     def __repr__(self) -> str:
@@ -171,15 +173,15 @@ class Link:
 
     @property
     def state(self) -> str:
-        """How the program runs, or what somebody did to it: "native", "generic", "detached", "replaced", "deleted"."""
+        """The state: "native" or "generic" while attached, else "detached", "replaced" or "deleted"."""
         found = self.lost()
         return self.mode if found is None else found.kind
 
 
 def wait_for_readers() -> None:
-    """Return after an RCU grace period, in some 15 ms: every driver's poll loop that was under way has ended.
+    """Wait for an RCU grace period, some 15 ms: every driver's poll loop that was running has ended then.
 
-    membarrier(MEMBARRIER_CMD_GLOBAL) waits for one, and a program runs inside of an RCU read section.
+    membarrier(MEMBARRIER_CMD_GLOBAL) does that, and programs run inside of an RCU read section.
     """
     number = _SYS_MEMBARRIER.get(platform.machine())
     if number is not None:
@@ -194,7 +196,7 @@ def _end(descriptor: Descriptor, replaced: Replaced | None) -> None:
         if replaced is not None:
             with contextlib.suppress(OSError):
                 replaced.follow(query.link_info(descriptor.fd))
-        # Not by closing alone: a forked child that has not run yet holds a descriptor of the link too.
+        # Closing is not enough: a forked child that has not run yet has a descriptor of the link too.
         abi.libbpf().bpf_link_detach(descriptor.fd)
     descriptor.close()
     if replaced is not None:
@@ -208,7 +210,7 @@ def _create(program_fd: int, ifindex: int, mode: str) -> int:
 
 
 def _first_that_works(program_fd: int, ifindex: int, mode: str) -> tuple[int, str, str | None]:
-    """(fd or -errno, mode, fallback_reason)."""
+    """Attach in the first mode that works; return (fd or -errno, mode, fallback_reason)."""
     if mode != "auto":
         return _create(program_fd, ifindex, mode), mode, None
     fd = _create(program_fd, ifindex, "native")
@@ -216,7 +218,7 @@ def _first_that_works(program_fd: int, ifindex: int, mode: str) -> tuple[int, st
         return fd, "native", None
     refused = f"native mode: {os.strerror(-fd)} ({errno.errorcode.get(-fd, -fd)})"
     generic = _create(program_fd, ifindex, "generic")
-    # Both refused: the driver's own refusal tells more than that of the fall-back.
+    # Both failed: the driver's error is more specific than that of generic mode.
     return (generic, "generic", refused) if generic >= 0 else (fd, "native", None)
 
 
@@ -244,7 +246,7 @@ def _refusal(number: int, name: str, interface: str, ifindex: int, mode: str) ->
 def attach(
     program_fd: int, name: str, interface: str, mode: Mode, replace: Replace, netns: NetNS, *, filters: bool = False
 ) -> Link:
-    """Attach a program to an interface; see Program.attach. filters: it has rules, which begin with Ethernet."""
+    """Attach a program to an interface: see Program.attach(). filters: whether it has rules, which need Ethernet."""
     one_of("mode", mode, *MODES)
     check_replace(replace)
     with entered(netns):
@@ -253,7 +255,7 @@ def attach(
         except OSError as refused:
             number = refused.errno if refused.errno in (errno.EMFILE, errno.ENFILE) else errno.ENODEV
             raise kernel_error("attach", number, f"cannot attach the XDP program {name} to {interface!r}") from None
-        location = Location(Home(netns), ifindex)  # first: what fails leaves nothing attached
+        location = Location(Home(netns), ifindex)  # first, so that a failure leaves nothing attached
         if filters:
             check_ethernet(describe(interface))
         replaced = take_place(interface, ifindex, replace)

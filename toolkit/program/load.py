@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From an Image to a program in the kernel, through libbpf; the verifier's log where it says no."""
+"""Load an Image into the kernel through libbpf; makes the text of a VerifierError from the verifier's log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["LESS", "create_maps", "load_program"]
 
 _TRACE = re.compile(r"\d+: |;|from \d+ to \d+|func#")
 
-# What the verifier says of a program that is not wrong, but more than it takes.
+# The verifier's messages for a program that is not wrong, but too large.
 _BEYOND = re.compile(
     r"BPF program is too large.*|The sequence of .* jumps is too complex.*|jump out of range.*|combined stack size.*"
 )
@@ -29,13 +29,13 @@ LESS = (
 )
 _LIMITS = f". Likely cause: the program, most often its filter, is more than the verifier follows. {LESS}"
 
-MOST = 1 << 16  # instructions; in a longer program a jump that clang cut to 16 bits may end somewhere in it, unnoticed
-LOG_STATS = 4  # BPF_LOG_STATS: the verdict and its numbers, without the steps that led to it
-LOG_SIZES = (1 << 20, 1 << 26)  # bytes; kernels before 6.4 refuse with ENOSPC where the log does not fit
+MOST = 1 << 16  # instructions; in a longer program a jump that clang has truncated to 16 bits may lead to a wrong place
+LOG_STATS = 4  # BPF_LOG_STATS: the verdict and its numbers, without the steps
+LOG_SIZES = (1 << 20, 1 << 26)  # bytes; kernels before 6.4 fail with ENOSPC when the log does not fit
 
 
 def create_maps(image: Image, entries: Mapping[str, int]) -> dict[str, Map]:
-    """Make the image's maps in the kernel, those that hold others last. By name; none is left where one fails."""
+    """Create the image's maps in the kernel, maps of maps last; return them by name. None is left when one fails."""
     unknown = sorted(set(entries) - {spec.name for spec in image.maps})
     if unknown:
         names = ", ".join(spec.name for spec in image.maps) or "none"
@@ -67,7 +67,7 @@ def _load(image: Image, code: Any, flags: int, log: ct.Array[ct.c_char] | None, 
 
 
 def load_program(image: Image, maps: Mapping[str, Map], *, frags: bool, source: str) -> int:
-    """Load the image with its maps; the program's file descriptor. Raises VerifierError with the verifier's log."""
+    """Load the image with its maps; return the program's descriptor. VerifierError with the verifier's log."""
     code = image.relocated([maps[spec.name].fd for spec in image.maps])
     flags = abi.BPF_F_XDP_HAS_FRAGS if frags else 0
     tried = f"cannot load the XDP program {image.function} of {source}"
@@ -78,14 +78,14 @@ def load_program(image: Image, maps: Mapping[str, Map], *, frags: bool, source: 
         return fd
     if fd == -errno.EPERM:
         raise kernel_error("prog_load", fd, tried)
-    # Only now with a log: asking for one makes the verifier several times slower.
+    # Only now with a log, which makes the verifier several times slower.
     text = ""
-    # Of a program that is too large the verifier's million steps say nothing, and writing them takes ten seconds.
+    # For a program that is too large, the verifier's million steps are of no use, and writing them takes ten seconds.
     level = LOG_STATS if fd == -errno.E2BIG else 1
     for size in LOG_SIZES:
         buffer = ct.create_string_buffer(size)
         again = _load(image, code, flags, buffer, level)
-        if again >= 0:  # what stood in the way is gone, such as memory pressure
+        if again >= 0:  # the cause is gone, such as memory pressure
             return again
         fd, text = again, buffer.value.decode(errors="replace")
         if again != -errno.ENOSPC:
@@ -108,7 +108,7 @@ def load_program(image: Image, maps: Mapping[str, Map], *, frags: bool, source: 
 
 
 def _last_words(log: str) -> str:
-    """The lines of the log that say why: those after the last traced instruction, statistics left out."""
+    """Return the lines of the log that give the reason: those after the last traced instruction, without statistics."""
     reasons: list[str] = []
     for line in log.splitlines():
         if _TRACE.match(line):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ended an attachment that nobody here ended: the interface, the link or the program; and what to do about it."""
+"""Loss: why an attachment ended, if not by us: the interface, the link or the program; and the next step."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _OPEN_AGAIN = "`xsk status` shows what is attached; open it again (`replace=True
 
 
 class Location(NamedTuple):
-    """An interface: its number counts in its network namespace."""
+    """An interface: its network namespace, and its index there."""
 
     home: Home
     ifindex: int
 
     def exists(self) -> bool | None:
-        """Whether the interface is still there; None where its network namespace cannot be asked."""
+        """Return whether the interface still exists; None if its network namespace cannot be entered."""
         with self.home.entered() as reached:
             if not reached:
                 return None
@@ -36,29 +36,29 @@ class Location(NamedTuple):
             return True
 
     def attached(self) -> query.Attached | None:
-        """Return what is attached there now, as far as that can be asked."""
+        """Return what is attached there now; None if nothing is, or that is not known."""
         with self.home.entered() as reached, contextlib.suppress(OSError):
             return query.attached(self.ifindex) if reached else None
         return None
 
     def runs(self, program_id: int) -> bool | None:
-        """Whether the program of that number is attached there, by whomever; None where that cannot be asked."""
+        """Return whether the program of that id is attached there; None if that is not known."""
         with self.home.entered() as reached, contextlib.suppress(OSError):
             return program_id in query.attached_ids(self.ifindex) if reached else None
         return None
 
 
 class Loss(NamedTuple):
-    """Why nothing comes any more, and the next step: both as parts of a sentence."""
+    """Why no packet comes any more, and the next step: both as parts of a sentence."""
 
     kind: Literal["deleted", "moved", "detached", "replaced"]
     cause: str
     remedy: str
 
     def error(self, tried: str, number: int = errno.ENETDOWN) -> DeviceGoneError:
-        """Build the exception; `tried` begins its sentence ("cannot receive on veth0 any more").
+        """Return the exception; `tried` begins its sentence ("cannot receive on veth0 any more").
 
-        With the kernel's `number` where the interface is gone. DetachedError, ENOLINK where only its program is.
+        With errno `number` if the interface is gone; DetachedError with ENOLINK if only its program is.
         """
         gone = self.kind in ("deleted", "moved")
         kind, number = (DeviceGoneError, number) if gone else (DetachedError, errno.ENOLINK)
@@ -66,7 +66,7 @@ class Loss(NamedTuple):
 
 
 def gone(location: Location, *, attached: bool) -> Loss:
-    """Explain a socket that has lost its device. `attached`: the program still runs on that device, wherever it is."""
+    """Explain a socket that has lost its device. attached: the program is still attached to that device elsewhere."""
     there = location.exists()
     if there:
         return Loss("moved", "the interface was moved into another network namespace, and back", "open it again")
@@ -77,7 +77,7 @@ def gone(location: Location, *, attached: bool) -> Loss:
 
 
 def detached(location: Location, ours: str, how: str) -> Loss:
-    """Explain a program, `ours` by name, that was attached there and is not any more; `how` it was attached."""
+    """Explain why the program named `ours` is not attached there any more. how: the way in which it was attached."""
     there = location.exists()
     if there is False:
         return Loss("deleted", "the interface was deleted", _LOOK)
@@ -90,7 +90,7 @@ def detached(location: Location, ours: str, how: str) -> Loss:
 
 
 def replaced(ours: str, other: int) -> Loss:
-    """Explain a link that runs the program of number `other` in the place of `ours`."""
+    """Explain a link that runs the program of id `other` instead of `ours`."""
     info = query.program_by_id(other)
     cause = f"somebody put program {info.id} ({info.name or 'no name'}) in the place of the XDP program {ours}"
     return Loss("replaced", cause, _OPEN_AGAIN)

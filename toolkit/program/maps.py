@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BPF maps: create, read, update, delete. Values of per-CPU maps come as NumPy records."""
+"""Map: a BPF map: create, read, update, delete. Values of per-CPU maps are NumPy records."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ PER_CPU_TYPES = frozenset({5, 6, 10, 21})  # percpu_hash, percpu_array, lru_perc
 @functools.cache
 def _possible_cpus() -> int:
     count: int = abi.libbpf().libbpf_num_possible_cpus()
-    return count if count > 0 else _values_read()  # libbpf asks /sys, which may be hidden
+    return count if count > 0 else _values_read()  # libbpf reads /sys, which may be hidden
 
 
 def _values_read() -> int:
-    """Return how many values the kernel has in an entry of a per-CPU map: one for each CPU that may ever come."""
+    """Return how many values an entry of a per-CPU map has: one for each possible CPU."""
     fd = abi.libbpf().bpf_map_create(_PERCPU_ARRAY, b"cpus", 4, 8, 1, None)
     if fd < 0:
         raise kernel_error("map_create", fd, "cannot count the CPUs by a map")
@@ -50,15 +50,15 @@ class Map:
     """One BPF map. Keys are ints (stored in the machine's byte order) or bytes of `key_size`."""
 
     def __init__(self, spec: MapSpec, fd: int) -> None:
-        """Take over `fd`, a map that looks like `spec`."""
+        """Take over `fd`, a map as described by `spec`."""
         self._spec = spec
         self._descriptor = Descriptor(fd, f"the map {spec.name}")
 
     @classmethod
     def create(cls, spec: MapSpec, max_entries: int | None = None, *, inner: Map | None = None) -> Map:
-        """Make the map in the kernel, with room for `max_entries` in place of what the program's source says.
+        """Create the map in the kernel. max_entries: instead of that in the program's source.
 
-        inner: one that the entries of a map of maps must be like.
+        inner: for a map of maps, a map that its entries must be like.
         """
         if max_entries is not None:
             if max_entries < 1:
@@ -84,12 +84,12 @@ class Map:
         return cls(spec, fd)
 
     def another(self) -> Map:
-        """Make one more map like this one, empty: for an entry of a map of maps. Close it yourself."""
+        """Create another, empty map like this one, for an entry of a map of maps. The caller closes it."""
         return Map.create(self._spec)
 
     @property
     def name(self) -> str:
-        """As in the program's source."""
+        """The name in the program's source."""
         return self._spec.name
 
     @property
@@ -109,7 +109,7 @@ class Map:
 
     @property
     def max_entries(self) -> int:
-        """How many entries fit."""
+        """The most entries that it can have."""
         return self._spec.max_entries
 
     @property
@@ -151,7 +151,7 @@ class Map:
         return self.value_size
 
     def read(self, key: int | bytes) -> bytes | None:
-        """The value's bytes (of all CPUs, one after the other, in a per-CPU map); None where there is no such entry."""
+        """Return the value's bytes (in a per-CPU map those of all CPUs, one after the other); None without an entry."""
         value = ct.create_string_buffer(self._space())
         result = abi.libbpf().bpf_map_lookup_elem(self.fd, self._key(key), value)
         if result == -2:
@@ -161,7 +161,7 @@ class Map:
         return value.raw
 
     def per_cpu(self, key: int | bytes = 0) -> npt.NDArray[Any]:
-        """One value for each possible CPU, shape (cpus,), of `dtype`. A copy."""
+        """Return one value for each possible CPU: shape (cpus,), of `dtype`. A copy."""
         if self.type not in PER_CPU_TYPES:
             raise ArgumentError(f"the map {self.name} is not a per-CPU map. Next step: read(key).")
         raw = self.read(key)
@@ -181,7 +181,7 @@ class Map:
             )
 
     def _why(self, number: int) -> str:
-        """The likely cause of an entry that was refused with errno `number`; "" where the errno says enough."""
+        """Return the likely cause of an update that failed with errno `number`; "" if the errno is clear enough."""
         if number == errno.E2BIG:
             return f"the map has room for {self.max_entries} entries"
         if number == errno.EINVAL and self._spec.of_maps:
@@ -189,7 +189,7 @@ class Map:
         return ""
 
     def delete(self, key: int | bytes) -> bool:
-        """Take an entry out; False where there was none."""
+        """Remove an entry; False if there was none."""
         result = abi.libbpf().bpf_map_delete_elem(self.fd, self._key(key))
         if result == -2:
             return False
@@ -198,7 +198,7 @@ class Map:
         return True
 
     def close(self) -> None:
-        """Give the file descriptor back; the kernel keeps the map for as long as a program uses it."""
+        """Close the file descriptor; the kernel keeps the map while a program uses it."""
         self._descriptor.close()
 
     def __repr__(self) -> str:

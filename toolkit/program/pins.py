@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs kept alive beyond their last process: pinned in a directory of root's own, in the BPF file system."""
+"""Pins: programs that outlive their last process: pinned in a directory of root, in the BPF file system."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DIRECTORY = Path("/sys/fs/bpf/afxdp-toolkit")
 
 
 def pin(fd: int, name: str, tried: str) -> None:
-    """Pin the program `fd` as `name`. SystemCallError, whose sentence starts with `tried`."""
+    """Pin the program `fd` as `name`. SystemCallError, with a sentence that begins with `tried`."""
     _check_directory(tried)
     result = abi.libbpf().bpf_obj_pin(fd, os.fsencode(DIRECTORY / name))
     if result < 0:
@@ -28,7 +28,7 @@ def pin(fd: int, name: str, tried: str) -> None:
 
 
 def pinned(name: str) -> int:
-    """Return a new descriptor of the program pinned as `name`. OSError where there is none."""
+    """Return a new descriptor of the program pinned as `name`. OSError if there is none."""
     fd: int = abi.libbpf().bpf_obj_get(os.fsencode(DIRECTORY / name))
     if fd < 0:
         raise OSError(-fd, os.strerror(-fd), str(DIRECTORY / name))
@@ -42,7 +42,7 @@ def unpin(name: str) -> None:
 
 
 def _check_directory(tried: str) -> None:
-    """Make it where it is missing; nobody else may write there, or exchange it."""
+    """Make the directory if it is missing; raise if other users can write to it, or replace it."""
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(DIRECTORY, 0o700)

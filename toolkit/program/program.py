@@ -30,31 +30,31 @@ from toolkit.program.rules import Action, Filtering, Rule, RuleCounters
 
 __all__ = ["Program"]
 
-_ELSEWHERE = 0.5  # seconds between two questions about an attachment that no link of ours tells of: 50 us each
+_ELSEWHERE = 0.5  # seconds between two questions (50 us each) about an attachment that is not by a link of ours
 
 
 class Program:
     """An XDP program that the kernel has accepted.
 
     Made by `Program.build(source)`, which compiles with BCC in another process, or by `Program.from_bcc(bpf, function)`
-    from a BPF object of your own. Closing it takes it off every interface. One Program may be attached to several
-    interfaces, but its XSKMAP knows queues only, so their sockets need Programs of their own.
+    from a BPF object of your own. Closing it detaches it from every interface. One Program may be attached to several
+    interfaces, but its XSKMAP has an entry for each queue number only, so their sockets need Programs of their own.
     """
 
     def __init__(self, fd: int, name: str, maps: Mapping[str, Map], rules: Iterable[Rule] = ()) -> None:
         """Take over `fd`, a loaded program, and its maps. Use `build` or `from_bcc`."""
         self.name = name
         self.rules = tuple(rules)
-        """The rules in it, in order, as far as they are known. Batch.rule_numbers has their numbers."""
+        """The rules in it, in order, if they are known. Batch.rule_numbers has their indices."""
         self._descriptor = Descriptor(fd, f"the XDP program {name}")
         self._maps = dict(maps)
         self._links: list[Link] = []
-        # queue -> weak reference to the Socket that has it, or a token for a bare descriptor; by register()
+        # queue -> weak reference to its Socket, or a token for a bare descriptor; written by register()
         self._registered: dict[int, object] = {}
         self._elsewhere: dict[Location, tuple[float, bool, Loss | None]] = {}  # by _lost_elsewhere()
         info = query.program_info(fd)
         self.id = info.id
-        """The kernel's number of the program."""
+        """The kernel's id of the program."""
 
     @classmethod
     def build(
@@ -101,16 +101,16 @@ class Program:
                 raise
             return cls(fd, image.function, maps, filtering.rules)
 
-        # In one piece: an interrupt in the middle could leave file descriptors that no object stands for, or clang.
+        # Uninterrupted: otherwise an interrupt could leave file descriptors without an owner, or clang running.
         return uninterrupted(work, dispose=Program.close)
 
     @classmethod
     def from_bcc(cls, bpf: Any, function: Any = None, *, rules: Iterable[Rule] = ()) -> Program:
-        """Take over from a `bcc.BPF` object of your own: `function` is a name, or what `bpf.load_func` returned.
+        """Take over from a `bcc.BPF` object of your own. function: a name, or what `bpf.load_func` returned.
 
-        A function that is not loaded yet is loaded. The Program has file descriptors of its own: the BPF object may go
-        before or after it. It does not attach or detach what `bpf.attach_xdp` did. `rules` are those that source_text()
-        was given, if any: names for rule_counters.
+        A function that is not loaded yet is loaded. The Program has file descriptors of its own: either object may be
+        closed first. It does not change what `bpf.attach_xdp` attached. rules: those given to source_text(), if any,
+        for the names in rule_counters().
         """
         from toolkit.program import bcc
 
@@ -120,7 +120,7 @@ class Program:
 
     @property
     def fd(self) -> int:
-        """The program's file descriptor. Raises ClosedError after close."""
+        """The program's file descriptor. ClosedError after close()."""
         return self._descriptor.fd
 
     def fileno(self) -> int:
@@ -139,17 +139,18 @@ class Program:
 
     @property
     def closed(self) -> bool:
-        """Whether the program was closed, or belongs to the parent of a fork."""
+        """Whether close() was called, or this is a forked child."""
         return self._descriptor.closed
 
     def attach(self, interface: str, *, mode: Mode = "auto", replace: Replace = False, netns: NetNS = None) -> Link:
-        """Run the program on `interface` until the Link or the Program is closed, or the process ends, however it ends.
+        """Attach the program to `interface` until the Link or the Program is closed, or the process ends in any way.
 
-        `mode="auto"` tries native mode first and falls back to generic; `Link.mode` says which came about and
-        `Link.fallback_reason` why. What is attached there already is refused by name. replace=True takes its place if
-        it was attached by netlink, as a firewall is: it comes back when the Link ends (`Link.replaced` names it; the
-        end is logged). replace="link" takes the place of what a link holds as well, and that cannot come back.
-        `netns` is the interface's network namespace, if it is not this thread's.
+        mode: "auto" tries native mode first and falls back to generic; `Link.mode` has the result and
+        `Link.fallback_reason` the reason. replace: False refuses if another program is attached, and names it. True
+        replaces one that was attached by netlink, such as a firewall; it is restored when the Link ends
+        (`Link.replaced` names it; the end is logged). "link" also replaces a program that is held by a link, which
+        cannot be restored.
+        netns: the interface's network namespace, if it is not this thread's.
         """
 
         def work() -> Link:
@@ -165,13 +166,14 @@ class Program:
             self._links = [*self.links, link]
             return link
 
-        # In one piece: an interrupt in the middle could leave a program attached that no object stands for.
+        # Uninterrupted: otherwise an interrupt could leave a program attached without an object that detaches it.
         return uninterrupted(work, dispose=Link.close)
 
     def lost(self, location: Location, within: float = 0.0) -> Loss | None:
-        """Return why the program does not run at `location` any more, if somebody ended that; None else.
+        """Return why the program is not attached at `location` any more, if neither this object nor its Link detached
+        it.
 
-        That is: if it ran there, and neither this object nor its Link took it off. See Link.lost().
+        None otherwise. See Link.lost().
         """
         mine = [link for link in self._links if link.location == location]
         if not mine:
@@ -180,9 +182,9 @@ class Program:
         return None if None in found or not found else found[-1]
 
     def _lost_elsewhere(self, location: Location, within: float) -> Loss | None:
-        """Do the same where others attached it: by netlink (BCC, `ip link`), or the process that made it.
+        """Do lost() for a program that others attached: by netlink (BCC, `ip link`), or in the process that made it.
 
-        Known from the first time on that it was seen there.
+        A loss is known only after the program was once seen there.
         """
         asked, ran, found = self._elsewhere.get(location, (0.0, False, None))
         if found is None and (now := time.monotonic()) >= asked + max(within, _ELSEWHERE):
@@ -194,12 +196,12 @@ class Program:
         return found
 
     def _ended_by_owner(self) -> bool:
-        """Whether it was taken off where it belongs: by the process that shares it with this one."""
+        """Return whether its owner detached it: the process that shares it with this one."""
         return False
 
     @functools.cached_property
     def xsks_map(self) -> Map:
-        """The map of AF_XDP sockets, by queue. Raises ArgumentError if the program has none, or several."""
+        """The map of AF_XDP sockets, by queue. ArgumentError if the program has none, or several."""
         found = [one for one in self._maps.values() if one.type == abi.BPF_MAP_TYPE_XSKMAP]
         named = [one for one in found if one.name == "xsks_map"]
         if len(found) == 1 or named:
@@ -210,10 +212,10 @@ class Program:
         )
 
     def register(self, sock: Any, queue: int | None = None) -> None:
-        """Have the program redirect the packets of a queue to `sock`: the XSKMAP entry.
+        """Redirect the packets of a queue to `sock`: write the XSKMAP entry.
 
-        `sock` is a `toolkit.Socket`, whose queue it is and which takes itself out again when it closes, or anything
-        with `fileno()`, or a file descriptor; those two need `queue`.
+        sock: a `toolkit.Socket`, which has its queue and removes itself when it closes; or any object with `fileno()`,
+        or a file descriptor, which need `queue`. ArgumentError when the queue is taken, or the map has no room for it.
         """
         number = getattr(sock, "queue", None) if queue is None else queue
         if not isinstance(number, int):
@@ -240,13 +242,13 @@ class Program:
         on_close = getattr(sock, "on_close", None)
         token = self._registered[number] = object() if on_close is None else weakref.ref(sock)
         if on_close is not None:
-            # Weak: a socket must not keep the program, and with it the attachment, alive.
+            # Weak, so that a socket does not keep the program attached.
             on_close(functools.partial(_socket_closes, weakref.ref(self), number, token))
         if (feed := getattr(sock, "feed", None)) is not None:
             feed.begin(self)
 
     def unregister(self, queue: int) -> None:
-        """Take a queue's entry out: its packets go on to the kernel. An entry that is not there is fine."""
+        """Remove a queue's entry: its packets go on to the kernel. Repeatable."""
         holder = self._registered.pop(queue, None)
         sock = holder() if isinstance(holder, weakref.ref) else None
         if (feed := getattr(sock, "feed", None)) is not None:
@@ -254,7 +256,7 @@ class Program:
         self.xsks_map.delete(queue)
 
     def counters(self) -> dict[str, int]:
-        """Return what the program counted, summed over the CPUs: members of the struct in its per-CPU array `counters`.
+        """Return the counters, summed over the CPUs: the members of the struct in its per-CPU array `counters`.
 
         Where that array has several entries (one a rule, and one for packets that no rule takes), over all of them.
         Empty where the program has no such array, which
@@ -265,7 +267,7 @@ class Program:
         return {name: int(rows[name].sum(dtype=np.uint64)) for name in rows.dtype.names or ()}
 
     def rule_counters(self) -> tuple[RuleCounters, ...]:
-        """Return what each rule did, in the order of `rules`: Batch.rule_numbers has their numbers."""
+        """Return the counters of each rule, in the order of `rules`; Batch.rule_numbers has their indices."""
         rows = self._counted()
         if rows is None or "matched" not in (rows.dtype.names or ()):
             raise ArgumentError(f"the program {self.name} counts no rules. Next step: see progs/xsk_redirect.c.")
@@ -289,15 +291,15 @@ class Program:
         return np.stack([table.per_cpu(i) for i in range(table.max_entries)])
 
     def test_run(self, packet: bytes, repeat: int = 1) -> tuple[int, bytes]:
-        """Run the program on bytes, without an interface: (XDP action, packet as the program left it)."""
+        """Run the program on bytes, without an interface; return (XDP action, packet afterwards)."""
         return run.run_once(self.fd, packet, repeat)
 
     def test_run_many(self, packets: Sequence[bytes]) -> npt.NDArray[np.uint32]:
-        """Run the program on each packet: the XDP actions, shape (len(packets),)."""
+        """Run the program on each packet; return the XDP actions: shape (len(packets),), uint32."""
         return run.run_many(self.fd, packets)
 
     def close(self) -> None:
-        """Take the program off its interfaces and out of the sockets' way, and give everything back. Again is fine."""
+        """Detach the program from its interfaces and sockets, and release everything. Repeatable."""
         for link in self._links:
             link.close()
         self._links = []
@@ -311,7 +313,7 @@ class Program:
         self._descriptor.close()
 
     def __enter__(self) -> Program:
-        """For the length of a block."""
+        """Close at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -326,7 +328,7 @@ class Program:
 
 
 def _socket_closes(program: weakref.ref[Program], queue: int, token: object) -> None:
-    """A registered socket is about to close: its entry goes, unless another socket has the queue by now."""
+    """Remove the entry of a socket that is about to close, unless another socket has the queue now."""
     alive = program()
     if alive is not None and not alive.closed and alive._registered.get(queue) is token:
         alive.unregister(queue)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which XDP program runs on an interface, and who holds it: asked of the kernel, whoever attached it."""
+"""Ask the kernel which XDP program is attached to an interface, and by which links, whoever attached it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ProgramInfo:
 
 @dataclasses.dataclass(frozen=True)
 class XdpLink:
-    """A bpf_link of type XDP. `ifindex` counts in its own network namespace, and is 0 once the device is gone."""
+    """A bpf_link of type XDP. ifindex: in its own network namespace; 0 once the device is gone."""
 
     id: int
     program_id: int
@@ -52,11 +52,11 @@ class XdpLink:
 
 @dataclasses.dataclass(frozen=True)
 class Attached:
-    """What runs on an interface.
+    """The program that is attached to an interface.
 
-    `mode` is "native", "generic", "offload" or "several". `link_ids` are the links that may hold it, empty if it was
-    attached by netlink (it then outlives its process), and None if the kernel does not let us ask (CAP_SYS_ADMIN).
-    More than one means that the same program runs on interfaces of the same number in other network namespaces.
+    mode: "native", "generic", "offload" or "several". link_ids: the links that may hold it; empty if it was attached by
+    netlink (then it outlives its process); None without permission to ask (CAP_SYS_ADMIN). Several mean that the same
+    program is also attached to interfaces of the same index in other network namespaces.
     """
 
     ifindex: int
@@ -107,9 +107,9 @@ def _link_ids() -> Iterator[int]:
 
 
 def xdp_links(known: Mapping[int, XdpLink | None] | None = None) -> list[XdpLink]:
-    """Every XDP link of the machine, in all network namespaces. Needs CAP_SYS_ADMIN (PrivilegeError without).
+    """Return every XDP link of the machine, in all network namespaces. PrivilegeError without CAP_SYS_ADMIN.
 
-    `known`: what was learned without a descriptor (None: a link of another type); only others are opened to be asked.
+    known: links that are known already, by id (None: of another type); only the others are opened.
     """
     known = known or {}
     found = [known[number] if number in known else _link_by_id(number) for number in _link_ids()]
@@ -117,10 +117,10 @@ def xdp_links(known: Mapping[int, XdpLink | None] | None = None) -> list[XdpLink
 
 
 def _link_by_id(number: int) -> XdpLink | None:
-    """Ask a link, and let go of it at once: while we hold it, it outlives its owner."""
+    """Read a link and close it at once, because an open descriptor would make it outlive its owner."""
     fd = abi.libbpf().bpf_link_get_fd_by_id(number)
     if fd < 0:
-        return None  # gone since it was listed
+        return None  # it has ended since it was listed
     try:
         return link_info(fd)
     finally:
@@ -128,7 +128,7 @@ def _link_by_id(number: int) -> XdpLink | None:
 
 
 def attached(ifindex: int, netns: NetNS = None, *, links: Collection[XdpLink] | None = None) -> Attached | None:
-    """The XDP program on an interface, ours or foreign; None if there is none. `links`: xdp_links(), if it is known."""
+    """Return the XDP program on an interface, ours or another; None if there is none. links: xdp_links(), if known."""
     with entered(netns):
         options = _asked(ifindex)
     if not options.attach_mode:
@@ -140,7 +140,7 @@ def attached(ifindex: int, netns: NetNS = None, *, links: Collection[XdpLink] | 
 
 
 def attached_ids(ifindex: int) -> set[int]:
-    """The numbers of the XDP programs on an interface of this thread's namespace, in any mode: by one netlink call."""
+    """Return the ids of the XDP programs on an interface of this thread's namespace, in any mode (one netlink call)."""
     options = _asked(ifindex)
     return {options.prog_id, options.drv_prog_id, options.skb_prog_id, options.hw_prog_id} - {0}
 
@@ -154,9 +154,9 @@ def _asked(ifindex: int) -> abi.XdpQueryOpts:
 
 
 def program_by_id(number: int) -> ProgramInfo:
-    """Describe the program of that number, by nothing but the number where the kernel does not let us ask."""
+    """Describe the program of that id; only with its id if the kernel does not permit more."""
     fd = abi.libbpf().bpf_prog_get_fd_by_id(number)
-    if fd < 0:  # no privilege, or gone meanwhile: its number is still worth telling
+    if fd < 0:  # without privilege, or unloaded meanwhile
         return ProgramInfo(number, "", 0, 0)
     try:
         return program_info(fd)

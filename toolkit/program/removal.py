@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Taking an XDP program off an interface, whoever's it is: the one that was looked at, and no other."""
+"""Detach an XDP program from an interface, whoever attached it: exactly the one that was found before, and no other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def mode_flags(mode: str) -> int:
 
 
 def take_off(interface: str, present: Attached) -> None:
-    """Detach it, in the calling thread's network namespace. OSError when another has taken its place meanwhile."""
+    """Detach it, in the calling thread's network namespace. OSError when another has replaced it meanwhile."""
     if present.link_ids:
         _detach_link(interface, present)
     else:
@@ -38,7 +38,7 @@ def _detach_link(interface: str, present: Attached) -> None:
         )
     fd = abi.libbpf().bpf_link_get_fd_by_id(links[0])
     if fd == -errno.ENOENT:
-        return  # gone by itself
+        return  # it has ended by itself
     if fd < 0:
         raise kernel_error("link_get_fd_by_id", fd, tried)
     try:
@@ -50,7 +50,7 @@ def _detach_link(interface: str, present: Attached) -> None:
 
 
 def _detach_netlink(interface: str, present: Attached) -> None:
-    """If another program took its place meanwhile, the kernel refuses (EEXIST)."""
+    """Detach by netlink. The kernel refuses (EEXIST) if another program has replaced it meanwhile."""
     tried = f"cannot take {present} off {interface}"
     fd = abi.libbpf().bpf_prog_get_fd_by_id(present.program.id)
     if fd < 0:

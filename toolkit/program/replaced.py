@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Taking the place of a program that is attached, and putting it back at the end.
+"""Replace a program that is attached, and restore it at the end.
 
-A program that was attached by netlink (`ip link set dev NAME xdp`, xdp-tools: a firewall perhaps) would be gone for
-good: nobody attaches it again. So it is held, and pinned with a record of where it was, before it is taken off; the end
-of ours puts it back. What a killed process could not put back, the next one that attaches on that interface does, and
-repair().
+A program that was attached by netlink (`ip link set dev NAME xdp`, xdp-tools: a firewall perhaps) would be lost,
+because nothing attaches it again. So before it is detached it is pinned, with a record of where it was, and it is
+restored when our program ends. If a process is killed, the next one that attaches to that interface restores it, or
+repair() does.
 
-A program under somebody's link goes for good: a link cannot be put back. That is done only when asked for by name.
+A program that another process holds by a link is lost for good, because a link cannot be restored. That is done only
+with replace="link".
 """
 
 from __future__ import annotations
@@ -34,28 +35,28 @@ from toolkit.program.removal import mode_flags, take_off
 
 __all__ = ["Replace", "Replaced", "as_text", "check_replace", "left", "put_back_after", "repair", "take_place"]
 
-# False: refuse where something is attached. True: a program that can be put back. "link": one under a link as well.
+# False: refuse if a program is attached. True: replace one that can be restored. "link": also one that a link holds.
 Replace = bool | Literal["link"]
 
 _KIND = "program"  # of the records
-_RELEASED = -1  # in place of the process's start: it has ended its work, and could not put the program back yet
+_RELEASED = -1  # instead of the process's start: it has ended, and could not yet restore the program
 
 _guard = Guard(_KIND)
 _log = logging.getLogger("toolkit.replaced")
 
 
 def check_replace(replace: Replace) -> None:
-    """Raise ArgumentError for what is none."""
+    """Raise ArgumentError for a value that is not allowed."""
     one_of("replace", replace, True, False, "link")
 
 
 class Replaced:
-    """What was taken off an interface for a program of ours. `comes_back`: whether put_back() can do what it says."""
+    """A program that was detached for one of ours. comes_back: whether put_back() can restore it."""
 
     def __init__(self, interface: str, taken: query.Attached, record: Record | None, program: int = -1) -> None:
-        """In the network namespace of the interface; `record`: of a program that comes back. Takes over its descriptor.
+        """Make it, in the network namespace of the interface. record: of a program that comes back; program: its fd.
 
-        The pin is for the successor of a killed process: others may remove it, or unmount the file system.
+        The descriptor is kept, because others may remove the pin, or unmount the file system.
         """
         self.interface = interface
         self.taken = taken
@@ -66,7 +67,7 @@ class Replaced:
         fork.track(self)
 
     def fileno(self) -> int:
-        """Return a descriptor of the interface's network namespace, as entered() takes it."""
+        """Return a descriptor of the interface's network namespace, for entered()."""
         return self._netns
 
     def follow(self, link: query.XdpLink | None) -> None:
@@ -105,10 +106,10 @@ class Replaced:
         self._record = self._record._replace(interface=name, ifindex=ifindex, netns=netns, cookie=cookie)
 
     def put_back(self) -> None:
-        """Put the program back, and what earlier ones left; say what came of it. Ours is off already. Repeatable."""
+        """Restore the program, and those that earlier processes left; log the result. Ours is detached. Repeatable."""
         if self._netns < 0:
             return
-        if _guard.mine:  # a finalizer in the middle of just this
+        if _guard.mine:  # a finalizer that runs inside of this very function
             _guard.finalize(self._put_back)
         else:
 
@@ -128,7 +129,7 @@ class Replaced:
             self.let_go()
 
     def let_go(self) -> None:
-        """Have nothing to put back any more."""
+        """Forget the program: there is nothing to restore any more."""
         netns, program, self._netns, self._program = self._netns, self._program, -1, -1
         for fd in (netns, program):
             if fd >= 0:
@@ -140,9 +141,9 @@ class Replaced:
 
 
 def take_place(interface: str, ifindex: int, replace: Replace) -> Replaced | None:
-    """Take off what is attached to `interface` of this network namespace, and say so; None where nothing is.
+    """Detach the program of `interface` in this network namespace, and log that; None if there is none.
 
-    First what a killed process took off there is put back. OSError, ArgumentError: nothing has changed.
+    First the program that a killed process detached there is restored. On OSError, ArgumentError nothing has changed.
     """
     _put_back_left(ifindex)
     if not replace:
@@ -192,7 +193,7 @@ def _take_netlink(interface: str, present: query.Attached, records: Records) -> 
         os.close(fd)
         raise
     try:
-        records.write(record)  # before anything changes: killed in between, there is a record too many, not one too few
+        records.write(record)  # before the change: if the process is killed, a record too many is left
         pins.pin(fd, _pin(record), tried)
         take_off(interface, present)
     except BaseException:
@@ -214,14 +215,14 @@ def _forget(record: Record, records: Records) -> None:
 
 
 def as_text(record: Record) -> str:
-    """Name the program of a record."""
+    """Return the program of a record as text."""
     return f"program {record.before['id']} ({record.before['name'] or 'no name'}), {record.before['mode']},"
 
 
 def left() -> list[Record]:
-    """Return the programs that were taken off interfaces of this network namespace and are not back, newest first.
+    """Return the programs that were detached in this network namespace and not yet restored, newest first.
 
-    Those of living processes, which put them back themselves, included (Record.alive). Changes nothing.
+    Including those of living processes, which restore them themselves (Record.alive). Changes nothing.
     """
     found = Records(_KIND).all()
     here = netns_here()[1] if found else 0
@@ -229,9 +230,9 @@ def left() -> list[Record]:
 
 
 def repair() -> list[tuple[Record, str]]:
-    """Put back what killed processes took off interfaces of this network namespace: (record, what came of it) for each.
+    """Restore programs that killed processes detached in this network namespace: (record, result as text) for each.
 
-    PrivilegeError without root, where there is anything.
+    PrivilegeError without root, if there is any.
     """
 
     def work() -> list[tuple[Record, str]]:
@@ -244,20 +245,20 @@ def repair() -> list[tuple[Record, str]]:
 
 
 def put_back_after(location: Location) -> None:
-    """Put back what is left where a program of ours, which replaced none itself, was in the way until now."""
+    """Restore programs that were left, after a program of ours that was in their way is detached."""
 
     def work() -> None:
         with location.home.entered() as reached, contextlib.suppress(ToolkitError, OSError):
             if reached:
                 _put_back_left(location.ifindex)
 
-    # Not from a finalizer in the middle of just this: the next one does it.
+    # Not in a finalizer that runs inside of this very function: the next call does it.
     if not _guard.mine and Records(_KIND).all():
         uninterrupted(work)
 
 
 def _put_back_left(ifindex: int) -> None:
-    """Put back what is left on this interface, as far as we may, and say so."""
+    """Restore programs that were left on this interface, if permitted, and log the result."""
     if any(record.ifindex == ifindex and not record.alive for record in left()):
         with contextlib.suppress(ToolkitError), _guard.locked() as records:
             _say(*_outcomes(_repair(records, ifindex)))
@@ -275,7 +276,7 @@ def _outcomes(done: list[tuple[Record, str]]) -> list[str]:
 def _repair(
     records: Records, ifindex: int | None = None, mine: Record | None = None, program: int = -1
 ) -> list[tuple[Record, str]]:
-    """Put back `mine`, of which `program` is a descriptor, and what nobody alive has the record of, newest first."""
+    """Restore `mine`, of which `program` is a descriptor, and those without a living process, newest first."""
     found = [one for one in left() if mine is None or one.name != mine.name]
     wanted = [one for one in found if not one.alive and ifindex in (None, one.ifindex)]
     done: list[tuple[Record, str]] = []
@@ -284,13 +285,13 @@ def _repair(
         if not keep:
             _forget(record, records)
         elif record is mine:
-            records.write(record._replace(pid=0, started=_RELEASED))  # nobody's, from now on
+            records.write(record._replace(pid=0, started=_RELEASED))  # without a process from here on
         done.append((record, outcome))
     return done
 
 
 def _restore(record: Record, program: int) -> tuple[bool, str]:
-    """(whether to keep the record for another time, what came of it); `program`: its descriptor, or -1."""
+    """Restore one program; return (whether to keep the record, result as text). program: its descriptor, or -1."""
     name = _name_today(record)
     if not name:
         return False, "is not put back: the interface is gone"
@@ -318,7 +319,7 @@ def _restore(record: Record, program: int) -> tuple[bool, str]:
 
 
 def _name_today(record: Record) -> str:
-    """The interface's name of today; "" where it is gone. Its number may have come back for another one."""
+    """Return the interface's present name; "" if it is gone. Its index may have been reused for another one."""
     with contextlib.suppress(OSError):
         name = socket.if_indextoname(record.ifindex)
         if name == record.interface or describe(name).mac.hex() == record.before["mac"]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A BPF ring buffer whose records are all of one size: many at once, as the rows of one array.
+"""RingBuffer: read a BPF ring buffer whose records all have one size: many at once, as the rows of one array.
 
-The kernel maps the data twice, one behind the other, so that what wraps around the end lies in one piece too.
+The kernel maps the data twice, one behind the other, so that records that wrap around the end are contiguous too.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _ORDERED = platform.machine() in ("x86_64", "AMD64")  # plain loads acquire, pla
 
 
 class Rows(NamedTuple):
-    """Records, until they are released: their bytes are the kernel's."""
+    """Records in the ring, valid until they are released."""
 
     memory: npt.NDArray[np.uint8]  # the ring's data, twice: shape (2 * size,), read-only
     start: int  # offset of the first record's first byte in it
     stride: int  # bytes from one record to the next
     records: int
-    end: int  # position in the ring behind the last of them
+    end: int  # position in the ring behind the last record
 
     def fields(self, record: np.dtype[np.void]) -> npt.NDArray[np.void]:
-        """Look at the first bytes of each record as `record`: shape (records,), a view."""
+        """Return a view of the first bytes of each record as dtype `record`: shape (records,)."""
         return np.ndarray((self.records,), record, self.memory, self.start, (self.stride,))
 
 
@@ -58,7 +58,7 @@ def _libatomic() -> tuple[Callable[..., int], Callable[..., None]]:
 
 
 class _Position:
-    """A u64 shared with the kernel, at the beginning of a mapped page."""
+    """A u64 at the beginning of a page that is shared with the kernel."""
 
     def __init__(self, page: memoryview) -> None:
         self._words = np.frombuffer(page, np.uint64, 1)
@@ -76,16 +76,16 @@ class _Position:
 
 
 def ring_bytes(records: int, record: int) -> int:
-    """Return the size of a ring for `records` of `record` bytes each: a power of two, of whole pages."""
+    """Return the bytes of a ring for `records` records of `record` bytes: a power of two, in whole pages."""
     stride = RECORD_HEADER + (record + _ALIGNED - 1 & -_ALIGNED)
     return max(1 << (records * stride - 1).bit_length(), mmap.PAGESIZE)
 
 
 class RingBuffer(fork.NotCopied):
-    """The reading end. One thread reads; the kernel gets room back by release() only."""
+    """The reading end of a ring. Not thread-safe: one thread reads. Only release() frees room for the kernel."""
 
     def __init__(self, table: Map, record: int) -> None:
-        """Map the ring buffer `table`; all of its records are of `record` bytes. The map stays the caller's."""
+        """Map the ring buffer `table`, with records of `record` bytes. The map stays the caller's."""
         if table.type != _BPF_MAP_TYPE_RINGBUF:
             raise ArgumentError(f"the map {table.name} is no ring buffer: its type is {table.type}.")
         self._name = table.name
@@ -101,7 +101,7 @@ class RingBuffer(fork.NotCopied):
 
     @property
     def records(self) -> int:
-        """How many records fit."""
+        """How many records there is room for."""
         return self._size // self._stride
 
     @property
@@ -110,9 +110,9 @@ class RingBuffer(fork.NotCopied):
         return self._size
 
     def take(self, limit: int | None = None) -> Rows:
-        """Return the records that are complete, at most `limit`, the oldest first; the same again until release().
+        """Return the complete records, at most `limit`, the oldest first; the same ones again until release().
 
-        ToolkitError where the ring holds records of another size. ClosedError after close().
+        ToolkitError when the ring has records of another size. ClosedError after close().
         """
         memory, producer, consumer = self._memory, self._producer, self._consumer
         if memory is None or producer is None or consumer is None:
@@ -125,7 +125,7 @@ class RingBuffer(fork.NotCopied):
             return Rows(memory, start, self._stride, 0, begin)
         heads = np.ndarray((records,), np.uint32, memory, start - RECORD_HEADER, (self._stride,)).copy()
         busy = heads & _BPF_RINGBUF_BUSY_BIT != 0
-        if busy.any():  # another CPU is still writing it: those behind it wait, in order
+        if busy.any():  # another CPU is still writing it; the following ones wait, to keep the order
             records = int(busy.argmax())
         if not _ORDERED:
             fence()
@@ -137,11 +137,11 @@ class RingBuffer(fork.NotCopied):
         return Rows(memory, start, self._stride, records, begin + records * self._stride)
 
     def release(self, rows: Rows) -> None:
-        """Give what the last take() returned back to the kernel. Repeatable, also when an interrupt cut it short."""
+        """Return the records of the last take() to the kernel. Repeatable, even after an interrupt."""
         consumer = self._consumer
         if consumer is not None:
             consumer.write(rows.end)
 
     def close(self) -> None:
-        """Let go of the memory; it stays mapped as long as somebody holds an array over it. Repeatable."""
+        """Release the memory; it stays mapped while an array over it exists. Repeatable."""
         self._memory = self._consumer = self._producer = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules: what an XDP program does with which packets, as text for people and as C for the compiler."""
+"""Rule: what an XDP program does with which packets; as text for users, and as C for the compiler."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["Action", "Filtering", "Rule", "RuleCounters", "describe", "generate"
 
 Action = Literal["redirect", "drop", "count", "pass"]
 
-SHORTEST = 14  # bytes: bpf_xdp_adjust_tail leaves an Ethernet header at least
-_ALL = 1 << 32  # bpf_get_prandom_u32() has so many values
+SHORTEST = 14  # bytes: bpf_xdp_adjust_tail leaves at least an Ethernet header
+_ALL = 1 << 32  # the number of values of bpf_get_prandom_u32()
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What becomes of the packets that `filter` matches. Of several rules the first that matches takes a packet.
+    """The action for packets that `filter` matches. Of several rules the first that matches takes a packet. Immutable.
 
     filter: a tcpdump expression, or "all".
     action: "redirect" to the AF_XDP socket of the queue that the packet arrived on; "drop" it; "count" it and let it
@@ -32,9 +32,9 @@ class Rule:
     its own, so that nothing periodic in the traffic shows. The others go on to the kernel, and no later rule is asked.
     snaplen: deliver the first N bytes only (14 or more); Batch.wire_lengths tells how long a packet was.
     queue: only packets that arrived on this queue. No rule can move a packet to the socket of another queue: the kernel
-    delivers to sockets of its own queue only. `Batch.rule_numbers` tells the packets of different rules apart.
+    delivers to sockets of its own queue only. `Batch.rule_numbers` has the rule of each packet.
 
-    Raises ArgumentError for what cannot be.
+    ArgumentError for values that are not possible.
     """
 
     filter: str
@@ -44,7 +44,7 @@ class Rule:
     queue: int | None = None
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check the fields."""
         if not isinstance(self.filter, str):
             raise ArgumentError(f'the filter of a rule is a tcpdump expression or "all", not {self.filter!r}.')
         if not isinstance(self.action, str) or self.action not in get_args(Action):
@@ -81,7 +81,7 @@ class Rule:
         return max(int(_ALL * number if number < 1 else _ALL / number), 1)
 
     def __str__(self) -> str:
-        """Return the expression, and in brackets what is not as usual."""
+        """Return the expression, with the options that are not the defaults in brackets."""
         notes: list[str] = [self.action] if self.action != "redirect" else []
         if self.share:
             number = float(self.sample)
@@ -94,12 +94,12 @@ class Rule:
 
 
 class RuleCounters(NamedTuple):
-    """What one rule did so far, summed over the CPUs: packets, but for `bytes`.
+    """The counters of one rule so far, summed over the CPUs: packets, and bytes in `bytes`.
 
-    packets = redirected + no_socket + dropped + counted + passed + sampled_out, once no packet is under way.
+    packets = redirected + no_socket + dropped + counted + passed + sampled_out, when no packet is being processed.
     """
 
-    rule: str  # as str(Rule) says it
+    rule: str  # str(Rule)
     packets: int  # that the rule took
     bytes: int  # of them, as they arrived
     redirected: int  # handed to a socket
@@ -107,11 +107,11 @@ class RuleCounters(NamedTuple):
     dropped: int
     counted: int
     passed: int  # by a rule whose action is "pass"
-    sampled_out: int  # none of the sample: on to the kernel
+    sampled_out: int  # not in the sample: on to the kernel
 
 
 def plain(rules: Sequence[Rule]) -> bool:
-    """Whether a program that knows match() only can do it: one rule that redirects, all of it, whole."""
+    """Return whether match() alone is enough: one rule that redirects all packets, whole."""
     return len(rules) == 1 and rules[0] == Rule(rules[0].filter)
 
 
@@ -157,7 +157,7 @@ class Filtering:
 
 
 def describe(rules: Sequence[Rule]) -> str:
-    """Return the rules in a line, for people: the bare expression where there is nothing else to say."""
+    """Return the rules as one line of text: only the expression for a plain filter."""
     return "; ".join(map(str, rules))
 
 
@@ -171,7 +171,7 @@ def generate(rules: Sequence[Rule], *, frags: bool = False) -> str:
     ]
     lines = [line for i, rule in enumerate(rules) for line in _case(i, rule)]
     if any(rule.queue is not None for rule in rules):
-        # Read once: for two such loads clang computes ctx + 16 beforehand, which the verifier does not follow.
+        # Read once: for two such loads clang computes ctx + 16 first, which the verifier refuses.
         lines = ["\tu32 queue = ctx->rx_queue_index;", '\tasm volatile("" : "+r"(queue));', *lines]
     return "\n".join(
         [

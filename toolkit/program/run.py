@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running a program on bytes, without an interface (BPF_PROG_TEST_RUN)."""
+"""Run a program on bytes, without an interface (BPF_PROG_TEST_RUN)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SHORTEST = 14  # bytes, an Ethernet header: the kernel refuses to run XDP progra
 ROOM = 256  # bytes that a program may put in front of the packet
 
 
-MOST = 1_000_000  # runs in one call, some 0.1 s of it: while the kernel runs them, nobody hears a Ctrl-C
+MOST = 1_000_000  # runs in one call, some 0.1 s, during which Ctrl-C has no effect
 
 
 def _checked(packet: bytes) -> bytes:
-    """The packet as bytes, whatever bytes-like object it was."""
+    """Return a bytes-like object as bytes. ArgumentError for others, and for less than an Ethernet header."""
     try:
         octets = packet if isinstance(packet, bytes) else bytes(memoryview(packet))
     except TypeError:
@@ -36,7 +36,7 @@ def _checked(packet: bytes) -> bytes:
 
 
 def run_once(fd: int, packet: bytes, repeat: int = 1) -> tuple[int, bytes]:
-    """Run program `fd` `repeat` times: (action of the last run, packet after it)."""
+    """Run program `fd` `repeat` times; return (action of the last run, packet after it)."""
     packet, repeat = _checked(packet), whole("repeat", repeat)
     if not 1 <= repeat <= MOST:
         raise ArgumentError(f"a program can be run 1 to {MOST:,} times in one call, not {repeat:,} times")
@@ -57,7 +57,7 @@ def run_once(fd: int, packet: bytes, repeat: int = 1) -> tuple[int, bytes]:
 
 
 def run_many(fd: int, packets: Sequence[bytes]) -> npt.NDArray[np.uint32]:
-    """Run program `fd` once on each packet: the actions, shape (len(packets),), uint32."""
+    """Run program `fd` once on each packet; return the actions: shape (len(packets),), uint32."""
     packets = [_checked(packet) for packet in packets]
     actions = np.empty(len(packets), np.uint32)
     call = abi.libbpf().bpf_prog_test_run_opts
@@ -66,7 +66,7 @@ def run_many(fd: int, packets: Sequence[bytes]) -> npt.NDArray[np.uint32]:
     for i, packet in enumerate(packets):
         options.data_in = ct.cast(ct.c_char_p(packet), ct.c_void_p)
         options.data_size_in = len(packet)
-        options.data_size_out = 0  # the last run left its packet's length here
+        options.data_size_out = 0  # the last run wrote its packet's length here
         result = call(fd, reference)
         if result < 0:
             raise kernel_error("test_run", result, f"cannot run the program on packet {i} of {len(packet)} B")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where program sources are, and the whole C text that goes to the compiler."""
+"""Find program sources, and assemble the C text for the compiler."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _IDENTIFIER = re.compile(r"[A-Za-z_]\w*\Z")
 
 
 def directory() -> Path:
-    """The directory of the toolkit's own programs: in the package (a wheel), else beside it (a checkout)."""
+    """Return the directory of the toolkit's own programs: in the package (a wheel), else beside it (a checkout)."""
     package = Path(__file__).resolve().parent.parent
     for place in (package / "progs", package.parent / "progs"):
-        if os.path.isfile(place / "xsk_redirect.c"):  # unlike Path.is_file, False where we may not look
+        if os.path.isfile(place / "xsk_redirect.c"):  # unlike Path.is_file(), False without permission
             return place
     raise ArgumentError(
         f"the toolkit's programs are missing: neither {package / 'progs'} nor {package.parent / 'progs'} has "
@@ -33,13 +33,13 @@ def directory() -> Path:
 
 
 def headers() -> Path:
-    """The kernel headers that the toolkit carries, as a directory for BCC_KERNEL_SOURCE."""
+    """Return the directory of the toolkit's own kernel headers, for BCC_KERNEL_SOURCE."""
     return Path(__file__).resolve().parent / "headers"
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceText:
-    """A program's text, where it came from, and the directories in which it finds its headers."""
+    """A program's text, its origin, and the directories of its headers."""
 
     name: str
     text: str
@@ -47,18 +47,18 @@ class SourceText:
 
 
 def read(source: str | os.PathLike[str]) -> SourceText:
-    """Find a source: C text (it contains a newline), a path, or the name of a program in progs/."""
+    """Read a source: C text (with a newline in it), a path, or the name of a program in progs/."""
     if isinstance(source, str) and "\n" in source:
         return SourceText("<text>", source, (str(directory()),))
     given = Path(source)
     own = directory() / given
-    # A bare name means the toolkit's program, whatever lies in the current directory under that name.
+    # A bare name is that of the toolkit's program, even if the current directory has a file of that name.
     path = own if given.parent == Path() and own.is_file() else given
     try:
         raw = path.read_bytes()
     except OSError as missing:
         if missing.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise  # explained by who is building: the program is not at fault
+            raise  # build() explains it: the program is not at fault
         names = ", ".join(sorted(p.name for p in directory().glob("*.c")))
         raise ArgumentError(
             f"cannot read the program {os.fspath(source)!r}: {missing.strerror}. "
@@ -70,13 +70,13 @@ def read(source: str | os.PathLike[str]) -> SourceText:
             f"cannot compile the program {os.fspath(source)!r}: it is {what}, and programs are built from C source. "
             "Next step: give the source (.c) that it was made of."
         )
-    # Comments may be in any encoding: what is no UTF-8 reaches clang byte by byte.
+    # Comments may be in any encoding: bytes that are not UTF-8 reach clang unchanged.
     text = raw.decode("utf-8", "surrogateescape")
     return SourceText(str(path), text, (str(path.resolve().parent), str(directory())))
 
 
 def defined(defines: Mapping[str, str | int]) -> str:
-    """Macros as text, to stand before the program: unlike compiler flags they need no quoting."""
+    """Return macros as text for the beginning of a program: unlike compiler flags they need no quoting."""
     for name in defines:
         if not _IDENTIFIER.match(name):
             raise ArgumentError(f"{name!r} is not a C identifier, so it cannot be defined as a macro.")
@@ -86,9 +86,9 @@ def defined(defines: Mapping[str, str | int]) -> str:
 def assemble(
     source: SourceText, rules: str | Sequence[Rule], defines: Mapping[str, str | int], frags: bool = False
 ) -> str:
-    """Macros, the filter (a str) or the rules, then the program under its own file name and line numbers.
+    """Return macros, the filter (a str) or the rules, then the program with its own file name and line numbers.
 
-    `frags`: the filter reads packets of several buffers, for a program loaded with BPF_F_XDP_HAS_FRAGS.
+    frags: the filter reads packets of several buffers, for a program loaded with BPF_F_XDP_HAS_FRAGS.
     """
     rules = (Rule(rules),) if isinstance(rules, str) else rules
     macros = defined({"XSK_FRAGS": 1, **defines} if frags else defines)
@@ -98,10 +98,10 @@ def assemble(
 
 
 def _filter(source: SourceText, filter: str, frags: bool) -> str:
-    """match() in place of the one in xsk_filter.h."""
+    """Return the match() that replaces the one in xsk_filter.h."""
     if filter == "all":
         return ""
-    # A program without a filter in it takes everything its code says: a filter for it would silently do nothing.
+    # In a program that does not call match(), a filter would have no effect, without any message.
     if '"xsk_filter.h"' not in source.text and '"xsk_rules.h"' not in source.text:
         raise ArgumentError(
             f'{source.name} does not include "xsk_filter.h", so the filter {filter!r} would have no effect. '
@@ -111,7 +111,7 @@ def _filter(source: SourceText, filter: str, frags: bool) -> str:
 
 
 def _rules(source: SourceText, rules: Sequence[Rule], frags: bool) -> str:
-    """decide() in place of the one in xsk_rules.h."""
+    """Return the decide() that replaces the one in xsk_rules.h."""
     if '"xsk_rules.h"' not in source.text:
         raise ArgumentError(
             f'{source.name} does not include "xsk_rules.h", so the rules {describe(rules)!r} would have no effect. '
@@ -130,9 +130,9 @@ def source_text(
     snaplen: int | None = None,
     defines: Mapping[str, str | int] | None = None,
 ) -> str:
-    """The C text of a program with its filter or rules in it, ready for `bcc.BPF(text=...)` in your own process.
+    """Return the C text of a program with its filter or rules, for `bcc.BPF(text=...)` in your own process.
 
-    The other arguments are those of Program.build(). Give `cflags=["-I" + str(toolkit.program.directory())]` beside
-    it, and hand the same `rules` to Program.from_bcc(), so that it knows what to call them.
+    The other arguments are those of Program.build(). Pass `cflags=["-I" + str(toolkit.program.directory())]` to BPF as
+    well, and the same `rules` to Program.from_bcc(), for their names.
     """
     return assemble(read(source), Filtering.of(filter, rules, on_match, sample, snaplen).rules, defines or {})
