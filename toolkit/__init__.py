@@ -7,7 +7,7 @@ with toolkit.open("eth0", filter="udp port 9") as eth0:  # takes them: this host
     while batch := eth0.receive(timeout=1.0):
         print(len(batch), batch.lengths.sum(), batch.timestamps[0])
 
-What receiving needs is imported at once, the rest when it is asked for. A package of `toolkit` is public through its
+What receiving needs is imported at once, other names at first use. A package of `toolkit` is public through its
 own `__all__`; the modules inside of it are private.
 """
 

@@ -50,7 +50,7 @@ class Waiting:
         """
         total = self._memory.size
         if self._writer.offered == self._before[0]:
-            self._at = self._before[1]  # the last piece was never put (an interrupt): else its bytes count for nobody
+            self._at = self._before[1]  # after an interrupt the last piece was never put: its bytes are reused
         if not self._writer.waiting:
             self._at = 0  # what was written last is in the cache still
         self._before = (self._writer.offered, self._at)

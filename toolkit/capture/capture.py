@@ -39,7 +39,7 @@ FileFormat = Literal["pcapng", "pcap", "parquet"]
 _OTHERS = (".arrow", ".csv", ".feather", ".ipc", ".json", ".jsonl", ".ndjson", ".orc", ".tsv", ".xlsx")
 BATCH = 2048  # packets that run() takes at a time: about 3 MB of the longest, which fit the CPU's cache
 _NOTE_SECONDS = 1.0  # seconds between two readings of the kernel's counters
-_WAIT = 0.1  # seconds that run() waits for packets before it looks at the clock
+_WAIT = 0.1  # seconds that run() waits for packets before it checks the time
 # Counters of the XDP program; each packet is in one of them.
 _SEEN = ("redirected", "passed", "no_socket", "dropped", "counted", "sampled_out")
 

@@ -21,7 +21,7 @@ __all__ = ["Bytes", "Reserve", "Word", "pack"]
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Positions = npt.NDArray[np.int64]
 Word: TypeAlias = "int | npt.NDArray[Any]"  # the same in every record, or shape (n,), taken as u32
-Reserve: TypeAlias = Callable[[int], "Bytes | None"]  # bytes -> memory for so many, None where there is none
+Reserve: TypeAlias = Callable[[int], "Bytes | None"]  # bytes -> memory of that size, or None
 
 # Bytes copied at a time: they fit the second level cache, and malloc does not return so small a block to the system.
 _FETCH = 1 << 18

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoded packets in words: addresses as people write them, one line for a packet or a flow."""
+"""Decoded packets as text: addresses, and one line for a packet or a flow."""
 
 from __future__ import annotations
 

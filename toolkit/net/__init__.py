@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel says of interfaces, and the settings that come back: netlink, ethtool, sysfs, NAPI, namespaces."""
+"""Ask the kernel about interfaces and sockets: netlink, ethtool, sysfs, sock_diag; set and restore NAPI settings."""
 
 from __future__ import annotations
 

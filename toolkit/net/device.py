@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel says of a network interface, by ioctl: fast, and right in any network namespace (unlike /sys)."""
+"""Device: describe a network interface, by ioctl: fast, and correct in any network namespace (unlike /sys)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `ip link set up` and `ethtool` do: ioctl on one interface, in the calling thread's network namespace."""
+"""Do what `ip link set up` and `ethtool` do, by ioctl on one interface, in the calling thread's network namespace."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NAPI deferral: an interface's interrupts held back while somebody busy-polls, and given back afterwards.
+"""NAPI settings: defer an interface's interrupts while a process busy-polls, and restore the settings afterwards.
 
 napi_defer_hard_irqs and gro_flush_timeout belong to the interface, not to a socket: the kernel does not restore them
-when a process ends. So whoever sets them first leaves a record in /run/afxdp-toolkit, with what was there before. The
-last one to leave restores it. What a killed process left behind, the next Deferral on that interface takes over, and
-leftovers() and repair() find, each in its own network namespace.
+when a process ends. So the first process that sets them writes a record in /run/afxdp-toolkit, with the earlier values,
+and the last one restores these. After a killed process, the next Deferral on that interface takes over its record;
+leftovers() and repair() find it too, each in its own network namespace.
 
-What was set for single NAPI instances (netdev netlink, Linux 6.13) is overwritten by the interface's values, and does
-not come back.
+Settings of single NAPI instances (netdev netlink, Linux 6.13) are overwritten by those of the interface, and are not
+restored.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _guard = Guard(_KIND)
 
 
 class Deferral:
-    """One holder of an interface's NAPI deferral: set when it is made, restored when the last holder lets go.
+    """One holder of an interface's NAPI deferral: set when it is made, restored when the last holder calls restore().
 
-    Any thread may let go. What somebody else has changed meanwhile is left as it is.
+    Thread-safe. A setting that was changed by others meanwhile is not restored.
     """
 
     def __init__(self, interface: str) -> None:
@@ -80,7 +80,7 @@ class Deferral:
                 records.remove(other)
 
     def restore(self) -> None:
-        """Let go; the last holder restores the interface. Repeatable. SystemCallError when the kernel refuses."""
+        """End this holder; the last one restores the interface. Repeatable. SystemCallError when the kernel refuses."""
         with _guard.locked() as records:
             self._let_go(records)
 
@@ -153,9 +153,9 @@ def _refused(refused: OSError, interface: str) -> SystemCallError:
 
 
 def leftovers() -> list[Record]:
-    """Return what processes that are gone have left set on interfaces of the calling thread's network namespace.
+    """Return the settings that ended processes have left on interfaces of the calling thread's network namespace.
 
-    Changes nothing. Needs root to see it all; without, the list is empty.
+    Changes nothing. Without root the list is empty.
     """
     return [record for record in _orphans(Records(_KIND)) if _name_of(record)]
 
@@ -171,7 +171,7 @@ def repair() -> list[tuple[Record, str]]:
 
 
 def as_text(record: Record) -> str:
-    """Say what was left behind."""
+    """Return as text what was left behind."""
     values = ", ".join(f"{name} {record.wanted[name]} instead of {was}" for name, was in record.before.items())
     return f"{record.interface}: {values}, set by process {record.pid}"
 

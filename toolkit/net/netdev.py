@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel says a driver can do with XDP: `dev-get` of the generic netlink family "netdev" (Linux 6.3)."""
+"""The XDP features of a driver: `dev-get` of the generic netlink family "netdev" (Linux 6.3)."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def abilities(ifindex: int) -> Abilities | None:
 
 
 def taken_queues(ifindex: int, queues: int) -> list[int]:
-    """Return which of the first `queues` receive queues an AF_XDP socket holds, whoever's it is.
+    """Return which of the first `queues` receive queues have an AF_XDP socket, of any process.
 
-    Empty where the kernel does not say: before Linux 6.15, or while the interface is down.
+    Empty where the kernel does not report it: before Linux 6.15, or while the interface is down.
     """
     taken = []
     for queue in range(queues):

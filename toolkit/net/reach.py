@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whom an interface connects this host with: devices that stand on it, their addresses, neighbours and gateways."""
+"""The hosts that an interface connects this host with: devices above it, their addresses, neighbours and gateways."""
 
 from __future__ import annotations
 

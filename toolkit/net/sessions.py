@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The TCP sessions that this process hangs on: those of its ancestors, such as the sshd that somebody came in through.
+"""The TCP sessions that this process depends on: those of its ancestors, such as the sshd of the user's login.
 
-The environment says nothing reliable (sudo strips SSH_CONNECTION). The sockets do: whoever started us holds one.
+The environment is not reliable (sudo removes SSH_CONNECTION). The sockets are: an ancestor holds one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Session(NamedTuple):
 
 
 class Sessions(NamedTuple):
-    """What was found, and what could not be looked at."""
+    """The sessions that were found, and the processes that could not be examined."""
 
     found: tuple[Session, ...]
     hidden: tuple[str, ...]  # commands of ancestors whose sockets this process may not see

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel says of AF_XDP sockets, whoever's they are, without touching them: sock_diag.
+"""List the AF_XDP sockets of all processes, without touching them: sock_diag.
 
 It needs CONFIG_XDP_SOCKETS_DIAG. See linux/xdp_diag.h, and net/xdp/xsk_diag.c for the order of what is in an answer.
 """

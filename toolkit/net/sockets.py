@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The TCP and UDP sockets of a network namespace, and the processes that hold them: from /proc, which asks nobody."""
+"""The TCP and UDP sockets of a network namespace, and the processes that hold them, from /proc."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _endpoint(text: str) -> tuple[str, int]:
 
 @functools.lru_cache(4096)
 def address_of(text: str) -> str:
-    """Return "127.0.0.1" of "0100007F": words in the machine's byte order; "" of the address of nobody."""
+    """Return "127.0.0.1" of "0100007F": words in the machine's byte order; "" for the unspecified address."""
     words = [int(text[at : at + 8], 16) for at in range(0, len(text), 8)]
     if not any(words):
         return ""
@@ -90,7 +90,7 @@ def command_of(pid: int) -> str:
 
 
 def owners(inodes: set[int]) -> dict[int, tuple[str, int]]:
-    """Who holds these sockets: (command, pid) by inode, the eldest process; without those that nobody shows us."""
+    """Return which process holds each socket: (command, pid) by inode, the oldest one; without hidden processes."""
     found: dict[int, tuple[str, int]] = {}
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
         if len(found) == len(inodes):

@@ -47,7 +47,7 @@ class InterfaceDirectory:
             os.close(fd)
 
     def close(self) -> None:
-        """Let the directory go. Repeatable."""
+        """Close the directory. Repeatable."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

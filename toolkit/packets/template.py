@@ -37,7 +37,7 @@ class _Given(NamedTuple):
 
 
 class _Checksum(NamedTuple):
-    """A checksum of the frame: its offset, the bytes it covers, and the sum of the rest of the pseudo header."""
+    """A checksum of the frame: its offset, the bytes it covers, and the sum of the other words of the pseudo header."""
 
     at: int
     covered: npt.NDArray[np.bool_]  # shape (len,), without its own two bytes

@@ -195,22 +195,22 @@ class PcapngReader:
 
     def _interface(self, body: bytes) -> None:
         link_type, _, snaplen = struct.unpack_from(self._order + "HHI", body)
-        told: dict[str, Any] = {}
+        described: dict[str, Any] = {}
         texts = {IF_NAME: "name", IF_DESCRIPTION: "description", IF_OS: "os"}
         for code, value in self._options(body[8:]):
             if code in texts:
-                told[texts[code]] = self._kept_text(value)
+                described[texts[code]] = self._kept_text(value)
             elif code == IF_FILTER and value[:1] == b"\0":  # 0: a libpcap expression; other kinds are programs
-                told["filter"] = self._kept_text(value[1:])
+                described["filter"] = self._kept_text(value[1:])
             elif code == IF_TSRESOL and value:
-                told["resolution"] = value[0]
+                described["resolution"] = value[0]
             elif code == IF_TSOFFSET and len(value) == 8:
-                told["offset"] = struct.unpack(self._order + "q", value)[0]
+                described["offset"] = struct.unpack(self._order + "q", value)[0]
         if len(self.interfaces) == _MOST_INTERFACES:
             raise Corrupt(f"the description of one interface more than {_MOST_INTERFACES:,}, the most that are read")
         if link_type != LINKTYPE_ETHERNET:
             self._others.add(len(self.interfaces))
-        self.interfaces.append(RecordedInterface(link_type, snaplen=snaplen, **told))
+        self.interfaces.append(RecordedInterface(link_type, snaplen=snaplen, **described))
 
     def _kept_text(self, value: bytes) -> str:
         if len(value) > self._text_left:

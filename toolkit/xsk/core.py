@@ -189,7 +189,7 @@ class Core:
         for memory in self._memories:
             memory.close()
         if hasattr(self, "sock"):
-            self.sock.detach()  # libxdp closes the descriptor; its number may be somebody else's later
+            self.sock.detach()  # libxdp closes the descriptor; its number may be reused
         if hasattr(self, "_registration"):
             self._registration.opening -= 1
         self._leave_libxdp()
