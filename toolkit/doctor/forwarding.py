@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What packets lose on their way through XDP and out again, by the offloads of where they come in."""
+"""What forwarded packets lose because of offloads of the interface on which they arrive: VLAN tags, segments."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One interface: what its driver can do, what is on it already, what stands in the way."""
+"""Check one interface: the features of its driver, its programs and sockets, and what keeps AF_XDP from working."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _STACKED = {
 
 
 def examine_interface(name: str, *, wanted: bool) -> Iterator[Finding]:
-    """All findings about `name`. `wanted`: somebody means to use it, so that being down is a problem."""
+    """Yield all findings about `name`. wanted: the user named it, so that being down is a problem."""
     device = describe(name)
     yield from _state(device, wanted)
     if device.link != "Ethernet":
@@ -147,7 +147,7 @@ def _offloads(device: Device) -> Iterator[Finding]:
 
 
 def _occupied(device: Device, wanted: bool) -> Iterator[Finding]:
-    """Who is there already: a program, sockets on the queues."""
+    """Yield what is there already: a program, sockets on the queues."""
     name = device.name
     try:
         present, seen = attached(device.ifindex), collect()
@@ -209,7 +209,7 @@ def _who(holder: Holder | None) -> str:
 
 
 def _not_back(device: Device) -> Iterator[Finding]:
-    """A program whose place another took, and that is not back although that one is gone."""
+    """Yield programs that were replaced, and not restored though the other program is gone."""
     for record in left():
         if record.ifindex == device.ifindex and not record.alive:
             text = f"{as_text(record)} was attached here; a process took its place, and ended without putting it back"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The libraries of the system, with their versions as far as they tell them."""
+"""Check the libraries of the system, and report their versions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def examine_libraries() -> Iterator[Finding]:
 
 
 def _not_loaded(name: str, error: ToolkitError, remedy: str, before: str = "") -> Finding:
-    """A library that is missing, or that a limit keeps out: then its package is not at fault."""
+    """Return the problem of a library that is missing, or cannot be loaded because of a limit."""
     said, _, step = str(error).partition(". Likely cause: ")
     if isinstance(error, SystemCallError):
         remedy = step.partition("Next step: ")[2].rstrip(".")

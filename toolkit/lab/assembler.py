@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A few eBPF instructions by hand, for programs too small to wait for a compiler. Encoding as in linux/bpf.h."""
+"""Assembler: assemble a few eBPF instructions, for programs too small for a compiler. Encoding as in linux/bpf.h."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Assembler:
         self._add(_STX_MEM | _SIZES[size], base, source, offset)
 
     def network_order(self, bits: int, destination: R) -> None:
-        """Turn the low 16, 32 or 64 bits of a register into network byte order; the rest becomes zero."""
+        """Convert the low 16, 32 or 64 bits of a register to network byte order; the other bits become zero."""
         self._add(_TO_BE, destination, 0, 0, bits)
 
     def map_pointer(self, destination: R, map_fd: int, *, value_offset: int | None = None) -> None:

@@ -31,7 +31,7 @@ class Lab:
     """A private network of two hosts: `near`, where the work is done, and `far`, where the traffic comes from.
 
     Each end has a namespace, `queues` receive and transmit queues, a fixed MAC, IPv4 and IPv6 address, and an MTU of
-    `mtu` bytes. The network is silent: no packet crosses it unless somebody sends one. With `neighbours` (default)
+    `mtu` bytes. The network is silent: no packet crosses it unless a program sends one. With `neighbours` (default)
     both know each other's MAC address; without, they ask by ARP and neighbour discovery, and IPv6 adds its multicast
     reports. With `offloads` the kernel may leave checksums open and segments uncut, as it does on veth by itself. With
     `gro` the near end takes live frames (of the generator, or redirected) without an XDP program too; it may then join
@@ -69,7 +69,7 @@ class Lab:
         self.ip, self.peer_ip = frames.NEAR_IP, frames.FAR_IP
         self.ip6, self.peer_ip6 = frames.NEAR_IP6, frames.FAR_IP6
         self._neighbours = neighbours
-        # In one piece: an interrupt in the middle could leave namespaces that no object stands for.
+        # Uninterrupted: otherwise an interrupt could leave namespaces without an object that closes them.
         uninterrupted(lambda: self._build(offloads, gro), dispose=lambda _: self.close())
 
     def _build(self, offloads: bool, gro: bool) -> None:

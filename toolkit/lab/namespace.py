@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An anonymous network namespace: it has no name, and ends with the last descriptor or process that holds it."""
+"""Namespace: an anonymous network namespace, which ends with the last descriptor or process that holds it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Namespace(fork.NotCopied):
         self._children: list[subprocess.Popen[Any]] = []  # programs that may still run
         self.inode = 0  # the number in `ls -l /proc/PID/ns/net`; stays after close
         try:
-            apart(self._unshare)  # a thread that ends: nobody else is to be in the new namespace
+            apart(self._unshare)  # in a thread that ends, so that no other thread is in the new namespace
         except BaseException:
             self.close()
             raise
@@ -73,7 +73,7 @@ class Namespace(fork.NotCopied):
             with self.entered():
                 return function()
 
-        # To its end, whatever interrupts: left alone, it would go on with descriptors that its caller has closed.
+        # Uninterrupted: otherwise it would continue with descriptors that its caller has closed.
         return apart(inside)
 
     def popen(self, arguments: Sequence[str | os.PathLike[str]], **popen: Any) -> subprocess.Popen[Any]:
@@ -84,7 +84,7 @@ class Namespace(fork.NotCopied):
         """
         self.fileno()
         self._children[:] = [child for child in self._children if child.returncode is None]
-        # To its end, whatever interrupts: else the program would begin when its caller has given up.
+        # Uninterrupted: otherwise the program might begin after its caller has raised.
         return apart(lambda: processes.start(arguments, self, self._children, **popen), dispose=_end)
 
     def run(
@@ -116,7 +116,7 @@ class Namespace(fork.NotCopied):
         return subprocess.CompletedProcess(list(arguments), status, out, err)
 
     def close(self) -> None:
-        """Kill the programs that still run here and let the namespace go. May be called again."""
+        """Kill the programs that still run here, and close the namespace. Repeatable."""
         uninterrupted(self._close)
 
     def _close(self) -> None:
@@ -131,7 +131,7 @@ class Namespace(fork.NotCopied):
             os.close(fd)
 
     def _unshare(self) -> None:
-        """Move the calling thread, which must be a passing one, to a new namespace, and keep that."""
+        """Move the calling thread, which must be a temporary one, to a new namespace, and keep its descriptor."""
         try:
             unshare(CLONE_NEWNET)
         except OSError as refused:
@@ -161,7 +161,7 @@ class Namespace(fork.NotCopied):
         self.close()
 
     def __del__(self) -> None:
-        # Nobody can use the object any more; an interpreter on its way out may have lost `os` already.
+        # The object cannot be used any more; an interpreter that is shutting down may have lost `os` already.
         with contextlib.suppress(Exception):
             self._close()
 
@@ -170,6 +170,6 @@ class Namespace(fork.NotCopied):
 
 
 def _end(child: subprocess.Popen[Any]) -> None:
-    """Kill a program, and read what it said to the end."""
+    """Kill a program, and read its remaining output."""
     child.kill()
     child.communicate()

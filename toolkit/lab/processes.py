@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starting programs that die with this process, however it dies.
+"""Start programs that the kernel kills when this process ends in any way.
 
 The kernel's parent-death signal follows the parent *thread*: a child is killed when the thread that started it ends.
 So every child is started by one thread that lives as long as the process.

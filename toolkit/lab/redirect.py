@@ -130,7 +130,7 @@ class LiveRedirect:
         return value.value
 
     def close(self) -> None:
-        """Give everything back to the kernel. May be called again."""
+        """Close all descriptors. Repeatable."""
         self._drop()
         self._namespace.close()
 

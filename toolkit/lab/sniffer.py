@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel itself received on an interface, by AF_PACKET: a witness independent of AF_XDP."""
+"""Sniffer: the frames that the kernel receives on an interface, by AF_PACKET: independent of AF_XDP."""
 
 from __future__ import annotations
 

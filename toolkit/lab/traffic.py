@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traffic from the far end of a Lab, made by the kernel: ping, UDP sockets, and frames given byte by byte."""
+"""Send traffic from the far end of a Lab, by the kernel: ping, UDP sockets, and given frames."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def send_udp(
 ) -> int:
     """Send each payload as one datagram from kernel sockets in `namespace`; returns how many were sent.
 
-    `flows` sockets take turns, bound to `source_port` and the ports that follow. `rate` is in datagrams/s. Nobody has
-    to listen at the other end: refusals that come back are ignored.
+    `flows` sockets take turns, bound to `source_port` and the ports that follow. `rate` is in datagrams/s. No
+    socket needs to listen at the other end: ICMP errors are ignored.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with contextlib.ExitStack() as stack:
@@ -134,7 +134,7 @@ def _send(wire: socket.socket, data: bytes, kind: str) -> None:
 
 
 def _paced(items: Iterable[bytes], rate: float | None) -> Iterator[bytes]:
-    """Hand the items on at `rate` a second, one by one."""
+    """Yield the items one by one, `rate` a second."""
     if rate is None:
         yield from items
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A veth pair between two namespaces, addressed, quiet, and ready to carry packets when `connect` returns."""
+"""connect(): make a veth pair between two namespaces, with addresses, without other traffic, ready to carry packets."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _address(end: End, other: End, neighbours: bool) -> None:
 
 
 def _introduce(end: End, other: End, neighbours: bool) -> None:
-    """Wait until `end` can send, and tell it the MAC address of `other`."""
+    """Wait until `end` can send, and set the MAC address of `other` as its neighbour's."""
     with rtnetlink(f"cannot tell {end.name} its neighbours") as netlink:
         index = socket.if_nametoindex(end.name)
         _wait_ready(netlink, index, end.name)
