@@ -28,10 +28,10 @@ class Play:
     def receive(self) -> None:
         """Do what Interface.receive() does."""
         self.coalescer.turns = 0
-        rest = self.coalescer.delay(None)
-        self.now += rest
-        if rest:
-            self.rests.append(rest)
+        delay = self.coalescer.delay(None)
+        self.now += delay
+        if delay:
+            self.delays.append(delay)
         n = self.arrived(self.now) - self.taken
         if n == 0:
             self.coalescer.idle()
@@ -68,7 +68,7 @@ def test_a_slow_stream_is_never_delayed(rate: int, monkeypatch: pytest.MonkeyPat
     assert play.delays == []
 
 
-def test_a_stream_faster_than_the_receiver_gets_no_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_faster_than_the_receiver_is_not_delayed(monkeypatch: pytest.MonkeyPatch) -> None:
     play = Play(Coalescer(LONGEST_DELAY, 8192), lambda now: int(now * 40e6), monkeypatch)
     play.run(0.1)
     assert play.delays == []
@@ -91,7 +91,7 @@ def test_a_conversation_is_delayed_once_a_second_at_most(monkeypatch: pytest.Mon
 
 
 def test_a_burst_between_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It goes on resting after a pause, and does not rest in vain during it."""
+    """Delays continue after a pause, and there is none during it."""
 
     def arrived(now: float) -> int:
         cycle, within = divmod(now, 0.1)
@@ -115,7 +115,7 @@ def test_no_rest_when_told_so_or_when_the_ring_is_small(
 @pytest.mark.parametrize("ring", [256, 1024, 8192])
 @pytest.mark.parametrize("jump", [400_000, 2_000_000, 8_000_000])
 def test_a_rest_leaves_room_in_the_ring(ring: int, jump: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also at the moment when the rate jumps: only that one rest was planned for less."""
+    """Also at the moment when the rate jumps: only that one delay was planned for less."""
 
     def arrived(now: float) -> int:
         return int(now * 200_000 + max(now - 0.5, 0) * (jump - 200_000))
@@ -127,7 +127,7 @@ def test_a_rest_leaves_room_in_the_ring(ring: int, jump: int, monkeypatch: pytes
     assert sum(n > ring / 8 * 1.3 + WORK * jump for n in play.batches) <= 2
 
 
-def test_a_short_timeout_bounds_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_timeout_bounds_the_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     play = Play(Coalescer(LONGEST_DELAY, 8192), lambda now: int(now * 200_000), monkeypatch)
     play.run(0.1)
     assert play.coalescer.active
