@@ -71,7 +71,8 @@ def test_capabilities_of_the_interpreters_file_reach_the_compiler(tmp_path: Path
 import sys
 sys.path[:0] = {[path for path in sys.path if path]!r}
 from toolkit._base.capabilities import effective
-from toolkit.program import Program
+from toolkit.program import Program, build
+build.interpreters = lambda: [build.SYSTEM_PYTHON]  # as from a venv: not this one, whose file has them too
 before = effective()
 Program.build("xsk_redirect.c", filter="udp", cache=False).close()
 with open("/proc/thread-self/status") as status:
