@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -115,20 +116,44 @@ def test_an_opening_that_fails_puts_it_back(lab: Lab, monkeypatch: pytest.Monkey
     assert drops(lab)
 
 
-def test_what_a_link_holds_needs_to_be_named(lab: Lab, said: Callable[[], list[str]]) -> None:
-    with Program.build("xdp_pass.c") as other:
-        theirs = other.attach("veth0", netns=lab.netns)
+HOLDS = """
+from toolkit.program import Program
+program = Program.build("xdp_pass.c")
+link = program.attach("veth0")
+print(program.id, link.id, flush=True)
+input()
+"""
+
+
+def test_what_a_link_of_another_process_holds_needs_to_be_named(lab: Lab, said: Callable[[], list[str]]) -> None:
+    with lab.netns.popen([sys.executable, "-c", HOLDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdin
+        assert holder.stdout
+        program, link = map(int, holder.stdout.readline().split())
         with pytest.raises(SystemCallError, match=r'link holds it.*cannot be put back.*replace="link"') as refused:
             opened(lab)
         assert refused.value.errno == 16
-        assert f"program {other.id} " in str(what_runs(lab))
+        assert f"program {program} " in str(what_runs(lab))
         with opened(lab, replace="link") as interface:
             assert interface.info()["replaced"]["comes_back"] is False
             (line,) = said()
-            assert f"took off program {other.id} (xdp_pass), native, held by link {theirs.id}, for good" in line
+            assert f"took off program {program} (xdp_pass), native, held by link {link}, for good" in line
         assert present(lab) is None
-    with pytest.raises(ArgumentError, match="replace='all'"):
+        holder.stdin.close()
+        assert holder.wait(20)  # not 0: input() ends with EOFError
+    with pytest.raises(ArgumentError, match="not 'all'"):
         opened(lab, replace="all")
+
+
+def test_what_this_process_holds_is_to_be_closed(lab: Lab) -> None:
+    with Program.build("xdp_pass.c") as other:
+        link = other.attach("veth0", netns=lab.netns)
+        with pytest.raises(SystemCallError, match=r"this process holds it.*close\(\) the") as refused:
+            opened(lab)
+        assert refused.value.errno == 16
+        assert link.attached
+        with opened(lab, replace="link"):
+            assert not link.attached
 
 
 def test_a_program_of_somebody_s_own_meanwhile_stays(lab: Lab, said: Callable[[], list[str]]) -> None:
