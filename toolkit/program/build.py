@@ -23,10 +23,10 @@ from toolkit._base.capabilities import CAP_BPF, CAP_NET_ADMIN
 from toolkit._base.children import run_helper
 from toolkit.abi.shared_library import refused_by
 from toolkit.errors import ArgumentError, CompileError, LibraryError, ToolkitError, kernel_error
-from toolkit.program import dependencies, diagnosis, sources
+from toolkit.program import compiler_error, dependencies, sources
 from toolkit.program.bcc import PLACES, have_kernel_headers
 from toolkit.program.image import Image, images
-from toolkit.program.load import LESS
+from toolkit.program.verifier_error import LESS
 
 __all__ = ["build_images", "choose"]
 
@@ -165,7 +165,7 @@ def _refusal(source: sources.SourceText, report: dict[str, Any], chatter: str) -
         )
     if report["status"] == "compile" and "error" in chatter:
         text = f"{source.name} does not compile:\n{chatter.strip()}"
-        if hint := diagnosis.next_step(chatter):
+        if hint := compiler_error.next_step(chatter):
             text += f"\n{hint}"
         return CompileError(text)
     if _TOO_FAR in chatter:
@@ -195,7 +195,7 @@ def _fresh(source: sources.SourceText, text: str, candidates: Sequence[str]) -> 
     for headers, flags in _attempts(source):
         request = {"text": text, "cflags": flags, "headers": headers}
         report, chatter = _compile(request, candidates)
-        if report["status"] == "ok" or not diagnosis.MISSING_HEADER.search(chatter):
+        if report["status"] == "ok" or not compiler_error.MISSING_HEADER.search(chatter):
             break
     if report["status"] != "ok":
         raise _refusal(source, report, chatter)

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load an Image into the kernel through libbpf; makes the text of a VerifierError from the verifier's log."""
+"""Load an Image into the kernel through libbpf."""
 
 from __future__ import annotations
 
 import ctypes as ct
 import errno
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,21 +12,9 @@ from toolkit.abi import libbpf as abi
 from toolkit.errors import ArgumentError, VerifierError, kernel_error
 from toolkit.program.image import Image
 from toolkit.program.maps import Map
+from toolkit.program.verifier_error import LIMITS, verifier_error
 
-__all__ = ["LESS", "create_maps", "load_program"]
-
-_TRACE = re.compile(r"\d+: |;|from \d+ to \d+|func#")
-
-# The verifier's messages for a program that is not wrong, but too large.
-_BEYOND = re.compile(
-    r"BPF program is too large.*|The sequence of .* jumps is too complex.*|jump out of range.*|combined stack size.*"
-)
-LESS = (
-    "Next step: `net` and `portrange` instead of lists of hosts and ports, fewer `protochain`, rules of the same "
-    "action joined with `or` (a program holds some 250 short ones), or a program for packets of one buffer (an MTU "
-    "under 3,500)."
-)
-_LIMITS = f". Likely cause: the program, most often its filter, is more than the verifier follows. {LESS}"
+__all__ = ["create_maps", "load_program"]
 
 MOST = 1 << 16  # instructions; in a longer program a jump that clang has truncated to 16 bits may lead to a wrong place
 LOG_STATS = 4  # BPF_LOG_STATS: the verdict and its numbers, without the steps
@@ -72,7 +59,7 @@ def load_program(image: Image, maps: Mapping[str, Map], *, frags: bool, source: 
     flags = abi.BPF_F_XDP_HAS_FRAGS if frags else 0
     tried = f"cannot load the XDP program {image.function} of {source}"
     if len(code) > MOST:
-        raise VerifierError(errno.E2BIG, f"{tried}: {len(code)} instructions are more than jumps reach{_LIMITS}", "")
+        raise VerifierError(errno.E2BIG, f"{tried}: {len(code)} instructions are more than jumps reach{LIMITS}", "")
     fd = _load(image, code, flags, None)
     if fd >= 0:
         return fd
@@ -92,27 +79,4 @@ def load_program(image: Image, maps: Mapping[str, Map], *, frags: bool, source: 
             break
     if not text.strip():
         raise kernel_error("prog_load", fd, tried)
-    if (fd == -errno.EACCES and "prohibited" in text and "!root" in text) or "pointer -= pointer prohibited" in text:
-        raise kernel_error(
-            "prog_load",
-            fd,
-            tried,
-            cause="the verifier allows this pointer arithmetic only with CAP_PERFMON",
-            remedy="run as root (sudo), or grant CAP_PERFMON beside CAP_BPF and CAP_NET_ADMIN",
-        )
-    if -fd in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-        raise kernel_error("prog_load", fd, tried)
-    beyond = _BEYOND.search(text)
-    words, limits = (beyond[0], _LIMITS) if beyond else (_last_words(text), "")
-    raise VerifierError(-fd, f"{tried}: the verifier refuses it. {words} (`.log` has all of it){limits}", text)
-
-
-def _last_words(log: str) -> str:
-    """Return the lines of the log that give the reason: those after the last traced instruction, without statistics."""
-    reasons: list[str] = []
-    for line in log.splitlines():
-        if _TRACE.match(line):
-            reasons.clear()
-        elif line and not line.startswith(("processed ", "verification time", "stack depth ")):
-            reasons.append(line)
-    return "; ".join(reasons[-3:])
+    raise verifier_error(-fd, tried, text)

@@ -9,7 +9,7 @@ import pytest
 
 from toolkit.errors import ArgumentError, CompileError
 from toolkit.program import Program, build, sources
-from toolkit.program.diagnosis import next_step
+from toolkit.program.compiler_error import next_step
 
 TUTORIAL = """#include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
