@@ -72,7 +72,7 @@ def open(
     ARP and the SSH session that you may be using.
     on_match: the action for matching packets: "redirect" to this process, "drop" in the driver, or "count" and pass on.
     sample: act on one of N matching packets, at random (100, or 1/100); the others go on to the kernel.
-    snaplen: deliver the first N bytes of each packet; Batch.wire_lengths has the original length.
+    snaplen: deliver at most this many bytes of each packet; Batch.wire_lengths has the original length.
     rules: several filters, each with its own action, sample and snaplen, instead of these four; the first that matches
     applies (see Rule). Batch.rule_numbers has the rule of each packet, Interface.rule_counters() their counts.
     program: a Program of your own with an XSKMAP, instead of a filter; it is not closed with the Interface.
@@ -84,7 +84,7 @@ def open(
     system. "link" also replaces a program that another process holds by a link, which cannot be restored.
     info()["replaced"] names it.
     umem: a UMEM that several Interfaces share, so that packets can be forwarded without a copy; it is not closed with
-    the Interface, and the next three arguments are not allowed with it. All its Interfaces have the same frags,
+    the Interface. Give ring_size, frames, frame_size and poison to UMEM(...) then. All its Interfaces have the same frags,
     need_wakeup and zero_copy: those of the first; "auto" uses them, and asking for others is an ArgumentError.
     ring_size: entries of each ring, a power of two; by default 8192 (20 MB a queue) for up to
     4 queues, then less, so that 64 queues do not cost a gigabyte, and less where a cgroup or a limit leaves little.

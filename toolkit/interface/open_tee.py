@@ -53,7 +53,7 @@ def tee(
 
     filter, rules, on_match, sample, queues, mode, replace, coalesce, netns: as for toolkit.open(), where "redirect"
     means: copy. A rule that drops does drop.
-    snaplen: copy the first N bytes of each packet; by default as many as the MTU lets arrive (with rules, as many
+    snaplen: copy at most this many bytes of each packet; by default as many as the MTU lets arrive (with rules, as many
     as the largest of theirs). The receiving host
     may join segments to packets longer than that before a program in generic mode sees them: these are cut,
     Batch.wire_lengths tells how long they were.

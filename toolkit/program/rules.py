@@ -30,7 +30,7 @@ class Rule:
     go on to the kernel; or "pass": let it go on, whatever later rules say.
     sample: act on one of N, 100 for 1 in 100 (or 1/100, the share); each packet is chosen by a random number of
     its own, so that nothing periodic in the traffic shows. The others go on to the kernel, and no later rule is asked.
-    snaplen: deliver the first N bytes only (14 or more); Batch.wire_lengths tells how long a packet was.
+    snaplen: deliver at most this many bytes (14 or more); Batch.wire_lengths has the full lengths.
     queue: only packets that arrived on this queue. No rule can move a packet to the socket of another queue: the kernel
     delivers to sockets of its own queue only. `Batch.rule_numbers` has the rule of each packet.
 

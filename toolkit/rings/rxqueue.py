@@ -40,7 +40,7 @@ class RXQueue(Consumer):
         return self._memory.read(index, n).view(XDP_DESC).reshape(-1)
 
     def receive(self, limit: int | None = None) -> npt.NDArray[Any]:
-        """Do take(), as descriptors: up to `limit`, shape (n,), dtype XDP_DESC (addr, len, options)."""
+        """Peek, copy and release up to `limit` descriptors: shape (n,), dtype XDP_DESC (addr, len, options)."""
         return self.take(limit).view(XDP_DESC).reshape(-1)
 
     def take_one(self) -> XDPDesc | None:

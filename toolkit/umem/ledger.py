@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ledger: who owns which frame of a UMEM. One array is the authority; the free stack is a cache of it.
+"""Ledger: who owns which frame of a UMEM. The array `owner` decides; the stack of free frames can be rebuilt from it.
 
 A frame has exactly one owner: it is free, the user's, the kernel's for receiving, received (borrowed by the user from a
-socket), or the kernel's for sending. Changes are all or nothing, on whole arrays, under one lock: the ledger is the one
-thing that the receiving and the sending thread share. Finalizers never take the lock: they leave a note, and the next
-call acts on it.
+socket), or the kernel's for sending. The receiving and the sending thread share only the ledger, so each change is made
+under one lock, completely or not at all; swap_one() alone needs no lock. Finalizers never take the lock: they leave a
+note, and the next call acts on it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ USER = 1  # taken with alloc_frames()
 RX = 2  # the kernel's, for receiving: in the fill ring, in the kernel, or in the RX ring unread
 RECEIVED = 3  # read from the RX ring, not yet given back: borrowed by a Batch, or between peek() and free_frame()
 TX = 4  # the kernel's, for sending: in the TX ring, in the kernel, or in the completion ring unread
-RETIRED = 5  # the socket closed while the kernel was still sending it: never used again
+RETIRED = 5  # the socket closed while the kernel might still use it: not used again, or late (disown_later())
 
 _KINDS = ("free", "user", "rx", "received", "tx", "retired")
 
@@ -77,7 +77,7 @@ def describe_owner(code: int) -> str:
 
 
 def _why(was: int | None) -> str:
-    """Return the likely cause: the user named the wrong frame of his own (None), or a ring one of the kernel's."""
+    """Return the likely cause of a wrong frame. `was` is None: the user named it. Otherwise a ring named it."""
     return _GIVEN_TWICE if was is None else RING_LIES
 
 
@@ -156,7 +156,8 @@ class Ledger:
     ) -> None:
         """Return frames to the free stack, all or none.
 
-        was: the owner code that each must have, where a ring returned them; None: the user's (USER or RECEIVED).
+        was: the owner code that each frame must have, where a ring returned them. None: each must be the user's, that
+        is, USER or RECEIVED.
         distinct: the caller knows that no frame is named twice; otherwise that is checked.
         wipe: called with the frames' numbers once they are known to be freed.
         FrameError when one is outside the UMEM, has another owner, or is named twice.
@@ -222,7 +223,7 @@ class Ledger:
             self._owner_view[number] = code
 
     def swap(self, addresses: Addresses, was: int, now: int) -> None:
-        """Give those of the frames that belong to `was` to `now`; ignore all others, and addresses outside the UMEM.
+        """Change the owner of each frame that `was` owns to `now`; skip others, and addresses outside the UMEM.
 
         For recovery after an interrupt, from what a ring contains. The caller holds the lock, and calls rebuild() when
         `now` is FREE.

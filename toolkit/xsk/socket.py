@@ -69,7 +69,8 @@ class Socket(fork.NotCopied):
         umem: shared with other Sockets, or None for one of its own (closed with the Socket).
         rx_size, tx_size: ring entries, powers of two. rx=False or tx=False leaves that ring out.
         zero_copy: True demands it, False forbids it, "auto" uses it if the driver supports it.
-        need_wakeup: the kernel asks for system calls when it needs them, rather than polling ("auto": True).
+        need_wakeup: the driver sets a flag in the ring when it needs a system call to go on; calls are made only then
+        ("auto": True).
         sg: packets larger than a frame arrive as several descriptors (XDP_PKT_CONTD). A Batch has them in one piece,
         and is then a copy ("auto": False).
         All sockets of a UMEM have the same zero_copy, need_wakeup and sg, because the kernel gives each what the first
@@ -302,7 +303,8 @@ class Socket(fork.NotCopied):
 
         descs: shape (n, 2), u64, like the result. timeout: seconds to wait for room. distinct: the caller knows that no
         frame is named twice; otherwise that is checked. For Forwarder and the like.
-        FrameError, and nothing is sent, when a frame is not the caller's or is named twice, or a descriptor leaves it.
+        FrameError, and nothing is sent, if a frame is not the caller's, a frame is named twice, or a descriptor reaches
+        beyond its frame.
         """
         return self._sender.pass_on(descs, timeout, distinct=distinct)
 
