@@ -15,10 +15,10 @@ from toolkit._base.uninterrupted import uninterrupted
 from toolkit.abi.tee_slot import slot_size
 from toolkit.errors import ArgumentError, SystemCallError, VerifierError, explained, kernel_error
 from toolkit.interface.opening import Opening
+from toolkit.interface.ringbuf import ring_bytes
 from toolkit.interface.tee import Tee
 from toolkit.net.device import LINK_HEADERS, Device, await_carrier, check_ethernet, describe, queue_numbers
 from toolkit.program import Action, Program, Replace, Rule
-from toolkit.program.ringbuf import ring_bytes
 from toolkit.program.rules import describe as describe_rules
 from toolkit.wait.coalesce import LONGEST_DELAY
 

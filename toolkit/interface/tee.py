@@ -18,10 +18,10 @@ from toolkit._base.clock import clock
 from toolkit.abi.tee_slot import slot_size
 from toolkit.batch.batch import Batch
 from toolkit.interface.receiving import OneReceiver
+from toolkit.interface.ringbuf import RingBuffer, Rows
 from toolkit.interface.tee_batch import TeeColumns, by_queue
 from toolkit.net.device import Device
 from toolkit.program import Link, Program
-from toolkit.program.ringbuf import RingBuffer, Rows
 from toolkit.wait.coalesce import LONGEST_DELAY, Coalescer
 from toolkit.wait.feed import ASK_EVERY
 from toolkit.wait.waiter import Waiter

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from toolkit.abi.tee_slot import TEE_SLOT, TEE_SLOT_SIZE
 from toolkit.batch.batch import Batch
-from toolkit.program.ringbuf import Rows
+from toolkit.interface.ringbuf import Rows
 
 __all__ = ["Copies", "TeeColumns", "by_queue"]
 
