@@ -84,8 +84,8 @@ def open(
     system. "link" also replaces a program that another process holds by a link, which cannot be restored.
     info()["replaced"] names it.
     umem: a UMEM that several Interfaces share, so that packets can be forwarded without a copy; it is not closed with
-    the Interface. Give ring_size, frames, frame_size and poison to UMEM(...) then. All its Interfaces have the same frags,
-    need_wakeup and zero_copy: those of the first; "auto" uses them, and asking for others is an ArgumentError.
+    the Interface. Give ring_size, frames, frame_size and poison to UMEM(...) then. All its Interfaces have the frags,
+    need_wakeup and zero_copy of the first: "auto" uses them, and asking for others is an ArgumentError.
     ring_size: entries of each ring, a power of two; by default 8192 (20 MB a queue) for up to
     4 queues, then less, so that 64 queues do not cost a gigabyte, and less where a cgroup or a limit leaves little.
     frames: a queue; by default a quarter more than the ring, so that there are always frames for sending.
