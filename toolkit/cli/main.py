@@ -70,7 +70,7 @@ def cli(context: click.Context) -> None:
     Redirected packets do NOT reach the kernel: whatever you take from an interface, its usual receiver does not get.
     With --tee, `receive`, `capture` and `top` get copies instead, and the kernel gets everything.
 
-    Everything is undone when a command ends, however it ends. All need root, or the capabilities that
+    When a command ends, even by kill -9, its program is off the interface. All need root, or the capabilities that
     `xsk help permissions` lists. `xsk help` lists more texts; `xsk COMMAND -h` shows one on a single screen.
     """
     if context.invoked_subcommand not in _HARMLESS:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that mean the same in every command. A letter has tcpdump's meaning, or is not used.
+"""Options that mean the same in every command. A letter has tcpdump's meaning, or is not used; -f is the filter.
 
 `-h` of a command shows the first clause of an option's help, so that clause says what matters.
 """

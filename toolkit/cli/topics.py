@@ -33,8 +33,8 @@ TOPICS: dict[str, Topic] = {
         Put it in quotes where it has characters that the shell would use. 'all' takes everything, and has to be asked
         for by that name.
 
-        The filter runs in the driver. It sees packets that arrive, not those that this host sends; VLAN tags that the
-        NIC strips are invisible to it (`ethtool -K eth0 rxvlan off`), and later fragments of a datagram carry no ports.
+        A filter sees packets that arrive, not those that this host sends. VLAN tags that the NIC strips are invisible
+        to it (`ethtool -K eth0 rxvlan off`), and later fragments of a datagram carry no ports.
 
         --on-match says what becomes of packets that match: `redirect` brings them here, `drop` drops them in the
         driver, `count` counts them and lets them go on. --sample 1/100 does so with one of a hundred, at random; the
@@ -58,15 +58,18 @@ TOPICS: dict[str, Topic] = {
         of name servers; the lease of its address. The question names them, and proposes a filter that leaves all of
         them alone, where there is one. With --tee nothing is asked, unless packets are dropped (--on-match drop).
 
-        Everything is undone when a command ends, also by a signal or kill -9: the program goes with its process.
-        --replace takes the place of a program that is attached already, and puts it back at the end.
+        When a command ends, even by kill -9, its program is off the interface. --replace takes the place of a program
+        that is attached already, and puts it back at the end. After kill -9 two things may remain: the program that
+        --replace took off is still off, and interrupts that --busy-poll deferred are still deferred. `xsk detach eth0`
+        puts both right.
         """,
     ),
     "output": _topic(
         "What goes where, and what the figures mean",
         """
-        Standard output gets data: packets (-x), a line each interval, tables, JSON. Standard error gets all else: what
-        was opened, notes, questions, errors, and the account at the end. So this counts lines of packets only:
+        Standard output gets data: packets (-x), a line each --interval, tables, JSON. Standard error gets all else:
+        what was opened, notes, questions, errors, and the account at the end. `capture` prints its lines to standard
+        error, because packets are its data. So this counts lines of packets only:
 
           xsk receive eth0 icmp --tee -x -c 3 | wc -l
 
@@ -83,8 +86,8 @@ TOPICS: dict[str, Topic] = {
 
           redirected = received + dropped
 
-        The first is counted by the XDP program, the second by this command, the third by the kernel. Figures that are
-        zero are left out; --json has all of them. What the kernel counts (XDP_STATISTICS):
+        The XDP program counts redirected, this command counts received, the kernel counts dropped (with --tee: the
+        program). Figures that are zero are left out; --json has all of them. What the kernel counts (XDP_STATISTICS):
 
           rx_dropped                no free frame, or the packet is longer than a frame
           rx_ring_full              this program did not keep up
@@ -97,14 +100,16 @@ TOPICS: dict[str, Topic] = {
     "json": _topic(
         "What --json prints, for programs",
         """
-        --json prints one object on one line of standard output, at the end, in place of all text for people. Errors
-        are on standard error, and in the object. With -x each packet is an object of its own before that:
+        --json prints one object on one line of standard output, at the end, in place of all text for people; with
+        `capture -w -` on standard error. Errors are on standard error, and in the object. With -x each packet is an
+        object of its own before that:
 
           {"time": "2026-11-30T10:45:59.123456789Z", "queue": 0, "summary": ..., "wire_length": 98, "hex": "..."}
 
-        All keys are there, also with zero. The ones to begin with:
+        Figures that are zero are there as well. `receive`, `drop` and `top` have all of these keys, other commands
+        those that apply (`forward` has one set for each direction):
 
-          whole         true if nothing is missing of what the filter is for
+          whole         true if every packet that matched did arrive, and nothing ended it early
           error         null, or the sentence that says what ended the command early
           redirected    packets that the XDP program sent here (= received + dropped)
           received      packets that arrived here; received_bytes on the wire
@@ -125,8 +130,8 @@ TOPICS: dict[str, Topic] = {
           2  a command line that makes no sense by itself
 
         SIGINT and SIGTERM end a command in order, so do SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU unless they were ignored
-        when it began: `nohup xsk capture ... &` goes on when the terminal is gone. A second signal, a second after the
-        first or later, ends it at once.
+        when it began: `nohup xsk capture ... &` goes on when the terminal is gone. Further signals within a second of
+        the first are ignored, because `timeout` and closing terminals send several; a later one ends it at once.
         """,
     ),
     "files": _topic(
@@ -142,17 +147,18 @@ TOPICS: dict[str, Topic] = {
         dropped until then. Packets of several queues are in order of time within each queue only: `reordercap` sorts a
         file, --queue 0 takes one queue.
 
-        What the disk is late with waits in memory (--buffer). When that is full, packets are dropped here, and counted.
+        Packets that the disk cannot write yet wait in memory (--buffer). When that is full, packets are dropped here,
+        and counted.
 
         Only their owner can read the files (0600, whatever the umask), unless --mode or --group says more. A file is
-        never written through a symbolic link, nor into a block device or another user's FIFO; what has the name already
-        is replaced with --force only. So a directory that others may write to, such as /tmp, is safe for what is
-        elsewhere; there, others can still remove or rename what you capture.
+        never written through a symbolic link, nor into a block device or another user's FIFO. A file that exists is
+        replaced with --force only. So a capture in /tmp cannot damage files elsewhere, but others may remove or rename
+        the capture itself.
 
-        -C, -G and -W are tcpdump's. With -C, files after the first are FILE1, FILE2, ...; with -G, FILE holds a time as
-        in 'eth0-%H%M%S.pcapng' (strftime, local time). While that time reads the same, the capture goes on in the same
-        file; a name that comes again later is written over: with %H%M each day, and an hour when summer time ends
-        (%s never).
+        -C, -G and -W are tcpdump's. With -C: FILE, FILE1, FILE2, ...; with -C and -W 10: FILE0 to FILE9, then FILE0
+        again. With -G, FILE holds a time, as in 'eth0-%H%M%S.pcapng' (strftime, local time), and a new file begins when
+        the name changes. When a name comes back, that file is written over: %H%M comes back every day, an hour of local
+        time when summer time ends, %s never.
 
         docs/capture.md has all of it.
         """,
@@ -175,7 +181,8 @@ TOPICS: dict[str, Topic] = {
         rings without a pause: both take a core, and answer sooner.
 
         Where an XDP program is attached already, nothing is done. --replace takes its place and puts it back at the
-        end; after kill -9, the next `xsk` command does. What a link holds cannot be put back: --replace-link.
+        end; after kill -9, the next command that moves packets does, or `xsk detach`. A program that a link of another
+        process holds cannot be put back, so --replace refuses; --replace-link takes it off for good.
         """,
     ),
     "permissions": _topic(
@@ -196,7 +203,7 @@ TOPICS: dict[str, Topic] = {
     "letters": _topic(
         "What -c, -s, -w ... mean: tcpdump's letters",
         """
-        A letter means the same in every command, and what it means to tcpdump:
+        A letter means the same in every command, and, but for -f, what it means to tcpdump:
 
           -i INTERFACE  the interface     -c N      stop after N packets     -w FILE  write to a file
           -n            no names          -s BYTES  cut packets (snaplen)    -r FILE  read from a file
