@@ -109,7 +109,7 @@ def test_a_foreign_link_is_named_and_kept(program: Program, other: Program, lab:
             program.attach(lab.interface, mode=mode, netns=lab.netns)
         text = str(refused.value)
         assert f"program {other.id} (xdp_pass), native, held by link {theirs.id}" in text
-        assert 'replace="link"' in text
+        assert "which this process holds" in text
     found = present(lab)
     assert found is not None
     assert found.program.id == other.id

@@ -321,6 +321,8 @@ def test_no_other_module_makes_or_removes_files_by_name() -> None:
     found = {
         str(path.relative_to(root))
         for path in root.rglob("*.py")
-        if any(word in path.read_text(encoding="utf-8") for word in words)
+        if any(
+            word in path.read_text(encoding="utf-8").replace("formatter.write_text(", "") for word in words
+        )  # of click
     }
     assert found == {"_base/cache.py", "_base/careful.py", "_base/records.py", "program/pins.py"}

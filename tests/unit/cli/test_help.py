@@ -123,7 +123,7 @@ def test_the_first_program_takes_a_port_that_nobody_misses() -> None:
         assert '"udp port 9' in opened[0], path
     said = (ROOT / "toolkit/interface/open_interface.py").read_text()
     assert '"""TAKE packets' in said
-    assert "does NOT reach" in said
+    assert "do NOT reach" in said
 
 
 # --- topics ---------------------------------------------------------------------------------------------------------
