@@ -73,7 +73,7 @@ def test_other_threads_go_on_beside_a_spinner(lab: Lab, mode: WaitMode) -> None:
         for _ in range(3):  # in turn: a busy machine is as busy for both
             beside_python += delays(compute)
             beside_waiter += delays(lambda: interface.receive(timeout=0.5))
-    assert statistics.median(beside_waiter) < 4 * statistics.median(beside_python)  # 2 was seen, beside others
+    assert statistics.median(beside_waiter) < 2 * statistics.median(beside_python)
 
 
 def steady(lab: Lab, rate: float, **options: Any) -> tuple[int, int, int]:
