@@ -17,10 +17,12 @@ __all__ = [
     "PR_CAP_AMBIENT",
     "PR_CAP_AMBIENT_RAISE",
     "PR_SET_PDEATHSIG",
+    "PollFD",
     "capget",
     "capset",
     "fallocate",
     "libc",
+    "libc_with_gil",
     "madvise",
     "mmap",
     "munmap",
@@ -60,6 +62,26 @@ def libc() -> ctypes.CDLL:
     declare(library, "setns", integer, (integer, integer))
     declare(library, "syscall", ctypes.c_long, (ctypes.c_long,))
     declare(library, "unshare", integer, (integer,))
+    return library
+
+
+class PollFD(ctypes.Structure):
+    """struct pollfd of poll(2)."""
+
+    _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
+
+
+@functools.cache
+def libc_with_gil() -> ctypes.PyDLL:
+    """Return the C library for system calls of a spinning thread: they do not block, and keep the GIL.
+
+    A thread that releases the GIL every few microseconds and takes it back at once starves others: each release wakes
+    them, too late to take it, and begins their wait for the interpreter's switch interval anew. If it keeps the GIL,
+    the interval passes, and the interpreter makes it yield (CPython: take_gil()).
+    """
+    library = ctypes.PyDLL(None, use_errno=True)
+    declare(library, "poll", ctypes.c_int, (ctypes.c_void_p, ctypes.c_ulong, ctypes.c_int))
+    declare(library, "recv", ctypes.c_ssize_t, (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int))
     return library
 
 

@@ -7,13 +7,14 @@ Three modes; the first sleeps, the other two take a whole core:
 "busy-poll"  make the driver poll its NIC queue, by recvfrom(2), instead of waiting for its interrupts.
 "spin"       poll the rings; the driver's interrupts bring the packets.
 
-The latter two release the GIL every few microseconds, but take it back at once: another Python thread that needs it
-gets it after the interpreter's switch interval (5 ms, sys.setswitchinterval), as from any busy thread.
+The latter two keep the GIL (see libc_with_gil()): another Python thread that needs it gets it after the interpreter's
+switch interval (5 ms, sys.setswitchinterval), as from any busy thread.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import select
@@ -25,6 +26,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 from toolkit._base.arguments import one_of, seconds
+from toolkit.abi.libc import PollFD, libc_with_gil
 from toolkit.errors import DeviceGoneError, ToolkitError, kernel_error
 from toolkit.rings import RXQueue
 from toolkit.wait.feed import Feed
@@ -121,6 +123,10 @@ class Waiter:
         for fd in self._sockets:
             self._poll.register(fd, select.POLLIN)
         self._poll.register(self._event, select.POLLIN)
+        # The same descriptors for a spinning waiter; immutable but for revents, which nobody reads.
+        self._descriptors = (PollFD * (len(self._sockets) + 1))(
+            *(PollFD(fd, select.POLLIN) for fd in (*self._sockets, self._event))
+        )
 
     def configure(self, mode: WaitMode, rings: Sequence[RXQueue]) -> None:
         """Choose the mode. rings: the sockets' RX rings, which no other thread consumes during wait().
@@ -160,6 +166,8 @@ class Waiter:
 
     def _spin(self, deadline: float | None, *, drive: bool) -> bool:
         sockets, rings = tuple(self._sockets.values()) if drive else (), self._rings
+        poll, descriptors = libc_with_gil().poll, self._descriptors
+        address, count = ctypes.addressof(descriptors), len(descriptors)
         check = time.monotonic() + _GONE_CHECK
         while True:
             for _ in range(_POLLS >> 4 if drive else _POLLS):
@@ -168,10 +176,11 @@ class Waiter:
                 for ring in rings:
                     if ring.available():
                         return True
-            # This also releases the GIL, and wakes drivers that ask for it (need_wakeup).
-            answer = self._ask(0)
-            if answer is not None:
-                return answer
+            # This also wakes drivers that ask for it (need_wakeup).
+            if poll(address, count, 0):
+                answer = self._ask(0)
+                if answer is not None:
+                    return answer
             now = time.monotonic()
             if now >= check:
                 check = now + _GONE_CHECK
@@ -279,13 +288,13 @@ class Waiter:
 
 def _drive(sock: DeviceSocket) -> None:
     """Make the driver poll its NIC queue once, by a recvfrom(2) that does not block."""
-    try:
-        sock.recv(1, socket.MSG_DONTWAIT)
-    except OSError as refused:
-        if refused.errno in (errno.ENETDOWN, errno.ENXIO):
-            time.sleep(_DOWN_PAUSE)  # down, perhaps up again soon; check_feed() finds out if it is gone
-        elif refused.errno not in (errno.EAGAIN, errno.EBUSY, errno.ENOBUFS, errno.EINTR):
-            raise
+    if libc_with_gil().recv(sock.fileno(), None, 0, socket.MSG_DONTWAIT) >= 0:
+        return
+    number = ctypes.get_errno()
+    if number in (errno.ENETDOWN, errno.ENXIO):
+        time.sleep(_DOWN_PAUSE)  # down, perhaps up again soon; check_feed() finds out if it is gone
+    elif number not in (errno.EAGAIN, errno.EBUSY, errno.ENOBUFS, errno.EINTR):
+        raise OSError(number, os.strerror(number))
 
 
 def _prefer_busy_poll(sock: DeviceSocket, where: str) -> None:

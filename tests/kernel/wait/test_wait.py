@@ -18,9 +18,10 @@ import pytest
 import toolkit
 from tests.helpers.waiting import MODES, ROOMY, check_whole, near
 from tests.helpers.wire import Wire, child_environment, collect, frame, piece_by_piece, run_child, stamps
+from toolkit.abi.libc import libc_with_gil
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, PrivilegeError
 from toolkit.lab import Lab
-from toolkit.wait.waiter import DeviceSocket, WaitMode
+from toolkit.wait.waiter import WaitMode
 
 pytestmark = [
     # A veth's copy mode has no NAPI to poll on newer kernels, and that is said: see test_busy_polling_says_if_it_works.
@@ -209,15 +210,15 @@ def test_busy_polling_alone_drives_the_driver(
     make_lab: Callable[..., Lab], mode: WaitMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driven: list[int] = []
-    recv = DeviceSocket.recv
+    recv = libc_with_gil().recv
 
-    def note(self: DeviceSocket, *arguments: int) -> bytes:
-        driven.append(self.fileno())
-        return recv(self, *arguments)
+    def note(fd: int, *arguments: Any) -> int:
+        driven.append(fd)
+        return int(recv(fd, *arguments))
 
     lab = make_lab(queues=2)
     with near(lab, mode) as interface:
-        monkeypatch.setattr(DeviceSocket, "recv", note)
+        monkeypatch.setattr(libc_with_gil(), "recv", note)
         assert not interface.receive(timeout=0.2)
         if mode == "busy-poll":
             assert {sock.fileno() for sock in interface.sockets} == set(driven)
