@@ -158,7 +158,7 @@ def test_close_in_a_signal_handler(
     lab: Lab, wire: Wire, level: str, timeout: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It cannot succeed inside receive(), and says so after 5 s; outside it closes at once. Never a dead lock."""
-    if (level, timeout) != ("interface", None):  # one case with the real patience is enough
+    if (level, timeout) != ("interface", None):  # one case with the real timeout is enough
         monkeypatch.setattr("toolkit.xsk.core._CLOSE_TIMEOUT", 0.5)
         monkeypatch.setattr("toolkit.interface.receiving._CLOSE_TIMEOUT", 0.5)
     with Program.build("xsk_redirect.c") as program:

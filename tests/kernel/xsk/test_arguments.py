@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What nobody should pass to sockets, interfaces and programs: refused in words, and everything works afterwards."""
+"""What nobody should pass to sockets, interfaces and programs: refused with a reason; everything goes on working."""
 
 from __future__ import annotations
 

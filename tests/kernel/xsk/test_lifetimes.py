@@ -62,7 +62,7 @@ def test_a_queue_of_a_forgotten_socket_can_be_opened_at_once(lab: Lab) -> None:
 
 def test_more_sockets_in_the_life_of_a_umem_than_a_small_number_holds(lab: Lab) -> None:
     with UMEM(256, 2048) as umem:
-        umem._holders = 1 << 20  # as if so many had come and gone
+        umem._holders = 1 << 20  # as if that number had come and gone
         with Socket(lab.interface, 0, umem, netns=lab.netns, prefill=32) as sock, Program.build() as program:
             program.attach(lab.interface, netns=lab.netns)
             program.register(sock)

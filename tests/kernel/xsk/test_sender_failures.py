@@ -171,7 +171,7 @@ def test_no_free_frame(lab: Lab, sock: toolkit.Socket, monkeypatch: pytest.Monke
 
 
 def test_receiving_and_sending_threads_share_few_frames(lab: Lab) -> None:
-    """The receiver lends frames to the kernel as soon as they are free; the sender must not mind."""
+    """The receiver posts frames as soon as they are free; the sender must not mind."""
     stop = threading.Event()
     failures: list[BaseException] = []
     with (

@@ -235,7 +235,7 @@ def test_interfaces_without_end() -> None:
     file = described + described[28:] * (1 << 16)
     _, _, error = hear(file + MODERN)
     assert "one interface more than 65,536" in error
-    assert hear(file[: -len(described[28:])])[1:] == ("", "")  # so many there may be
+    assert hear(file[: -len(described[28:])])[1:] == ("", "")  # 65,536 are allowed
 
 
 def test_names_without_end() -> None:

@@ -208,7 +208,7 @@ def _umem(binding: Binding, interface: str, other: str) -> UMEM:
     queues = max(len(queue_numbers(device, binding.queues)) for device in devices)
     ring = binding.ring_size or _RING
     longest = max(device.longest for device in devices)
-    # Each Interface lends a quarter of a shared UMEM's frames to the kernel.
+    # Each Interface posts a quarter of a shared UMEM's frames.
     return UMEM(4 * ring * queues, frame_size_for(longest), fill_size=ring, comp_size=ring)
 
 

@@ -41,7 +41,7 @@ __all__ = [
 _ENDLESS = 100_000  # columns
 _TIMEOUT = 0.1  # seconds that standard error has to take a line
 
-# The kernel's counters in plain words, in the order in which they are worth reading.
+# What the kernel's counters mean, the most telling ones first.
 DROP_REASONS = {
     "rx_dropped": "no free frame (or packet too long)",
     "rx_ring_full": "this program did not keep up",
