@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ class Example(NamedTuple):
     what: str = ""
 
 
-class _WithExamples(click.Command):
+class _WithExamples(click.Command, ABC):
     """What has examples: at the end of `--help`, and two of them on the one screen of `-h`."""
 
     examples: Sequence[Example] = ()
@@ -71,9 +72,9 @@ class _WithExamples(click.Command):
         formatter.write("\n" + self.brief_end(ctx) + "\n")
         return formatter.getvalue().rstrip("\n")
 
+    @abstractmethod
     def brief_rows(self, ctx: click.Context) -> list[tuple[str, str]]:
         """Return what `-h` lists: names, and what they do."""
-        raise NotImplementedError
 
     def brief_end(self, ctx: click.Context) -> str:
         """Return the last line of `-h`."""

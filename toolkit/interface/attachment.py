@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import ClassVar, TypeVar
 
@@ -16,7 +17,7 @@ __all__ = ["Attachment"]
 A = TypeVar("A", bound="Attachment")
 
 
-class Attachment(fork.NotCopied):
+class Attachment(fork.NotCopied, ABC):
     """Base of what is opened on an interface: one program, attached until close()."""
 
     device: Device
@@ -25,9 +26,9 @@ class Attachment(fork.NotCopied):
     _why_dead = ""  # why every call raises; written by close() and in a forked child
     _SUBJECT: ClassVar[str]  # subject of the sentence of ClosedError, with {} for the interface's name
 
+    @abstractmethod
     def close(self) -> None:
         """Detach the program and release everything. Repeatable."""
-        raise NotImplementedError
 
     def __enter__(self: A) -> A:
         """Close at the end of the block."""

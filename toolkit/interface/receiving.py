@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -161,13 +162,13 @@ class OneReceiver(Attachment):
         """
         self._waiter.wake()
 
+    @abstractmethod
     def _begin(self, limit: int | None, timeout: float | None) -> Batch | None:
         """Return a Batch that is available without a delay, if there is one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _poll(self, limit: int | None, turns: int | None = None) -> Batch:
         """Return the packets that wait now, perhaps an empty Batch. turns: how many queues to poll, by default all."""
-        raise NotImplementedError
 
     def _holds(self) -> bool:
         """Return whether packets are already in this process, which a Waiter does not notice."""
@@ -220,9 +221,9 @@ class OneReceiver(Attachment):
             else:
                 flows.add(batch)
 
+    @abstractmethod
     def waiting(self) -> int | None:
         """Return how many packets wait to be received; None if none has been received yet."""
-        raise NotImplementedError
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -265,9 +266,9 @@ class OneReceiver(Attachment):
         """Make a waiting receive() return. May be called several times."""
         self._waiter.wake()
 
+    @abstractmethod
     def _take_down(self) -> None:
         """Release everything, when no thread is inside receive(). Called again if it raised."""
-        raise NotImplementedError
 
     def _after_fork_in_child(self) -> None:
         if not self._why_dead:
