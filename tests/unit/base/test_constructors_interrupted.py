@@ -84,7 +84,6 @@ def test_capture_at_times_of_chance(tmp_path: Path, force: bool) -> None:
         lambda: Capture(None, tmp_path / f"{0 if force else next(numbers)}.pcap", force=force),
         Capture.close,
         tries=400,
-        most=0.004,
     )
     assert hits > 20
 
