@@ -58,7 +58,10 @@ def expected(batch: Batch, addresses: str) -> list[dict[str, Any]]:
 
 
 def hextets(raw: bytes) -> str:
-    """As RFC 5952 has it, by libc where the last 32 bits are in dots and by the standard library else."""
+    """As RFC 5952 has it: by libc if the last 32 bits are in dots, else by the standard library.
+
+    str() of an IPv6Address writes dots from Python 3.13 on; the private method does not in any version.
+    """
     if raw.startswith(bytes(10) + b"\xff\xff"):
         return socket.inet_ntop(socket.AF_INET6, raw)
     text: str = ipaddress.IPv6Address._string_from_ip_int(int.from_bytes(raw, "big"))  # type: ignore[attr-defined]

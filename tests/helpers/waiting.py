@@ -29,3 +29,14 @@ def check_whole(numbers: np.ndarray[Any, Any], redirected: int, sent: int) -> No
     assert len(np.unique(numbers)) == len(numbers)
     assert int(numbers.max()) < sent
     assert redirected > 0.95 * sent
+
+
+# Every way in which an Interface waits, and a Tee.
+MODES_AND_TEE: tuple[Any, ...] = (*get_args(WaitMode), "tee")
+
+
+def near_or_tee(lab: Lab, mode: str = "poll", **options: Any) -> Any:
+    """An Interface that waits in one of its ways, or a Tee."""
+    if mode == "tee":
+        return toolkit.tee("veth0", filter="all", netns=lab.netns)
+    return toolkit.open("veth0", filter="all", wait=mode, netns=lab.netns, **options)

@@ -7,31 +7,21 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 
-import toolkit
+from tests.helpers.waiting import MODES_AND_TEE as MODES
+from tests.helpers.waiting import near_or_tee as near
 from tests.helpers.wire import Wire, frame, numbers, run_child, stamps
 from toolkit.errors import StaleBatchError
 from toolkit.lab import Lab
-from toolkit.wait.waiter import WaitMode
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning"),
     pytest.mark.timing("a veth loses packets when its softirq or the receiver waits too long for a CPU"),
 ]
-
-
-MODES: tuple[Any, ...] = (*get_args(WaitMode), "tee")
-
-
-def near(lab: Lab, mode: str = "poll", **options: Any) -> Any:
-    """An Interface that waits in one of its ways, or a Tee."""
-    if mode == "tee":
-        return toolkit.tee("veth0", filter="all", netns=lab.netns)
-    return toolkit.open("veth0", filter="all", wait=mode, netns=lab.netns, **options)
 
 
 @pytest.mark.parametrize("mode", MODES)

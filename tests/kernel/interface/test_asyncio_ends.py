@@ -15,30 +15,20 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
-import toolkit
+from tests.helpers.waiting import MODES_AND_TEE as MODES
+from tests.helpers.waiting import near_or_tee as near
 from tests.helpers.wire import Wire, child_environment, frame, numbers
 from toolkit.errors import ClosedError, DeviceGoneError, ToolkitError
 from toolkit.lab import Lab
-from toolkit.wait.waiter import WaitMode
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning"),
     pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for"),
 ]
-
-
-MODES: tuple[Any, ...] = (*get_args(WaitMode), "tee")
-
-
-def near(lab: Lab, mode: str = "poll", **options: Any) -> Any:
-    """An Interface that waits in one of its ways, or a Tee."""
-    if mode == "tee":
-        return toolkit.tee("veth0", filter="all", netns=lab.netns)
-    return toolkit.open("veth0", filter="all", wait=mode, netns=lab.netns, **options)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -254,7 +254,7 @@ def test_a_batch_is_a_loan_and_a_copy_is_for_good(lab: Lab, wire: Wire) -> None:
         assert not t.receive(timeout=0)
         assert batch.stale
         with pytest.raises(StaleBatchError):
-            batch.lengths  # noqa: B018
+            _ = batch.lengths
     assert numbers(kept) == numbers(pickle.loads(pickled)) == [1, 2]
     assert len(pickled) < 2000
     assert number_of(view) == 1  # it holds the memory, also after close()

@@ -3,23 +3,14 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
-
 import numpy as np
 import numpy.typing as npt
 
+from tests.helpers.tables import hextets
 from toolkit.decode.text import cell, format_ip
 from toolkit.tables.address_text import ip6_text, ip_text
 
 MAPPED = bytes(10) + b"\xff\xff"
-
-
-def written(raw: bytes) -> str:
-    """What libc writes of a mapped address, and the standard library of any other, in no version's dots."""
-    if raw.startswith(MAPPED):
-        return socket.inet_ntop(socket.AF_INET6, raw)
-    return ipaddress.IPv6Address._string_from_ip_int(int.from_bytes(raw, "big"))  # type: ignore[attr-defined, no-any-return]
 
 
 def addresses(count: int) -> npt.NDArray[np.uint8]:
@@ -36,8 +27,8 @@ def addresses(count: int) -> npt.NDArray[np.uint8]:
 def test_as_libc_has_them() -> None:
     """Many at once, in both columns of a table; and each alone."""
     raw = addresses(40_000)
-    wanted = [written(row.tobytes()) for row in raw]
-    assert written(MAPPED + bytes([5, 6, 7, 8])) == "::ffff:5.6.7.8"
+    wanted = [hextets(row.tobytes()) for row in raw]
+    assert hextets(MAPPED + bytes([5, 6, 7, 8])) == "::ffff:5.6.7.8"
     assert sum("." in text for text in wanted) > 10_000
     assert ip6_text(raw).strings() == wanted
     assert format_ip(raw) == wanted

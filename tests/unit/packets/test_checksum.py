@@ -24,13 +24,11 @@ from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.packet import Packet, Padding, Raw
 from scapy.utils import checksum
 
+from tests.helpers.scapy_packets import V4, V6, E
 from toolkit.errors import ArgumentError
 from toolkit.packets.checksum import checksum_of, fill_checksums, internet_checksum, update, updated
 from toolkit.packets.matrix import as_matrix
 
-E = Ether(src="02:11:22:33:44:55", dst="02:66:77:88:99:aa")
-V4 = IP(src="10.1.2.3", dst="192.168.200.254", ttl=7, id=0xBEEF)
-V6 = IPv6(src="2001:db8::1", dst="fe80::ff:fe00:2", hlim=9)
 ODD = Raw(b"\xff\xfeodd")
 
 # Packets whose checksums scapy knows; each comes back as it was after its checksums were spoilt.

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.helpers.forks import in_child
 from tests.helpers.rings_oracle import STANDS, U32, ring_memory
 from toolkit.abi.if_xdp import XDPDesc
 from toolkit.abi.libxdp import XskRing
@@ -189,19 +189,6 @@ def test_an_exception_from_inside_does_not_keep_a_ring_open(atomic: bool, monkey
             del error
         else:
             pytest.fail("not refused")
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Run `work` in a fork; its wait status, 0 where it returned."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitpid(pid, 0)[1]
 
 
 @pytest.mark.parametrize("atomic", [False, True])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -91,10 +92,9 @@ class LedgerMachine(RuleBasedStateMachine):
         numbers = self.pick(data, self.ours())
         account: Any = (self.receive if direction == RX else self.send)[holder]
         after = owner_code(direction, holder)
+        call = functools.partial(account.given, addresses(*numbers))
         if len(numbers) == 1:
-            call = lambda: account.given_one(int(addresses(*numbers)[0]))  # noqa: E731
-        else:
-            call = lambda: account.given(addresses(*numbers))  # noqa: E731
+            call = functools.partial(account.given_one, int(addresses(*numbers)[0]))
         self.expect(call, numbers, self.ours(), after)
 
     @rule(data=st.data(), holder=holders, direction=st.sampled_from((RX, TX)))

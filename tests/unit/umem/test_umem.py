@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers.forks import in_child
 from toolkit.abi.if_xdp import XDPDesc
 from toolkit.errors import ArgumentError, ClosedError, FrameError, ToolkitError
 from toolkit.umem.umem import UMEM, check_ring_size
@@ -265,18 +265,6 @@ def test_a_umem_in_use_is_not_closed() -> None:
         umem.close()
     umem.registration = None
     umem.close()
-
-
-def in_child(work: Callable[[], None]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitpid(pid, 0)[1]
 
 
 def test_in_a_forked_child_it_is_dead_and_the_parent_unharmed() -> None:
