@@ -42,7 +42,7 @@ class Plain:
         self.tx = TXQueue(self.tx_memory, send, lambda: True, tx_limits(FRAME, sg, tx_metadata_len))
         self.fill, self.completion = FillQueue(self.fill_memory, receive), CompletionQueue(self.completion_memory, send)
         core: Any = types.SimpleNamespace(
-            umem=self.umem, where="queue 0 of a test", why_dead="", sock=None, zero_copy=False, batch=None,
+            umem=self.umem, where="queue 0 of a test", closed=False, sock=None, zero_copy=False, batch=None,
             options=types.SimpleNamespace(sg=sg, need_wakeup=True), rx_guard=threading.Lock(),
             tx_guard=threading.Lock(), receive_account=receive, send_account=send, completion=self.completion,
             check_open=lambda: None, on_close=lambda callback: None,

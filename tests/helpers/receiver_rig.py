@@ -32,7 +32,7 @@ class Receiver:
         account = ReceiveAccount(self.umem.ledger, self.umem.new_holder())
         sock: Any = Socket.__new__(Socket)
         core = types.SimpleNamespace(
-            rx_guard=threading.Lock(), receive_account=account, why_dead="", where="queue 0 of a test", sock=None,
+            rx_guard=threading.Lock(), receive_account=account, closed=False, where="queue 0 of a test", sock=None,
             options=types.SimpleNamespace(sg=False),
             check_open=lambda: None, rx=RXQueue(self.rx_memory, account),
         )  # fmt: skip

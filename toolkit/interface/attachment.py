@@ -3,42 +3,20 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from types import TracebackType
-from typing import ClassVar, TypeVar
-
-from toolkit._base import fork
-from toolkit.errors import ClosedError, DeviceGoneError
+from toolkit._base.closing import Closable
+from toolkit.errors import DeviceGoneError
 from toolkit.net.device import Device
 from toolkit.program import Link, Program, RuleCounters
 
 __all__ = ["Attachment"]
 
-A = TypeVar("A", bound="Attachment")
 
-
-class Attachment(fork.NotCopied, ABC):
+class Attachment(Closable):
     """Base of what is opened on an interface: one program, attached until close()."""
 
     device: Device
     program: Program
     link: Link
-    _why_dead = ""  # why every call raises; written by close() and in a forked child
-    _SUBJECT: ClassVar[str]  # subject of the sentence of ClosedError, with {} for the interface's name
-
-    @abstractmethod
-    def close(self) -> None:
-        """Detach the program and release everything. Repeatable."""
-
-    def __enter__(self: A) -> A:
-        """Close at the end of the block."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
 
     @property
     def name(self) -> str:
@@ -64,11 +42,6 @@ class Attachment(fork.NotCopied, ABC):
         found = self.link.lost()
         return None if found is None else found.error(f"cannot receive on {self.name} any more")
 
-    @property
-    def closed(self) -> bool:
-        """Whether close() has begun, or this process is a fork of the owner."""
-        return bool(self._why_dead)
-
     def counters(self) -> dict[str, int]:
         """Return what the XDP program counted, summed over the CPUs: `redirected`, `passed`, …
 
@@ -84,7 +57,3 @@ class Attachment(fork.NotCopied, ABC):
         """
         self._check_open()
         return self.program.rule_counters()
-
-    def _check_open(self) -> None:
-        if self._why_dead:
-            raise ClosedError(f"{self._SUBJECT.format(self.name)} {self._why_dead}")

@@ -32,7 +32,7 @@ class Interface(OneReceiver):
     One thread receives; close() may come from any thread. Use it as a context manager. Made by `toolkit.open()`.
     """
 
-    _SUBJECT = "the interface {} is"
+    _SUBJECT = "the interface {}"
 
     def __init__(
         self,
@@ -208,7 +208,7 @@ class Interface(OneReceiver):
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
-    def _take_down(self) -> None:
+    def _release(self) -> None:
         with contextlib.ExitStack() as parts:  # all of them, even if one raises; in reverse order
             if self._own_umem:
                 parts.callback(self.umem.close)

@@ -8,11 +8,11 @@ import time
 import weakref
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from toolkit._base import fork
 from toolkit._base.arguments import seconds, whole
-from toolkit._base.uninterrupted import uninterrupted
+from toolkit._base.closing import CLOSED
 from toolkit.batch.batch import Batch
 from toolkit.errors import ArgumentError, ClosedError, ToolkitError
 from toolkit.interface.attachment import Attachment
@@ -31,8 +31,6 @@ __all__ = ["OneReceiver"]
 B = TypeVar("B", bound="Batch | None")
 T = TypeVar("T")
 
-_CLOSE_TIMEOUT = 5.0  # seconds that close() waits for a thread inside receive()
-
 
 class OneReceiver(Attachment):
     """Base of objects that bring an interface's packets to one thread, or to one task of an event loop.
@@ -40,8 +38,12 @@ class OneReceiver(Attachment):
     Any thread may call wake(), detach() and close().
     """
 
+    _SUBJECT: ClassVar[str]  # what it is, with {} for the interface's name
+
     def __init__(self, device: Device, program: Program, link: Link, waiter: Waiter, coalescer: Coalescer) -> None:
         """Take over a program that `link` attached to `device`, and the `waiter`."""
+        self._guard = threading.Lock()  # held by the thread that is inside receive()
+        super().__init__(self._SUBJECT.format(device.name), self._guard)
         self.device = device
         self.program = program
         self.link = link
@@ -49,11 +51,8 @@ class OneReceiver(Attachment):
         self._coalescer = coalescer
         self._wait_finalizer = weakref.finalize(self, waiter.close)
         self._async_waiter: AsyncWaiter | None = None  # made by the first areceive() that waits
-        self._guard = threading.Lock()  # held by the thread that is inside receive()
         self._awaited = False  # whether a coroutine is inside areceive()
-        self._close_lock = threading.Lock()
         self._flows: list[weakref.ref[Flows]] = []  # counters to which every Batch is added
-        self._down = False  # whether close() has finished
         fork.track(self)
 
     # --- receiving --------------------------------------------------------------------------------------------------
@@ -135,7 +134,7 @@ class OneReceiver(Attachment):
 
     async def __anext__(self) -> Batch:
         """Return the next Batch that is not empty."""
-        if self._why_dead == "closed":
+        if self._why_dead == CLOSED:
             raise StopAsyncIteration
         try:
             while not (batch := await self.areceive()):
@@ -143,7 +142,7 @@ class OneReceiver(Attachment):
                     raise StopAsyncIteration
             return batch
         except ClosedError:
-            if self._why_dead == "closed":
+            if self._why_dead == CLOSED:
                 raise StopAsyncIteration from None
             raise
 
@@ -238,52 +237,27 @@ class OneReceiver(Attachment):
 
     def close(self) -> None:
         """Detach the program and release everything. Waits for a thread in receive(). Repeatable."""
-        if self._why_dead.startswith("dead"):
-            return
-        self._why_dead = "closed"
-        if not self._down:
-            uninterrupted(self._close, timeout=2 * _CLOSE_TIMEOUT, stuck=self._stuck)
+        super().close()
 
-    def _close(self) -> None:
-        with self._close_lock:  # another thread may be closing: return when it is done
-            if self._down:
-                return
-            self._wake_receiver()
-            if not self._guard.acquire(timeout=_CLOSE_TIMEOUT):
-                raise ToolkitError(self._stuck)
-            try:
-                if self._async_waiter is not None:
-                    self._async_waiter.close()
-                try:
-                    self._take_down()
-                finally:
-                    self._wait_finalizer()
-                self._down = True
-            finally:
-                self._guard.release()
-
-    def _wake_receiver(self) -> None:
-        """Make a waiting receive() return. May be called several times."""
+    def _wake(self) -> None:
         self._waiter.wake()
 
-    @abstractmethod
     def _take_down(self) -> None:
-        """Release everything, when no thread is inside receive(). Called again if it raised."""
+        if self._async_waiter is not None:
+            self._async_waiter.close()
+        try:
+            self._release()
+        finally:
+            self._wait_finalizer()
 
-    def _after_fork_in_child(self) -> None:
-        if not self._why_dead:
-            self._why_dead = "dead: it belongs to the parent of a fork"
-            self._waiter.close()
-            if self._async_waiter is not None:
-                self._async_waiter.close()
+    @abstractmethod
+    def _release(self) -> None:
+        """Release what it is made of. Called again if it raised."""
 
-    @property
-    def _stuck(self) -> str:
-        return (
-            f"cannot close the {type(self).__name__} on {self.name}: receive() is still inside it after "
-            f"{_CLOSE_TIMEOUT:.0f} s. Likely cause: close() was called from a signal handler that interrupted it. "
-            "Next step: set a flag in the handler, close outside of it."
-        )
+    def _abandon(self) -> None:
+        self._waiter.close()
+        if self._async_waiter is not None:
+            self._async_waiter.close()
 
 
 def _check_limit(limit: int | None) -> None:

@@ -56,7 +56,7 @@ class Tee(OneReceiver):
     It receives as an Interface does: one thread calls receive(), close() may come from any. It sends nothing.
     """
 
-    _SUBJECT = "the tee of {} is"
+    _SUBJECT = "the tee of {}"
 
     def __init__(
         self,
@@ -185,12 +185,12 @@ class Tee(OneReceiver):
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    def _wake_receiver(self) -> None:
-        super()._wake_receiver()
+    def _wake(self) -> None:
+        super()._wake()
         self.link.close()  # first, so that the program is off the interface even if a later step fails
 
-    def _after_fork_in_child(self) -> None:
-        super()._after_fork_in_child()
+    def _abandon(self) -> None:
+        super()._abandon()
         self._expire_last()  # its memory is not mapped in the child
 
     def _expire_last(self) -> None:
@@ -198,7 +198,7 @@ class Tee(OneReceiver):
         if last is not None:
             last.expire()
 
-    def _take_down(self) -> None:
+    def _release(self) -> None:
         self._expire_last()
         self._held = (None, [])
         self._ring.close()

@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from toolkit._base import fork
+from toolkit._base import closing, fork
 from toolkit._base.fork import map_file
 from toolkit.abi.if_xdp import RingOffsets
 from toolkit.abi.libxdp import XskRing
@@ -31,7 +31,6 @@ __all__ = ["U32", "RingMemory"]
 U32 = 0xFFFFFFFF  # indices run free and wrap after this
 ADDRESS_BYTES = 8  # an entry of a fill or completion ring
 DESC_BYTES = 16  # an entry of an RX or TX ring
-_CLOSE_TIMEOUT = 5.0  # seconds that close() waits for another thread to leave a ring
 
 
 class _Release(Protocol):
@@ -220,18 +219,14 @@ class RingMemory(fork.NotCopied):
         return whole
 
     def _release(self, view: _Release) -> None:
-        deadline = time.monotonic() + _CLOSE_TIMEOUT
+        deadline = time.monotonic() + closing.CLOSE_TIMEOUT
         while True:
             try:
                 view.release()
                 return
             except BufferError:
                 if time.monotonic() > deadline:
-                    raise ToolkitError(
-                        "cannot close a ring: another call is still inside it after 5 s. Likely cause: close() was "
-                        "called from a signal handler that interrupted that call. Next step: set a flag in the "
-                        "handler, and close outside of it."
-                    ) from None
+                    raise ToolkitError(closing.stuck("a ring")) from None
                 time.sleep(0.0005)
 
     def closed_error(self) -> ClosedError:

@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from toolkit._base import fork
 from toolkit._base.arguments import whole
+from toolkit._base.closing import Closable
 from toolkit._base.fork import Mapping
 from toolkit.abi.if_xdp import XDP_PACKET_HEADROOM
 from toolkit.abi.libxdp import XSK_RING_CONS__DEFAULT_NUM_DESCS, XSK_RING_PROD__DEFAULT_NUM_DESCS
-from toolkit.errors import ArgumentError, ClosedError, FrameError, ToolkitError, explained
+from toolkit.errors import ArgumentError, FrameError, ToolkitError, explained
 from toolkit.umem.ledger import USER, Addresses, FrameNumbers, Ledger
 
 __all__ = ["LONGEST_PACKET", "UMEM", "check_ring_size", "frame_size_for"]
@@ -39,7 +40,7 @@ class Desc(Protocol):
         """Length of the packet in bytes."""
 
 
-class UMEM(fork.NotCopied):
+class UMEM(Closable):
     """Memory for packets, in frames of equal size, and the ledger of who owns which frame.
 
     Thread-safe for one receiving and one sending thread. Serves any number of Sockets, one after another or at the same
@@ -99,27 +100,19 @@ class UMEM(fork.NotCopied):
         # Sockets that were garbage-collected while the lock was held; the next holder closes them.
         self.unreachable: deque[Any] = deque()
         self._holders = 0  # sockets ever made on this UMEM: the last number that new_holder() gave
-        self._dead = ""  # why every call raises, once closed or forked
+        super().__init__("this UMEM")
         fork.track(self)
-
-    def __enter__(self) -> UMEM:
-        """Close at the end of the block."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Close."""
-        self.close()
 
     def __repr__(self) -> str:
         """Show size and free frames."""
-        state = self._dead or f"{self.ledger.depth} free"
+        state = self._why_dead or f"{self.ledger.depth} free"
         return f"<UMEM {self.frames} frames of {self.frame_size} bytes, {state}>"
 
     def _repr_html_(self) -> str:
         """Show where every frame is, in a notebook."""
         from toolkit._base.html import table_html
 
-        return table_html(repr(self), {} if self._dead else self.audit())
+        return table_html(repr(self), {} if self._why_dead else self.audit())
 
     @property
     def address(self) -> int:
@@ -183,7 +176,7 @@ class UMEM(fork.NotCopied):
         addr, length = int(desc.addr), int(desc.len)  # NumPy's own integers would wrap around below
         view = self._view
         if view is None:
-            raise self._closed()
+            raise self._closed_error()
         # The UMEM is a multiple of the frame size: a packet that begins inside it and stays in its frame ends inside.
         if not 0 <= addr < self.size or not 0 <= length <= self.frame_size - (addr & self._frame_mask):
             raise FrameError(
@@ -207,38 +200,22 @@ class UMEM(fork.NotCopied):
         self._holders += 1
         return self._holders
 
-    @property
-    def closed(self) -> bool:
-        """Whether close() was called, here or in the parent of a fork."""
-        return bool(self._dead)
-
     def close(self) -> None:
         """Unmap the memory. Repeatable. ToolkitError while a Socket is open on it.
 
         Views that get() returned stay valid: the memory is unmapped with the last of them.
         """
-        if self._dead:
-            return
-        if self.registration is not None:
+        if not self._why_dead and self.registration is not None:
             raise ToolkitError("cannot close the UMEM: a Socket is open on it. Next step: close the Socket first.")
-        self._kill("closed")
+        super().close()
+
+    def _take_down(self) -> None:
+        self._abandon()
         with contextlib.suppress(BufferError):  # a caller holds a view of a packet: unmapped with the last view
             self._mapping.close()
 
-    def _kill(self, why: str) -> None:
-        self._dead = why
+    def _abandon(self) -> None:
         self._view = self.memory = None
-
-    def _after_fork_in_child(self) -> None:
-        if not self._dead:
-            self._kill("dead: it belongs to the parent of a fork")
-
-    def _closed(self) -> ClosedError:
-        return ClosedError(f"this UMEM is {self._dead}")
-
-    def _check_open(self) -> None:
-        if self._dead:
-            raise self._closed()
 
     def _wipe(self, numbers: FrameNumbers | int) -> None:
         """Overwrite frames that are about to be freed (poison=True)."""

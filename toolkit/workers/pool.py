@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from toolkit._base import fork
+from toolkit._base import closing, fork
 from toolkit._base.arguments import whole
 from toolkit._base.fork import map_file
 from toolkit._base.netns import NetNS, entered
@@ -39,7 +39,6 @@ from toolkit.workers.work import Work, packed, refuse_inside_worker
 __all__ = ["Workers"]
 
 _START_TIMEOUT = 60.0  # seconds until every worker has imported, bound and filled; emulated CPUs need that long
-_CLOSE_TIMEOUT = 5.0  # seconds that close() gives the work to return
 _DEATH_TIMEOUT = 5.0  # seconds for a killed process to be gone
 
 
@@ -50,8 +49,6 @@ class Workers(Attachment):
     `futures`. A worker that raises or is killed does not affect the others: its future has the exception, a warning is
     logged ("toolkit.workers"), and its queues' packets go on to the kernel. Use it as a context manager.
     """
-
-    _SUBJECT = "the workers of {} are"
 
     def __init__(
         self,
@@ -115,6 +112,7 @@ class Workers(Attachment):
         workers: int | None,
         cpus: Sequence[int] | Literal["auto"] | None,
     ) -> None:
+        super().__init__(f"the pool of workers of {interface}")
         with explained(f"cannot start workers on {interface}"), contextlib.ExitStack() as undo:
             undo.callback(self._take_down)
             with entered(wanted.netns):
@@ -239,10 +237,7 @@ class Workers(Attachment):
 
     def close(self) -> None:
         """Detach, stop every worker (kill those whose work does not return in 5 s), and release all. Repeatable."""
-        if self._why_dead.startswith("dead"):
-            return
-        self._why_dead = "closed"
-        uninterrupted(self._take_down)
+        super().close()
 
     def _take_down(self) -> None:
         with contextlib.ExitStack() as parts:  # all of them, even if one raises
@@ -257,7 +252,7 @@ class Workers(Attachment):
         keeper.stopping = True  # from here on the end of a worker is expected
         if all(member.info is not None for member in keeper.members):
             self._stop()
-            keeper.ended.wait(_CLOSE_TIMEOUT)
+            keeper.ended.wait(closing.CLOSE_TIMEOUT)
         keeper.kill()
         keeper.ended.wait(_DEATH_TIMEOUT)
         self._reports = self._reports.copy()  # kept when the shared memory is unmapped
@@ -269,8 +264,7 @@ class Workers(Attachment):
         assert self._keeper is not None
         return self._keeper.members
 
-    def _after_fork_in_child(self) -> None:
-        self._why_dead = "dead: they belong to the parent of a fork"
+    def _abandon(self) -> None:
         if self._keeper is not None:
             self._keeper.abandon()
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from toolkit._base import fork
-from toolkit._base.uninterrupted import uninterrupted
+from toolkit._base.closing import CLOSED, Closable
 from toolkit.abi.if_xdp import (
     AF_XDP,
     SOL_XDP,
@@ -32,7 +32,7 @@ from toolkit.abi.if_xdp import (
 )
 from toolkit.abi.libc import munmap
 from toolkit.abi.libxdp import XskRing, libxdp
-from toolkit.errors import ClosedError, DeviceGoneError, FrameError, ToolkitError, kernel_error
+from toolkit.errors import DeviceGoneError, FrameError, kernel_error
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
 from toolkit.rings.descriptor_check import rx_limits, tx_limits
 from toolkit.rings.memory import ADDRESS_BYTES, DESC_BYTES
@@ -47,7 +47,6 @@ from toolkit.xsk.registration import Registration
 __all__ = ["Core"]
 
 
-_CLOSE_TIMEOUT = 5.0  # seconds that close() waits for threads inside receive() or send()
 _DRAIN_TIMEOUT = 0.1  # seconds that close() waits for frames that are being sent
 
 
@@ -58,7 +57,7 @@ class Borrowed(Protocol):
         """Make the Batch stale."""
 
 
-class Core:
+class Core(Closable):
     """The kernel's socket, libxdp's handle, the memory of the four rings, and the Socket's accounts in the ledger.
 
     One thread receives (rx_guard), one sends (tx_guard); close() may come from any thread and waits for both.
@@ -84,10 +83,9 @@ class Core:
         self._on_close: list[Callable[[], None]] = []
         self.rx_guard = threading.Lock()  # held by the thread that is inside receive() or wait()
         self.tx_guard = threading.Lock()  # held by the thread that is inside send()
-        self._close_lock = threading.Lock()
+        super().__init__(f"the socket on {self.where}", self.rx_guard, self.tx_guard)
         # Weak reference to the Batch that borrows frames; written by the receiving thread.
         self.batch: Callable[[], Borrowed | None] | None = None
-        self.why_dead = ""  # why every call raises; written by close(), finalize(), and in a forked child
         self.fd = -1
         self.pointer = ctypes.c_void_p()
         with self._serialised():
@@ -155,7 +153,7 @@ class Core:
     def _check_not_held_here(self, queue: int) -> None:
         """Raise EBUSY where an open Socket of this process is on the same queue. One that nobody holds is none."""
         for one in fork.tracked(Core):
-            if one.queue == queue and not one.why_dead and one.feed.location == self.feed.location:
+            if one.queue == queue and not one.closed and one.feed.location == self.feed.location:
                 raise kernel_error(
                     "bind",
                     errno.EBUSY,
@@ -185,7 +183,7 @@ class Core:
             self.tx = TXQueue(memory, self.send_account, self._wake_tx, limits)
 
     def _undo_open(self) -> None:
-        self.why_dead = "closed"
+        self._why_dead = CLOSED
         for memory in self._memories:
             memory.close()
         if hasattr(self, "sock"):
@@ -237,51 +235,14 @@ class Core:
         """Have close() call `callback` first: the XSKMAP entry must be removed before the socket is."""
         self._on_close.append(callback)
 
-    def check_open(self) -> None:
-        """Raise ClosedError once close() has begun, or in a forked child."""
-        if self.why_dead:
-            raise ClosedError(f"the socket on {self.where} is {self.why_dead}")
+    check_open = Closable._check_open  # for the Receiver and the Sender
 
-    def close(self) -> None:
-        """Take everything down, in order. Waits up to 5 s for a thread inside receive() or send(), then ToolkitError.
+    def _wake(self) -> None:
+        self.waiter.wake()
 
-        Repeatable, from any thread.
-        """
-        if self.why_dead.startswith("dead"):
-            return
-        self.why_dead = "closed"
-        if self.fd >= 0:
-            # Longer than the timeout of the guards, whose error says more.
-            uninterrupted(self._close, timeout=2 * _CLOSE_TIMEOUT, stuck=f"cannot close {self._stuck}")
-
-    def _close(self) -> None:
-        with self._close_lock:  # another thread may be closing: return when it is done
-            if self.fd < 0:
-                return
-            self.waiter.wake()
-            with self._alone(), self._serialised():
-                self._take_down()
-
-    @property
-    def _stuck(self) -> str:
-        return (
-            f"the socket on {self.where}: a call is still inside it after {_CLOSE_TIMEOUT:.0f} s. Likely cause: "
-            "close() was called from a signal handler that interrupted that call. Next step: set a flag in the "
-            "handler, and close outside of it."
-        )
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        held: list[threading.Lock] = []
-        try:
-            for guard in (self.rx_guard, self.tx_guard):
-                if not guard.acquire(timeout=_CLOSE_TIMEOUT):
-                    raise ToolkitError(f"cannot close {self._stuck}")
-                held.append(guard)
-            yield
-        finally:
-            for guard in held:
-                guard.release()
+    def _take_down(self) -> None:
+        with self._serialised():
+            self._release()
 
     @contextlib.contextmanager
     def _serialised(self) -> Iterator[None]:
@@ -297,11 +258,10 @@ class Core:
         """Take down Sockets that were garbage-collected while the registration lock was held. The caller holds it."""
         while self.umem.unreachable:
             core: Core = self.umem.unreachable.popleft()
-            if core.fd >= 0:
-                core.why_dead = "closed"
-                core._take_down(finalizing=True)
+            if not core._down:
+                core._finalize()
 
-    def _take_down(self, *, finalizing: bool = False) -> None:
+    def _release(self, *, finalizing: bool = False) -> None:
         callbacks, self._on_close = self._on_close, []
         for callback in callbacks:
             try:
@@ -334,16 +294,20 @@ class Core:
 
         While the lock is held, the Socket is left to the next call that holds it.
         """
-        if self.fd < 0 or self.why_dead:
+        if self.closed:
             return
         if not self.umem.registration_lock.acquire(blocking=False):
             self.umem.unreachable.append(self)
             return
         try:
-            self.why_dead = "closed"
-            self._take_down(finalizing=True)
+            self._finalize()
         finally:
             self.umem.registration_lock.release()
+
+    def _finalize(self) -> None:
+        self._why_dead = CLOSED
+        self._release(finalizing=True)
+        self._down = True
 
     def _drain(self) -> bool:
         """Collect frames that are being sent. False when the kernel did not return them all within 0.1 s."""
@@ -380,10 +344,7 @@ class Core:
 
     # --- fork -------------------------------------------------------------------------------------------------------
 
-    def _after_fork_in_child(self) -> None:
-        if self.fd < 0:
-            return
-        self.why_dead = "dead: it belongs to the parent of a fork"
+    def _abandon(self) -> None:
         whole = [memory.abandon() for memory in self._memories]
         # Otherwise the child's mappings keep the kernel's socket alive after the parent closed it.
         if all(whole):

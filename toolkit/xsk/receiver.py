@@ -16,7 +16,7 @@ import numpy.typing as npt
 from toolkit._base.arguments import whole
 from toolkit.abi.if_xdp import XDP_PKT_CONTD
 from toolkit.batch.batch import Batch
-from toolkit.errors import RING_LIES, ClosedError, DeviceGoneError, FrameError, ToolkitError
+from toolkit.errors import RING_LIES, DeviceGoneError, FrameError, ToolkitError
 from toolkit.rings import FillQueue, RXQueue
 from toolkit.rings.memory import U32
 from toolkit.umem.umem import UMEM
@@ -131,7 +131,7 @@ class Receiver:
     def take_back(self) -> None:
         """Take back the frames of the last Batch: it is stale from here on."""
         core = self._core
-        if core.why_dead:
+        if core.closed:
             return
         with core.rx_guard:
             self._take_back()
@@ -141,10 +141,15 @@ class Receiver:
 
         Use it in a with statement: a KeyboardInterrupt between acquire() and try would leave it locked.
         """
-        guard: threading.Lock = self._core.rx_guard
-        self._core.check_open()
+        core = self._core
+        guard: threading.Lock = core.rx_guard
+        core.check_open()
         if guard.locked():
-            raise self._two_receivers()
+            core.check_open()  # close() holds it too
+            raise ToolkitError(
+                f"two threads receive on {core.where} at once (or a signal handler interrupted receive()). "
+                "A ring has one consumer. Next step: receive from one thread, or give each thread a queue of its own."
+            )
         return guard
 
     def begin(self) -> None:
@@ -207,11 +212,3 @@ class Receiver:
         waiting, index = rx.available(rx.size), rx.next_index
         self._core.receive_account.forget_received(rx.addresses(index, waiting))
         self._fill.recover()
-
-    def _two_receivers(self) -> ToolkitError:
-        if self._core.why_dead:
-            return ClosedError(f"the socket on {self._core.where} is {self._core.why_dead}")
-        return ToolkitError(
-            f"two threads receive on {self._core.where} at once (or a signal handler interrupted receive()). "
-            "A ring has one consumer. Next step: receive from one thread, or give each thread a queue of its own."
-        )

@@ -128,7 +128,7 @@ class Socket(fork.NotCopied):
 
     def __repr__(self) -> str:
         """Show where it is bound, and how."""
-        state = self._core.why_dead or ("zero-copy" if self.zero_copy else "copy mode")
+        state = self._core._why_dead or ("zero-copy" if self.zero_copy else "copy mode")
         return f"<Socket {self.interface} queue {self.queue}, {state}>"
 
     # --- what it is -------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ class Socket(fork.NotCopied):
     @property
     def closed(self) -> bool:
         """Whether close() has begun, or this process is a fork of the owner."""
-        return bool(self._core.why_dead)
+        return self._core.closed
 
     def fileno(self) -> int:
         """Return the descriptor, for select, poll and epoll: readable when packets wait. Closed with the Socket."""

@@ -159,8 +159,7 @@ def test_close_in_a_signal_handler(
 ) -> None:
     """It cannot succeed inside receive(), and says so after 5 s; outside it closes at once. Never a dead lock."""
     if (level, timeout) != ("interface", None):  # one case with the real timeout is enough
-        monkeypatch.setattr("toolkit.xsk.core._CLOSE_TIMEOUT", 0.5)
-        monkeypatch.setattr("toolkit.interface.receiving._CLOSE_TIMEOUT", 0.5)
+        monkeypatch.setattr("toolkit._base.closing.CLOSE_TIMEOUT", 0.5)
     with Program.build("xsk_redirect.c") as program:
         if level == "socket":
             target: Any = toolkit.Socket("veth0", netns=lab.netns)

@@ -113,7 +113,7 @@ def test_sigterm_ends_one_worker_with_its_result_under_fire(wide: Lab, start: Ca
 def test_close_kills_what_does_not_return(
     wide: Lab, start: Callable[..., Workers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolkit.workers.pool._CLOSE_TIMEOUT", 0.3)
+    monkeypatch.setattr("toolkit._base.closing.CLOSE_TIMEOUT", 0.3)
     workers = start(worker_jobs.never_return)
     pids = workers.pids
     workers.close()

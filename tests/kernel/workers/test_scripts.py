@@ -116,7 +116,7 @@ def test_a_fork_of_the_parent_leaves_the_workers_alone() -> None:
         """,
         timeout=30,
     )
-    assert "in the child: the workers of veth0 are dead" in out
+    assert "in the child: the pool of workers of veth0 is dead" in out
     assert "alive 2" in out
     assert "received 20" in out
 

@@ -32,7 +32,7 @@ class PingPong:
     def __init__(self) -> None:
         self.umem = UMEM(FRAMES, 2048)
         self.core: Any = PlainCore(self.umem, U32 - 2)
-        self.core.why_dead, self.core.rx_guard, self.core.batch = "", threading.Lock(), None
+        self.core.closed, self.core.rx_guard, self.core.batch = False, threading.Lock(), None
         self.core.receive_account = ReceiveAccount(self.umem.ledger, self.core.holder)
         self._fill = RingMemory.plain(32, 8, start=U32 - 5)
         self._rx = RingMemory.plain(RING, 16, start=U32 - 2)

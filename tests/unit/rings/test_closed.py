@@ -171,7 +171,7 @@ def test_close_waits_for_a_call_that_is_inside(entry_bytes: int, sliced: bool) -
 @pytest.mark.parametrize("atomic", [False, True])
 def test_an_exception_from_inside_does_not_keep_a_ring_open(atomic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its traceback refers to the frames that were inside; close() in a with block comes while it is on its way."""
-    monkeypatch.setattr("toolkit.rings.memory._CLOSE_TIMEOUT", 0.02)
+    monkeypatch.setattr("toolkit._base.closing.CLOSE_TIMEOUT", 0.02)
     wrong: tuple[Callable[[RingMemory], object], ...] = (
         lambda memory: memory.read(0, 9),
         lambda memory: memory.write(0, np.ones(9, np.uint64)),
@@ -233,7 +233,7 @@ def churn(kind: Any, memory: RingMemory) -> None:
 
 
 def test_close_gives_up_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.rings.memory._CLOSE_TIMEOUT", 0.02)
+    monkeypatch.setattr("toolkit._base.closing.CLOSE_TIMEOUT", 0.02)
     memory = RingMemory.plain(8, 8)
     inside = memory.entries
     with pytest.raises(ToolkitError, match="signal handler"):
