@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import table
-from toolkit._base.careful import Access, replace_text
+from toolkit._base.access import Access
+from toolkit._base.careful import replace_text
 
 __all__ = ["write"]
 

@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit._base.careful import Access, replace_text
+from toolkit._base.access import Access
+from toolkit._base.careful import replace_text
 from toolkit._base.netns import identity
 from toolkit.errors import PrivilegeError, ToolkitError
 

@@ -8,35 +8,29 @@ import os
 import time
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 
 from toolkit._base import fork
+from toolkit._base.access import access_of
 from toolkit._base.arguments import seconds as as_seconds
 from toolkit._base.arguments import whole
-from toolkit._base.careful import Access, access_of, is_directory
 from toolkit._base.uninterrupted import uninterrupted
 from toolkit.batch.batch import Batch
-from toolkit.capture.compression import Compression, compressor, suffix_of
+from toolkit.capture.compression import Compression
 from toolkit.capture.files import PacketFiles
-from toolkit.capture.handler import FormatWriter
 from toolkit.capture.options import Queueing
-from toolkit.capture.pcap import PcapWriter
-from toolkit.capture.pcapng import PcapngWriter
 from toolkit.capture.records import LARGEST_SNAPLEN, Counts, Packets, packets_of
 from toolkit.capture.rotation import Rotation
-from toolkit.capture.source import PacketSource, about_of
-from toolkit.capture.table_writer import Tables, check_one_file, check_tables
+from toolkit.capture.source import PacketSource
+from toolkit.capture.table_writer import Tables
+from toolkit.capture.target import FileFormat, Target
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, ToolkitError
 
-__all__ = ["BATCH", "Capture", "CaptureStatistics", "FileFormat", "format_of"]
+__all__ = ["BATCH", "Capture", "CaptureStatistics"]
 
-FileFormat = Literal["pcapng", "pcap", "parquet"]
-
-_OTHERS = (".arrow", ".csv", ".feather", ".ipc", ".json", ".jsonl", ".ndjson", ".orc", ".tsv", ".xlsx")
 BATCH = 2048  # packets that run() takes at a time: about 3 MB of the longest, which fit the CPU's cache
 _NOTE_SECONDS = 1.0  # seconds between two readings of the kernel's counters
 _WAIT = 0.1  # seconds that run() waits for packets before it checks the time
@@ -106,11 +100,12 @@ class Capture(fork.NotCopied):
         can rename or remove the files, or take the next name, which ends a rotation; they cannot read them.
         """
         self._down = True
-        self._given = _checked(path)  # a slash at its end means something to Parquet
-        self.path = None if self._given == "-" else Path(self._given)
-        self.format: FileFormat = format or format_of(self._given)
-        if self.format not in get_args(FileFormat):
-            raise ArgumentError(f"format is one of {', '.join(get_args(FileFormat))}, not {format!r}")
+        rotation = Rotation(rotate_bytes, rotate_seconds, rotate_files)
+        target = Target.of(
+            path, format, compress, access_of(mode, group), rotation, queueing or Queueing(), force=force
+        )
+        self.path = target.path
+        self.format: FileFormat = target.format
         if interface is not None and not hasattr(interface, "waiting"):
             raise ArgumentError(
                 f"a capture receives from an Interface or a Tee, not from {interface!r}. Next step: Batches from "
@@ -121,18 +116,14 @@ class Capture(fork.NotCopied):
         if not 1 <= self._snaplen <= LARGEST_SNAPLEN:
             raise ArgumentError(f"snaplen is a number of bytes from 1 to {LARGEST_SNAPLEN}, not {snaplen!r}")
         self._received = self._octets = self._on_wire = self._untimed = self._unwanted = 0
-        access = access_of(mode, group)
-        queueing = queueing or Queueing()
-        queueing.check()
         self._known = Counts()  # as last read
         self._start = self._first_counts()
         self._raised = False  # whether step() raised the error that ended the source; written by step() only
         self._dead = False  # whether this is a forked child
         self._next_note = time.monotonic() + _NOTE_SECONDS
-        rotation = Rotation(rotate_bytes, rotate_seconds, rotate_files)
 
         def begin() -> None:
-            self._sink: PacketFiles | Tables = self._make_sink(rotation, compress, force, access, queueing)
+            self._sink: PacketFiles | Tables = target.open(interface, self._snaplen, self._reader())
             # A capture that is garbage-collected, or open when the interpreter ends, is completed as well.
             self._finalizer = weakref.finalize(self, _complete, self._sink, os.getpid())
             fork.track(self)
@@ -146,49 +137,6 @@ class Capture(fork.NotCopied):
         self._down = True
         self._finalizer.detach()
         self._sink.discard()
-
-    def _make_sink(
-        self, rotation: Rotation, compress: str | None, force: bool, access: Access, queueing: Queueing
-    ) -> PacketFiles | Tables:
-        if self.format == "parquet":
-            return self._make_tables(rotation, compress, force, access, queueing)
-        check_one_file(self._given, self.format)
-        about = about_of(self._interface, self._snaplen)
-        make: FormatWriter = PcapWriter(about) if self.format == "pcap" else PcapngWriter(about)
-        if compress is None and self.path is not None:
-            compress = suffix_of(self.path)
-        return PacketFiles(
-            self.path,
-            make,
-            rotation=rotation,
-            compressor=compressor(compress),
-            force=force,
-            access=access,
-            queueing=queueing,
-            counts=self._reader(),
-        )
-
-    def _make_tables(
-        self, rotation: Rotation, compress: str | None, force: bool, access: Access, queueing: Queueing
-    ) -> Tables:
-        check_tables(self._given, rotation, compress, force=force)
-        if self._snaplen != LARGEST_SNAPLEN:
-            raise ArgumentError("parquet holds headers, not packets. Next step: leave snaplen out, or write pcapng.")
-        from toolkit.capture.parquet import ParquetSink
-
-        source = self._interface
-        sink = ParquetSink(
-            self._given,
-            filter=(source.filter or "") if source is not None else "",
-            interface=source.device.name if source is not None else "",
-            force=force,
-            access=access,
-        )
-        try:
-            return Tables(sink, str(self.path), queueing, self._reader())
-        except BaseException:
-            sink.discard()
-            raise
 
     # --- packets ------------------------------------------------------------------------------------------------------
 
@@ -418,30 +366,3 @@ def _complete(sink: PacketFiles | Tables, pid: int) -> None:
     if os.getpid() == pid:
         with contextlib.suppress(Exception):
             sink.close()
-
-
-def _checked(path: str | os.PathLike[str]) -> str:
-    """Return the path as text. ArgumentError if it is not a path."""
-    try:
-        given = os.fsdecode(path)
-    except TypeError:
-        given = ""
-    if not given or "\0" in given:
-        raise ArgumentError(f"path is the name of a file, or '-' for standard output, not {path!r}")
-    return given
-
-
-def format_of(given: str) -> FileFormat:
-    """Return the format by the suffix of a path: Parquet for a directory, pcapng without a known suffix.
-
-    ArgumentError for the suffix of another kind of table, because the file would not have that format.
-    """
-    path = Path(given)
-    name = path.stem if suffix_of(path) else path.name
-    if (asked := Path(name).suffix.lower()) in _OTHERS:
-        raise ArgumentError(
-            f"a capture is written as pcapng, pcap or Parquet, not as {asked}. "
-            "Next step: name it x.parquet for tables; toolkit.read(...) and Batch.decode().to_pandas() make any other."
-        )
-    by_suffix: dict[str, FileFormat] = {".pcap": "pcap", ".cap": "pcap", ".parquet": "parquet"}
-    return by_suffix.get(Path(name).suffix.lower(), "parquet" if is_directory(given) else "pcapng")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit._base.careful import Access
+from toolkit._base.access import Access
 from toolkit.capture.buffer import Waiting, memory_for
 from toolkit.capture.compression import Compressor
 from toolkit.capture.handler import Files, FormatWriter

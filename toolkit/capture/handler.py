@@ -13,7 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
-from toolkit._base.careful import Access, Folder, own_descriptor
+from toolkit._base.access import Access
+from toolkit._base.careful import Folder, own_descriptor
 from toolkit.capture.compression import Compressor
 from toolkit.capture.output import Output
 from toolkit.capture.pack import Bytes, Reserve

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit._base.careful import Access, Allowed, Folder, own_descriptor
+from toolkit._base.access import Access
+from toolkit._base.careful import Allowed, Folder, own_descriptor
 from toolkit.capture.direct import BLOCK, LEAST, Direct
 from toolkit.capture.pack import Bytes
 from toolkit.errors import write_error

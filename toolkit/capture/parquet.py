@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit._base.careful import Access, Folder, is_directory
+from toolkit._base.access import Access
+from toolkit._base.careful import Folder, is_directory
 from toolkit._base.clock import NAT
 from toolkit._base.memory import affordable
 from toolkit._base.uninterrupted import uninterrupted

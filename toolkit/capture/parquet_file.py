@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from toolkit._base import fork
-from toolkit._base.careful import Access, Folder
+from toolkit._base.access import Access
+from toolkit._base.careful import Folder
 from toolkit.errors import removed_error, write_error
 from toolkit.tables.arrow import pyarrow
 

@@ -20,7 +20,8 @@ import pytest
 import toolkit
 from tests.helpers import ROOT
 from tests.helpers.captures import batch_of, fill, frames, numbers
-from toolkit._base.careful import Access, Folder, access_of, own_descriptor, replace_text
+from toolkit._base.access import Access, access_of
+from toolkit._base.careful import Folder, own_descriptor, replace_text
 from toolkit.capture import Capture
 from toolkit.errors import ArgumentError, SystemCallError
 

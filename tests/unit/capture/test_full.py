@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.captures import blocks_of, fill, packets_of, pcap_of, until_it_fails
-from toolkit._base.careful import Access
+from toolkit._base.access import Access
 from toolkit.capture import Capture
 from toolkit.capture.compression import compressor
 from toolkit.capture.handler import Files

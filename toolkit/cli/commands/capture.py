@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from toolkit._base.careful import Folder, access_of, own_descriptor
+from toolkit._base.access import access_of
+from toolkit._base.careful import Folder, own_descriptor
 from toolkit._base.netns import entered
 from toolkit.capture import Capture
-from toolkit.capture.capture import CaptureStatistics, format_of
+from toolkit.capture.capture import CaptureStatistics
 from toolkit.capture.compression import compressor, suffix_of
 from toolkit.capture.files import check_files
 from toolkit.capture.options import Queueing
 from toolkit.capture.rotation import Rotation
 from toolkit.capture.table_writer import check_one_file, check_tables
+from toolkit.capture.target import format_of
 from toolkit.cli import options as opt
 from toolkit.cli.binding import Binding
 from toolkit.cli.command import command
@@ -38,8 +40,8 @@ from toolkit.tables.arrow import pyarrow
 from toolkit.xsk.statistics import Statistics
 
 if TYPE_CHECKING:
-    from toolkit.capture.capture import FileFormat
     from toolkit.capture.compression import Compression
+    from toolkit.capture.target import FileFormat
 
 __all__ = ["FileTarget", "capture", "run"]
 
