@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -88,6 +89,8 @@ def test_setup_makes_a_venv_without_what_lies_about(planted: Path, marks: Path, 
     assert status == 1
     assert executed(marks) == []
     assert not list(planted.glob("afxdp-toolkit-setup.*")), "a relative TMPDIR was used"
+    (log,) = re.findall(r"The whole log: ([^)]+)", said)
+    Path(log).unlink()  # setup leaves it, and says where
 
 
 @pytest.fixture

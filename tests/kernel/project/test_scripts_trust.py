@@ -58,7 +58,7 @@ def test_a_venv_that_is_not_ours_is_not_run(scripts: Path, script: str, owner: i
 def test_the_venv_of_whose_checkout_it_is_is_good_enough_for_root(scripts: Path) -> None:
     venv = planted_venv(scripts, SOMEBODY, 0o755)
     os.chown(scripts.parent, SOMEBODY, SOMEBODY)
-    _, said = run(scripts / "setup", PIP_NO_INDEX="1")
+    _, said = run(scripts / "setup", PIP_NO_INDEX="1", TMPDIR=str(scripts))  # for the log of a pip that fails
     assert "belongs to" not in said
     assert (venv.parent / "executed").exists()
 
