@@ -102,3 +102,10 @@ def rules_and_times(interface: Any) -> tuple[list[str], str | None, int, int]:
         missing = int(np.isnat(batch.timestamps).sum())
         timed, untimed = timed + len(batch) - missing, untimed + missing
     return [one.rule for one in interface.rule_counters()], interface.filter, timed, untimed
+
+
+def fail_when_packets_are_dropped(interface: Interface) -> None:
+    """Receive nothing, and fail once the kernel has found no room."""
+    while not interface.statistics().dropped:
+        time.sleep(0.001)
+    raise ZeroDivisionError("on purpose")

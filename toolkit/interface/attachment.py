@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from toolkit._base.closing import Closable
 from toolkit.errors import DeviceGoneError
 from toolkit.net.device import Device
 from toolkit.program import Link, Program, RuleCounters
+from toolkit.xsk.statistics import Statistics
 
 __all__ = ["Attachment"]
 
@@ -49,6 +52,10 @@ class Attachment(Closable):
         """
         self._check_open()
         return self.program.counters()
+
+    @abstractmethod
+    def statistics(self) -> Statistics:
+        """Return the kernel's counters of packets that were redirected and not delivered."""
 
     def rule_counters(self) -> tuple[RuleCounters, ...]:
         """Return the counters of each rule, in order; a plain filter is one rule.

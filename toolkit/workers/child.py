@@ -18,12 +18,13 @@ import numpy.typing as npt
 
 from toolkit._base.fork import map_file
 from toolkit.abi.libc import PR_SET_PDEATHSIG, prctl
-from toolkit.errors import ArgumentError
+from toolkit.errors import ArgumentError, ToolkitError
 from toolkit.interface.interface import Interface
 from toolkit.program.rules import describe
 from toolkit.workers.errors import portable
 from toolkit.workers.shared import Handover, SharedProgram, receive_fds
 from toolkit.workers.work import Work, unpacked
+from toolkit.xsk.statistics import Statistics
 
 __all__ = ["REPORTED", "Job", "Worker", "current", "main", "page_bytes"]
 
@@ -88,7 +89,8 @@ def current() -> Worker | None:
 def main(fd: int, parent: int) -> None:
     """Run a worker, in a new interpreter. fd: its end of the connection to process `parent`.
 
-    It receives file descriptors and a Job, sends "ready", waits for "go", and sends "result" or "failed".
+    It receives file descriptors and a Job, sends "ready", waits for "go", answers each question for "statistics", and
+    sends "result" or "failed".
     """
     global _current
     stop_asked = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -161,16 +163,24 @@ def _do(
     ):
         interface.filter = describe(program.rules) or None
         connection.send(("ready", interface.info()))
-        if connection.recv() != "go":
+        if connection.recv() != ("go",):
             return ("result", None)
-        listener = threading.Thread(target=_listen, args=(connection, stop_asked, interface, me), daemon=True)
-        listener.start()
-        result = work(interface)
+        threading.Thread(target=_listen, args=(connection, stop_asked, interface), daemon=True).start()
+        threading.Thread(target=_await_end, args=(stop_asked, interface, me), daemon=True).start()
+        try:
+            result = work(interface)
+        finally:
+            with contextlib.suppress(ToolkitError):  # the work may have closed it
+                interface.detach()  # no packet comes from here on: the counts are the last
+            _send_statistics(connection, interface, 0)
     return ("result", result)
 
 
+_sending = threading.Lock()  # held while a thread sends to the parent
+
+
 def _send(connection: Connection, answer: tuple[Any, ...]) -> None:
-    with contextlib.suppress(OSError):  # the parent has ended, and this process is about to be killed
+    with _sending, contextlib.suppress(OSError):  # the parent has ended, and this process is about to be killed
         try:
             connection.send(answer)
         except OSError:
@@ -179,12 +189,29 @@ def _send(connection: Connection, answer: tuple[Any, ...]) -> None:
             connection.send(("failed", *portable(unsendable)))
 
 
-def _listen(connection: Connection, stop_asked: int, interface: Interface, me: Worker) -> None:
+def _send_statistics(connection: Connection, interface: Interface, question: int) -> None:
+    """Send what the kernel has counted for this worker's sockets; None when they are closed."""
+    counted: Statistics | None = None
+    with contextlib.suppress(ToolkitError):
+        counted = interface.statistics()
+    _send(connection, ("statistics", question, counted))
+
+
+def _listen(connection: Connection, stop_asked: int, interface: Interface) -> None:
+    """Answer the parent's questions for statistics; pass on that it asks for the end, or has ended itself."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            kind, *question = connection.recv()
+            if kind == "statistics":
+                _send_statistics(connection, interface, *question)
+            else:
+                os.eventfd_write(stop_asked, 1)
+    os.eventfd_write(stop_asked, 1)
+
+
+def _await_end(stop_asked: int, interface: Interface, me: Worker) -> None:
     """Wait for the parent or a signal to ask for the end; then let the work receive what waits, and wake it."""
-    waiting = select.poll()
-    waiting.register(connection.fileno(), select.POLLIN)
-    waiting.register(stop_asked, select.POLLIN)
-    waiting.poll()
+    select.select([stop_asked], [], [])
     with contextlib.suppress(Exception):  # the work may have closed it meanwhile
         interface.detach()
         _await_drained(interface)

@@ -23,8 +23,11 @@ from toolkit._base.netns import NetNS, entered
 from toolkit.workers import child
 from toolkit.workers.errors import WorkerError, died, failed
 from toolkit.workers.shared import send_fds
+from toolkit.xsk.statistics import Statistics
 
 __all__ = ["Keeper", "WorkerProcess", "own_cpus"]
+
+_ANSWER_TIMEOUT = 1.0  # seconds for workers to say what the kernel has counted
 
 _log = logging.getLogger("toolkit.workers")
 
@@ -41,6 +44,8 @@ class WorkerProcess:
         self.pidfd = -1  # readable when the process has ended
         self.connection: Connection | None = None
         self.pid: int | None = None
+        self.statistics = Statistics(0, 0, 0, 0, 0, 0)  # of its sockets, as last reported
+        self.answered = 0  # the last question for them that it has answered
 
     @property
     def who(self) -> str:
@@ -63,15 +68,33 @@ class Keeper:
         self._netns = netns
         self._owner = os.getpid()
         self._sending = threading.Lock()
+        self._questions = 0  # how often ask_statistics() was called
+        self._heard = threading.Condition()  # notified when a worker has answered, or ended
         threading.Thread(target=self._run, name="toolkit-workers", daemon=True).start()
 
-    def send(self, message: str) -> None:
+    def send(self, *message: object) -> None:
         """Send a message to every worker that still runs. From any thread."""
         with self._sending:
             for member in self.members:
                 if member.connection is not None:
                     with contextlib.suppress(OSError, ValueError):
                         member.connection.send(message)
+
+    def statistics(self) -> Statistics:
+        """Return what the kernel counted for all workers' sockets. From any thread.
+
+        A worker that does not answer in time counts as it last reported.
+        """
+        with self._heard:
+            self._questions += 1
+            question = self._questions
+        self.send("statistics", question)
+        with self._heard:
+            self._heard.wait_for(
+                lambda: all(one.answered >= question or one.connection is None for one in self.members),
+                _ANSWER_TIMEOUT,
+            )
+            return sum((one.statistics for one in self.members), Statistics(0, 0, 0, 0, 0, 0))
 
     def kill(self) -> None:
         """Kill the workers that still run. Without effect in a forked child, whose exit handlers may call it."""
@@ -158,6 +181,12 @@ class Keeper:
             member.info = reports[0]
             if all(one.info is not None for one in self.members):
                 self.settled.set()
+        elif kind == "statistics":
+            question, counted = reports
+            with self._heard:
+                member.answered = max(member.answered, question)
+                member.statistics = counted or member.statistics
+                self._heard.notify_all()
         elif kind == "result":
             member.future.set_result(reports[0])
         else:
@@ -188,6 +217,8 @@ class Keeper:
             if member.connection is not None:
                 member.connection.close()
             member.connection = None
+        with self._heard:
+            self._heard.notify_all()
 
 
 def _spawn(connection: Connection) -> subprocess.Popen[bytes]:

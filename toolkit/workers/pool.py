@@ -35,6 +35,7 @@ from toolkit.workers.child import REPORTED, Job, page_bytes
 from toolkit.workers.keeper import Keeper, WorkerProcess, own_cpus
 from toolkit.workers.shared import Handover
 from toolkit.workers.work import Work, packed, refuse_inside_worker
+from toolkit.xsk.statistics import Statistics
 
 __all__ = ["Workers"]
 
@@ -186,6 +187,17 @@ class Workers(Attachment):
     def reports(self) -> npt.NDArray[np.uint64]:
         """What each worker reported last: shape (workers, 8) u64, zeros at first. A copy. It outlives the workers."""
         return self._reports.copy()
+
+    def statistics(self) -> Statistics:
+        """Return the kernel's six counters, summed over all workers' queues.
+
+        Of a worker that has ended, they are those of its end: after results(), received + dropped equals
+        counters()["redirected"]. Of one that was killed, or does not answer within a second, they are the last that
+        are known.
+        """
+        self._check_open()
+        assert self._keeper is not None
+        return self._keeper.statistics()
 
     def info(self) -> dict[str, Any]:
         """Return the options in effect, as Interface.info() does; `frames` of all workers, and the queues of each."""

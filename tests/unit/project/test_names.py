@@ -52,6 +52,7 @@ def test_who_counts_says_so_by_them() -> None:
     assert has["statistics"] >= {
         "Interface",
         "Tee",
+        "Workers",
         "Socket",
         "Capture",
         "Recorded",

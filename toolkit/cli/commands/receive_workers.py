@@ -28,7 +28,6 @@ class Counted(NamedTuple):
 
     packets: int
     bytes: int  # on the wire
-    statistics: Statistics
     ended: str | None = None  # what ended it, if that was not the parent
 
 
@@ -54,9 +53,8 @@ def work(interface: Interface) -> Counted:
     # stop() has detached the program, so nothing new comes: what is still in the rings is all there is.
     while ended is None and (batch := interface.receive(timeout=0.02)):
         totals.add(batch)
-    statistics = interface.statistics()
-    me.report(totals.packets, totals.bytes, statistics.dropped)
-    return Counted(totals.packets, totals.bytes, statistics, ended)
+    me.report(totals.packets, totals.bytes, interface.statistics().dropped)
+    return Counted(totals.packets, totals.bytes, ended)
 
 
 def run(
@@ -138,22 +136,20 @@ class Rates:
 def _summary(pool: Workers, seconds: float, taken: list[int]) -> dict[str, Any]:
     """Put the program's counters, the workers' and the kernel's side by side; none is computed from the others.
 
-    A worker that failed took the kernel's counters of its queues along: what it reported last stands in for it.
+    Of a worker that failed, what it reported last stands in for the rest.
     """
-    statistics = Statistics(0, 0, 0, 0, 0, 0)
     packets = received_bytes = 0
     failures = []
     ended = pool.lost
     for future, reports in zip(pool.futures, pool.reports.tolist(), strict=True):
         if (error := future.exception()) is None:
             counted: Counted = future.result()
-            statistics += counted.statistics
             ended = ended or counted.ended
             packets, received_bytes = packets + counted.packets, received_bytes + counted.bytes
         else:
             failures.append(spelled(str(getattr(error, "strerror", None) or error)).splitlines()[0])
             packets, received_bytes = packets + reports[0], received_bytes + reports[1]
-    counters = pool.counters()
+    counters, statistics = pool.counters(), pool.statistics()
     return {
         **pool.info(),
         "mode": pool.link.mode,
