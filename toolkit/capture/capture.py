@@ -20,13 +20,13 @@ from toolkit._base.arguments import whole
 from toolkit._base.uninterrupted import uninterrupted
 from toolkit.batch.batch import Batch
 from toolkit.capture.compression import Compression
+from toolkit.capture.destination import Destination, FileFormat
 from toolkit.capture.files import PacketFiles
 from toolkit.capture.options import Queueing
 from toolkit.capture.records import LARGEST_SNAPLEN, Counts, Packets, packets_of
 from toolkit.capture.rotation import Rotation
 from toolkit.capture.source import PacketSource
 from toolkit.capture.table_writer import Tables
-from toolkit.capture.target import FileFormat, Target
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, ToolkitError
 
 __all__ = ["BATCH", "Capture", "CaptureStatistics"]
@@ -101,11 +101,11 @@ class Capture(fork.NotCopied):
         """
         self._down = True
         rotation = Rotation(rotate_bytes, rotate_seconds, rotate_files)
-        target = Target.of(
+        destination = Destination.of(
             path, format, compress, access_of(mode, group), rotation, queueing or Queueing(), force=force
         )
-        self.path = target.path
-        self.format: FileFormat = target.format
+        self.path = destination.path
+        self.format: FileFormat = destination.format
         if interface is not None and not hasattr(interface, "waiting"):
             raise ArgumentError(
                 f"a capture receives from an Interface or a Tee, not from {interface!r}. Next step: Batches from "
@@ -123,7 +123,7 @@ class Capture(fork.NotCopied):
         self._next_note = time.monotonic() + _NOTE_SECONDS
 
         def begin() -> None:
-            self._sink: PacketFiles | Tables = target.open(interface, self._snaplen, self._reader())
+            self._sink: PacketFiles | Tables = destination.open(interface, self._snaplen, self._reader())
             # A capture that is garbage-collected, or open when the interpreter ends, is completed as well.
             self._finalizer = weakref.finalize(self, _complete, self._sink, os.getpid())
             fork.track(self)

@@ -22,11 +22,11 @@ from toolkit._base.netns import entered
 from toolkit.capture import Capture
 from toolkit.capture.capture import CaptureStatistics
 from toolkit.capture.compression import compressor, suffix_of
+from toolkit.capture.destination import format_of
 from toolkit.capture.files import check_files
 from toolkit.capture.options import Queueing
 from toolkit.capture.rotation import Rotation
 from toolkit.capture.table_writer import check_one_file, check_tables
-from toolkit.capture.target import format_of
 from toolkit.cli import options as opt
 from toolkit.cli.binding import Binding
 from toolkit.cli.command import command
@@ -41,7 +41,7 @@ from toolkit.xsk.statistics import Statistics
 
 if TYPE_CHECKING:
     from toolkit.capture.compression import Compression
-    from toolkit.capture.target import FileFormat
+    from toolkit.capture.destination import FileFormat
 
 __all__ = ["FileTarget", "capture", "run"]
 

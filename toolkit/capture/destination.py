@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Target: where a capture goes, in which format, and what writes it: files of packets, or tables."""
+"""Destination: where a capture goes, in which format, and what writes it: files of packets, or tables."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from toolkit.capture.source import PacketSource, about_of
 from toolkit.capture.table_writer import Tables, check_one_file, check_tables
 from toolkit.errors import ArgumentError
 
-__all__ = ["FileFormat", "Target", "format_of"]
+__all__ = ["Destination", "FileFormat", "format_of"]
 
 FileFormat = Literal["pcapng", "pcap", "parquet"]
 
 _OTHERS = (".arrow", ".csv", ".feather", ".ipc", ".json", ".jsonl", ".ndjson", ".orc", ".tsv", ".xlsx")
 
 
-class Target(NamedTuple):
+class Destination(NamedTuple):
     """A path, and what a capture's user wants of the files there."""
 
     given: str  # the path as it was given: a slash at its end means something to Parquet
@@ -51,7 +51,7 @@ class Target(NamedTuple):
         queueing: Queueing,
         *,
         force: bool,
-    ) -> Target:
+    ) -> Destination:
         """Check the path and the format, which is by default that of the suffix. ArgumentError."""
         given = _as_text(path)
         format = format or format_of(given)
