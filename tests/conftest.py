@@ -133,12 +133,14 @@ SENSITIVE = {
     "alone": "other tests beside it would change what it sees (CPU time, rates): scripts/test runs it after those",
 }
 _RERUNS = 2
+BOOTS = "boots emulated machines, minutes each: not run unless named by -m, as scripts/test --all does"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers, for --strict-markers."""
     for name, meaning in SENSITIVE.items():
         config.addinivalue_line("markers", f"{name}(reason): {meaning}")
+    config.addinivalue_line("markers", f"boots(reason): {BOOTS}")
     config.addinivalue_line("markers", "needs_root: needs CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN")
     config.addinivalue_line("markers", f"needs(feature, ...): needs features of the machine: {', '.join(FEATURES)}")
 
@@ -154,8 +156,10 @@ def _reasons(item: pytest.Item) -> list[str]:
     return found
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In CI, try again what a busy machine changes; each report carries the reason."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In CI, try again what a busy machine changes; each report carries the reason. Leave out what boots machines."""
+    if "boots" not in str(config.getoption("-m")):
+        items[:] = [item for item in items if not item.get_closest_marker("boots")]
     for item in items:
         if reasons := _reasons(item):
             item.user_properties.append(("sensitive", "; ".join(reasons)))

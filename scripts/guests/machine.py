@@ -117,7 +117,8 @@ class Machine:
         # A kernel that is in trouble ends at once, and its last words are on the console.
         command += ["-append", "console=ttyS0 loglevel=4 panic=-1 oops=panic mitigations=off random.trust_cpu=on"]
         shares = (("root", Path("/"), True), ("parts", self._store, True), ("job", job, True))
-        for name, path, readonly in (*shares, ("out", wanted.out or job / "out", False)):
+        writable = (("out", wanted.out or job / "out", False), ("cache", self._cache(), False))
+        for name, path, readonly in (*shares, *writable):
             kind = "readonly=on" if readonly else "readonly=off"
             escaped = str(path).replace(",", ",,")
             command += ["-fsdev", f"local,id={name},path={escaped},security_model=none,multidevs=remap,{kind}"]
@@ -128,6 +129,12 @@ class Machine:
             command += ["-chardev", f"file,id={name},path=/dev/fdset/{number},append=on"]
             command += ["-device", f"virtserialport,chardev={name},name={name}"]
         return command + nics.options(wanted.pairs, wanted.queues)
+
+    def _cache(self) -> Path:
+        """What guests of this kernel may keep: the programs that they have compiled."""
+        kept = self._store / "cache" / self._kernel
+        kept.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return kept
 
     # --- its run ---------------------------------------------------------------------------------------------------
 

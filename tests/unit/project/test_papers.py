@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+from guests.__main__ import options as guest_options
 
 import toolkit
 from tests.helpers import ROOT
@@ -141,7 +142,8 @@ def test_command_lines_are_understood(page: str, line: str) -> None:
 
 def test_options_in_prose_are_there() -> None:
     """`--option` between backquotes: one of a subcommand, of a script, or of a tool that is named beside it."""
-    known = {"--help", "--version", "--json", "--all", "--dev", "--tables", "--write"}
+    known = {"--help", "--version", "--json", "--all", "--dev", "--tables", "--write", "--guests"}
+    known |= set(guest_options()._option_string_actions)
     for name in cli.list_commands(click.Context(cli)):
         command = cli.get_command(click.Context(cli), name)
         assert command is not None

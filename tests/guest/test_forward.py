@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From one interface to another on one UMEM, whichever was opened first; and answers on one interface."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import toolkit
+from tests.helpers.cable import Cable
+from tests.helpers.drivers import numbered, opened
+from tests.helpers.echoing import IP4, Host
+from tests.helpers.forwarding import adds_up
+from tests.helpers.sending import Tap
+from tests.helpers.wire import Wire
+from toolkit.forward import Forwarder
+from toolkit.umem.umem import UMEM
+
+Seen = Callable[[str], None]
+
+
+def forwarded(source: Any, target: Any, near: Cable, other: Cable, count: int = 96) -> int:
+    """Frames from the host behind `near` to the one behind `other`, 32 at a time."""
+    address = bytes.fromhex(near.mac.replace(":", ""))  # a NIC takes no other frames
+    packets = [address + one[6:] for one in numbered(count)]
+    forwarder = Forwarder(source, target)
+    with Wire(near) as wire, Tap.far(other) as tap:
+        for at in range(0, count, 32):
+            some = packets[at : at + 32]
+            wire.send(some)
+            arrived: list[bytes] = []
+            for _ in range(100):
+                forwarder.step(0.1)
+                arrived += tap.take(len(some) - len(arrived), timeout=0.05, quiet=0)
+                if len(arrived) >= len(some):
+                    break
+            assert arrived == some
+    adds_up(forwarder)
+    return count
+
+
+@pytest.mark.parametrize("order", ["source first", "target first"])
+def test_between_two_nics(cable: Cable, second: Cable, mode: str, order: str, seen: Seen) -> None:
+    both = [cable, second] if order == "source first" else [second, cable]
+    with UMEM(2048, 2048, fill_size=512, comp_size=512) as umem, contextlib.ExitStack() as stack:
+        ends = {one.number: stack.enter_context(opened(one, mode, umem=umem, ring_size=None)) for one in both}
+        count = forwarded(ends[0], ends[1], cable, second)
+        assert forwarded(ends[1], ends[0], second, cable) == count
+    seen(f"{count} of {count} frames from host to host, each way")
+
+
+@pytest.mark.parametrize("order", ["NIC first", "veth first"])
+def test_between_a_nic_and_a_veth(cable: Cable, order: str, seen: Seen) -> None:
+    """One UMEM has the mode of its first socket; "auto" must find one that both have."""
+    if cable.kind == "veth":
+        pytest.skip("that is a check of two drivers")
+    with Cable(2, beside=cable, kind="veth") as veth:
+        both = [cable, veth] if order == "NIC first" else [veth, cable]
+        with UMEM(2048, 2048, fill_size=512, comp_size=512) as umem, contextlib.ExitStack() as stack:
+            chosen = {"filter": "ether proto 0x88b5", "umem": umem, "netns": cable.netns}
+            ends = {
+                one.number: stack.enter_context(toolkit.open(one.interface, **chosen))  # type: ignore[arg-type]
+                for one in both
+            }
+            count = forwarded(ends[0], ends[2], cable, veth)
+            assert forwarded(ends[2], ends[0], veth, cable) == count
+    seen(f"{count} of {count} frames from host to host, each way")
+
+
+def test_a_host_in_python_answers(cable: Cable, mode: str, seen: Seen) -> None:
+    from tests.helpers.drivers import options
+
+    with Host(cable, **options(mode)), neighbour(cable):
+        done = cable.far.run(["ping", "-c", "5", "-i", "0.2", "-W", "5", IP4], capture_output=True, text=True)
+        assert "5 received" in done.stdout, done.stdout
+    seen("the peer's ping: 5 of 5 answered")
+
+
+@contextlib.contextmanager
+def neighbour(cable: Cable) -> Any:
+    """The far host knows who has IP4: it does not ask, as its interface has no ARP."""
+    entry = f"{IP4} lladdr {cable.mac} nud permanent dev {cable.peer}"
+    cable.far.run(["ip", "neigh", "replace", *entry.split()], check=True)
+    yield
+    cable.far.run(["ip", "neigh", "del", IP4, "dev", cable.peer], check=True)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What comes in over a driver: all of it, in order, with times; what does not is counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from tests.helpers.cable import Cable
+from tests.helpers.drivers import delivered, numbered, opened
+from tests.helpers.sending import assert_in_order, sent_frames
+from tests.helpers.wire import Wire, collect, drain, eventually
+
+Seen = Callable[[str], None]
+
+
+def test_all_arrives_in_order_with_times(cable: Cable, mode: str, seen: Seen) -> None:
+    packets = numbered(192)
+    times: list[np.ndarray] = []
+    with opened(cable, mode) as near:
+        receive = near.receive
+
+        def noting(timeout: float | None = None) -> object:
+            batch = receive(timeout=timeout)
+            times.append(batch.arrival_ns.copy())
+            return batch
+
+        near.receive = noting  # type: ignore[method-assign, assignment]
+        before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        got = delivered(cable, near, packets)
+        after = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        assert got == packets
+        stamps = np.concatenate(times)
+        assert (stamps[1:] >= stamps[:-1]).all()
+        assert before <= stamps[0] <= stamps[-1] <= after
+        assert near.statistics().dropped == 0
+        assert near.counters()["redirected"] == len(packets)
+    seen(f"{len(got)} of {len(packets)} frames sent by the peer arrived, byte by byte, in order")
+
+
+def test_it_can_be_opened_again(cable: Cable, mode: str, seen: Seen) -> None:
+    packets = numbered(16)
+    for _ in range(2):
+        with opened(cable, mode) as near:
+            assert delivered(cable, near, packets) == packets
+    assert eventually(lambda: cable.ping().received == 1), "the kernel has its packets back"
+    seen("twice 16 of 16 frames; then the kernel answers the peer's ping")
+
+
+def test_it_goes_on_after_the_link_was_down(cable: Cable, mode: str, seen: Seen) -> None:
+    packets = numbered(16)
+    with opened(cable, mode) as near:
+        assert delivered(cable, near, packets) == packets
+        cable.set_down()
+        assert not near.receive(timeout=0.1)
+        cable.set_up()
+        drain(near.receive)
+        assert delivered(cable, near, packets) == packets
+    seen("16 of 16 frames before, and 16 of 16 after")
+
+
+def test_overload_is_counted(cable: Cable, mode: str, seen: Seen) -> None:
+    """Nobody receives: what the rings have no room for is dropped, or held back at its sender, and accounted for."""
+    offered = 600  # less than the sender's own queue: it is never held up
+    with opened(cable, mode, ring_size=64) as near, Wire(cable) as wire:
+        wire.send(sent_frames(offered))
+        sent = eventually(lambda: near.counters()["redirected"] or near.statistics().rx_fill_ring_empty_descs)
+        assert sent
+        got = collect(near.receive, offered, idle=1.0)
+        numbers = assert_in_order(got)
+        dropped = near.statistics().dropped
+        assert len(numbers) + dropped == offered, f"{len(numbers)} received, {dropped} dropped, {offered} offered"
+    seen(f"{offered} frames offered, {len(numbers)} received, {dropped} reported as dropped")
