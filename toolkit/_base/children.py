@@ -68,7 +68,7 @@ def held_back() -> Iterator[None]:
 def run_helper(
     command: Sequence[str],
     request: bytes,
-    timeout: float,
+    timeout: float | None,
     environment: dict[str, str] | None = None,
     capabilities: Sequence[int] = (),
 ) -> subprocess.CompletedProcess[bytes]:
@@ -76,7 +76,7 @@ def run_helper(
 
     It has those of `capabilities` that this thread has, wherever they come from.
     Ctrl-C and hang-up do not reach it; on any exception in this process it is killed before that is raised.
-    subprocess.TimeoutExpired after `timeout` seconds; OSError when it cannot be started.
+    subprocess.TimeoutExpired after `timeout` seconds (None: it has no limit); OSError when it cannot be started.
     """
     import subprocess
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes as ct
 import functools
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Protocol
@@ -170,9 +171,14 @@ def prepared(instructions: Sequence[Instruction]) -> Verdicts:
 def main() -> None:
     """Read {"expression", "optimise"} from stdin; write {"instructions"}, {"refused"} or {"absent"} to stdout.
 
-    Or read {"texts"} and write {"messages"}: libpcap's message for each, or null.
+    Or read {"texts"} and write {"messages"}: libpcap's message for each, or null. "processor_time": seconds of work
+    after which SIGPROF kills the process.
     """
     request = json.load(sys.stdin)
+    if "processor_time" in request:
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
+        signal.setitimer(signal.ITIMER_PROF, request["processor_time"])
     answer: dict[str, object]
     try:
         if "texts" in request:

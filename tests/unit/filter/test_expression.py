@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import signal
 import socket
 import struct
+import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -109,11 +112,36 @@ def test_an_optimiser_that_takes_too_long_is_killed_and_done_without(
     assert not list(own_cache.iterdir())  # next time it may be given more time
 
 
-def test_too_long_altogether_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expression, "OPTIMISER_TIME", 0.001)
+def test_names_that_are_not_answered_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expression, "NAMES_TIME", 0.001)
-    with pytest.raises(FilterError, match="did not finish"):
+    with pytest.raises(FilterError, match=r"did not finish.*DNS.*use addresses"):
         expression.instructions("port domain")
+
+
+def test_without_names_only_work_is_limited(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
+    """A child that a busy machine does not let run is waited for; one that works for ever is not."""
+    hosts = " or ".join(f"host 10.0.{i // 250}.{i % 250}" for i in range(300))
+    monkeypatch.setattr(expression, "NAMES_TIME", 0.001)
+    monkeypatch.setattr(expression, "OPTIMISER_TIME", 0.1)
+    assert expression.instructions(hosts) == libpcap.compile_expression(hosts, optimise=False)
+    monkeypatch.setattr(expression, "PLAIN_TIME", 0.02)
+    with pytest.raises(FilterError, match=r"did not finish.*processor time.*`net` and `portrange`"):
+        expression.instructions(hosts)
+
+
+def test_the_limit_counts_work_and_not_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped for longer than its limit, as on a machine that gives it no processor, it answers all the same."""
+    hosts = " or ".join(f"host 10.0.0.{i}" for i in range(80))
+    run = subprocess.Popen.communicate
+
+    def late(child: subprocess.Popen[bytes], request: bytes = b"", timeout: float | None = None) -> tuple[bytes, bytes]:
+        child.send_signal(signal.SIGSTOP)
+        threading.Timer(1.5, child.send_signal, (signal.SIGCONT,)).start()
+        return run(child, request, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", late)
+    answer = expression._in_child(None, expression=hosts, optimise=False, processor_time=1.0)
+    assert [tuple(one) for one in answer["instructions"]] == libpcap.compile_expression(hosts, optimise=False)
 
 
 def test_without_libpcap_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
