@@ -21,6 +21,7 @@ from guests import nics, support
 from guests.__main__ import CHECKOUT
 
 KERNELS = ("6.1", "6.12", "<=6.18", "newest")
+KINDS = ("veth", *nics.KINDS)
 RELEASES = ("bookworm", "trixie", "sid")
 _TIMEOUT = 3600  # seconds a guest
 _INSIDE = "/run/guest/out/report"  # what $GUEST_OUT/report is called in a guest
@@ -44,7 +45,7 @@ def here(arguments: list[str]) -> tuple[support.Run, int]:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="toolkit-guests-") as out:
         command = [sys.executable, "-m", "pytest", "tests/guest", "-q", "-p", "no:cacheprovider", *arguments]
-        environment = os.environ | {"GUEST_REPORT": f"{out}/report", "GUEST_NICS": ""}
+        environment = os.environ | {"GUEST_REPORT": f"{out}/report", "GUEST_NICS": "veth"}
         status = subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode
         results = support.read(Path(out, "report"))
     release = platform.release()
@@ -67,7 +68,7 @@ def in_guest(kernel: str, kinds: list[str], arguments: list[str]) -> tuple[suppo
         with tempfile.TemporaryDirectory(prefix="toolkit-guests-") as out:
             command = [guest, "--kernel", kernel, "--out", out, "--timeout", str(_TIMEOUT)]
             for kind in kinds:
-                command += ["--nic", kind, "--nic", kind]
+                command += [] if kind == "veth" else ["--nic", kind, "--nic", kind]
             command += ["--env", f"GUEST_NICS={','.join(kinds)}", "--env", f"GUEST_REPORT={_INSIDE}", "--"]
             command += ["python", "-u", "-m", "pytest", "tests/guest", "-v", "-p", "no:cacheprovider", *arguments]
             status = subprocess.run(command, check=False).returncode
@@ -123,7 +124,7 @@ def main() -> int:
     add = parser.add_argument
     chosen = f"here, a kernel or a release; may be repeated. By default here {' '.join(KERNELS)} {' '.join(RELEASES)}"
     add("--only", action="append", default=[], metavar="COLUMN", help=chosen)
-    add("--nic", action="append", choices=nics.KINDS, help="instead of all kinds; may be repeated")
+    add("--nic", action="append", choices=KINDS, help="in guests, instead of all kinds; may be repeated")
     add("--page", type=Path, default=CHECKOUT / "docs/support.md", help="what to write (default: docs/support.md)")
     add("arguments", nargs="*", help="for pytest, after --; then no page is written")
     given = parser.parse_args()
@@ -138,12 +139,12 @@ def main() -> int:
         elif column[0].isalpha() and column != "newest":
             run, status = in_release(column, given.arguments)
         else:
-            run, status = in_guest(column, given.nic or list(nics.KINDS), given.arguments)
+            run, status = in_guest(column, given.nic or list(KINDS), given.arguments)
         print(f"== {run.title}: exit status {status}, {run.seconds:.0f} s", flush=True)
         statuses.append(status)
-        if not given.arguments and not given.nic and run.results:
+        if not given.arguments and run.results:
             _keep(run)
-    if not given.arguments and not given.nic:
+    if not given.arguments:
         given.page.write_text(support.page(_kept()))
         print(f"\nwritten: {given.page}")
     if any(status not in (0, _UNAVAILABLE) for status in statuses):
@@ -155,8 +156,18 @@ def main() -> int:
 
 
 def _keep(run: support.Run) -> None:
+    """Instead of what an earlier run of these checks said; of other NICs on the same kernel that stays."""
     _RUNS.mkdir(parents=True, exist_ok=True)
-    (_RUNS / f"{run.title.replace(' ', '-')}.json").write_text(json.dumps(dataclasses.asdict(run), indent=1))
+    path = _RUNS / f"{run.title.replace(' ', '-')}.json"
+    if path.exists():
+        before = support.Run(**json.loads(path.read_text()))
+        ran = {one["nic"] for one in run.results}
+        others = [one for one in before.results if one["nic"] not in ran]
+        if before.about == run.about and others:
+            run.results = others + run.results
+            run.when = run.when if before.when == run.when else f"{before.when}; {run.when}"
+            run.seconds += before.seconds
+    path.write_text(json.dumps(dataclasses.asdict(run), indent=1))
 
 
 def _kept() -> list[support.Run]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cable: a Lab over the NICs of a guest (scripts/guest), or over a veth where there are none, for the same checks.
 
-The variable GUEST_NICS says what NICs the guest has, two pairs of each: "virtio,igb". NICs are moved into the Lab's
-namespaces, get its names and addresses, and go back when it is closed.
+The variable GUEST_NICS says which kinds: "veth,virtio,igb". Of each but veth the guest has two pairs, in this order.
+NICs are moved into the Lab's namespaces, get its names and addresses, and go back when it is closed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from toolkit.lab.veth import End, connect
 
 __all__ = ["NICS", "Cable"]
 
-NICS = tuple(filter(None, os.environ.get("GUEST_NICS", "").split(",")))  # eth0 to eth3, eth4 to eth7, ...
+NICS = tuple(os.environ.get("GUEST_NICS", "veth").split(","))
+_IN_GUEST = [kind for kind in NICS if kind != "veth"]  # eth0 to eth3, eth4 to eth7, ...
 READY = 60.0  # seconds: a carrier comes after two on an idle machine
 
 
@@ -55,7 +56,7 @@ class Cable(Lab):
 
     def _name(self, place: int) -> str:
         """What the guest calls the NIC."""
-        return f"eth{4 * NICS.index(self.kind) + 2 * self.number + place}"
+        return f"eth{4 * _IN_GUEST.index(self.kind) + 2 * self.number + place}"
 
     def _adopt(self, end: End, name: str) -> None:
         """Take a NIC of the guest into a namespace; silent, and with the name and addresses of a Lab's end."""

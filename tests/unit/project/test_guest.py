@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from guests import nics, support
+from guests import matrix, nics, support
 from guests.__main__ import main
 
 from tests.helpers import ROOT
@@ -169,3 +169,15 @@ def test_what_fails_after_its_check_has_failed(tmp_path: Path) -> None:
     report.write_text("".join(json.dumps(one) + "\n" for one in (good, bad)))
     assert [one["outcome"] for one in support.read(report)] == ["failed"]
     assert support.read(tmp_path / "none") == []
+
+
+def test_a_later_run_replaces_what_it_ran_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrix, "_RUNS", tmp_path)
+    first = [result("test_x", "igb", "", "failed"), result("test_x", "virtio", "", "passed")]
+    for results in (first, [result("test_x", "igb", "", "passed")]):
+        matrix._keep(support.Run("Linux 7.3", "today", "its versions", results))
+    (kept,) = matrix._kept()
+    assert {(one["nic"], one["outcome"]) for one in kept.results} == {("igb", "passed"), ("virtio", "passed")}
+    matrix._keep(support.Run("Linux 7.3", "today", "other versions", [result("test_x", "igb", "", "passed")]))
+    (kept,) = matrix._kept()
+    assert [one["nic"] for one in kept.results] == ["igb"], "of another kernel nothing is kept"
