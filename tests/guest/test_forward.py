@@ -11,7 +11,7 @@ import pytest
 
 import toolkit
 from tests.helpers.cable import Cable
-from tests.helpers.drivers import numbered, opened
+from tests.helpers.drivers import assert_whole, numbered, opened
 from tests.helpers.echoing import IP4, Host
 from tests.helpers.forwarding import adds_up
 from tests.helpers.sending import Tap
@@ -37,7 +37,8 @@ def forwarded(source: Any, target: Any, near: Cable, other: Cable, count: int = 
                 arrived += tap.take(len(some) - len(arrived), timeout=0.05, quiet=0)
                 if len(arrived) >= len(some):
                     break
-            assert arrived == some
+            counted = [one.statistics() for one in (source, target)]
+            assert_whole(arrived, some, forwarder, *counted, near.counters(), other.counters())
     adds_up(forwarder)
     return count
 

@@ -10,7 +10,7 @@ import pytest
 
 import toolkit
 from tests.helpers.cable import Cable
-from tests.helpers.drivers import delivered, opened
+from tests.helpers.drivers import assert_whole, delivered, opened
 from tests.helpers.sending import sent_frames
 from toolkit.errors import ToolkitError
 
@@ -40,6 +40,6 @@ def test_long_packets_arrive_whole_or_open_says_why(jumbo: Cable, mode: str, see
         return
     with near:
         fit = [one for one in packets if len(one) <= 3840] if said else packets
-        assert delivered(jumbo, near, fit, burst=8) == fit
+        assert_whole(delivered(jumbo, near, fit, burst=8), fit, near.statistics(), jumbo.counters())
     longest, because = max(map(len, fit)), f": {said[0].message}" if said else ""
     seen(f"{len(fit)} of {len(packets)} frames up to {longest} bytes{because}")

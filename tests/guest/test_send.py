@@ -10,7 +10,7 @@ import pytest
 
 import toolkit
 from tests.helpers.cable import Cable
-from tests.helpers.drivers import opened
+from tests.helpers.drivers import assert_whole, opened
 from tests.helpers.sending import Tap, assert_in_order, sent_frames
 from tests.helpers.waiting import MODES as WAITS
 
@@ -24,7 +24,7 @@ def leave_paced(sender: Any, tap: Tap, count: int = 96) -> int:
         packets = sent_frames(32, start=at, lengths=range(60, 1515, 97))
         assert sender.send(packets, timeout=10.0) == len(packets)
         assert sender.flush(10.0), "what was posted has not left"
-        assert tap.take(len(packets)) == packets
+        assert_whole(tap.take(len(packets)), packets, sender)
     return count
 
 

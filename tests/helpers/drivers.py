@@ -11,9 +11,9 @@ from typing import Any
 import toolkit
 from tests.helpers.cable import Cable
 from tests.helpers.sending import sent_frames
-from tests.helpers.wire import Wire, collect
+from tests.helpers.wire import Wire, collect, number_of
 
-__all__ = ["MODES", "delivered", "kernel", "missing", "numbered", "opened", "options"]
+__all__ = ["MODES", "assert_whole", "delivered", "kernel", "missing", "numbered", "opened", "options"]
 
 MODES = ("generic", "native", "zero-copy")
 # The first kernel that has it, as (major, minor); absent: none has.
@@ -65,6 +65,20 @@ def delivered(cable: Cable, interface: toolkit.Interface, packets: Sequence[byte
             wire.send(some)
             got += collect(interface.receive, len(some))
     return got
+
+
+def assert_whole(got: Sequence[bytes], sent: Sequence[bytes], *witnesses: object) -> None:
+    """All that was sent has arrived, byte by byte, in order; else what is missing, and what those say who counted."""
+    if list(got) == list(sent):
+        return
+    numbers = [number_of(one) for one in got]
+    missing = sorted({number_of(one) for one in sent} - set(numbers))
+    order = "" if numbers == sorted(set(numbers)) else ", out of order or twice"
+    damage = "" if set(got) <= set(sent) else ", not as they were sent"
+    raise AssertionError(
+        f"{len(got)} of {len(sent)} frames arrived{order}{damage}; missing: {missing[:20]}; "
+        + "; ".join(map(str, witnesses))
+    )
 
 
 def _bursts(packets: Sequence[bytes], burst: int) -> Iterator[Sequence[bytes]]:
