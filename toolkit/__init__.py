@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from toolkit import workers as workers
     from toolkit._base.version import __version__
     from toolkit.batch.editable import EditableBatch
-    from toolkit.capture.capture import Capture, CaptureStatistics
+    from toolkit.capture.capture import Capture
+    from toolkit.capture.statistics import CaptureStatistics
     from toolkit.decode.columns import Columns
     from toolkit.flows.flows import Flow, Flows
     from toolkit.forward.answers import Answers

@@ -220,6 +220,7 @@ _PRIVILEGES: dict[str, tuple[str, str]] = {
         "loading an XDP program needs CAP_BPF and CAP_NET_ADMIN",
         "run as root (sudo), or grant CAP_BPF and CAP_NET_ADMIN",
     ),
+    "promisc": ("promiscuous mode needs CAP_NET_RAW", "run as root (sudo), or grant CAP_NET_RAW"),
     "setns": ("entering a network namespace needs CAP_SYS_ADMIN", "run as root (sudo)"),
 }
 _CONFINED = (

@@ -9,7 +9,6 @@ import time
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import NamedTuple
 
 import numpy as np
 
@@ -26,38 +25,17 @@ from toolkit.capture.options import Queueing
 from toolkit.capture.records import LARGEST_SNAPLEN, Counts, Packets, packets_of
 from toolkit.capture.rotation import Rotation
 from toolkit.capture.source import PacketSource
+from toolkit.capture.statistics import CaptureStatistics
 from toolkit.capture.table_writer import Tables
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, ToolkitError
 
-__all__ = ["BATCH", "Capture", "CaptureStatistics"]
+__all__ = ["BATCH", "Capture"]
 
 BATCH = 2048  # packets that run() takes at a time: about 3 MB of the longest, which fit the CPU's cache
 _NOTE_SECONDS = 1.0  # seconds between two readings of the kernel's counters
 _WAIT = 0.1  # seconds that run() waits for packets before it checks the time
 # Counters of the XDP program; each packet is in one of them.
 _SEEN = ("redirected", "passed", "no_socket", "dropped", "counted", "sampled_out")
-
-
-class CaptureStatistics(NamedTuple):
-    """Packets and bytes of a capture so far."""
-
-    received: int  # packets that came
-    written: int  # of these, packets handed to the files
-    bytes: int  # of the packets that found room, as kept
-    wire_bytes: int  # of the same packets, as they were on the wire
-    untimed: int  # of these, packets without an arrival time: they get that of their receipt, or none (Parquet)
-    write_dropped: int  # packets dropped here: the file was too slow, or writing failed
-    unwanted: int  # packets received beyond the wanted count, or after the last file
-    accepted: int  # by the filter, as the XDP program counts
-    dropped: int  # by the kernel: no free frame, or a full ring
-    seen: int  # by the XDP program
-    file_bytes: int  # on the disk
-    files: int  # begun
-
-    @property
-    def lost(self) -> int:
-        """Packets that the filter accepted, and that the kernel or this process dropped."""
-        return self.dropped + self.write_dropped
 
 
 class Capture(fork.NotCopied):
@@ -117,6 +95,7 @@ class Capture(fork.NotCopied):
             raise ArgumentError(f"snaplen is a number of bytes from 1 to {LARGEST_SNAPLEN}, not {snaplen!r}")
         self._received = self._octets = self._on_wire = self._untimed = self._unwanted = 0
         self._known = Counts()  # as last read
+        self._uncounted = False  # whether the NIC may have lost packets that it does not count
         self._start = self._first_counts()
         self._raised = False  # whether step() raised the error that ended the source; written by step() only
         self._dead = False  # whether this is a forked child
@@ -239,6 +218,7 @@ class Capture(fork.NotCopied):
             seen=counts.received,
             file_bytes=sink.written,
             files=sink.made,
+            missed=None if self._uncounted else counts.missed,
         )
 
     # --- the end ------------------------------------------------------------------------------------------------------
@@ -262,8 +242,9 @@ class Capture(fork.NotCopied):
 
     @property
     def whole(self) -> bool:
-        """Whether the capture has all packets of the filter: none was dropped, and the program stayed attached."""
-        return self.statistics().lost == 0 and (self._interface is None or self._interface.loss() is None)
+        """Whether the capture has all packets of the filter: none was lost, and the program stayed attached."""
+        now = self.statistics()
+        return not now.lost and now.missed == 0 and (self._interface is None or self._interface.loss() is None)
 
     def _drain(self, interface: PacketSource, count: int | None) -> None:
         left = BATCH if count is None else count
@@ -353,7 +334,9 @@ class Capture(fork.NotCopied):
             with contextlib.suppress(ToolkitError, OSError):
                 counters, statistics = self._interface.counters(), self._interface.statistics()
                 seen = sum(counters.get(name, 0) for name in _SEEN)
-                self._known = Counts(seen, counters.get("redirected", 0), statistics.dropped)
+                accepted, missed = counters.get("redirected", 0), statistics.missed
+                self._known = Counts(seen, accepted, statistics.dropped, missed=missed or 0)
+                self._uncounted = missed is None and bool(self._interface.info().get("zero_copy"))
         return self._known
 
     def _after_fork_in_child(self) -> None:

@@ -76,7 +76,8 @@ class PcapngWriter:
         """Return the counts from `began` to `now` (ns since 1970 UTC) as an interface statistics block.
 
         isb_ifdrop is the number of packets that the filter accepted and that are not in the file, as dumpcap writes it
-        and Wireshark shows it; isb_osdrop is the kernel's part of that.
+        and Wireshark shows it; isb_osdrop is the kernel's part of that. What the NIC lost before that is in a comment,
+        for nobody knows what the filter would have said.
         """
         options = b"".join(
             blocks.option(code, struct.pack("=Q", value))
@@ -89,7 +90,8 @@ class PcapngWriter:
             )
         )
         times = blocks.option(blocks.ISB_STARTTIME, _time(began)) + blocks.option(blocks.ISB_ENDTIME, _time(now))
-        body = struct.pack("=I", 0) + _time(now) + times + options + _END
+        text = f"{counts.missed} packets were lost by the NIC before the filter saw them" if counts.missed else ""
+        body = struct.pack("=I", 0) + _time(now) + _text(blocks.OPT_COMMENT, text) + times + options + _END
         return blocks.block(blocks.INTERFACE_STATISTICS_BLOCK, body)
 
     def whole(self, data: memoryview, limit: int) -> tuple[int, int]:

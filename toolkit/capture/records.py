@@ -56,6 +56,7 @@ class Counts(NamedTuple):
     os_dropped: int = 0  # of those, dropped by the kernel: no free frame, or a full ring
     write_dropped: int = 0  # dropped here: the file was too slow, or writing failed
     delivered: int = 0  # written
+    missed: int = 0  # lost by the NIC before the program could see them: in none of the others
 
     def since(self, before: Counts) -> Counts:
         """Return the counts since `before`, at least 0: after a failed write, `delivered` may have decreased."""

@@ -26,6 +26,10 @@ class Drops(Protocol):
     def dropped(self) -> int:
         """Packets that were redirected to a socket and not delivered."""
 
+    @property
+    def missed(self) -> int | None:
+        """Packets that the NIC lost before any program saw them; None: not known."""
+
 
 class PacketSource(Protocol):
     """An Interface, or an object with the same methods."""

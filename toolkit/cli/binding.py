@@ -37,6 +37,7 @@ class Binding:
     need_wakeup: bool = True
     ring_size: int | None = None
     replace: Replace = False
+    promisc: bool = False
     netns: NetNS = None
     on_match: Literal["redirect", "drop", "count"] = "redirect"
     sample: float = 1
@@ -117,6 +118,7 @@ class Binding:
             "need_wakeup": self.need_wakeup,
             "ring_size": self.ring_size,
             "replace": self.replace,
+            "promisc": self.promisc,
             "netns": self.netns,
         }
 

@@ -185,6 +185,11 @@ _ATTACHING = (
         help="The same with a program that a link holds, which cannot be put back.",
     ),
 )
+_PROMISC = cloup.option(
+    "--promisc",
+    is_flag=True,
+    help="Have the NIC bring packets to all addresses, not to its own and to groups only; ends with the command.",
+)
 _WAITING = (
     cloup.option("--poll", "wait", flag_value="poll", help="Sleep until packets come (this is the default)."),
     cloup.option("--busy-poll", "wait", flag_value="busy-poll", help="Have the driver poll for packets; takes a core."),
@@ -213,9 +218,9 @@ def where(*, queues: bool = True) -> Option:
     return cloup.option_group("Which interface", *options)
 
 
-def how_to_receive(*more: Option) -> Option:
-    """Return the section of commands that take packets, or copies of them."""
-    return cloup.option_group("How to receive", *_ATTACHING, *_WAITING, *_BINDING, *more)
+def how_to_receive(*more: Option, promisc: Option = _PROMISC) -> Option:
+    """Return the section of commands that take packets, or copies of them. promisc: the option of that name."""
+    return cloup.option_group("How to receive", *_ATTACHING, promisc, *_WAITING, *_BINDING, *more)
 
 
 def how_to_bind(*more: Option) -> Option:
@@ -248,6 +253,7 @@ def binding_from(options: dict[str, Any]) -> Binding:
         need_wakeup=not options.pop("no_need_wakeup"),
         ring_size=options.pop("ring_size"),
         replace="link" if replace_link else replace,
+        promisc=bool(options.pop("promisc", False)),
         netns=namespace(options.pop("netns")),
         on_match=options.pop("on_match", "redirect"),
         sample=options.pop("sample", 1),

@@ -24,6 +24,7 @@ ARGUMENTS = {
     'mode="generic"': "--generic",
     'mode="native"': "--native",
     "netns=...": "--netns",
+    "promisc=True": "--promisc",
     "Queueing(limit=...)": "--buffer",
     'replace="link"': "--replace-link",
     "replace=True": "--replace",

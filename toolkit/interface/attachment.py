@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 from toolkit._base.closing import Closable
 from toolkit.errors import DeviceGoneError
+from toolkit.interface.nic import Nic
 from toolkit.net.device import Device
 from toolkit.program import Link, Program, RuleCounters
 from toolkit.xsk.statistics import Statistics
@@ -20,6 +22,11 @@ class Attachment(Closable):
     device: Device
     program: Program
     link: Link
+    _nic: Nic
+
+    @abstractmethod
+    def info(self) -> dict[str, Any]:
+        """Return the options in effect, for display and for JSON."""
 
     @property
     def name(self) -> str:
@@ -64,3 +71,14 @@ class Attachment(Closable):
         """
         self._check_open()
         return self.program.rule_counters()
+
+    def nic_counters(self) -> dict[str, int]:
+        """Return what the NIC and its driver counted of packets that they lost, since this was opened: name -> packets.
+
+        Names as the kernel (rx_missed_errors, …) and the driver have them (`ethtool -S`): what they mean differs from
+        driver to driver, some count a packet twice, and all count those of every queue and process. Only those
+        that have moved. Empty where nothing was lost, or nothing is counted. Some drivers refresh them only each
+        second or two.
+        """
+        self._check_open()
+        return self._nic.counters()

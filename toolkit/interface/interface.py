@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from toolkit.batch.batch import Batch
 from toolkit.errors import ArgumentError, DeviceGoneError
+from toolkit.interface.nic import Nic
 from toolkit.interface.receiving import OneReceiver
 from toolkit.net.device import Device
 from toolkit.net.napi import Deferral
@@ -45,18 +46,19 @@ class Interface(OneReceiver):
         own_program: bool,
         own_umem: bool,
         filter: str | None,
+        nic: Nic,
         wait: WaitMode = "poll",
         coalesce: float = LONGEST_DELAY,
         deferral: Deferral | None = None,
     ) -> None:
         """Take over parts that belong together. own_program, own_umem: whether to close them with the Interface.
 
-        deferral: restored at close(). The sockets must be made with the same `wait`.
+        nic: closed with the Interface. deferral: restored at close(). The sockets must be made with the same `wait`.
         """
         waiter = Waiter([sock._core.sock for sock in sockets], device.name)
         ring_size = min(sock.rx_limit for sock in sockets)
         coalescer = Coalescer(coalesce if wait == "poll" else 0.0, ring_size, len(sockets))
-        super().__init__(device, program, link, waiter, coalescer)
+        super().__init__(device, program, link, nic, waiter, coalescer)
         self.umem = umem
         self.sockets = tuple(sockets)  # in order of their queues
         self.filter = filter
@@ -103,6 +105,7 @@ class Interface(OneReceiver):
             "mode": self.mode,
             "fallback_reason": self.link.fallback_reason,
             "replaced": self.link.replaced,
+            "promisc": self._nic.promisc,
             "lost": self.lost,
             "zero_copy": self.zero_copy,
             "frags": all(sock.sg for sock in self.sockets),
@@ -117,12 +120,12 @@ class Interface(OneReceiver):
         }
 
     def statistics(self) -> Statistics:
-        """Return the kernel's six counters, summed over the queues."""
+        """Return the kernel's six counters, summed over the queues, and `missed`: what the NIC lost before them."""
         self._check_open()
         total = Statistics(0, 0, 0, 0, 0, 0)
         for sock in self.sockets:
             total += sock.statistics()
-        return total
+        return self._nic.with_missed(total, zero_copy=self.zero_copy)
 
     def waiting(self) -> int | None:
         """Return how many packets are in the RX rings; None if none was ever taken from them."""
@@ -217,5 +220,6 @@ class Interface(OneReceiver):
             for sock in self.sockets:
                 parts.callback(sock.close)
             parts.callback(self.link.close)
+            parts.callback(self._nic.close)
             if self._deferral is not None:
                 parts.callback(self._deferral.restore)

@@ -16,6 +16,7 @@ from toolkit._base.netns import NetNS, entered
 from toolkit._base.uninterrupted import uninterrupted
 from toolkit.errors import SystemCallError, VerifierError, explained, kernel_error
 from toolkit.interface.interface import Interface
+from toolkit.interface.nic import Nic
 from toolkit.interface.opening import Opening
 from toolkit.net.device import Device, await_carrier, check_ethernet, describe, queue_numbers
 from toolkit.net.napi import Deferral
@@ -49,6 +50,7 @@ def open(
     mode: Literal["auto", "native", "generic"] = "auto",
     zero_copy: bool | Literal["auto"] = "auto",
     replace: Replace = False,
+    promisc: bool = False,
     umem: UMEM | None = None,
     ring_size: int | None = None,
     frames: int | None = None,
@@ -83,6 +85,8 @@ def open(
     crash, the next `xsk` or the next open() of this interface restores it. This needs root, and a mounted BPF file
     system. "link" also replaces a program that another process holds by a link, which cannot be restored.
     info()["replaced"] names it.
+    promisc: True has the NIC bring packets to all addresses, as a bridge needs them, until close() or the end of the
+    process. By default it brings those to its own address, to all (broadcast), and to groups that this host is in.
     umem: a UMEM that several Interfaces share, so that packets can be forwarded without a copy; it is not closed with
     the Interface. Give ring_size, frames, frame_size and poison to UMEM(...) then. All its Interfaces have the frags,
     need_wakeup and zero_copy of the first: "auto" uses them, and asking for others is an ArgumentError.
@@ -188,6 +192,7 @@ def _open(device: Device, wanted: Opening, undo: contextlib.ExitStack) -> Interf
     deferral = undo.enter_context(Deferral(interface)) if wanted.wait == "busy-poll" else None
     for sock in sockets:
         program.register(sock)
+    nic = undo.enter_context(Nic(device, link.location.home, promisc=wanted.promisc))
     return Interface(
         device,
         program,
@@ -199,6 +204,7 @@ def _open(device: Device, wanted: Opening, undo: contextlib.ExitStack) -> Interf
         filter=None if wanted.filtering is None else str(wanted.filtering),
         wait=wanted.wait,
         coalesce=wanted.coalesce,
+        nic=nic,
         deferral=deferral,
     )
 

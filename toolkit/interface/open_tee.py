@@ -14,6 +14,7 @@ from toolkit._base.netns import NetNS, entered
 from toolkit._base.uninterrupted import uninterrupted
 from toolkit.abi.tee_slot import slot_size
 from toolkit.errors import ArgumentError, SystemCallError, VerifierError, explained, kernel_error
+from toolkit.interface.nic import Nic
 from toolkit.interface.opening import Opening
 from toolkit.interface.ringbuf import ring_bytes
 from toolkit.interface.tee import Tee
@@ -45,14 +46,15 @@ def tee(
     queues: Iterable[int] | Literal["all"] = "all",
     mode: Literal["auto", "native", "generic"] = "auto",
     replace: Replace = False,
+    promisc: bool = False,
     slots: int | None = None,
     coalesce: float = LONGEST_DELAY,
     netns: NetNS = None,
 ) -> Tee:
     """Receive copies of the packets that arrive at `interface`; the kernel gets all of them as well, unchanged.
 
-    filter, rules, on_match, sample, queues, mode, replace, coalesce, netns: as for toolkit.open(), where "redirect"
-    means: copy. A rule that drops does drop.
+    filter, rules, on_match, sample, queues, mode, replace, promisc, coalesce, netns: as for toolkit.open(), where
+    "redirect" means: copy. A rule that drops does drop.
     snaplen: copy at most this many bytes of each packet; by default as many as the MTU lets arrive (with rules, as many
     as the largest of theirs). The receiving host
     may join segments to packets longer than that before a program in generic mode sees them: these are cut,
@@ -86,8 +88,17 @@ def tee_as(interface: str, wanted: Opening) -> Tee:
                 program.attach(interface, mode=wanted.mode, replace=wanted.replace, netns=wanted.netns)
             )
             await_carrier(device)
-            text = describe_rules(rules)
-            made = Tee(device, program, link, snaplen=longest, queues=numbers, filter=text, coalesce=wanted.coalesce)
+            nic = undo.enter_context(Nic(device, link.location.home, promisc=wanted.promisc))
+            made = Tee(
+                device,
+                program,
+                link,
+                snaplen=longest,
+                queues=numbers,
+                filter=describe_rules(rules),
+                nic=nic,
+                coalesce=wanted.coalesce,
+            )
             undo.pop_all()
             return made
 

@@ -38,6 +38,7 @@ class Opening:
     mode: Literal["auto", "native", "generic"] = "auto"
     zero_copy: bool | Literal["auto"] = "auto"
     replace: Replace = False
+    promisc: bool = False
     umem: UMEM | None = None
     ring_size: int | None = None
     frames: int | None = None
@@ -95,7 +96,7 @@ class Opening:
         check_netns(self.netns)
         for name in ("zero_copy", "need_wakeup", "frags"):
             self._set(name, one_of(name, getattr(self, name), True, False, "auto"))
-        for name in ("tx", "poison", "timestamps"):
+        for name in ("promisc", "tx", "poison", "timestamps"):
             self._set(name, one_of(name, getattr(self, name), True, False))
         if self.ring_size is not None:
             self._set("ring_size", check_ring_size("ring_size", self.ring_size))
@@ -115,8 +116,8 @@ class Opening:
 
     def of_queues(self) -> dict[str, Any]:
         """Return what matters beyond the program: toolkit.open()'s arguments in a worker, beside program and queues."""
-        whole = ("filtering", "program", "queues", "mode", "replace", "umem", "slots", "netns")  # of the interface
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in whole}
+        of_all = ("filtering", "program", "queues", "mode", "replace", "promisc", "umem", "slots", "netns")
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in of_all}
 
     @property
     def rules(self) -> tuple[Rule, ...]:

@@ -16,6 +16,7 @@ from toolkit._base.closing import CLOSED
 from toolkit.batch.batch import Batch
 from toolkit.errors import ArgumentError, ClosedError, ToolkitError
 from toolkit.interface.attachment import Attachment
+from toolkit.interface.nic import Nic
 from toolkit.net.device import Device
 from toolkit.program import Link, Program
 from toolkit.wait.coalesce import Coalescer
@@ -40,13 +41,16 @@ class OneReceiver(Attachment):
 
     _SUBJECT: ClassVar[str]  # what it is, with {} for the interface's name
 
-    def __init__(self, device: Device, program: Program, link: Link, waiter: Waiter, coalescer: Coalescer) -> None:
-        """Take over a program that `link` attached to `device`, and the `waiter`."""
+    def __init__(
+        self, device: Device, program: Program, link: Link, nic: Nic, waiter: Waiter, coalescer: Coalescer
+    ) -> None:
+        """Take over a program that `link` attached to `device`, the `nic` and the `waiter`."""
         self._guard = threading.Lock()  # held by the thread that is inside receive()
         super().__init__(self._SUBJECT.format(device.name), self._guard)
         self.device = device
         self.program = program
         self.link = link
+        self._nic = nic
         self._waiter = waiter
         self._coalescer = coalescer
         self._wait_finalizer = weakref.finalize(self, waiter.close)

@@ -17,6 +17,7 @@ import numpy as np
 from toolkit._base.clock import clock
 from toolkit.abi.tee_slot import slot_size
 from toolkit.batch.batch import Batch
+from toolkit.interface.nic import Nic
 from toolkit.interface.receiving import OneReceiver
 from toolkit.interface.ringbuf import RingBuffer, Rows
 from toolkit.interface.tee_batch import TeeColumns, by_queue
@@ -67,13 +68,17 @@ class Tee(OneReceiver):
         snaplen: int,
         queues: list[int],
         filter: str,
+        nic: Nic,
         coalesce: float = LONGEST_DELAY,
     ) -> None:
-        """Take over a `xsk_tee.c` program, attached by `link`, which copies `snaplen` bytes of a packet."""
+        """Take over a `xsk_tee.c` program, attached by `link`, which copies `snaplen` bytes of a packet.
+
+        nic: closed with the Tee.
+        """
         self._table = program.maps["copies"]
         self._ring = RingBuffer(self._table, slot_size(snaplen))
         waiter = TeeWaiter(self._table.fd, link, device.name)
-        super().__init__(device, program, link, waiter, Coalescer(coalesce, self._ring.records))
+        super().__init__(device, program, link, nic, waiter, Coalescer(coalesce, self._ring.records))
         self.filter: str | None = filter
         self.snaplen = snaplen
         """Most bytes of a packet that are copied; Batch.wire_lengths has the original length."""
@@ -110,6 +115,7 @@ class Tee(OneReceiver):
             "mode": self.mode,
             "fallback_reason": self.link.fallback_reason,
             "replaced": self.link.replaced,
+            "promisc": self._nic.promisc,
             "lost": self.lost,
             "zero_copy": False,
             "queues": list(self._queues),
@@ -126,7 +132,7 @@ class Tee(OneReceiver):
 
         counters() has them as `lost`; `redirected` counts all packets to be copied, including these.
         """
-        return Statistics(0, 0, 0, self.counters()["lost"], 0, 0)
+        return self._nic.with_missed(Statistics(0, 0, 0, self.counters()["lost"], 0, 0), zero_copy=False)
 
     def waiting(self) -> int | None:
         """Return how many copies receive() has not yet returned; None if it has not returned any."""
@@ -202,4 +208,5 @@ class Tee(OneReceiver):
         self._expire_last()
         self._held = (None, [])
         self._ring.close()
+        self._nic.close()
         self.program.close()

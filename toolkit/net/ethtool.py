@@ -25,6 +25,7 @@ IFF_NOARP = 1 << 7
 ETHTOOL_GDRVINFO = 0x03
 ETHTOOL_STXCSUM = 0x17
 ETHTOOL_GSTRINGS = 0x1B
+ETHTOOL_GSTATS = 0x1D
 ETHTOOL_STSO = 0x1F
 ETHTOOL_SGSO = 0x24
 ETHTOOL_GFLAGS = 0x25
@@ -36,6 +37,7 @@ ETHTOOL_GFEATURES = 0x3A
 ETHTOOL_GCHANNELS = 0x3C
 ETH_FLAG_TXVLAN = 1 << 7
 ETH_FLAG_RXVLAN = 1 << 8
+ETH_SS_STATS = 1
 ETH_SS_FEATURES = 4
 ETH_GSTRING_LEN = 32
 
@@ -81,20 +83,32 @@ class Asker:
 
     def offloads(self) -> dict[str, bool]:
         """The offloads that are on, by the kernel's names -> whether they can be switched off."""
-        # struct ethtool_sset_info: cmd, reserved, sset_mask (u64), one count for each set bit
-        count = self.ethtool([ETHTOOL_GSSET_INFO, 0, 1 << ETH_SS_FEATURES, 0, 0])[4]
-        strings = self.ethtool([ETHTOOL_GSTRINGS, ETH_SS_FEATURES, count] + [0] * (count * ETH_GSTRING_LEN // 4))
-        blocks = -(-count // 32)
+        names = self._strings(ETH_SS_FEATURES)
+        blocks = -(-len(names) // 32)
         # struct ethtool_gfeatures: cmd, size, then available, requested, active, never_changed for each 32
         features = self.ethtool([ETHTOOL_GFEATURES, blocks] + [0] * (blocks * 4))
-        text = strings[3:].tobytes()
         active: dict[str, bool] = {}
-        for number in range(count):
+        for number, name in enumerate(names):
             available, _, on, _ = features[2 + number // 32 * 4 :][:4]
             if on >> number % 32 & 1:
-                name = text[number * ETH_GSTRING_LEN :][:ETH_GSTRING_LEN].split(b"\0")[0].decode()
                 active[name] = bool(available >> number % 32 & 1)
         return active
+
+    def statistics(self) -> dict[str, int]:
+        """The driver's own counters, by its own names, as `ethtool -S` shows them."""
+        names = self._strings(ETH_SS_STATS)
+        # struct ethtool_stats: cmd, n_stats, then a u64 for each
+        values = self.ethtool([ETHTOOL_GSTATS, len(names)] + [0] * (2 * len(names)))[2:].tobytes()
+        return dict(zip(names, struct.unpack(f"={len(names)}Q", values), strict=True))
+
+    def _strings(self, kind: int) -> list[str]:
+        """The names in a set of strings, ETH_SS_*."""
+        # struct ethtool_sset_info: cmd, reserved, sset_mask (u64), one count for each set bit
+        count = self.ethtool([ETHTOOL_GSSET_INFO, 0, 1 << kind, 0, 0])[4]
+        words = self.ethtool([ETHTOOL_GSTRINGS, kind, count] + [0] * (count * ETH_GSTRING_LEN // 4))
+        text = words[3:].tobytes()
+        cells = (text[at * ETH_GSTRING_LEN :][:ETH_GSTRING_LEN] for at in range(count))
+        return [cell.split(b"\0")[0].decode(errors="replace").strip() for cell in cells]
 
     def close(self) -> None:
         """Close the socket."""

@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 
+from toolkit._base.descriptor import Descriptor
 from toolkit.abi.libc import syscall
 from toolkit.errors import SystemCallError, kernel_error
 
@@ -24,15 +25,18 @@ _FSCONFIG_CMD_CREATE = 6
 
 
 class InterfaceDirectory:
-    """The directory /sys/class/net/NAME; it stays with the device, through other namespaces and new names."""
+    """The directory /sys/class/net/NAME; it stays with the device, through other namespaces and new names.
+
+    Closed by garbage collection and in a forked child as well; then reading raises ClosedError.
+    """
 
     def __init__(self, interface: str) -> None:
         """Find it in the calling thread's network namespace. SystemCallError: ENODEV, EPERM, EACCES."""
-        self._fd = _open(interface)  # written here and by close()
+        self._descriptor = Descriptor(_open(interface), f"the sysfs directory of {interface}")
 
     def read(self, name: str) -> int:
         """Return the number in the file `name`. OSError (ENODEV, ENOENT) once the device is gone."""
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._descriptor.fd)
         try:
             return int(os.read(fd, 64))
         finally:
@@ -40,7 +44,7 @@ class InterfaceDirectory:
 
     def write(self, name: str, value: int) -> None:
         """Write a number to the file `name`. OSError, as the kernel gives it."""
-        fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._fd)
+        fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._descriptor.fd)
         try:
             os.write(fd, b"%d\n" % value)
         finally:
@@ -48,9 +52,7 @@ class InterfaceDirectory:
 
     def close(self) -> None:
         """Close the directory. Repeatable."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self._descriptor.close()
 
 
 def _open(interface: str) -> int:

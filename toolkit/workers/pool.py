@@ -25,6 +25,7 @@ from toolkit._base.uninterrupted import uninterrupted
 from toolkit.errors import ArgumentError, ToolkitError, explained
 from toolkit.interface.attachment import Attachment
 from toolkit.interface.interface import Interface
+from toolkit.interface.nic import Nic
 from toolkit.interface.open_interface import wants_frags
 from toolkit.interface.opening import Opening
 from toolkit.net.device import Device, await_carrier, check_ethernet, describe, queue_numbers
@@ -68,6 +69,7 @@ class Workers(Attachment):
         mode: Literal["auto", "native", "generic"] = "auto",
         zero_copy: bool | Literal["auto"] = "auto",
         replace: Replace = False,
+        promisc: bool = False,
         ring_size: int | None = None,
         frames: int | None = None,
         frame_size: int | None = None,
@@ -140,6 +142,7 @@ class Workers(Attachment):
         self.program = wanted.program or wanted.build(wanted.frags is True, numbers)
         self.link = self.program.attach(self.device.name, mode=wanted.mode, replace=wanted.replace, netns=wanted.netns)
         await_carrier(self.device)
+        self._nic = Nic(self.device, self.link.location.home, promisc=wanted.promisc)
 
     def _start(self, jobs: list[Job], netns: NetNS) -> None:
         page = os.memfd_create("toolkit-workers", os.MFD_CLOEXEC)
@@ -189,7 +192,7 @@ class Workers(Attachment):
         return self._reports.copy()
 
     def statistics(self) -> Statistics:
-        """Return the kernel's six counters, summed over all workers' queues.
+        """Return the kernel's six counters, summed over all workers' queues, and `missed`: what the NIC lost before.
 
         Of a worker that has ended, they are those of its end: after results(), received + dropped equals
         counters()["redirected"]. Of one that was killed, or does not answer within a second, they are the last that
@@ -197,7 +200,8 @@ class Workers(Attachment):
         """
         self._check_open()
         assert self._keeper is not None
-        return self._keeper.statistics()
+        zero_copy = all(member.info["zero_copy"] for member in self._members if member.info)
+        return self._nic.with_missed(self._keeper.statistics(), zero_copy=zero_copy)
 
     def info(self) -> dict[str, Any]:
         """Return the options in effect, as Interface.info() does; `frames` of all workers, and the queues of each."""
@@ -206,6 +210,7 @@ class Workers(Attachment):
             **seen[0],
             "mode": self.mode,
             "lost": self.lost,
+            "promisc": self._nic.promisc,
             "zero_copy": all(one["zero_copy"] for one in seen),
             "queues": sorted(queue for mine in self._dealt for queue in mine),
             "frames": sum(one["frames"] for one in seen),
@@ -255,6 +260,8 @@ class Workers(Attachment):
         with contextlib.ExitStack() as parts:  # all of them, even if one raises
             if self._own_program and hasattr(self, "program"):
                 parts.callback(self.program.close)
+            if hasattr(self, "_nic"):
+                parts.callback(self._nic.close)
             if hasattr(self, "link"):
                 parts.callback(self.link.close)
             if self._keeper is not None:

@@ -20,12 +20,12 @@ from toolkit._base.access import access_of
 from toolkit._base.careful import Folder, own_descriptor
 from toolkit._base.netns import entered
 from toolkit.capture import Capture
-from toolkit.capture.capture import CaptureStatistics
 from toolkit.capture.compression import compressor, suffix_of
 from toolkit.capture.destination import format_of
 from toolkit.capture.files import check_files
 from toolkit.capture.options import Queueing
 from toolkit.capture.rotation import Rotation
+from toolkit.capture.statistics import CaptureStatistics
 from toolkit.capture.table_writer import check_one_file, check_tables
 from toolkit.cli import options as opt
 from toolkit.cli.binding import Binding
@@ -34,10 +34,10 @@ from toolkit.cli.spelling import message_of
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
-from toolkit.cli.view.summary import Source, becomes, outcome_lines, passed_line, program_counts
+from toolkit.cli.view.losses import loss_lines, losses
+from toolkit.cli.view.summary import Source, introduce, outcome_lines, passed_line, program_counts
 from toolkit.errors import SystemCallError, ToolkitError
 from toolkit.tables.arrow import pyarrow
-from toolkit.xsk.statistics import Statistics
 
 if TYPE_CHECKING:
     from toolkit.capture.compression import Compression
@@ -271,7 +271,7 @@ def run(
             opened.callback(source.close)
             capture = target.open(source, binding)
         if not as_json:
-            _introduce(source)
+            introduce(source)
         began = stop.restart()  # compiling, and waiting for a reader, is not capturing
         line = LiveLine(lambda: _reading(capture), interval=interval, quiet=as_json, stream=sys.stderr)
         failure = _loop(capture, stop, line, count)
@@ -295,17 +295,6 @@ def run(
     return 0 if failure is None else 1
 
 
-def _introduce(source: Source) -> None:
-    info = source.info()
-    queues = ", ".join(map(str, info["queues"]))
-    copying = "zero-copy" if info["zero_copy"] else "copy mode"
-    what = f"packets that match are {becomes(source)}"
-    text = f"{info['interface']}: {info['mode']} XDP, {copying}, queue {queues}; filter: {info['filter']}; {what}"
-    if info["fallback_reason"]:
-        text += f"\n  generic, because: {info['fallback_reason']}"
-    output.say(text)
-
-
 def _loop(capture: Capture, stop: Stop, line: LiveLine, count: int | None) -> ToolkitError | None:
     left = count
     try:
@@ -323,7 +312,8 @@ def _loop(capture: Capture, stop: Stop, line: LiveLine, count: int | None) -> To
 
 def _reading(capture: Capture) -> Reading:
     now = capture.statistics()
-    drops = {"dropped": now.dropped} | ({"not written": now.write_dropped} if now.write_dropped else {})
+    others = {"missed by the NIC": now.missed or 0, "not written": now.write_dropped}
+    drops = {"dropped": now.dropped} | {name: value for name, value in others.items() if value}
     size = output.octets(now.file_bytes)
     note = f"file {size}" if now.files == 1 else f"{now.files} files {size}"
     return Reading(now.written, now.wire_bytes, drops, note)
@@ -339,8 +329,8 @@ def _report(
         "file": target.file,
         "format": target.format,
         "received": now.received,
+        **losses(source, source.statistics()),
         "dropped": now.dropped,
-        "drop_reasons": source.statistics()._asdict(),
         **program_counts(source),
         "redirected": now.accepted,
         "written": now.written,
@@ -349,7 +339,7 @@ def _report(
         "write_dropped": now.write_dropped,
         "unwanted": now.unwanted,
         "untimed": now.untimed,
-        "whole": now.lost == 0 and failure is None,
+        "whole": not now.lost and now.missed == 0 and failure is None,
         "files": now.files,
         "file_bytes": now.file_bytes,
         "seconds": round(seconds, 3),
@@ -375,5 +365,5 @@ def _conclude(report: dict[str, Any], now: CaptureStatistics) -> None:
         lines.append(f"{now.untimed:,} packets came without a time of arrival: they carry that of their receipt")
     if now.lost:
         lines.append(f"the capture LACKS {now.lost:,} packets that the filter took")
-    lines += output.kernel_counters(Statistics(**report["drop_reasons"]))
+    lines += loss_lines(report)
     output.say(*lines)

@@ -18,12 +18,12 @@ from toolkit.cli.lossy import warn_of_losses
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
+from toolkit.cli.view.losses import loss_lines, losses, now
 from toolkit.cli.view.summary import introduce, outcome
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError
 from toolkit.forward.responder import Responder
 from toolkit.interface.interface import Interface
 from toolkit.net.routes import own_addresses
-from toolkit.xsk.statistics import Statistics
 
 __all__ = ["echo", "expression_for", "run"]
 
@@ -177,15 +177,14 @@ def _summary(
     counters, statistics = opened.counters(), opened.statistics()
     received, answered = responder.statistics()
     return {
-        **outcome(opened, gone, statistics.dropped),
+        **outcome(opened, gone, statistics),
         "addresses": list(addresses),
         "redirected": counters["redirected"],
         "received": received,
         "answered": answered,
         "unanswered": received - answered,
         "all_sent": not left,
-        "dropped": statistics.dropped,
-        "drop_reasons": statistics._asdict(),
+        **losses(opened, statistics),
         "passed": counters.get("passed"),
         "seconds": round(seconds, 3),
     }
@@ -194,7 +193,7 @@ def _summary(
 def _reading(responder: Responder, opened: Interface) -> Reading:
     """For the live line."""
     received, answered = responder.statistics()
-    others = {"unanswered": received - answered, "dropped": opened.statistics().dropped}
+    others = {"unanswered": received - answered, **now(opened.statistics())}
     return Reading(answered, others=others)
 
 
@@ -204,5 +203,5 @@ def _conclude(report: dict[str, Any]) -> None:
         *([f"passed on to the kernel: {report['passed']:,}"] if report["passed"] else []),
         output.equation("redirected", report["redirected"], {key: report[key] for key in ("received", "dropped")}),
         output.equation("received", report["received"], {key: report[key] for key in ("answered", "unanswered")}),
-        *output.kernel_counters(Statistics(**report["drop_reasons"]), sending=True),
+        *loss_lines(report, sending=True),
     )

@@ -26,6 +26,7 @@ from toolkit.cli.lossy import warn_of_generic, warn_of_losses
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
+from toolkit.cli.view.losses import loss_lines, losses, now
 from toolkit.cli.view.summary import introduce, outcome
 from toolkit.errors import ClosedError, DeviceGoneError, kernel_error
 from toolkit.forward.forwarder import Forwarder
@@ -55,8 +56,8 @@ class Direction:
         """For the live line."""
         moved = self.forwarder.statistics()
         lost = {"edited out": moved.edited_out} if moved.edited_out else {}
-        dropped = self.source.statistics().dropped
-        return Reading(moved.forwarded, moved.octets, others={**lost, "no room": moved.no_room, "dropped": dropped})
+        others = {**lost, "no room": moved.no_room, **now(self.source.statistics())}
+        return Reading(moved.forwarded, moved.octets, others=others)
 
 
 @command(
@@ -76,7 +77,15 @@ class Direction:
     cloup.option_group("What to show", opt.NO_NAMES, opt.INTERVAL, opt.EXTRA, opt.JSON_REPORT),
     cloup.option_group("When to stop", opt.SECONDS),
     opt.where(),
-    opt.how_to_receive(opt.BATCH),
+    opt.how_to_receive(
+        opt.BATCH,
+        promisc=cloup.option(
+            "--promisc/--no-promisc",
+            default=None,
+            help="Have the NIC bring packets to all addresses; the default from one interface to another, unless "
+            "--mac-swap reflects them.",
+        ),
+    ),
     places=("interface", "other"),
     filtered=True,
     examples=(
@@ -91,6 +100,9 @@ def forward(interface: str, other: str | None, **options: Any) -> int:
 
     EXPRESSION is tcpdump's, or 'all' (`xsk help filters`). Before it takes what this host needs, it asks
     (`xsk help taking`).
+
+    Interfaces that packets come from are promiscuous meanwhile: packets for hosts behind OTHER have a foreign address,
+    and a NIC does not let them in by itself. With --back or --mac-swap they are not, unless --promisc says so.
 
     Both interfaces share their packet memory: the packets are not copied on the way. Hosts that send into a veth, a tap
     or a virtio NIC leave the checksums of TCP and UDP to "the hardware": they are finished here (checksums_finished in
@@ -110,9 +122,12 @@ def forward(interface: str, other: str | None, **options: Any) -> int:
     options.pop("back")
     edits = Edits(**{name: options.pop(name) for name in ("mac_swap", "ttl", "vlan_push", "vlan_pop")})
     finish: bool | Literal["auto"] = False if options.pop("leave_checksums") else "auto"
+    promisc = options.pop("promisc")
     binding = opt.binding_from(options)
     if other is not None:
         _check_other(interface, other, binding)
+    between = other is not None and not edits.mac_swap
+    binding = dataclasses.replace(binding, promisc=between if promisc is None else promisc)
     return run(interface, other, binding, edits=edits, finish_checksums=finish, **options)
 
 
@@ -288,7 +303,7 @@ def _report(way: Direction, gone: DeviceGoneError | None, *, all_sent: bool) -> 
     moved, counters, statistics = way.forwarder.statistics(), way.source.counters(), way.source.statistics()
     sending = statistics if way.target is way.source else way.target.statistics()
     return {
-        **outcome(way.source, gone, statistics.dropped + moved.no_room),
+        **outcome(way.source, gone, statistics, moved.no_room),
         "from": way.source.name,
         "to": way.target.name if isinstance(way.target, Interface) else way.target.interface,
         "redirected": counters["redirected"],
@@ -299,8 +314,7 @@ def _report(way: Direction, gone: DeviceGoneError | None, *, all_sent: bool) -> 
         "edited_out": moved.edited_out,
         "no_room": moved.no_room,
         "all_sent": all_sent,
-        "dropped": statistics.dropped,
-        "drop_reasons": statistics._asdict(),
+        **losses(way.source, statistics),
         "target_reasons": sending._asdict(),
         "passed": counters.get("passed"),
     }
@@ -328,4 +342,4 @@ def _conclude_direction(report: dict[str, Any], seconds: float) -> None:
         lines.append(f"checksums finished that the sender had left to its device: {report['checksums_finished']:,}")
     if not report["all_sent"]:
         lines.append(f"some of them still wait in the TX ring of {report['to']}: is it up, and has it a carrier?")
-    output.say(*lines, *output.kernel_counters(merged, sending=True))
+    output.say(*lines, *loss_lines(report, reasons=merged, sending=True))

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 from toolkit.cli.spelling import message_of, spelled
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
-from toolkit.cli.view.summary import Totals
+from toolkit.cli.view.losses import complete, loss_lines, losses
+from toolkit.cli.view.summary import Totals, introduce
 from toolkit.errors import DeviceGoneError
 from toolkit.interface.interface import Interface
 from toolkit.workers import Workers, current
-from toolkit.xsk.statistics import Statistics
 
 __all__ = ["Rates", "run", "work"]
 
@@ -67,7 +67,7 @@ def run(
         Workers(interface, work, workers=workers, cpus="auto", **options) as pool,
     ):
         if not as_json:
-            _introduce(pool)
+            introduce(pool, None, *_shares(pool))
         began, rates = stop.restart(), Rates(pool)  # to compile and attach is not to receive
         while not stop and pool.alive:
             time.sleep(min(0.05, stop.timeout))
@@ -95,18 +95,12 @@ def _failure_lines() -> Iterator[None]:
         log.removeHandler(handler)
 
 
-def _introduce(pool: Workers) -> None:
-    info = pool.info()
-    copying = "zero-copy" if info["zero_copy"] else "copy mode"
-    lines = [
-        f"{info['interface']}: {info['mode']} XDP, {copying}, filter: {info['filter']}; packets that match are TAKEN, "
-        "this host does not get them"
+def _shares(pool: Workers) -> list[str]:
+    """Return a line for each worker: which queues it has."""
+    return [
+        f"  worker {number} (pid {pid}): queue {', '.join(map(str, queues))}"
+        for number, (queues, pid) in enumerate(zip(pool.queues, pool.pids, strict=True))
     ]
-    for number, (queues, pid) in enumerate(zip(pool.queues, pool.pids, strict=True)):
-        lines.append(f"  worker {number} (pid {pid}): queue {', '.join(map(str, queues))}")
-    if info["fallback_reason"]:
-        lines.append(f"  generic, because: {info['fallback_reason']}")
-    output.say(*lines)
 
 
 class Rates:
@@ -149,11 +143,11 @@ def _summary(pool: Workers, seconds: float, taken: list[int]) -> dict[str, Any]:
         else:
             failures.append(spelled(str(getattr(error, "strerror", None) or error)).splitlines()[0])
             packets, received_bytes = packets + reports[0], received_bytes + reports[1]
-    counters, statistics = pool.counters(), pool.statistics()
+    counters, statistics, info = pool.counters(), pool.statistics(), pool.info()
     return {
-        **pool.info(),
+        **info,
         "mode": pool.link.mode,
-        "whole": ended is None and not failures and not statistics.dropped,
+        "whole": ended is None and not failures and complete(statistics, zero_copy=info["zero_copy"]),
         "error": ended,
         "sent": None,
         "redirected": counters["redirected"],
@@ -161,8 +155,7 @@ def _summary(pool: Workers, seconds: float, taken: list[int]) -> dict[str, Any]:
         "received_bytes": received_bytes,
         "taken": taken[0],
         "taken_bytes": taken[1],
-        "dropped": statistics.dropped,
-        "drop_reasons": statistics._asdict(),
+        **losses(pool, statistics),
         "passed": counters.get("passed"),
         "no_socket": counters.get("no_socket"),
         "seconds": round(seconds, 3),
@@ -181,5 +174,5 @@ def _conclude(report: dict[str, Any]) -> None:
         f"({output.count(report['taken'] / max(report['seconds'], 1e-9))} packets/s)",
         *(f"{name}: {value:,}" for name, value in passed.items() if value),
         output.equation("redirected", report["redirected"], parts),
-        *output.kernel_counters(Statistics(**report["drop_reasons"])),
+        *loss_lines(report),
     )

@@ -12,7 +12,9 @@ from toolkit.batch.batch import Batch
 from toolkit.cli.spelling import message_of
 from toolkit.cli.view import output
 from toolkit.cli.view.live import Reading
+from toolkit.cli.view.losses import complete, loss_lines, losses, now
 from toolkit.errors import ClosedError, DeviceGoneError
+from toolkit.interface.attachment import Attachment
 from toolkit.interface.interface import Interface
 from toolkit.interface.tee import Tee
 from toolkit.xsk.statistics import Statistics
@@ -64,7 +66,7 @@ class Totals:
             self.bytes += int(batch._on_wire().sum(dtype=np.int64) if self._cut else batch.lengths.sum())
 
 
-def becomes(opened: Source) -> str:
+def becomes(opened: Attachment) -> str:
     """Say what becomes of the packets that match, and whether this host gets them."""
     actions = {rule.action for rule in opened.program.rules} or {"redirect"}
     lost = {"redirect": "TAKEN, this host does not get them", "drop": "DROPPED in the driver, nobody gets them"}
@@ -74,8 +76,11 @@ def becomes(opened: Source) -> str:
     return "; ".join(names) or "left to the kernel"
 
 
-def introduce(opened: Source, what: str | None = None) -> None:
-    """Say in a line what came about: mode, queues, filter (or `what` is taken, where the filter is no matter)."""
+def introduce(opened: Attachment, what: str | None = None, *more: str) -> None:
+    """Say in a line what came about: mode, queues, filter (or `what` is taken, where the filter is no matter).
+
+    more: lines that follow it.
+    """
     info = opened.info()
     copying = "zero-copy" if info["zero_copy"] else "copy mode"
     queues = info["queues"]
@@ -83,7 +88,9 @@ def introduce(opened: Source, what: str | None = None) -> None:
     output.say(
         f"{info['interface']}: {info['mode']} XDP, {copying}, {which}; {what or 'filter: ' + info['filter']}; "
         f"packets that match are {becomes(opened)}",
+        *more,
         *([f"  generic, because: {info['fallback_reason']}"] if info["fallback_reason"] else []),
+        *(["  promiscuous until the end: packets to other hosts' addresses come as well"] if info["promisc"] else []),
     )
 
 
@@ -96,7 +103,7 @@ def takes(opened: Source) -> bool:
 def reading(opened: Source, totals: Totals) -> Reading:
     """Return what a live line shows: what came here, or what the driver did with it where the rules leave it there."""
     if takes(opened):
-        return Reading(totals.packets, totals.bytes, {"dropped": opened.statistics().dropped})
+        return Reading(totals.packets, totals.bytes, now(opened.statistics()))
     counters = opened.counters()
     others = {name: counters[key] for key, name in _OUTCOMES.items() if counters[key]}
     return Reading(counters["matched"], counters["bytes"], others)
@@ -124,14 +131,13 @@ def summary(opened: Source, totals: Totals, seconds: float, gone: DeviceGoneErro
     drain(opened, totals)
     statistics = opened.statistics()
     return {
-        **outcome(opened, gone, statistics.dropped),
+        **outcome(opened, gone, statistics),
         "sent": None,
         "received": totals.packets,
         "received_bytes": totals.bytes,
         "taken": taken,
         "taken_bytes": taken_bytes,
-        "dropped": statistics.dropped,
-        "drop_reasons": statistics._asdict(),
+        **losses(opened, statistics),
         **program_counts(opened),
         "seconds": round(seconds, 3),
     }
@@ -145,8 +151,10 @@ def ended(opened: Source, gone: DeviceGoneError | None) -> DeviceGoneError | Non
     return gone or opened.loss()
 
 
-def outcome(opened: Source, gone: DeviceGoneError | None, missing: int) -> dict[str, Any]:
-    """Return how it was opened, and whether all came that the filter is for: `missing` packets did not. After detach().
+def outcome(opened: Source, gone: DeviceGoneError | None, statistics: Statistics, missing: int = 0) -> dict[str, Any]:
+    """Return how it was opened, and whether all came that the filter is for. After detach().
+
+    missing: packets that got lost beyond those of the `statistics`.
 
     `mode` is the one in which it ran, `error` what ended it before that was asked for.
     """
@@ -154,7 +162,7 @@ def outcome(opened: Source, gone: DeviceGoneError | None, missing: int) -> dict[
     return {
         **opened.info(),
         "mode": opened.link.mode,
-        "whole": failure is None and not missing,
+        "whole": failure is None and complete(statistics, zero_copy=opened.zero_copy) and not missing,
         "error": None if failure is None else message_of(failure),
     }
 
@@ -208,5 +216,5 @@ def conclude(report: dict[str, Any]) -> None:
         *passed_line(report),
         *outcome_lines(report),
         output.equation("redirected", report["redirected"], {key: report[key] for key in ("received", "dropped")}),
-        *output.kernel_counters(Statistics(**report["drop_reasons"])),
+        *loss_lines(report),
     )

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was lost, and who counted it: the kernel of the sockets, the NIC of what no program ever saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from toolkit.cli.view import output
+from toolkit.interface.attachment import Attachment
+from toolkit.xsk.statistics import Statistics
+
+__all__ = ["complete", "loss_lines", "losses", "now"]
+
+
+def losses(opened: Attachment, statistics: Statistics) -> dict[str, Any]:
+    """Return the part of a report that says what was lost: the kernel's six counters, and those of the NIC that moved.
+
+    `missed` never reached the program, and is no part of redirected = received + dropped.
+    """
+    reasons = statistics._asdict()
+    missed = reasons.pop("missed")
+    return {
+        "dropped": statistics.dropped,
+        "missed": missed,
+        "drop_reasons": reasons,
+        "nic_counters": opened.nic_counters(),
+    }
+
+
+def loss_lines(report: Mapping[str, Any], *, reasons: Statistics | None = None, sending: bool = False) -> list[str]:
+    """Return the lines of that part, for people; none where nothing was lost.
+
+    reasons: in place of the report's own. sending: with the counters of the TX ring.
+    """
+    kernel = reasons or Statistics(**report["drop_reasons"])
+    return [*_missed(report, kernel), *output.kernel_counters(kernel, sending=sending), *_nic(report["nic_counters"])]
+
+
+def complete(statistics: Statistics, *, zero_copy: bool) -> bool:
+    """Return whether nothing was lost, as far as anybody counts; in zero-copy mode the NIC has to."""
+    return not statistics.dropped and (statistics.missed == 0 or (statistics.missed is None and not zero_copy))
+
+
+def now(statistics: Statistics) -> dict[str, int]:
+    """Return what a live line shows of losses: `missed` only where the NIC counted any."""
+    return {"dropped": statistics.dropped, **({"missed by the NIC": statistics.missed} if statistics.missed else {})}
+
+
+def _missed(report: Mapping[str, Any], kernel: Statistics) -> list[str]:
+    missed = report["missed"]
+    if missed:
+        return [
+            f"missed by the NIC: {missed:,} packets of all that arrived, which no program saw: it had no frame for "
+            "them. More fit larger rings (--ring-size)"
+        ]
+    if missed is None and report["zero_copy"]:
+        empty = kernel.rx_fill_ring_empty_descs
+        counted = "what it counted is below" if report["nic_counters"] else "this one counts nothing"
+        return [
+            f"packets may be missing: the fill ring was empty {empty:,} times; in zero-copy mode what arrives then is "
+            f"lost in the NIC, which alone could count it ({counted}). More fit larger rings (--ring-size)"
+        ]
+    return []
+
+
+def _nic(counters: Mapping[str, int]) -> list[str]:
+    lines = [f"  {value:>14,}  {name}" for name, value in counters.items()]
+    return (
+        [
+            "counted by the NIC and its driver (those above may be among them, and one packet under several names):",
+            *lines,
+        ]
+        if lines
+        else []
+    )
