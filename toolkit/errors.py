@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib as _contextlib
 import errno as _errno
 import os
+import re as _re
 from collections.abc import Iterator
 
 __all__ = [
@@ -114,7 +115,8 @@ class VerifierError(SystemCallError):
         self.log: str = log
 
 
-# (call, errno) -> (likely cause, next step). A call of "" serves every call that has no line of its own.
+# (call, errno) -> (likely cause, next step). A call of "" serves every call that has no line of its own. A command with
+# {interface} in it stands at the end, behind a colon: it is left out where the interface is not known.
 _CAUSES: dict[tuple[str, int], tuple[str, str]] = {
     ("", _errno.ENODEV): ("there is no such interface in this network namespace", "list the interfaces with `ip link`"),
     ("", _errno.EMFILE): ("this process has as many descriptors open as it may", "close some, or raise `ulimit -n`"),
@@ -132,7 +134,7 @@ _CAUSES: dict[tuple[str, int], tuple[str, str]] = {
         "ask for fewer queues, frames or slots, or for smaller rings; or raise the limit",
     ),
     ("", _errno.ENOMEM): ("the kernel has no memory for this request", "ask for fewer frames or smaller rings"),
-    ("", _errno.ENETDOWN): ("the interface is down", "bring it up: `ip link set dev NAME up`"),
+    ("", _errno.ENETDOWN): ("the interface is down", "bring it up: `ip link set dev {interface} up`"),
     ("", _errno.ENXIO): ("the interface or its queue is gone", "check `ip link`, then open it again"),
     ("socket", _errno.EAFNOSUPPORT): (
         "this kernel was built without AF_XDP",
@@ -152,7 +154,7 @@ _CAUSES: dict[tuple[str, int], tuple[str, str]] = {
     ),
     ("bind", _errno.EINVAL): (
         "the interface has no such queue, or refuses these flags",
-        "`ethtool -l NAME` shows its queues",
+        "list its queues: `ethtool -l {interface}`",
     ),
     ("bind", _errno.EOPNOTSUPP): (
         "the driver cannot do zero-copy on this queue",
@@ -223,6 +225,7 @@ _PRIVILEGES: dict[str, tuple[str, str]] = {
     "promisc": ("promiscuous mode needs CAP_NET_RAW", "run as root (sudo), or grant CAP_NET_RAW"),
     "setns": ("entering a network namespace needs CAP_SYS_ADMIN", "run as root (sudo)"),
 }
+_NAMED_COMMAND = _re.compile(r": `[^`]*\{interface\}[^`]*`")
 _CONFINED = (
     "this process is in a user namespace (a rootless container, `unshare -U`), and its capabilities do not count "
     "outside of that",
@@ -270,15 +273,25 @@ def _known(call: str, number: int) -> tuple[str, str]:
     return _CAUSES.get(("", number), ("", ""))
 
 
-def kernel_error(call: str, number: int, tried: str, *, cause: str = "", remedy: str = "") -> SystemCallError:
+def _with_name(remedy: str, interface: str) -> str:
+    """Put the interface's name into the commands of a remedy; without one, leave such a command out."""
+    if not interface:
+        return _NAMED_COMMAND.sub("", remedy)
+    return remedy.replace("{interface}", interface)
+
+
+def kernel_error(
+    call: str, number: int, tried: str, *, cause: str = "", remedy: str = "", interface: str = ""
+) -> SystemCallError:
     """Build the exception for a refused `call` ("bind", "umem", "attach", ...).
 
     `number` is the errno, positive or negative. `tried` says what was tried and where, as the start of a sentence
-    ("cannot bind to queue 3 of veth0"). `cause` and `remedy` overrule the table's.
+    ("cannot bind to queue 3 of veth0"). `cause` and `remedy` overrule the table's. `interface`: the name that commands
+    in the remedy have, where one is known.
     """
     number = abs(number)
     known_cause, known_remedy = _known(call, number)
-    cause, remedy = cause or known_cause, remedy or known_remedy
+    cause, remedy = cause or known_cause, remedy or _with_name(known_remedy, interface)
     text = f"{tried}: {os.strerror(number)} ({_NAMES.get(number, number)})"
     if cause:
         text += f". Likely cause: {cause}"

@@ -138,6 +138,7 @@ class Binding:
         Drivers send zero-copy only while an XDP program is attached: with --zero-copy one that passes everything is;
         by default copy mode is taken where there is none.
         """
+        from toolkit.net.device import await_carrier
         from toolkit.xsk.socket import Socket
 
         def bind(zero_copy: bool | Literal["auto"]) -> Socket:
@@ -152,6 +153,8 @@ class Binding:
                 netns=self.netns,
             )
 
+        with entered(self.netns):  # what is sent into a link that is just coming back is lost, and nobody counts it
+            await_carrier(self.describe(interface))
         with contextlib.ExitStack() as parts:
             if self.zero_copy is True and not self._has_program(interface):
                 parts.enter_context(self._passing(interface))
@@ -171,10 +174,8 @@ class Binding:
     def _passing(self, interface: str) -> Iterator[None]:
         """Have a program attached that passes everything, natively, for the length of the block."""
         from toolkit.errors import SystemCallError, kernel_error
-        from toolkit.net.device import await_carrier
         from toolkit.program import Program
 
-        device = self.describe(interface)
         with contextlib.ExitStack() as parts:
             program = parts.enter_context(Program.build("xdp_pass.c"))
             try:
@@ -183,6 +184,4 @@ class Binding:
                 if refused.errno != errno.EOPNOTSUPP:
                     raise
                 raise kernel_error("bind", errno.EOPNOTSUPP, f"cannot send zero-copy on {interface}") from None
-            with entered(self.netns):
-                await_carrier(device)
             yield

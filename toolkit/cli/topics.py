@@ -87,7 +87,14 @@ TOPICS: dict[str, Topic] = {
           redirected = received + dropped
 
         The XDP program counts redirected, this command counts received, the kernel counts dropped (with --tee: the
-        program). Figures that are zero are left out; --json has all of them. What the kernel counts (XDP_STATISTICS):
+        program). Figures that are zero are left out; --json has all of them.
+
+        What the NIC had no room for is in none of these, because no program saw it. It has lines of its own: `missed by
+        the NIC` (rx_missed_errors and rx_fifo_errors of the interface, since the command opened it), and whatever other
+        counters of losses have moved, by the kernel's and the driver's names (`ethtool -S`). In zero-copy mode only the
+        NIC can count what finds no frame; where the fill ring was empty and the NIC counts none, the account says so.
+
+        What the kernel counts (XDP_STATISTICS):
 
           rx_dropped                no free frame, or the packet is longer than a frame
           rx_ring_full              this program did not keep up
@@ -109,12 +116,15 @@ TOPICS: dict[str, Topic] = {
         Figures that are zero are there as well. `receive`, `drop` and `top` have all of these keys, other commands
         those that apply (`forward` has one set for each direction):
 
-          whole         true if every packet that matched did arrive, and nothing ended it early
+          whole         true if every packet that matched did arrive, and nothing ended it early; false if the NIC lost
+                        packets before the filter saw them, or may have, uncounted (zero-copy, `xsk help output`)
           error         null, or the sentence that says what ended the command early
           redirected    packets that the XDP program sent here (= received + dropped)
           received      packets that arrived here; received_bytes on the wire
           taken         the same, until the end was asked for (with -c: just that many)
           dropped       packets that the kernel dropped; drop_reasons says why
+          missed        packets that the NIC lost before any program saw them, whatever the filter; null: not known
+          nic_counters  what else the kernel and the driver count of losses, as far as it moved
           to_kernel     packets that the kernel got
           mode          native or generic: how the program ran
           zero_copy     whether the driver wrote the packets here itself
@@ -174,6 +184,9 @@ TOPICS: dict[str, Topic] = {
 
         The XDP program runs in the driver (native mode) where the driver can do that, else behind it (generic mode,
         slower); the first line says which came about. --native and --generic insist on one.
+
+        A NIC lets in packets to its own address, to all, and to groups that this host is in. --promisc has it let in
+        all others too, as a bridge needs them: `forward` does so by itself. That ends with the command, in any way.
 
         Zero-copy is used where the driver has it; --zero-copy insists on it, --copy does without.
 

@@ -12,11 +12,11 @@ from toolkit.doctor.status import Holder, Status, collect
 from toolkit.doctor.system import older_than
 from toolkit.errors import ToolkitError
 from toolkit.net import netdev
-from toolkit.net.device import LINK_HEADERS, Device, describe
+from toolkit.net.device import LINK_HEADERS, Device, await_carrier, describe
 from toolkit.net.ethtool import active_offloads
 from toolkit.program import Attached, attached
 from toolkit.program.replaced import as_text, left
-from toolkit.umem.umem import LONGEST_PACKET, frame_size_for
+from toolkit.umem.umem import LARGEST_FRAME, LONGEST_PACKET, frame_size_for, zero_copy_mtu
 
 __all__ = ["examine_interface"]
 
@@ -36,6 +36,8 @@ _STACKED = {
 def examine_interface(name: str, *, wanted: bool) -> Iterator[Finding]:
     """Yield all findings about `name`. wanted: the user named it, so that being down is a problem."""
     device = describe(name)
+    if wanted:  # a program that was just taken off may have taken the link down for a second
+        device = await_carrier(device)
     yield from _state(device, wanted)
     if device.link != "Ethernet":
         yield _foreign(device, wanted)
@@ -87,10 +89,22 @@ def _driver(device: Device) -> Iterator[Finding]:
         text = "no native XDP: programs run after the driver (generic mode), at a fraction of the speed"
         yield note(name, "xdp", text, "nothing to be done but another NIC or driver")
     if able.features & netdev.NETDEV_XDP_ACT_XSK_ZEROCOPY:
-        segments = f", packets of up to {able.zc_max_segs} buffers" if able.zc_max_segs > 1 else ""
-        yield ok(name, "zero-copy", f"the driver has zero-copy{segments}")
+        yield _zero_copy(device, able)
     else:
         yield note(name, "zero-copy", "no zero-copy: packets are copied once, which costs little at small rates")
+
+
+def _zero_copy(device: Device, able: netdev.Abilities) -> Finding:
+    """Whether the MTU lets the driver have it: a packet must fit a frame, or as many as the driver can chain."""
+    several = f", packets of up to {able.zc_max_segs} buffers" if able.zc_max_segs > 1 else ""
+    most = zero_copy_mtu(LARGEST_FRAME, buffers=able.zc_max_segs)
+    if device.mtu <= most:
+        return ok(device.name, "zero-copy", f"the driver has zero-copy{several}")
+    text = (
+        f"the driver has zero-copy{several}, but not with MTU {device.mtu}: its packets do not fit a frame of "
+        f"{LARGEST_FRAME} bytes; copy mode is used"
+    )
+    return note(device.name, "zero-copy", text, f"ip link set dev {device.name} mtu {most}")
 
 
 def _queues(device: Device) -> Iterator[Finding]:

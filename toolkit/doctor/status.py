@@ -18,6 +18,7 @@ from typing import Any
 from toolkit._base.proc import descriptors, fdinfo, number_in, pids
 from toolkit.errors import ToolkitError
 from toolkit.net.device import describe
+from toolkit.net.links import link_state
 from toolkit.net.sock_diag import BoundSocket, af_xdp_sockets
 from toolkit.program import XdpLink, attached, xdp_links
 from toolkit.program.query import link_in
@@ -63,6 +64,7 @@ class InterfaceStatus:
     link_ids: tuple[int, ...] | None = ()  # None: the kernel does not let us ask
     holders: tuple[Holder, ...] = ()
     link: str = "Ethernet"  # or what kind of device it is instead: those cannot be opened
+    promiscuity: int | None = None  # how many times it is promiscuous; None: the kernel does not say it
 
     @property
     def outlives(self) -> bool:
@@ -106,7 +108,14 @@ def _interface(name: str, held: _Held, links: Collection[XdpLink] | None) -> Int
     device = describe(name)
     found = attached(device.ifindex, links=links)
     if found is None:
-        return InterfaceStatus(name, device.driver, device.up, device.queues, link=device.link)
+        return InterfaceStatus(
+            name,
+            device.driver,
+            device.up,
+            device.queues,
+            link=device.link,
+            promiscuity=link_state(device.ifindex).promiscuity,
+        )
     link_ids = found.link_ids
     holders = {holder for link in link_ids or () for holder in held.links.get(link, ())}
     holders = holders or set(held.programs.get(found.program.id, ()))
@@ -121,6 +130,7 @@ def _interface(name: str, held: _Held, links: Collection[XdpLink] | None) -> Int
         link_ids,
         tuple(sorted(holders, key=lambda holder: holder.pid)),
         device.link,
+        link_state(device.ifindex).promiscuity,
     )
 
 

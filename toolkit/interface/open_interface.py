@@ -18,7 +18,7 @@ from toolkit.errors import SystemCallError, VerifierError, explained, kernel_err
 from toolkit.interface.interface import Interface
 from toolkit.interface.nic import Nic
 from toolkit.interface.opening import Opening
-from toolkit.net.device import Device, await_carrier, check_ethernet, describe, queue_numbers
+from toolkit.net.device import Device, check_ethernet, describe, queue_numbers
 from toolkit.net.napi import Deferral
 from toolkit.program import Action, Program, Replace, Rule, attached
 from toolkit.umem.umem import LONGEST_PACKET, UMEM, frame_size_for
@@ -170,7 +170,7 @@ def _open(device: Device, wanted: Opening, undo: contextlib.ExitStack) -> Interf
             "bind",
             errno.ENETDOWN,
             f"cannot receive on {interface}",
-            remedy=f"bring it up: `ip link set dev {interface} up`",
+            interface=interface,
         )
     numbers = queue_numbers(device, wanted.queues)
     umem = wanted.umem or undo.enter_context(_umem(device, len(numbers), wanted))
@@ -187,7 +187,6 @@ def _open(device: Device, wanted: Opening, undo: contextlib.ExitStack) -> Interf
     sockets = bind() if wanted.replace and attached(device.ifindex) is not None else []
     # Attached while the map is empty, when all packets pass: zero-copy drivers need the program before the bind.
     link = undo.enter_context(program.attach(interface, mode=wanted.mode, replace=wanted.replace, netns=wanted.netns))
-    await_carrier(device)
     sockets = sockets or bind()
     deferral = undo.enter_context(Deferral(interface)) if wanted.wait == "busy-poll" else None
     for sock in sockets:

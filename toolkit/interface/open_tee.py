@@ -18,7 +18,7 @@ from toolkit.interface.nic import Nic
 from toolkit.interface.opening import Opening
 from toolkit.interface.ringbuf import ring_bytes
 from toolkit.interface.tee import Tee
-from toolkit.net.device import LINK_HEADERS, Device, await_carrier, check_ethernet, describe, queue_numbers
+from toolkit.net.device import LINK_HEADERS, Device, check_ethernet, describe, queue_numbers
 from toolkit.program import Action, Program, Replace, Rule
 from toolkit.program.rules import describe as describe_rules
 from toolkit.wait.coalesce import LONGEST_DELAY
@@ -76,8 +76,7 @@ def tee_as(interface: str, wanted: Opening) -> Tee:
             device = describe(interface)
             check_ethernet(device)
             if not device.up:
-                remedy = f"bring it up: `ip link set dev {interface} up`"
-                raise kernel_error("bind", errno.ENETDOWN, f"cannot receive on {interface}", remedy=remedy)
+                raise kernel_error("bind", errno.ENETDOWN, f"cannot receive on {interface}", interface=interface)
             numbers = queue_numbers(device, wanted.queues)
             wanted.check_rules(device, numbers)
             rules, longest = _cut(wanted.rules, min(device.longest, _LONGEST))
@@ -87,7 +86,6 @@ def tee_as(interface: str, wanted: Opening) -> Tee:
             link = undo.enter_context(
                 program.attach(interface, mode=wanted.mode, replace=wanted.replace, netns=wanted.netns)
             )
-            await_carrier(device)
             nic = undo.enter_context(Nic(device, link.location.home, promisc=wanted.promisc))
             made = Tee(
                 device,

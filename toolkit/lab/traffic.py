@@ -106,7 +106,8 @@ def send_frames(namespace: Namespace, interface: str, frames: Iterable[bytes], *
         try:
             wire.bind((interface, 0))
         except OSError as refused:
-            raise kernel_error("packet", refused.errno or 0, f"cannot send from {interface}") from refused
+            tried = f"cannot send from {interface}"
+            raise kernel_error("packet", refused.errno or 0, tried, interface=interface) from refused
         sent = 0
         for frame in _paced(frames, rate):
             _send(wire, frame, "frame")

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from toolkit._base.arguments import whole
 from toolkit.errors import ArgumentError, kernel_error
 from toolkit.net.ethtool import IFF_UP, SIOCGIFFLAGS, Asker
+from toolkit.net.links import link_state
 
 __all__ = [
     "LINK_HEADERS",
@@ -55,7 +56,9 @@ _KINDS = {  # those that XDP can be attached to, or that people may try
 LINK_HEADERS = 14 + 2 * 4  # bytes of Ethernet and two VLAN tags, which an MTU does not count
 _HARDWARE = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$|usb-")  # a place on PCI, or on USB
 _SHARED = ("virtio_net", "vmxnet3")
-_CARRIER_TIMEOUT = 4.0  # seconds: some drivers restart the link when a program is attached
+# Seconds: some drivers restart the link when a program is attached or taken off, and autonegotiation takes its time.
+_CARRIER_TIMEOUT = 10.0
+_CABLE_TIMEOUT = 4.0  # the same where perhaps there is no cable
 
 
 class Device(NamedTuple):
@@ -202,8 +205,20 @@ def check_ethernet(device: Device) -> None:
         )
 
 
-def await_carrier(device: Device) -> None:
-    """Some drivers take the link down for a second or two when a program is attached: wait until it is back."""
-    deadline = time.monotonic() + _CARRIER_TIMEOUT
-    while device.running and not describe(device.name).running and time.monotonic() < deadline:
+def await_carrier(device: Device) -> Device:
+    """Wait until the link is there; return the device as it is then.
+
+    Some drivers take it down for a second or two (igb) when a program is attached, and when one is taken off, so that
+    it may have been missing already when the `device` was described. Where nothing on a wire is behind the device, its
+    carrier does not come back by itself.
+    """
+    if not (device.running or device.on_a_wire):
+        return device
+    deadline = time.monotonic() + (_CARRIER_TIMEOUT if device.running else _CABLE_TIMEOUT)
+    while True:
+        now, carrier = describe(device.name), link_state(device.ifindex).carrier
+        if carrier is not None:
+            now = now._replace(running=carrier)
+        if now.running or not now.up or time.monotonic() > deadline:
+            return now
         time.sleep(0.02)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Netlink requests that pyroute2 cannot make: one request, its answers, their attributes.
 
-It has neither the generic family "netdev" nor AF_XDP in sock_diag; and doctor.examine() asks these in a notebook, in
-whose event loop pyroute2 0.9 refuses to work. All else is rtnetlink, and pyroute2's: see routes.py.
+It has neither the generic family "netdev" nor AF_XDP in sock_diag; and what is asked in a notebook (doctor.examine(),
+open()), in whose event loop pyroute2 0.9 refuses to work. All else is rtnetlink, and pyroute2's: see routes.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NLM_F_REQUEST, _NLM_F_DUMP = 1, 0x300
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: len, type, flags, seq, pid
 _STATUS = struct.Struct("=i")  # what NLMSG_ERROR and NLMSG_DONE carry: 0 or less, an errno
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: len, type
-_TIMEOUT = 2.0  # seconds
+_TIMEOUT = 10.0  # seconds: a driver that restarts its device (igb: 3 s on a busy machine) has all others wait
 
 
 def opened(family: int) -> socket.socket:

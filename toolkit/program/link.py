@@ -21,7 +21,7 @@ from toolkit._base.netns import Home, NetNS, entered
 from toolkit.abi import libbpf as abi
 from toolkit.abi.libc import syscall
 from toolkit.errors import ClosedError, SystemCallError, kernel_error
-from toolkit.net.device import check_ethernet, describe, index_of
+from toolkit.net.device import await_carrier, check_ethernet, describe, index_of
 from toolkit.program import loss, query
 from toolkit.program.loss import Location, Loss
 from toolkit.program.replaced import Replace, Replaced, check_replace, put_back_after, take_place
@@ -225,12 +225,12 @@ def _first_that_works(program_fd: int, ifindex: int, mode: str) -> tuple[int, st
 def _refusal(number: int, name: str, interface: str, ifindex: int, mode: str) -> SystemCallError:
     tried = f"cannot attach the XDP program {name} to {interface} ({mode})"
     if abs(number) not in (errno.EBUSY, errno.EEXIST):
-        return kernel_error("attach", number, tried)
+        return kernel_error("attach", number, tried, interface=interface)
     present = None
     with contextlib.suppress(OSError):
         present = query.attached(ifindex)
     if present is None:
-        return kernel_error("attach", number, tried)
+        return kernel_error("attach", number, tried, interface=interface)
     cause = f"another one is attached there: {present}"
     if query.held_here(present.link_ids or ()):
         # In a notebook, a cell that was run before.
@@ -256,8 +256,9 @@ def attach(
             number = refused.errno if refused.errno in (errno.EMFILE, errno.ENFILE) else errno.ENODEV
             raise kernel_error("attach", number, f"cannot attach the XDP program {name} to {interface!r}") from None
         location = Location(Home(netns), ifindex)  # first, so that a failure leaves nothing attached
+        device = describe(interface)
         if filters:
-            check_ethernet(describe(interface))
+            check_ethernet(device)
         replaced = take_place(interface, ifindex, replace)
         try:
             fd, actual, reason = _first_that_works(program_fd, ifindex, mode)
@@ -267,4 +268,8 @@ def attach(
             if replaced is not None:
                 replaced.put_back()
             raise
-    return Link(fd, interface, location, actual, reason, name, replaced)
+        link = Link(fd, interface, location, actual, reason, name, replaced)
+        if actual == "native":
+            with contextlib.suppress(SystemCallError):  # it is gone: whoever receives is told
+                await_carrier(device)
+    return link

@@ -21,11 +21,16 @@ from toolkit.abi.libxdp import XSK_RING_CONS__DEFAULT_NUM_DESCS, XSK_RING_PROD__
 from toolkit.errors import ArgumentError, FrameError, ToolkitError, explained
 from toolkit.umem.ledger import USER, Addresses, FrameNumbers, Ledger
 
-__all__ = ["LONGEST_PACKET", "UMEM", "check_ring_size", "frame_size_for"]
+__all__ = ["LARGEST_FRAME", "LONGEST_PACKET", "UMEM", "check_ring_size", "frame_size_for", "zero_copy_mtu"]
 
-LONGEST_PACKET = 4096 - XDP_PACKET_HEADROOM  # bytes that fit the largest frame, with headroom=0
+LARGEST_FRAME = 4096  # bytes
+LONGEST_PACKET = LARGEST_FRAME - XDP_PACKET_HEADROOM  # bytes that fit the largest frame, with headroom=0
 
 _POISON = 0xDE
+
+# net/xdp/xsk_buff_pool.c: Ethernet, two VLAN tags and the FCS, which come on top of an MTU; what one of several buffers
+# has behind its part of the packet (struct skb_shared_info); and in what steps a NIC has the sizes of its buffers.
+_AROUND_MTU, _SHARED_INFO, _BUFFER_STEP = 26, 320, 128
 
 
 class Desc(Protocol):
@@ -270,6 +275,15 @@ def _check_shape(frames: int, frame_size: int, headroom: int, tx_metadata_len: i
         )
     if not 0 <= tx_metadata_len < 256 or tx_metadata_len % 8:
         raise ArgumentError(f"tx_metadata_len is a multiple of 8 below 256, not {tx_metadata_len}.")
+
+
+def zero_copy_mtu(frame_size: int, headroom: int = 0, *, buffers: int = 1) -> int:
+    """Return the largest MTU with which the kernel binds zero-copy (Linux 7.1; before, drivers have limits like it).
+
+    buffers: most buffers of a packet, as the driver has it in zero-copy mode.
+    """
+    room = frame_size - headroom - XDP_PACKET_HEADROOM - (_SHARED_INFO if buffers > 1 else 0)
+    return room // _BUFFER_STEP * _BUFFER_STEP * buffers - _AROUND_MTU
 
 
 def frame_size_for(packet: int) -> int:

@@ -254,9 +254,10 @@ class Waiter:
                 with contextlib.suppress(OSError, ToolkitError):  # close() tries again, and reports a failure
                     self.on_undriven()
             warnings.warn(
-                f"busy polling does not reach the driver of {self._where}: the kernel knows no NAPI for its sockets "
-                "(as in copy mode since Linux 6.13). So this spins over the rings, and leaves the interface as it was. "
-                'Next step: `wait="spin"` does the same from the start; `wait="poll"` saves the core.',
+                f"busy polling does not reach the driver of {self._where}: packets came, and the kernel knows no NAPI "
+                "for the socket (SO_INCOMING_NAPI_ID is 0). So this spins over the rings, and leaves the interface as "
+                "it was. Likely cause: the driver does not say which NAPI serves a queue, or this kernel does not ask "
+                'in copy mode. Next step: `wait="spin"` does the same from the start; `wait="poll"` saves the core.',
                 RuntimeWarning,
                 stacklevel=6,
             )

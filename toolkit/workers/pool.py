@@ -28,7 +28,7 @@ from toolkit.interface.interface import Interface
 from toolkit.interface.nic import Nic
 from toolkit.interface.open_interface import wants_frags
 from toolkit.interface.opening import Opening
-from toolkit.net.device import Device, await_carrier, check_ethernet, describe, queue_numbers
+from toolkit.net.device import Device, check_ethernet, describe, queue_numbers
 from toolkit.program import Action, Program, Replace, Rule
 from toolkit.wait.coalesce import LONGEST_DELAY
 from toolkit.wait.waiter import WaitMode
@@ -141,7 +141,6 @@ class Workers(Attachment):
         wanted.check_rules(self.device, numbers)
         self.program = wanted.program or wanted.build(wanted.frags is True, numbers)
         self.link = self.program.attach(self.device.name, mode=wanted.mode, replace=wanted.replace, netns=wanted.netns)
-        await_carrier(self.device)
         self._nic = Nic(self.device, self.link.location.home, promisc=wanted.promisc)
 
     def _start(self, jobs: list[Job], netns: NetNS) -> None:

@@ -2,7 +2,8 @@
 """bind(): create an AF_XDP socket on a queue, with the retry on EBUSY.
 
 The kernel frees the queue of a closed socket asynchronously; until then a bind fails with EBUSY. It takes about 26 ms,
-and longer while others change interfaces (containers that come and go): the kernel does it under the rtnl lock.
+and longer while others change interfaces (containers that come and go), or while the driver restarts the device because
+a program was taken off (igb: up to 3 s): the kernel does it under the rtnl lock.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from toolkit.xsk.options import SocketOptions
 
 __all__ = ["EBUSY_TIMEOUT", "bind"]
 
-EBUSY_TIMEOUT = 3.0  # seconds to retry for
+EBUSY_TIMEOUT = 5.0  # seconds to retry for
 
 
 def bind(
@@ -31,7 +32,7 @@ def bind(
     *,
     on_busy: Callable[[], None],
 ) -> int:
-    """Call xsk_socket__create_shared() until it does not fail with EBUSY, for 3 s at most; return errno or 0.
+    """Call xsk_socket__create_shared() until it does not fail with EBUSY, for 5 s at most; return errno or 0.
 
     handle: receives the struct xsk_socket. umem: the struct xsk_umem. rings: rx, tx, fill and completion, to be filled
     in. on_busy: called before each retry.

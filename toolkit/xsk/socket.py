@@ -342,6 +342,6 @@ def _check_device(device: Device, queue: int) -> None:
             "bind",
             errno.ENETDOWN,
             f"cannot bind to queue {queue} of {device.name}",
-            remedy=f"bring it up: `ip link set dev {device.name} up`",
+            interface=device.name,
         )
     check_queue(device, queue)

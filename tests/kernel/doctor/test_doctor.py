@@ -26,6 +26,7 @@ from toolkit.abi import libbpf as abi
 from toolkit.doctor import Finding, compiler, examine, libraries, system
 from toolkit.errors import DetachedError, LibraryError, SystemCallError, ToolkitError
 from toolkit.lab import Lab
+from toolkit.net import netdev
 from toolkit.net.netdev import NETDEV_XDP_ACT_BASIC, abilities
 from toolkit.program import Program, attached
 from toolkit.program.removal import take_off
@@ -149,6 +150,30 @@ def test_packets_that_do_not_fit_a_frame(make_lab: Callable[..., Lab], mtu: int,
     if level == "note":
         cure(lab, found)
         assert findings(lab)["mtu"].level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("mtu", "buffers", "level", "remedy"),
+    [
+        (1500, 1, "ok", ""),
+        (3814, 1, "ok", ""),
+        (3815, 1, "note", "ip link set dev veth0 mtu 3814"),
+        (9000, 1, "note", "ip link set dev veth0 mtu 3814"),
+        (9000, 5, "ok", ""),
+    ],
+)
+def test_zero_copy_needs_packets_that_fit_a_frame(
+    make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch, mtu: int, buffers: int, level: str, remedy: str
+) -> None:
+    features = netdev.NETDEV_XDP_ACT_BASIC | netdev.NETDEV_XDP_ACT_XSK_ZEROCOPY
+    monkeypatch.setattr(netdev, "abilities", lambda ifindex: netdev.Abilities(features, buffers))
+    lab = make_lab(mtu=mtu)
+    found = findings(lab)["zero-copy"]
+    assert (found.level, found.remedy) == (level, remedy)
+    if level == "note":
+        assert f"not with MTU {mtu}" in found.text
+        cure(lab, found)
+        assert findings(lab)["zero-copy"].level == "ok"
 
 
 def test_offloads_in_the_way_and_their_remedy(make_lab: Callable[..., Lab]) -> None:

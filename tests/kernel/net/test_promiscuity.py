@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 import toolkit
+from tests.helpers.cli import xsk
 from tests.helpers.wire import eventually, run_child
+from toolkit.doctor.status import collect
 from toolkit.errors import SystemCallError
 from toolkit.lab import Lab
+from toolkit.net.links import link_state
 from toolkit.net.promiscuity import promiscuous
 from toolkit.net.routes import rtnetlink
 from toolkit.program import Program
@@ -69,6 +72,27 @@ def test_the_kernel_counts_those_who_want_it(lab: Lab) -> None:
     del second
     gc.collect()
     assert seen(lab) == (0, False)
+
+
+def test_status_counts_them_too(lab: Lab) -> None:
+    def shown() -> int | None:
+        with lab.netns.entered():
+            (found,) = (one for one in collect().interfaces if one.interface == "veth0")
+        return found.promiscuity
+
+    assert shown() == 0
+    with toolkit.open("veth0", filter="all", promisc=True, netns=lab.netns):
+        assert shown() == 1
+        with lab.netns.entered():
+            index = socket.if_nametoindex("veth0")
+            second = promiscuous("veth0", index)
+        assert shown() == 2 == seen(lab)[0]
+        told = xsk(lab, "status")
+        assert "veth0 is promiscuous (2 times)" in told.stdout
+        second.close()
+    assert "promiscuous" not in xsk(lab, "status").stdout
+    with lab.netns.entered():
+        assert link_state(1 << 30) == (None, None)
 
 
 def test_an_interface_on_top_of_another_passes_it_down(lab: Lab) -> None:

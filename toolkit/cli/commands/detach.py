@@ -105,7 +105,7 @@ def _refusal(interface: str, found: Attached, program: str | None, *, force: boo
         return f"not {program} is attached, but {found}. It stays."
     if force and found.link_ids is not None:
         return ""
-    why = _in_use(found, _holders(interface))
+    why = _in_use(interface, found, _holders(interface))
     if why or program is not None:
         return why
     return (
@@ -118,7 +118,7 @@ def _holders(interface: str) -> tuple[Holder, ...]:
     return next((one.holders for one in collect().interfaces if one.interface == interface), ())
 
 
-def _in_use(found: Attached, holders: tuple[Holder, ...]) -> str:
+def _in_use(interface: str, found: Attached, holders: tuple[Holder, ...]) -> str:
     """Why it should stay, unless --force is given; "" when nobody uses it any more."""
     if found.link_ids is None:
         return f"who holds {found} cannot be seen. Next step: run as root (sudo)."
@@ -130,7 +130,7 @@ def _in_use(found: Attached, holders: tuple[Holder, ...]) -> str:
     if found.program.name.startswith(_DISPATCHER):
         return (
             f"{found} belongs to xdp-tools, which leaves it there on purpose. "
-            "Next step: `xdp-loader unload NAME --all`, which also cleans up; or --force."
+            f"Next step: `xdp-loader unload {interface} --all`, which also cleans up; or --force."
         )
     return ""
 

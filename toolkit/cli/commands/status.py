@@ -63,6 +63,10 @@ def run(*, as_json: bool, everything: bool, netns: NetNS = None) -> int:
         if queues and not any(one.interface == name for one in found.sockets):  # sock_diag says more
             several = "queues" if len(queues) > 1 else "queue"
             print(f"{several} {', '.join(map(str, queues))} of {name}: taken by an AF_XDP socket")
+    for one in found.interfaces:
+        if one.promiscuity:
+            times = "" if one.promiscuity == 1 else f" ({one.promiscuity} times)"
+            print(f"{one.interface} is promiscuous{times}: packets to all addresses come in")
     for record in replaced:
         then = f"put back when pid {record.pid} ends" if record.alive else f"not back: `xsk detach {record.interface}`"
         print(f"{record.interface}: {as_text(record)} was taken off by --replace, {then}")
