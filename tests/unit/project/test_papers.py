@@ -147,7 +147,7 @@ def test_options_in_prose_are_there() -> None:
     for name in cli.list_commands(click.Context(cli)):
         command = cli.get_command(click.Context(cli), name)
         assert command is not None
-        known |= {spelled for param in command.params for spelled in param.opts}
+        known |= {spelled for param in command.params for spelled in (*param.opts, *param.secondary_opts)}
     unknown = [
         f"{page.name}: {option}"
         for page in PAGES
