@@ -65,6 +65,8 @@ class Interface(OneReceiver):
         self._own_program = own_program
         self._own_umem = own_umem
         waiter.configure(wait, [sock.rx for sock in sockets])
+        # A driver asks for frames when a socket is bound, and those of a shared UMEM get them right after that.
+        self._empty_at_first = self._counted().rx_fill_ring_empty_descs
         self._deferral = deferral
         if deferral is not None:
             waiter.on_undriven = deferral.restore
@@ -122,10 +124,12 @@ class Interface(OneReceiver):
     def statistics(self) -> Statistics:
         """Return the kernel's six counters, summed over the queues, and `missed`: what the NIC lost before them."""
         self._check_open()
-        total = Statistics(0, 0, 0, 0, 0, 0)
-        for sock in self.sockets:
-            total += sock.statistics()
-        return self._nic.with_missed(total, zero_copy=self.zero_copy)
+        total = self._counted()
+        starved = self.zero_copy and total.rx_fill_ring_empty_descs > self._empty_at_first
+        return self._nic.with_missed(total, starved=starved)
+
+    def _counted(self) -> Statistics:
+        return sum((sock.statistics() for sock in self.sockets), Statistics(0, 0, 0, 0, 0, 0))
 
     def waiting(self) -> int | None:
         """Return how many packets are in the RX rings; None if none was ever taken from them."""

@@ -26,16 +26,14 @@ class Nic:
         """Whether this has packets to all addresses come."""
         return self._membership is not None and not self._membership.closed
 
-    def with_missed(self, counted: Statistics, *, zero_copy: bool) -> Statistics:
+    def with_missed(self, counted: Statistics, *, starved: bool) -> Statistics:
         """Return the sockets' counters with what the NIC had no room for since the beginning; None: not known.
 
-        In zero-copy mode, what arrives while the fill ring is empty is lost there. Where no counter says so, nobody
-        knows how much that was.
+        starved: whether a fill ring was empty in zero-copy mode: what arrives meanwhile is lost in the NIC. Where no
+        counter says so, nobody knows how much that was.
         """
         missed = self._counters.missed()
-        if zero_copy and counted.rx_fill_ring_empty_descs and not missed:
-            missed = None
-        return counted._replace(missed=missed)
+        return counted._replace(missed=None if starved and not missed else missed)
 
     def counters(self) -> dict[str, int]:
         """Return the NIC's and its driver's counters of losses that have moved since the beginning."""

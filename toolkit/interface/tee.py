@@ -132,7 +132,7 @@ class Tee(OneReceiver):
 
         counters() has them as `lost`; `redirected` counts all packets to be copied, including these.
         """
-        return self._nic.with_missed(Statistics(0, 0, 0, self.counters()["lost"], 0, 0), zero_copy=False)
+        return self._nic.with_missed(Statistics(0, 0, 0, self.counters()["lost"], 0, 0), starved=False)
 
     def waiting(self) -> int | None:
         """Return how many copies receive() has not yet returned; None if it has not returned any."""

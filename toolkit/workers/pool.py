@@ -199,8 +199,9 @@ class Workers(Attachment):
         """
         self._check_open()
         assert self._keeper is not None
-        zero_copy = all(member.info["zero_copy"] for member in self._members if member.info)
-        return self._nic.with_missed(self._keeper.statistics(), zero_copy=zero_copy)
+        total = self._keeper.statistics()  # `missed` of each worker is of the whole NIC: not to be added up
+        unknown = any(one.statistics.missed is None and one.info and one.info["zero_copy"] for one in self._members)
+        return self._nic.with_missed(total, starved=unknown)
 
     def info(self) -> dict[str, Any]:
         """Return the options in effect, as Interface.info() does; `frames` of all workers, and the queues of each."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.helpers.cli import running
-from tests.kernel.net.test_promiscuity import seen
+from tests.helpers.promiscuity import seen
 from toolkit.lab import Lab
 from toolkit.lab.veth import End, connect
 

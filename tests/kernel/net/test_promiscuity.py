@@ -14,6 +14,7 @@ import pytest
 
 import toolkit
 from tests.helpers.cli import xsk
+from tests.helpers.promiscuity import seen
 from tests.helpers.wire import eventually, run_child
 from toolkit.doctor.status import collect
 from toolkit.errors import SystemCallError
@@ -22,19 +23,6 @@ from toolkit.net.links import link_state
 from toolkit.net.promiscuity import promiscuous
 from toolkit.net.routes import rtnetlink
 from toolkit.program import Program
-
-IFF_PROMISC = 0x100  # linux/if.h
-
-
-def seen(lab: Lab, name: str = "veth0") -> tuple[int, bool]:
-    """As `ip -d link` shows it: how often it is promiscuous, and whether it is so by a flag that stays."""
-
-    def ask() -> tuple[int, bool]:
-        with rtnetlink(f"cannot ask about {name}") as netlink:
-            (link,) = netlink.get_links(socket.if_nametoindex(name))
-            return int(link.get_attr("IFLA_PROMISCUITY")), bool(link["flags"] & IFF_PROMISC)
-
-    return lab.netns.call(ask)
 
 
 def work(interface: toolkit.Interface) -> dict[str, Any]:

@@ -58,8 +58,8 @@ def _missed(report: Mapping[str, Any], kernel: Statistics) -> list[str]:
         empty = kernel.rx_fill_ring_empty_descs
         counted = "what it counted is below" if report["nic_counters"] else "this one counts nothing"
         return [
-            f"packets may be missing: the fill ring was empty {empty:,} times; in zero-copy mode what arrives then is "
-            f"lost in the NIC, which alone could count it ({counted}). More fit larger rings (--ring-size)"
+            f"packets may be missing: the fill ring was empty ({empty:,} times); in zero-copy mode what arrives then "
+            f"is lost in the NIC, which alone could count it ({counted}). More fit larger rings (--ring-size)"
         ]
     return []
 
