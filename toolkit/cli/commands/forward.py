@@ -26,7 +26,7 @@ from toolkit.cli.lossy import warn_of_generic, warn_of_losses
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
 from toolkit.cli.view.live import LiveLine, Reading
-from toolkit.cli.view.losses import loss_lines, losses, now
+from toolkit.cli.view.losses import drop_reasons, loss_lines, losses, now
 from toolkit.cli.view.summary import introduce, outcome
 from toolkit.errors import ClosedError, DeviceGoneError, kernel_error
 from toolkit.forward.forwarder import Forwarder
@@ -315,7 +315,7 @@ def _report(way: Direction, gone: DeviceGoneError | None, *, all_sent: bool) -> 
         "no_room": moved.no_room,
         "all_sent": all_sent,
         **losses(way.source, statistics),
-        "target_reasons": sending._asdict(),
+        "target_reasons": drop_reasons(sending),
         "passed": counters.get("passed"),
     }
 

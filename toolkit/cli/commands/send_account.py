@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from toolkit.cli.view import output
+from toolkit.cli.view.losses import drop_reasons
 from toolkit.errors import DeviceGoneError, SystemCallError, kernel_error
 from toolkit.xsk.socket import Socket
 from toolkit.xsk.statistics import Statistics
@@ -50,7 +51,7 @@ def summary(sock: Socket, packets: int, octets: int, began: float) -> dict[str, 
         "sent_bytes": octets,
         "completed": packets - int(sock.umem.audit()["tx"]),
         "invalid": statistics.tx_invalid_descs,
-        "drop_reasons": statistics._asdict(),
+        "drop_reasons": drop_reasons(statistics),
         "seconds": round(seconds, 3),
     }
 

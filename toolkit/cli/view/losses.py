@@ -10,7 +10,7 @@ from toolkit.cli.view import output
 from toolkit.interface.attachment import Attachment
 from toolkit.xsk.statistics import Statistics
 
-__all__ = ["complete", "loss_lines", "losses", "now"]
+__all__ = ["complete", "drop_reasons", "loss_lines", "losses", "now"]
 
 
 def losses(opened: Attachment, statistics: Statistics) -> dict[str, Any]:
@@ -18,14 +18,17 @@ def losses(opened: Attachment, statistics: Statistics) -> dict[str, Any]:
 
     `missed` never reached the program, and is no part of redirected = received + dropped.
     """
-    reasons = statistics._asdict()
-    missed = reasons.pop("missed")
     return {
         "dropped": statistics.dropped,
-        "missed": missed,
-        "drop_reasons": reasons,
+        "missed": statistics.missed,
+        "drop_reasons": drop_reasons(statistics),
         "nic_counters": opened.nic_counters(),
     }
+
+
+def drop_reasons(statistics: Statistics) -> dict[str, int]:
+    """Return what the kernel itself counts, by its names."""
+    return {name: count for name, count in statistics._asdict().items() if name != "missed"}
 
 
 def loss_lines(report: Mapping[str, Any], *, reasons: Statistics | None = None, sending: bool = False) -> list[str]:
