@@ -99,15 +99,6 @@ def _assignment(text: str) -> tuple[str, str]:
     return name, value
 
 
-def store() -> Path:
-    """Where the parts of guests are kept."""
-    if named := os.environ.get("GUEST_ROOT"):
-        return Path(os.path.abspath(named))
-    if os.geteuid() == 0:
-        return Path("/var/tmp/toolkit-guest")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toolkit-guest"
-
-
 def parts(where: Path, kernel: str, update: bool) -> tuple[str, Path]:
     """The version that is meant, and its initramfs, made if need be; SystemExit after an error message."""
     command = [str(Path(__file__).with_name("parts")), str(where), kernel, *(["update"] if update else [])]
@@ -147,7 +138,7 @@ def main() -> int:
         signal.signal(number, _stopped)
     if given.out is not None:
         given.out.mkdir(parents=True, exist_ok=True)
-    where = store()
+    where = Path(os.environ["GUEST_ROOT"])  # scripts/guest says where, and has checked whose it is
     kernel, initramfs = parts(where, given.kernel, given.update)
     if given.prepare:
         print(kernel)

@@ -9,13 +9,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from guests.__main__ import store
 
 from tests.helpers import ROOT
 from tests.helpers.wire import eventually
 
-pytestmark = pytest.mark.boots("it runs machines in emulation")
+pytestmark = [pytest.mark.boots("it runs machines in emulation"), pytest.mark.needs_root]
 GUEST = ROOT / "scripts/guest"
+STORE = Path(os.environ.get("GUEST_ROOT", "/var/tmp/toolkit-guest"))
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +36,9 @@ def left(job: str = "") -> list[str]:
     running = [
         command
         for entry in Path("/proc").glob("[0-9]*/cmdline")
-        if b"qemu-system" in (command := _read(entry)) and f"{store()}/{job}".encode() in command
+        if b"qemu-system" in (command := _read(entry)) and f"{STORE}/{job}".encode() in command
     ]
-    return [str(one) for one in running] + [str(one) for one in store().glob(job or "nothing")]
+    return [str(one) for one in running] + [str(one) for one in STORE.glob(job or "nothing")]
 
 
 def _read(path: Path) -> bytes:
@@ -108,13 +108,13 @@ def test_a_guest_that_does_not_come_up_is_reported() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_and_leaves_nothing(number: int) -> None:
-    before = {one.name for one in store().glob("run-*")}
+    before = {one.name for one in STORE.glob("run-*")}
 
     def begun() -> str:
         """The directory of the guest whose qemu is the child of ours."""
         for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
             if b"qemu-system" in (command := _read(Path("/proc", child, "cmdline"))):
-                return command.decode().partition(f"path={store()}/run-")[2].partition(",")[0]
+                return command.decode().partition(f"path={STORE}/run-")[2].partition(",")[0]
         return ""
 
     process = subprocess.Popen([GUEST, "--", "sleep", "600"], stderr=subprocess.PIPE, text=True)

@@ -94,10 +94,14 @@ def test_a_directory_for_temporary_files(scripts: Path, tmp_path: Path, owner: i
 
 @pytest.mark.parametrize(
     ("script", "variable", "arguments"),
-    [("test-aarch64", "AARCH64_ROOT", ()), ("test-debian", "DEBIAN_ROOT", ("trixie",))],
+    [
+        ("test-aarch64", "AARCH64_ROOT", ()),
+        ("test-debian", "DEBIAN_ROOT", ("trixie",)),
+        ("guest", "GUEST_ROOT", ("--", "true")),
+    ],
 )
 @pytest.mark.parametrize("how", ["owner", "mode", "link"])
-def test_a_chroot_of_somebody_else_is_not_entered(
+def test_programs_in_a_place_of_somebody_else_are_not_run(
     scripts: Path, tmp_path: Path, script: str, variable: str, arguments: tuple[str, ...], how: str
 ) -> None:
     """Its place is known, and lies where anybody could have made it before: /var/tmp."""
