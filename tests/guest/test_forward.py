@@ -80,6 +80,32 @@ def test_a_host_in_python_answers(cable: Cable, mode: str, seen: Seen) -> None:
     seen("the peer's ping: 5 of 5 answered")
 
 
+@pytest.mark.parametrize("promisc", [True, False])
+def test_a_bridge_passes_what_is_for_hosts_behind_it(
+    cable: Cable, second: Cable, mode: str, promisc: bool, seen: Seen
+) -> None:
+    """Their addresses are not the NIC's, which brings such frames only if it is promiscuous."""
+    packets = [bytes.fromhex(second.peer_mac.replace(":", "")) + one[6:] for one in numbered(64)]
+    with UMEM(2048, 2048, fill_size=512, comp_size=512) as umem, contextlib.ExitStack() as stack:
+        left, right = (
+            stack.enter_context(opened(one, mode, umem=umem, ring_size=None, promisc=promisc))
+            for one in (cable, second)
+        )
+        bridge = Forwarder(left, right)
+        with Wire(cable) as wire, Tap.far(second) as tap:
+            arrived: list[bytes] = []
+            for at in range(0, len(packets), 32):
+                wire.send(packets[at : at + 32])
+                for _ in range(100 if promisc or cable.kind == "veth" else 5):
+                    bridge.step(0.1)
+                    arrived += tap.take(at + 32 - len(arrived), timeout=0.05, quiet=0)
+                    if len(arrived) >= at + 32:
+                        break
+    if promisc or cable.kind == "veth":  # which filters nothing by address
+        assert_whole(arrived, packets, bridge)
+    seen(f"{len(arrived)} of {len(packets)} frames reached the host behind the bridge (promisc={promisc})")
+
+
 @contextlib.contextmanager
 def neighbour(cable: Cable) -> Any:
     """The far host knows who has IP4: it does not ask, as its interface has no ARP."""

@@ -54,22 +54,24 @@ def test_it_goes_on_after_the_link_was_down(cable: Cable, mode: str, seen: Seen)
     with opened(cable, mode) as near:
         assert_whole(delivered(cable, near, packets), packets, near.statistics(), cable.counters())
         cable.set_down()
-        assert not near.receive(timeout=0.1)
-        cable.set_up()
+        try:
+            assert not near.receive(timeout=0.1)
+        finally:
+            cable.set_up()
         drain(near.receive)
         assert_whole(delivered(cable, near, packets), packets, near.statistics(), cable.counters())
     seen("16 of 16 frames before, and 16 of 16 after")
 
 
 def test_overload_is_counted(cable: Cable, mode: str, seen: Seen) -> None:
-    """Nobody receives: what the rings have no room for is dropped, or held back at its sender, and accounted for."""
+    """Nobody receives: what finds no room is lost, or held back at its sender; what is lost is in the account."""
     offered = 600  # less than the sender's own queue: it is never held up
     with opened(cable, mode, ring_size=64) as near, Wire(cable) as wire:
         wire.send(sent_frames(offered))
-        sent = eventually(lambda: near.counters()["redirected"] or near.statistics().rx_fill_ring_empty_descs)
-        assert sent
-        got = collect(near.receive, offered, idle=1.0)
-        numbers = assert_in_order(got)
-        dropped = near.statistics().dropped
-        assert len(numbers) + dropped == offered, f"{len(numbers)} received, {dropped} dropped, {offered} offered"
-    seen(f"{offered} frames offered, {len(numbers)} received, {dropped} reported as dropped")
+        assert eventually(lambda: near.counters()["redirected"])
+        numbers = assert_in_order(collect(near.receive, offered, idle=1.0))
+        counted = near.statistics()
+        known = len(numbers) + counted.dropped + (counted.missed or 0)
+        account = f"{len(numbers)} received, {counted.dropped} dropped, {counted.missed} missed by the NIC"
+        assert known == offered or (known < offered and counted.missed is None), f"{account}, {offered} offered"
+    seen(f"{offered} frames offered: {account.replace('None', 'not known how many')}")
