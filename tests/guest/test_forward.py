@@ -11,7 +11,8 @@ import pytest
 
 import toolkit
 from tests.helpers.cable import Cable
-from tests.helpers.drivers import assert_whole, numbered, opened
+from tests.helpers.cli import ended, running
+from tests.helpers.drivers import assert_whole, missing, numbered, opened
 from tests.helpers.echoing import IP4, Host
 from tests.helpers.forwarding import adds_up
 from tests.helpers.sending import Tap
@@ -55,7 +56,7 @@ def test_between_two_nics(cable: Cable, second: Cable, mode: str, order: str, se
 
 @pytest.mark.parametrize("order", ["NIC first", "veth first"])
 def test_between_a_nic_and_a_veth(cable: Cable, order: str, seen: Seen) -> None:
-    """One UMEM has the mode of its first socket; "auto" must find one that both have."""
+    """Each is bound as its driver can; the frames are the same memory to both."""
     if cable.kind == "veth":
         pytest.skip("that is a check of two drivers")
     with Cable(2, beside=cable, kind="veth") as veth:
@@ -69,6 +70,36 @@ def test_between_a_nic_and_a_veth(cable: Cable, order: str, seen: Seen) -> None:
             count = forwarded(ends[0], ends[2], cable, veth)
             assert forwarded(ends[2], ends[0], veth, cable) == count
     seen(f"{count} of {count} frames from host to host, each way")
+
+
+@pytest.mark.parametrize("order", ["source first", "target first"])
+def test_between_zero_copy_and_copy_mode(cable: Cable, second: Cable, nic: str, order: str, seen: Seen) -> None:
+    """What the second asks for was not honoured where it differed from what the first one had."""
+    if reason := missing("zero-copy", nic):
+        pytest.skip(reason)
+    both = [(cable, "zero-copy"), (second, "native")]
+    with UMEM(2048, 2048, fill_size=512, comp_size=512) as umem, contextlib.ExitStack() as stack:
+        ends = {
+            one.number: stack.enter_context(opened(one, mode, umem=umem, ring_size=None))
+            for one, mode in (both if order == "source first" else both[::-1])
+        }
+        count = forwarded(ends[0], ends[1], cable, second)
+        assert forwarded(ends[1], ends[0], second, cable) == count
+    seen(f"{count} of {count} frames from host to host, each way")
+
+
+def test_the_command_one_way_out_of_a_nic_without_a_program(cable: Cable, second: Cable, seen: Seen) -> None:
+    packets = numbered(32)
+    expression = ["ether", "proto", "0x88b5"]
+    with running(cable, "forward", cable.interface, second.interface, "--json", "--yes", *expression) as process:
+        cable.set_up()
+        with Wire(cable) as wire, Tap.far(second) as tap:
+            wire.send(packets)
+            assert tap.take(len(packets)) == packets
+        (way,) = ended(process)["directions"]
+    assert way["forwarded"] == way["redirected"] == len(packets)
+    assert way["all_sent"]
+    seen(f"{len(packets)} of {len(packets)} frames from host to host")
 
 
 def test_a_host_in_python_answers(cable: Cable, mode: str, seen: Seen) -> None:

@@ -46,6 +46,15 @@ def test_a_burst_leaves(cable: Cable, mode: str, seen: Seen) -> None:
     seen(f"600 frames at once: all have left, {len(arrived)} reached the peer, in order")
 
 
+def test_what_was_sent_leaves_although_it_is_closed_at_once(cable: Cable, mode: str, seen: Seen) -> None:
+    packets = sent_frames(32)
+    with Tap.far(cable) as tap:
+        with opened(cable, mode) as near:
+            assert near.send(packets) == len(packets)
+        assert tap.take(len(packets)) == packets
+    seen("32 of 32 frames reached the peer")
+
+
 @pytest.mark.parametrize("zero_copy", ["auto", False])
 def test_a_socket_sends_without_a_program(cable: Cable, zero_copy: Any, seen: Seen) -> None:
     with (

@@ -80,7 +80,7 @@ class Accounts:
             counts = ledger.audit()
             where = {kind: n for kind, n in counts.items() if kind != "frames" and n}
             assert sum(where.values()) == counts["frames"], f"frames were lost: {counts}"
-            assert umem is None or umem.registration is None, f"a Socket is still open on {umem}"
+            assert umem is None or not umem.registrations, f"a Socket is still open on {umem}"
             assert counts["retired"] <= self.may_retire, where
             assert counts["free"] + counts["retired"] == counts["frames"], (
                 f"after every Socket was closed, frames are not free: {where}"

@@ -135,40 +135,35 @@ class Binding:
     def sender(self, interface: str, queue: int, umem: UMEM) -> Iterator[Socket]:
         """Open a Socket that only sends, on one queue. What arrives at the interface is not touched.
 
-        Drivers send zero-copy only while an XDP program is attached: with --zero-copy one that passes everything is;
-        by default copy mode is taken where there is none.
+        Drivers send zero-copy only while they run an XDP program: with --zero-copy one that passes everything is
+        attached where there is none; by default the Socket is then in copy mode.
         """
         from toolkit.net.device import await_carrier
         from toolkit.xsk.socket import Socket
 
-        def bind(zero_copy: bool | Literal["auto"]) -> Socket:
-            return Socket(
-                interface,
-                queue,
-                umem,
-                rx=False,
-                tx_size=self.ring_size or _RING,
-                zero_copy=zero_copy,
-                need_wakeup=self.need_wakeup,
-                netns=self.netns,
-            )
-
         with entered(self.netns):  # what is sent into a link that is just coming back is lost, and nobody counts it
             await_carrier(self.describe(interface))
         with contextlib.ExitStack() as parts:
-            if self.zero_copy is True and not self._has_program(interface):
+            if self.zero_copy is True and not self._runs_natively(interface):
                 parts.enter_context(self._passing(interface))
-            opened = bind(self.zero_copy)
-            if opened.zero_copy and self.zero_copy == "auto" and not self._has_program(interface):
-                opened.close()
-                opened = bind(False)
-            yield parts.enter_context(opened)
+            yield parts.enter_context(
+                Socket(
+                    interface,
+                    queue,
+                    umem,
+                    rx=False,
+                    tx_size=self.ring_size or _RING,
+                    zero_copy=self.zero_copy,
+                    need_wakeup=self.need_wakeup,
+                    netns=self.netns,
+                )
+            )
 
-    def _has_program(self, interface: str) -> bool:
-        from toolkit.program.query import attached_ids
+    def _runs_natively(self, interface: str) -> bool:
+        from toolkit.program.query import runs_natively
 
         with entered(self.netns):
-            return bool(attached_ids(self.describe(interface).ifindex))
+            return runs_natively(self.describe(interface).ifindex)
 
     @contextlib.contextmanager
     def _passing(self, interface: str) -> Iterator[None]:

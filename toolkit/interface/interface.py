@@ -10,12 +10,13 @@ from typing import Any
 import numpy.typing as npt
 
 from toolkit.batch.batch import Batch
-from toolkit.errors import ArgumentError, DeviceGoneError
+from toolkit.errors import ArgumentError, DeviceGoneError, ToolkitError
 from toolkit.interface.nic import Nic
 from toolkit.interface.receiving import OneReceiver
 from toolkit.net.device import Device
 from toolkit.net.napi import Deferral
 from toolkit.program import Link, Program
+from toolkit.program.link import wait_for_readers
 from toolkit.umem.umem import UMEM
 from toolkit.wait.coalesce import LONGEST_DELAY, Coalescer
 from toolkit.wait.waiter import Waiter, WaitMode
@@ -24,6 +25,7 @@ from toolkit.xsk.statistics import Statistics
 
 __all__ = ["Interface"]
 
+_LAST_FRAMES = 0.1  # seconds that close() waits for frames that are being sent, as for those in copy mode
 _EVERYTHING = 1 << 31  # entries: more than a ring has
 
 
@@ -215,6 +217,17 @@ class Interface(OneReceiver):
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
+    def stop_taking(self) -> None:
+        """Let all packets go on to the kernel from here on: no new one comes, and waiting ones can be received.
+
+        The program stays attached, which a driver needs to send zero-copy. So this comes before detach() where waiting
+        packets are to be answered or forwarded. Repeatable.
+        """
+        self._check_open()
+        for sock in self.sockets:
+            self.program.unregister(sock.queue)
+        wait_for_readers()
+
     def _release(self) -> None:
         with contextlib.ExitStack() as parts:  # all of them, even if one raises; in reverse order
             if self._own_umem:
@@ -227,3 +240,11 @@ class Interface(OneReceiver):
             parts.callback(self._nic.close)
             if self._deferral is not None:
                 parts.callback(self._deferral.restore)
+            for sock in self.sockets:
+                if sock.zero_copy:  # the driver sends no more without the program
+                    parts.callback(_send_what_waits, sock)
+
+
+def _send_what_waits(sock: Socket) -> None:
+    with contextlib.suppress(ToolkitError):  # another thread sends, or the device is gone: close() sees to the frames
+        sock.flush(_LAST_FRAMES)

@@ -21,11 +21,10 @@ from toolkit.interface.opening import Opening
 from toolkit.net.device import Device, check_ethernet, describe, queue_numbers
 from toolkit.net.napi import Deferral
 from toolkit.program import Action, Program, Replace, Rule, attached
+from toolkit.program.query import runs_natively
 from toolkit.umem.umem import LONGEST_PACKET, UMEM, frame_size_for
 from toolkit.wait.coalesce import LONGEST_DELAY
 from toolkit.wait.waiter import WaitMode
-from toolkit.xsk.options import SocketOptions
-from toolkit.xsk.registration import Registration
 from toolkit.xsk.socket import Socket
 
 __all__ = ["open", "open_as", "wants_frags"]
@@ -80,7 +79,7 @@ def open(
     program: a Program of your own with an XSKMAP, instead of a filter; it is not closed with the Interface.
     queues: numbers of receive queues; packets of other queues go on to the kernel.
     mode: "auto" attaches natively if the driver can, else generically; `Interface.mode` has the result.
-    zero_copy: True demands it, False forbids it.
+    zero_copy: True demands it, False forbids it, "auto" has it where the driver can and runs the program natively.
     replace: True replaces a program that was attached by netlink (a firewall, say), and restores it at the end; after a
     crash, the next `xsk` or the next open() of this interface restores it. This needs root, and a mounted BPF file
     system. "link" also replaces a program that another process holds by a link, which cannot be restored.
@@ -88,8 +87,8 @@ def open(
     promisc: True has the NIC bring packets to all addresses, as a bridge needs them, until close() or the end of the
     process. By default it brings those to its own address, to all (broadcast), and to groups that this host is in.
     umem: a UMEM that several Interfaces share, so that packets can be forwarded without a copy; it is not closed with
-    the Interface. Give ring_size, frames, frame_size and poison to UMEM(...) then. All its Interfaces have the frags,
-    need_wakeup and zero_copy of the first: "auto" uses them, and asking for others is an ArgumentError.
+    the Interface. Give ring_size, frames, frame_size and poison to UMEM(...) then. Each Interface is bound as it asks,
+    whatever the others have: one in zero-copy mode and one in copy mode forward to each other.
     ring_size: entries of each ring, a power of two; by default 8192 (20 MB a queue) for up to
     4 queues, then less, so that 64 queues do not cost a gigabyte, and less where a cgroup or a limit leaves little.
     frames: a queue; by default a quarter more than the ring, so that there are always frames for sending.
@@ -129,16 +128,10 @@ def _open_fitting(interface: str, wanted: Opening, undo: contextlib.ExitStack) -
     """Do open() in the calling thread's network namespace, with frags="auto" tried first with and then without."""
     device = describe(interface)
     check_ethernet(device)
-    registration: Registration | None = wanted.umem.registration if wanted.umem is not None else None
-    shared = registration.shared if registration is not None else None
-    asked = SocketOptions.checked(zero_copy=wanted.zero_copy, need_wakeup=wanted.need_wakeup, sg=wanted.frags)
-    asked.on(shared, device.name)  # raises what the UMEM does not allow, before anything is attached
     if wanted.frags is True:
         return _open(device, wanted, undo)
     reason = ""
-    if wanted.frags == "auto" and shared is not None and not shared.sg:
-        reason = " Packets of several frames cannot be had: the sockets of its UMEM were opened without (frags=False)."
-    elif wanted.frags == "auto" and wanted.program is None and wants_frags(device):
+    if wanted.frags == "auto" and wanted.program is None and wants_frags(device):
         try:
             with contextlib.ExitStack() as attempt:
                 opened = _open(device, dataclasses.replace(wanted, frags=True), attempt)
@@ -184,9 +177,21 @@ def _open(device: Device, wanted: Opening, undo: contextlib.ExitStack) -> Interf
         return [undo.enter_context(_socket(interface, queue, umem, len(numbers), wanted)) for queue in numbers]
 
     # Another program is replaced only when the queues are bound: otherwise its owner would lose it for nothing.
+    ran_natively = runs_natively(device.ifindex)
     sockets = bind() if wanted.replace and attached(device.ifindex) is not None else []
     # Attached while the map is empty, when all packets pass: zero-copy drivers need the program before the bind.
     link = undo.enter_context(program.attach(interface, mode=wanted.mode, replace=wanted.replace, netns=wanted.netns))
+    if link.mode != "native" and wanted.zero_copy is True:
+        raise kernel_error(
+            "bind",
+            errno.EOPNOTSUPP,
+            f"cannot open {interface} zero-copy",
+            cause=f"a driver has zero-copy only where it runs the program: this one does not ({link.fallback_reason})",
+        )
+    if sockets and ran_natively != (link.mode == "native"):
+        for sock in sockets:  # zero-copy or not was decided by the program that was there
+            sock.close()
+        sockets = []
     sockets = sockets or bind()
     deferral = undo.enter_context(Deferral(interface)) if wanted.wait == "busy-poll" else None
     for sock in sockets:

@@ -105,6 +105,11 @@ class Opening:
         for name in ("frames", "slots"):
             if (number := getattr(self, name)) is not None:
                 self._set(name, _from_one(name, number))
+        if self.zero_copy is True and self.mode == "generic":
+            raise ArgumentError(
+                'mode="generic" and zero_copy=True contradict each other: a driver has zero-copy only where it also '
+                'runs the program. Next step: `mode="auto"`, or `zero_copy="auto"`.'
+            )
         if not 0 <= as_seconds("coalesce", self.coalesce) <= _MOST_COALESCE:
             raise ArgumentError(f"coalesce is a time in seconds from 0 to {_MOST_COALESCE}, not {self.coalesce!r}")
         shape = (self.ring_size, self.frames, self.frame_size, self.poison)

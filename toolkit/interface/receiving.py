@@ -234,7 +234,8 @@ class OneReceiver(Attachment):
         """Detach the program: no new packet comes, and waiting ones can be received. Repeatable.
 
         To compare counters: detach(), receive until no packet comes; then received + statistics().dropped equals
-        counters()["redirected"], to the packet.
+        counters()["redirected"], to the packet. (To answer waiting packets: Interface.stop_taking(), receive and send,
+        then detach(). Without a program, drivers do not send zero-copy.)
         """
         self._check_open()
         self.link.close(wait=True)

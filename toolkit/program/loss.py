@@ -47,6 +47,12 @@ class Location(NamedTuple):
             return program_id in query.attached_ids(self.ifindex) if reached else None
         return None
 
+    def runs_natively(self) -> bool | None:
+        """Return whether the driver runs an XDP program there; None if that is not known."""
+        with self.home.entered() as reached, contextlib.suppress(OSError):
+            return query.runs_natively(self.ifindex) if reached else None
+        return None
+
 
 class Loss(NamedTuple):
     """Why no packet comes any more, and the next step: both as parts of a sentence."""

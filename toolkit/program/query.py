@@ -25,6 +25,7 @@ __all__ = [
     "link_info",
     "program_by_id",
     "program_info",
+    "runs_natively",
     "xdp_links",
 ]
 
@@ -143,6 +144,12 @@ def attached_ids(ifindex: int) -> set[int]:
     """Return the ids of the XDP programs on an interface of this thread's namespace, in any mode (one netlink call)."""
     options = _asked(ifindex)
     return {options.prog_id, options.drv_prog_id, options.skb_prog_id, options.hw_prog_id} - {0}
+
+
+def runs_natively(ifindex: int) -> bool:
+    """Whether the driver of an interface of this thread's namespace runs an XDP program (one netlink call)."""
+    options = _asked(ifindex)
+    return bool(options.drv_prog_id or options.hw_prog_id)
 
 
 def _asked(ifindex: int) -> abi.XdpQueryOpts:

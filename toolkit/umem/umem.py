@@ -97,8 +97,9 @@ class UMEM(Closable):
         self._view: memoryview | None = memoryview(self._mapping)
         # All bytes as an array, shape (size,) u8, for batch code; None once closed.
         self.memory: npt.NDArray[np.uint8] | None = np.frombuffer(self._mapping, dtype=np.uint8)
-        # The libxdp side of this UMEM (xsk/registration) while a Socket is open on it; set and cleared by Socket.
-        self.registration: Any = None
+        # The libxdp side of this UMEM (xsk/registration) while Sockets are open on it, one for each way of binding;
+        # written by Socket, which holds the lock below.
+        self.registrations: list[Any] = []
         # Held while a Socket on this UMEM is opened or closed. Not re-entrant: a finalizer that runs inside must find
         # it taken, even by its own thread, and leave its Socket in `unreachable`.
         self.registration_lock = threading.Lock()
@@ -210,7 +211,7 @@ class UMEM(Closable):
 
         Views that get() returned stay valid: the memory is unmapped with the last of them.
         """
-        if not self._why_dead and self.registration is not None:
+        if not self._why_dead and self.registrations:
             raise ToolkitError("cannot close the UMEM: a Socket is open on it. Next step: close the Socket first.")
         super().close()
 

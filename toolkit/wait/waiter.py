@@ -31,7 +31,15 @@ from toolkit.errors import DeviceGoneError, ToolkitError, kernel_error
 from toolkit.rings import RXQueue
 from toolkit.wait.feed import Feed
 
-__all__ = ["DeviceSocket", "WaitMode", "Waiter", "check_wait_mode", "raise_if_gone", "raise_if_unfed"]
+__all__ = [
+    "SO_PREFER_BUSY_POLL",
+    "DeviceSocket",
+    "WaitMode",
+    "Waiter",
+    "check_wait_mode",
+    "raise_if_gone",
+    "raise_if_unfed",
+]
 
 WaitMode = Literal["poll", "busy-poll", "spin"]
 
@@ -45,7 +53,7 @@ _DOWN_PAUSE = 0.001  # seconds to sleep while the interface is down and the driv
 # asm-generic/socket.h
 _SO_BUSY_POLL = 46
 _SO_INCOMING_NAPI_ID = 56
-_SO_PREFER_BUSY_POLL = 69
+SO_PREFER_BUSY_POLL = 69
 _SO_BUSY_POLL_BUDGET = 70
 _BUSY_POLL_USECS = 20  # any value but 0: a recvfrom() that does not block ignores how large it is
 _BUSY_POLL_BUDGET = 64  # packets that one recvfrom() lets the driver handle: NAPI's own figure
@@ -292,15 +300,16 @@ def _drive(sock: DeviceSocket) -> None:
     if libc_with_gil().recv(sock.fileno(), None, 0, socket.MSG_DONTWAIT) >= 0:
         return
     number = ctypes.get_errno()
-    if number in (errno.ENETDOWN, errno.ENXIO):
-        time.sleep(_DOWN_PAUSE)  # down, perhaps up again soon; check_feed() finds out if it is gone
+    # Down, perhaps up again soon; or a zero-copy driver that runs no program (EINVAL or ENXIO, by driver).
+    if number in (errno.ENETDOWN, errno.ENXIO, errno.EINVAL):
+        time.sleep(_DOWN_PAUSE)  # check_feed() finds out if the device or the program is gone
     elif number not in (errno.EAGAIN, errno.EBUSY, errno.ENOBUFS, errno.EINTR):
         raise OSError(number, os.strerror(number))
 
 
 def _prefer_busy_poll(sock: DeviceSocket, where: str) -> None:
     for name, option, value in (
-        ("SO_PREFER_BUSY_POLL", _SO_PREFER_BUSY_POLL, 1),
+        ("SO_PREFER_BUSY_POLL", SO_PREFER_BUSY_POLL, 1),
         ("SO_BUSY_POLL", _SO_BUSY_POLL, _BUSY_POLL_USECS),
         ("SO_BUSY_POLL_BUDGET", _SO_BUSY_POLL_BUDGET, _BUSY_POLL_BUDGET),
     ):

@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from toolkit.abi.libxdp import XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD, XskRing, XskSocketConfig, libxdp
+from toolkit.errors import SystemCallError, kernel_error
 from toolkit.xsk.options import SocketOptions
 
-__all__ = ["EBUSY_TIMEOUT", "bind"]
+__all__ = ["EBUSY_TIMEOUT", "bind", "not_bound"]
 
 EBUSY_TIMEOUT = 5.0  # seconds to retry for
 
@@ -62,6 +63,18 @@ def bind(
             return number
         on_busy()
         time.sleep(0.005)
+
+
+def not_bound(number: int, where: str, interface: str) -> SystemCallError:
+    """Build the error for a bind that failed with errno `number`."""
+    remedy = "`xsk status` names the sockets in use; close that one, or take another queue"
+    return kernel_error(
+        "bind",
+        number,
+        f"cannot bind to {where}",
+        remedy=remedy if number == errno.EBUSY else "",
+        interface=interface,
+    )
 
 
 def _out_of_descriptors() -> bool:

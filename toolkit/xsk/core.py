@@ -32,7 +32,7 @@ from toolkit.abi.if_xdp import (
 )
 from toolkit.abi.libc import munmap
 from toolkit.abi.libxdp import XskRing, libxdp
-from toolkit.errors import DeviceGoneError, FrameError, kernel_error
+from toolkit.errors import FrameError, kernel_error
 from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
 from toolkit.rings.descriptor_check import rx_limits, tx_limits
 from toolkit.rings.memory import ADDRESS_BYTES, DESC_BYTES
@@ -40,9 +40,10 @@ from toolkit.umem.accounts import ReceiveAccount, SendAccount
 from toolkit.umem.umem import UMEM
 from toolkit.wait.feed import Feed
 from toolkit.wait.waiter import DeviceSocket, Waiter
-from toolkit.xsk.bind import EBUSY_TIMEOUT, bind
-from toolkit.xsk.options import Shared, SocketOptions
-from toolkit.xsk.registration import Registration
+from toolkit.xsk.bind import EBUSY_TIMEOUT, bind, not_bound
+from toolkit.xsk.options import SocketOptions
+from toolkit.xsk.registration import Registration, ways
+from toolkit.xsk.wakeup import Wakeup
 
 __all__ = ["Core"]
 
@@ -78,7 +79,6 @@ class Core(Closable):
         self.umem = umem
         self.options = options
         self.feed = feed
-        self._structs = [XskRing() for _ in range(4)]  # rx, tx, fill, comp: libxdp keeps their addresses
         self._memories: list[RingMemory] = []
         self._on_close: list[Callable[[], None]] = []
         self.rx_guard = threading.Lock()  # held by the thread that is inside receive() or wait()
@@ -100,29 +100,12 @@ class Core(Closable):
         fork.track(self)
 
     def _open(self, interface: str, queue: int, prefill: int) -> None:
-        if self.umem.registration is None:
-            self.umem.registration = Registration(self.umem)
-        self._registration: Registration = self.umem.registration
-        self._registration.opening += 1
-        first = self._registration.first
-        self.options = self.options.on(self._registration.shared, self.where)
-        if first:
-            self._structs[2], self._structs[3] = self._registration.fill, self._registration.comp
-            self._map_fill_and_completion()
-            self.fill.fill_all(self.umem, prefill)
         self._check_not_held_here(queue)  # of two on one UMEM, libxdp says EINVAL, or nothing at all
-        # A Socket that was garbage-collected may still hold the queue: take it down when the kernel says EBUSY.
-        number = bind(
-            self.pointer,
-            interface,
-            queue,
-            self._registration.pointer,
-            self._structs,
-            self.options,
-            on_busy=self._finalize_unreachable,
-        )
-        if number:
-            raise self._registration.not_bound(number, self.where)
+        left = ways(self.umem, self.options, self.feed.location.ifindex)
+        while number := self._bind(interface, queue, left.pop(0), prefill):
+            if number == errno.EBUSY or not left:
+                raise not_bound(number, self.where, interface)
+            self._forget_registration()
         self.fd = libxdp().xsk_socket__fd(self.pointer)
         os.set_inheritable(self.fd, False)
         self._registration.join(self)
@@ -132,9 +115,15 @@ class Core(Closable):
         # could leak its descriptor.
         self.waiter = Waiter([self.sock], self.where)
         self._offsets = parse_mmap_offsets(self.sock.getsockopt(SOL_XDP, XDP_MMAP_OFFSETS, 128))
-        if not first:
+        self.zero_copy = bool(self._option(XDP_OPTIONS) & XDP_OPTIONS_ZEROCOPY)
+        if self.options.zero_copy and not self.zero_copy:
+            raise kernel_error("bind", errno.EOPNOTSUPP, f"cannot bind zero-copy to {self.where}")
+        self._registration.zero_copy = self.zero_copy
+        busy_polled = self.options.wait == "busy-poll"
+        self._wakeup = Wakeup(self.sock, self.where, self.feed, zero_copy=self.zero_copy, busy_polled=busy_polled)
+        if not self._first:
             if not self._structs[2].ring:  # libxdp made it share the rings of another socket on the same queue
-                raise self._registration.not_bound(errno.EBUSY, self.where)
+                raise not_bound(errno.EBUSY, self.where, interface)
             self._map_fill_and_completion()
             self.fill.fill_all(self.umem, prefill)
         self._map_rx_and_tx()
@@ -143,12 +132,29 @@ class Core(Closable):
             # Without it one sendto() sends at most 32 packets in copy mode. Older kernels do not have it.
             with contextlib.suppress(OSError):
                 self.sock.setsockopt(SOL_XDP, XDP_MAX_TX_SKB_BUDGET, max(self.options.tx_size, 32))
-        self.zero_copy = bool(self._option(XDP_OPTIONS) & XDP_OPTIONS_ZEROCOPY)
-        if self.options.zero_copy and not self.zero_copy:
-            raise kernel_error("bind", errno.EOPNOTSUPP, f"cannot bind zero-copy to {self.where}")
-        # The kernel keeps these with the UMEM. It reports zero-copy only; it accepted the other two with bind().
-        self._registration.shared = Shared(bool(self.options.sg), bool(self.options.need_wakeup), self.zero_copy)
         self._registration.opening -= 1
+
+    def _bind(self, interface: str, queue: int, options: SocketOptions, prefill: int) -> int:
+        """Try one way to bind; return errno or 0."""
+        self.options = options
+        self._structs = [XskRing() for _ in range(4)]  # rx, tx, fill, comp: libxdp keeps their addresses
+        registration = self._registration = Registration.of(self.umem, options)
+        registration.opening += 1
+        self._first = registration.first
+        if self._first:
+            self._structs[2], self._structs[3] = registration.fill, registration.comp
+            self._map_fill_and_completion()
+            self.fill.fill_all(self.umem, prefill)
+        # A Socket that was garbage-collected may still hold the queue: take it down when the kernel says EBUSY.
+        return bind(
+            self.pointer,
+            interface,
+            queue,
+            registration.pointer,
+            self._structs,
+            options,
+            on_busy=self._finalize_unreachable,
+        )
 
     def _check_not_held_here(self, queue: int) -> None:
         """Raise EBUSY where an open Socket of this process is on the same queue. One that nobody holds is none."""
@@ -166,7 +172,7 @@ class Core(Closable):
         fill = RingMemory.from_libxdp(self._structs[2], ADDRESS_BYTES)
         comp = RingMemory.from_libxdp(self._structs[3], ADDRESS_BYTES)
         self._memories += [fill, comp]
-        self.fill = FillQueue(fill, self.receive_account, self._wake_rx)
+        self.fill = FillQueue(fill, self.receive_account, self._wake_receiving)
         self.completion = CompletionQueue(comp, self.send_account)
 
     def _map_rx_and_tx(self) -> None:
@@ -180,7 +186,10 @@ class Core(Closable):
             memory = RingMemory.from_libxdp(self._structs[1], DESC_BYTES)
             self._memories.append(memory)
             limits = tx_limits(self.umem.frame_size, bool(self.options.sg), self.umem.tx_metadata_len)
-            self.tx = TXQueue(memory, self.send_account, self._wake_tx, limits)
+            self.tx = TXQueue(memory, self.send_account, self._wakeup.waking(memory), limits)
+
+    def _wake_receiving(self) -> bool:
+        return self.fd < 0 or self._wakeup.receiving()  # filled before bind: there is no driver to wake yet
 
     def _undo_open(self) -> None:
         self._why_dead = CLOSED
@@ -188,46 +197,13 @@ class Core(Closable):
             memory.close()
         if hasattr(self, "sock"):
             self.sock.detach()  # libxdp closes the descriptor; its number may be reused
-        if hasattr(self, "_registration"):
-            self._registration.opening -= 1
-        self._leave_libxdp()
+        self._forget_registration()
         self.receive_account.end()
         self.send_account.end(retire=False)
         self._close_waiter()
 
     def _option(self, option: int) -> int:
         return int.from_bytes(self.sock.getsockopt(SOL_XDP, option, 4), "little")
-
-    # --- system calls -----------------------------------------------------------------------------------------------
-
-    def _wake_rx(self) -> bool:
-        """Make the driver poll the fill ring: recvfrom() with MSG_DONTWAIT. False when it was busy: call again."""
-        if self.fd < 0:
-            return True  # filled before bind: there is no driver to wake yet
-        try:
-            self.sock.recv(1, stdlib_socket.MSG_DONTWAIT)
-        except OSError as refused:
-            return self._passing(refused, "receive on")
-        return True
-
-    def _wake_tx(self) -> bool:
-        """Make the kernel poll the TX ring: sendto() with MSG_DONTWAIT. False when it was busy: call again."""
-        try:
-            self.sock.send(b"", stdlib_socket.MSG_DONTWAIT)
-        except OSError as refused:
-            return self._passing(refused, "send on")
-        return True
-
-    def _passing(self, refused: OSError, what: str) -> bool:
-        if refused.errno in (errno.EAGAIN, errno.EBUSY, errno.ENOBUFS):
-            return False
-        tried = f"cannot {what} {self.where}"
-        error = kernel_error("wake", refused.errno or errno.EIO, tried)
-        if refused.errno == errno.ENXIO:
-            error = self.feed.gone().error(tried, errno.ENXIO)
-        elif refused.errno == errno.ENETDOWN:
-            error = DeviceGoneError(refused.errno, error.strerror)
-        raise error from None
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
@@ -317,7 +293,7 @@ class Core(Closable):
         while True:
             with contextlib.suppress(OSError):
                 if self.tx.outstanding:
-                    self._wake_tx()
+                    self.tx.wake()
             try:
                 self.completion.free_all(self.umem)
             except FrameError:  # the ring names other frames than were sent: its entries cannot be trusted
@@ -340,7 +316,13 @@ class Core(Closable):
         self.fd = -1
         if not registration.members and not registration.opening:
             registration.delete()
-            self.umem.registration = None
+
+    def _forget_registration(self) -> None:
+        """End what _bind() began."""
+        if hasattr(self, "_registration"):
+            self._registration.opening -= 1
+            self._leave_libxdp()
+            del self._registration
 
     # --- fork -------------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of a Socket: checked, merged with what its UMEM's sockets share, and as flags of bind()."""
+"""The options of a Socket: checked, and as flags of bind()."""
 
 from __future__ import annotations
 
@@ -12,28 +12,17 @@ from toolkit.errors import ArgumentError
 from toolkit.umem.umem import check_ring_size
 from toolkit.wait.waiter import WaitMode, check_wait_mode
 
-__all__ = ["Shared", "SocketOptions"]
-
-
-class Shared(NamedTuple):
-    """What all sockets of a UMEM have in common: the kernel gives each what the first one got, whatever it asks for."""
-
-    sg: bool
-    need_wakeup: bool
-    zero_copy: bool
+__all__ = ["SocketOptions"]
 
 
 class SocketOptions(NamedTuple):
-    """How to bind. rx_size, tx_size: ring entries.
-
-    None: as the UMEM's other sockets. On a new UMEM: zero-copy if the driver can, with need_wakeup, without sg.
-    """
+    """How to bind. rx_size, tx_size: ring entries. zero_copy: None if the driver can and has a native program."""
 
     rx_size: int
     tx_size: int
     zero_copy: bool | None
-    need_wakeup: bool | None
-    sg: bool | None
+    need_wakeup: bool
+    sg: bool
     rx: bool
     tx: bool
     wait: WaitMode = "poll"
@@ -58,30 +47,12 @@ class SocketOptions(NamedTuple):
             check_ring_size("rx_size", rx_size),
             check_ring_size("tx_size", tx_size),
             _chosen("zero_copy", zero_copy),
-            _chosen("need_wakeup", need_wakeup),
-            _chosen("sg", sg),
+            _chosen("need_wakeup", need_wakeup) is not False,
+            _chosen("sg", sg) is True,
             rx,
             tx,
             check_wait_mode(wait),
         )
-
-    def on(self, shared: Shared | None, where: str) -> SocketOptions:
-        """Return the options as they will be on a UMEM whose sockets have `shared` in common (None: no socket yet).
-
-        ArgumentError when the options ask for something else.
-        """
-        if shared is None:
-            return self._replace(need_wakeup=self.need_wakeup is not False, sg=self.sg is True)
-        for name, theirs in shared._asdict().items():
-            mine = getattr(self, name)
-            if mine is not None and mine != theirs:
-                raise ArgumentError(
-                    f"cannot bind to {where} with {name}={mine}: the sockets of this UMEM have {name}={theirs}, and "
-                    f"the kernel gives a further one the same, whatever it asks for. Next step: leave {name} out, "
-                    "make all sockets of this UMEM alike, or use another UMEM."
-                    + (" (toolkit.open() calls sg of a Socket frags.)" if name == "sg" else "")
-                )
-        return self._replace(**shared._asdict())
 
     @property
     def bind_flags(self) -> int:

@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registration: the libxdp side of a UMEM, from its first Socket to its last. Hides libxdp's lifetimes.
+"""Registration: a UMEM's memory as registered with the kernel, from its first Socket to its last.
+
+The kernel binds every socket of a registered UMEM as it bound the first one: with or without sg, need_wakeup and
+zero-copy, whatever it is asked for. So the memory is registered once for each way of binding (its pages are pinned once
+more, not copied), and a Socket joins the registration whose sockets are bound as it is to be: frames can then go from a
+NIC in zero-copy mode to a veth in copy mode.
+
+This also hides libxdp's lifetimes.
 
 In libxdp the first socket's descriptor *is* the UMEM's. Deleting that socket leaves its queue bound until the UMEM is
 deleted, and a UMEM whose last socket is gone cannot be used again. Here every Socket frees its queue when it closes:
@@ -16,11 +23,12 @@ from typing import Protocol
 
 from toolkit.abi.if_xdp import XDP_UMEM_TX_METADATA_LEN
 from toolkit.abi.libxdp import XskRing, XskUmemConfig, XskUmemOpts, has_opts, libxdp
-from toolkit.errors import NotSupportedError, SystemCallError, kernel_error
+from toolkit.errors import NotSupportedError, kernel_error
+from toolkit.net.netdev import NETDEV_XDP_ACT_XSK_ZEROCOPY, abilities
 from toolkit.umem.umem import UMEM
-from toolkit.xsk.options import Shared
+from toolkit.xsk.options import SocketOptions
 
-__all__ = ["Member", "Registration"]
+__all__ = ["Member", "Registration", "ways"]
 
 
 class Member(Protocol):
@@ -34,15 +42,28 @@ class Member(Protocol):
 class Registration:
     """One `struct xsk_umem` and the sockets on it. Not thread-safe: Core holds umem.registration_lock."""
 
-    def __init__(self, umem: UMEM) -> None:
+    @classmethod
+    def of(cls, umem: UMEM, options: SocketOptions) -> Registration:
+        """Return the registration whose sockets are bound like that, or a new one. SystemCallError if it is refused."""
+        for one in umem.registrations:
+            found: Registration = one
+            if found.fits(options):
+                return found
+        made = cls(umem, options)
+        umem.registrations.append(made)
+        return made
+
+    def __init__(self, umem: UMEM, options: SocketOptions) -> None:
         """Register the UMEM's memory with the kernel. SystemCallError when it refuses."""
         self.umem = umem
+        self.sg = options.sg
+        self.need_wakeup = options.need_wakeup
+        self.zero_copy: bool | None = None  # as the kernel bound the first socket; None before that; written by Core
         # The rings of the first socket; libxdp writes them here and keeps the addresses.
         self.fill = XskRing()
         self.comp = XskRing()
         self.opening = 0  # sockets that are being created: not deleted before they are done; written by Core
         self.first = True  # whether the rings above are still unused
-        self.shared: Shared | None = None  # what its sockets have in common; None before the first; written by Core
         self.members: list[Member] = []
         self.anchor: Member | None = None  # the member whose kernel socket the UMEM's descriptor refers to
         self.pointer = self._create()
@@ -84,22 +105,10 @@ class Registration:
             raise kernel_error("umem", number, tried)
         return pointer
 
-    def not_bound(self, number: int, where: str) -> SystemCallError:
-        """Build the error for a socket whose bind failed with errno `number`."""
-        forced = number == errno.EOPNOTSUPP and self.shared is not None and self.shared.zero_copy
-        remedy = ""
-        if forced:
-            remedy = "make the first one with `zero_copy=False`, or use a UMEM of its own"
-        elif number == errno.EBUSY:
-            remedy = "`xsk status` names the sockets in use; close that one, or take another queue"
-        return kernel_error(
-            "bind",
-            number,
-            f"cannot bind to {where}",
-            cause="the other sockets of this UMEM are zero-copy, so this one must be, and its driver cannot"
-            if forced
-            else "",
-            remedy=remedy,
+    def fits(self, options: SocketOptions) -> bool:
+        """Whether a socket that is to be bound like that can join. Not if the kernel is to choose zero-copy or not."""
+        return (self.sg, self.need_wakeup, self.zero_copy) == (options.sg, options.need_wakeup, options.zero_copy) and (
+            options.zero_copy is not None
         )
 
     def join(self, member: Member) -> None:
@@ -121,3 +130,25 @@ class Registration:
         """Delete the `struct xsk_umem`: every socket has left."""
         libxdp().xsk_umem__delete(self.pointer)
         self.pointer = ctypes.c_void_p()
+        self.umem.registrations.remove(self)
+
+
+def ways(umem: UMEM, wanted: SocketOptions, ifindex: int) -> list[SocketOptions]:
+    """Return how to try to bind, the best first. A further one is tried when the kernel refuses the one before.
+
+    In the network namespace of the interface `ifindex`.
+    """
+    if wanted.zero_copy is not None:
+        return [wanted]
+    zero_copy, copy = (wanted._replace(zero_copy=choice) for choice in (True, False))
+    there = [one for one in umem.registrations if one.fits(zero_copy) or one.fits(copy)]
+    if any(one.zero_copy for one in there):
+        return [zero_copy, copy]
+    # Only the kernel knows for sure. To ask it with bind() costs a registration of its own.
+    return [copy] if there and not _may_do_zero_copy(ifindex) else [wanted]
+
+
+def _may_do_zero_copy(ifindex: int) -> bool:
+    """Whether the kernel says that the driver has zero-copy (Linux 6.3)."""
+    able = abilities(ifindex)
+    return able is not None and bool(able.features & NETDEV_XDP_ACT_XSK_ZEROCOPY)

@@ -27,6 +27,7 @@ from toolkit.batch.batch import Batch
 from toolkit.errors import ArgumentError, ToolkitError, explained, kernel_error
 from toolkit.net.device import Device, check_ethernet, check_queue, describe
 from toolkit.program.loss import Location
+from toolkit.program.query import runs_natively
 from toolkit.rings import CompletionQueue, FillQueue, RXQueue, TXQueue
 from toolkit.umem.umem import UMEM
 from toolkit.wait.feed import Feed
@@ -68,14 +69,14 @@ class Socket(fork.NotCopied):
 
         umem: shared with other Sockets, or None for one of its own (closed with the Socket).
         rx_size, tx_size: ring entries, powers of two. rx=False or tx=False leaves that ring out.
-        zero_copy: True demands it, False forbids it, "auto" uses it if the driver supports it.
+        zero_copy: True demands it, False forbids it, "auto" uses it if the driver supports it and runs an XDP program
+        now: without one in native mode drivers do not send zero-copy. So attach first, then make the Socket.
         need_wakeup: the driver sets a flag in the ring when it needs a system call to go on; calls are made only then
         ("auto": True).
         sg: packets larger than a frame arrive as several descriptors (XDP_PKT_CONTD). A Batch has them in one piece,
         and is then a copy ("auto": False).
-        All sockets of a UMEM have the same zero_copy, need_wakeup and sg, because the kernel gives each what the first
-        one got: "auto" uses that, and asking for something else is an ArgumentError. The properties of these names
-        report the result.
+        The properties of these names report the result. Sockets of one UMEM may differ in them: the memory is then
+        registered with the kernel once for each way of binding, and counts as often against RLIMIT_MEMLOCK.
         prefill: frames to post before binding (some zero-copy drivers need that).
         wait: how wait() and receive() wait: "poll" sleeps in poll(2); "busy-poll" (the driver polls its NIC queue, by
         recvfrom(2)) and "spin" (the rings are polled) each take a whole core.
@@ -104,10 +105,13 @@ class Socket(fork.NotCopied):
             with explained(f"cannot open a socket on queue {queue} of {interface}"), entered(netns):
                 self.device: Device = describe(interface)
                 _check_device(self.device, queue)
+                how = options
+                if options.zero_copy is None and not runs_natively(self.device.ifindex):
+                    how = options._replace(zero_copy=False)  # zero-copy drivers refuse to send without a program
                 self.umem: UMEM = UMEM() if umem is None else umem
                 try:
                     feed = Feed(Location(Home(netns), self.device.ifindex))
-                    self._core = Core(interface, queue, self.umem, options, whole("prefill", prefill), feed)
+                    self._core = Core(interface, queue, self.umem, how, whole("prefill", prefill), feed)
                 except BaseException:
                     if self._own_umem:
                         self.umem.close()
@@ -149,7 +153,7 @@ class Socket(fork.NotCopied):
 
     @property
     def zero_copy(self) -> bool:
-        """Whether the driver writes into the UMEM itself, as the kernel reports (XDP_OPTIONS)."""
+        """Whether the driver reads and writes the UMEM itself, as the kernel reports (XDP_OPTIONS)."""
         return self._core.zero_copy
 
     @property

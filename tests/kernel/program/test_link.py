@@ -24,6 +24,7 @@ from toolkit.errors import ArgumentError, NotSupportedError, SystemCallError
 from toolkit.lab import Lab
 from toolkit.program import Attached, Link, Program, attached, xdp_links
 from toolkit.program import link as links
+from toolkit.program.query import runs_natively
 
 
 @pytest.fixture
@@ -92,6 +93,22 @@ def test_generic_where_the_driver_has_no_native_and_said_so(program: Program, la
     link.close()
     with pytest.raises(NotSupportedError, match=r'to lo \(native\).*`mode="generic"`'):
         program.attach("lo", mode="native", netns=lab.netns)
+
+
+def test_whether_the_driver_runs_one(program: Program, other: Program, lab: Lab) -> None:
+    """By link or netlink, whoever attached it: it decides whether a Socket is bound zero-copy."""
+    with lab.netns.entered():
+        ifindex = socket.if_nametoindex(lab.interface)
+        assert not runs_natively(ifindex)
+        for mode, expected in (("generic", False), ("native", True)):
+            with program.attach(lab.interface, mode=mode) as link:  # type: ignore[arg-type]
+                assert runs_natively(ifindex) is expected
+                assert link.location.runs_natively() is expected
+        for flags, expected in ((abi.XDP_FLAGS_SKB_MODE, False), (abi.XDP_FLAGS_DRV_MODE, True)):
+            by_netlink(other, lab, flags)
+            assert runs_natively(ifindex) is expected
+            assert abi.libbpf().bpf_xdp_detach(ifindex, flags, None) == 0
+        assert not runs_natively(ifindex)
 
 
 def test_wrong_arguments(program: Program, lab: Lab) -> None:

@@ -43,7 +43,7 @@ def test_a_socket_collected_while_another_is_created_takes_nothing_away(
                 patch.setattr(core, "bind", collecting)
                 with Socket(other.interface, 0, umem, netns=other.netns, prefill=16) as sock:
                     patch.undo()
-                    assert umem.registration is not None
+                    assert umem.registrations
                     assert sock.statistics().rx_dropped == 0
                     assert umem.audit()["rx"] == 16  # the forgotten one's frames are back
         assert umem.audit()["free"] == 256
@@ -142,8 +142,8 @@ def test_a_frame_of_another_umem_is_refused(lab: Lab) -> None:
 def test_the_libxdp_side_of_a_umem_goes_with_its_last_socket(lab: Lab) -> None:
     with UMEM(64, 2048) as umem:
         sock = Socket(lab.interface, 0, umem, netns=lab.netns)
-        first = umem.registration
+        (first,) = umem.registrations
         assert isinstance(first, registration.Registration)
         sock.close()
-        assert umem.registration is None
+        assert not umem.registrations
         assert not first.pointer

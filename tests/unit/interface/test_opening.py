@@ -98,6 +98,13 @@ def test_open_takes_all_of_them_but_the_slots_of_a_tee() -> None:
     assert set(OPTIONS) - ENTRANCES["Workers"][1] == {"slots", "umem"}
 
 
+@pytest.mark.parametrize("entrance", ["open", "Workers", "command"])
+def test_generic_mode_has_no_zero_copy(entrance: str) -> None:
+    """The Socket would be bound so, and say so, but the kernel would copy every packet, and some drivers send none."""
+    with pytest.raises(ArgumentError, match="contradict each other"):
+        ENTRANCES[entrance][0]("nosuch0", filter="all", mode="generic", zero_copy=True)
+
+
 @pytest.mark.parametrize("entrance", ["open", "tee", "Workers"])
 @pytest.mark.parametrize("given", [{}, {"filter": "all", "rules": [toolkit.Rule("udp")]}, {"snaplen": 64}])
 def test_which_packets_are_meant_has_to_be_said_once(entrance: str, given: dict[str, Any]) -> None:

@@ -260,10 +260,10 @@ def test_close_with_a_view_in_somebody_s_hands() -> None:
 
 def test_a_umem_in_use_is_not_closed() -> None:
     umem = UMEM(4, 4096)
-    umem.registration = object()
+    umem.registrations.append(object())
     with pytest.raises(ToolkitError, match="a Socket is open on it"):
         umem.close()
-    umem.registration = None
+    umem.registrations.clear()
     umem.close()
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import time
 from collections.abc import Iterable
@@ -165,15 +166,17 @@ def _summary(
     seconds: float,
     gone: DeviceGoneError | None,
 ) -> dict[str, Any]:
-    """Detach, answer what still waits, and put the counters side by side."""
+    """Take no more, answer what still waits, detach, and put the counters side by side."""
     left = True
     try:
-        opened.detach()
+        opened.stop_taking()
         while responder.step(0.05):
             pass
         left = not opened.flush(_FLUSH)
     except (ClosedError, DeviceGoneError):
         pass
+    with contextlib.suppress(ClosedError, DeviceGoneError):
+        opened.detach()
     counters, statistics = opened.counters(), opened.statistics()
     received, answered = responder.statistics()
     return {

@@ -274,13 +274,13 @@ def _waiting_on_both(directions: list[Direction], binding: Binding) -> Callable[
 
 
 def _summary(directions: list[Direction], edits: Edits, seconds: float, gone: DeviceGoneError | None) -> dict[str, Any]:
-    """Detach, forward what still waits, and put the counters side by side, a direction at a time.
+    """Take no more, forward what still waits, detach, and put the counters side by side, a direction at a time.
 
     What ended one of them, `gone`, ended all.
     """
     for way in directions:
         with contextlib.suppress(ClosedError, DeviceGoneError):
-            way.source.detach()
+            way.source.stop_taking()
     left = []
     for way in directions:
         waiting = True
@@ -289,6 +289,9 @@ def _summary(directions: list[Direction], edits: Edits, seconds: float, gone: De
                 pass
             waiting = not way.target.flush(_FLUSH)
         left.append(waiting)
+    for way in directions:  # a driver that has lost its program sends no more: not before all is sent
+        with contextlib.suppress(ClosedError, DeviceGoneError):
+            way.source.detach()
     reports = [_report(way, gone, all_sent=not waiting) for way, waiting in zip(directions, left, strict=True)]
     return {
         "edits": str(edits),

@@ -14,7 +14,7 @@ from toolkit._base.pacer import Pacer
 from toolkit.cli import options as opt
 from toolkit.cli.binding import Binding
 from toolkit.cli.command import command
-from toolkit.cli.commands.send_account import FRAMES, conclude, explained, summary
+from toolkit.cli.commands.send_account import FRAMES, conclude, summary
 from toolkit.cli.commands.send_packets import Flood
 from toolkit.cli.spelling import message_of
 from toolkit.cli.stop import Stop
@@ -271,7 +271,7 @@ def _loop(
         try:
             sock.send(packets[at : at + due], timeout=stop.timeout)
         except SystemCallError as refused:
-            return explained(refused, sock)
+            return refused
         finally:
             accepted = (ring.next_index - index) & _U32  # also when it ended with an error
             sent.packets += accepted

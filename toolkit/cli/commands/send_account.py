@@ -4,33 +4,19 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import time
 from typing import Any
 
 from toolkit.cli.view import output
 from toolkit.cli.view.losses import drop_reasons
-from toolkit.errors import DeviceGoneError, SystemCallError, kernel_error
+from toolkit.errors import DeviceGoneError
 from toolkit.xsk.socket import Socket
 from toolkit.xsk.statistics import Statistics
 
-__all__ = ["FRAMES", "conclude", "explained", "summary"]
+__all__ = ["FRAMES", "conclude", "summary"]
 
 FRAMES = 4096  # of the UMEM
 _FLUSH = 2.0  # seconds that the last packets have to leave
-
-
-def explained(refused: SystemCallError, sock: Socket) -> SystemCallError:
-    """Say more where we know more of why the kernel refused to send."""
-    if refused.errno == errno.EINVAL and sock.zero_copy:
-        return kernel_error(
-            "wake",
-            errno.EINVAL,
-            f"cannot send on queue {sock.queue} of {sock.interface}",
-            cause="the driver sends zero-copy only while an XDP program is attached to the interface natively",
-            remedy="copy mode, with --copy",
-        )
-    return refused
 
 
 def summary(sock: Socket, packets: int, octets: int, began: float) -> dict[str, Any]:

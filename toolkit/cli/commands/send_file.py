@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit.cli.binding import Binding
-from toolkit.cli.commands.send_account import FRAMES, conclude, explained, summary
+from toolkit.cli.commands.send_account import FRAMES, conclude, summary
 from toolkit.cli.spelling import message_of
 from toolkit.cli.stop import Stop
 from toolkit.cli.view import output
@@ -150,7 +150,7 @@ def _play(player: Replay, recorded: Recorded, file: str, loop: int, sock: Socket
             player.round(file)
             rounds += 1
     except SystemCallError as refused:
-        return message_of(explained(refused, sock))
+        return message_of(refused)
     except RecordedError as damaged:
         return message_of(damaged)
     return ""
