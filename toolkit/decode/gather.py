@@ -12,10 +12,11 @@ import numpy.typing as npt
 from toolkit._base.arguments import whole
 from toolkit.errors import ArgumentError
 
-__all__ = ["check_packets", "gather", "head", "windows"]
+__all__ = ["check_packets", "gather", "head", "windows", "words"]
 
 Bytes = npt.NDArray[np.uint8]
 Positions = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint32]
 
 _MASKED_BY_TABLE = 256  # widest row whose masks are kept as a table: 257 masks of 256 bytes, 64 KB
 
@@ -47,10 +48,9 @@ def check_packets(memory: Bytes, offsets: npt.ArrayLike, lengths: npt.ArrayLike)
     if starts.ndim != 1 or starts.shape != sizes.shape:
         raise ArgumentError(f"one offset and one length a packet: offsets are {starts.shape}, lengths {sizes.shape}.")
     if starts.size:
-        # Checked in this order, so that no difference of bad numbers can wrap around into range.
-        lowest = np.minimum.reduce(starts | sizes)
-        largest = np.maximum.reduce(sizes)
-        if lowest < 0 or largest > memory.size or np.minimum.reduce(memory.size - sizes - starts) < 0:
+        # If no number is as large as this, none is negative either, and no sum wraps around into range.
+        most = np.maximum.reduce((starts | sizes).view(np.uint64))
+        if most >> 62 or np.maximum.reduce(starts + sizes) > memory.size:
             raise _outside(memory.size, starts, sizes)
     return starts, sizes
 
@@ -83,12 +83,26 @@ def gather(memory: Bytes, starts: Positions, available: Positions, width: int) -
     return picked
 
 
+def words(rows: Bytes, at: int, into: Words) -> Words:
+    """Copy 32-bit numbers of network byte order from byte `at` of each row on; into: shape (count, len(rows)), uint32.
+
+    There, all numbers of one place lie together, in host order, for which NumPy's functions are quickest.
+    """
+    np.copyto(into, rows[:, at : at + 4 * len(into)].view(">u4").T)
+    return into
+
+
 def windows(memory: Bytes, width: int) -> npt.NDArray[np.void]:
     """Return the `width` bytes from every offset of the memory as one item each: an overlapping view, for indexing.
 
     NumPy copies an item with one memmove.
     """
-    return np.ndarray((memory.size - width + 1,), dtype=np.dtype(f"V{width}"), buffer=memory, strides=(1,))
+    return np.ndarray((memory.size - width + 1,), dtype=_item(width), buffer=memory, strides=(1,))
+
+
+@lru_cache(maxsize=64)
+def _item(width: int) -> np.dtype[np.void]:
+    return np.dtype((np.void, width))
 
 
 def _gather_at_end(memory: Bytes, starts: Positions, width: int) -> npt.NDArray[np.void]:
