@@ -39,17 +39,17 @@ def expected(batch: Batch, addresses: str) -> list[dict[str, Any]]:
         wanted["rule"] = None
         for name, column in columns.items():
             value = column[row]
-            if name == "length" or (addresses == "text" and name in ("ip6_src", "ip6_dst")):
+            if name == "length" or (addresses != "binary" and name in ("ip6_src", "ip6_dst")):
                 continue
             if name in ("ip6_src", "ip6_dst"):
                 wanted[name] = value.tobytes() if columns["ip_version"][row] == 6 else None
             elif value.dtype == np.bool_:
                 wanted[name] = bool(value)
-            elif addresses == "text" and name in IP:
+            elif addresses != "binary" and name in IP:
                 wanted[name] = str(ipaddress.IPv4Address(int(value))) if value >= 0 else None
                 if (name6 := IP[name]) and columns["ip_version"][row] == 6:
                     wanted[name] = hextets(columns[name6][row].tobytes())
-            elif addresses == "text" and name in MACS:
+            elif addresses != "binary" and name in MACS:
                 wanted[name] = int(value).to_bytes(6, "big").hex(":") if value >= 0 else None
             else:
                 wanted[name] = int(value) if value >= 0 else None

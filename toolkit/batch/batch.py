@@ -200,7 +200,8 @@ class Batch:
         byte counts and 32-bit fields are int64, so that sums are right too; ports, types and the like are int32 or
         int16.
         addresses: "text" has IPv4 and IPv6 as text in one column (ip_src, ip_dst), which every engine can join and
-        sort; "binary" is faster: IPv4 and Ethernet as int64, IPv6 as 16 bytes in ip6_src and ip6_dst.
+        sort; "dictionary" the same as dictionary columns, with each distinct address once: the least memory; "binary"
+        is fastest: IPv4 and Ethernet as int64, IPv6 as 16 bytes in ip6_src and ip6_dst.
         head: the first `head` bytes of each packet, in a column `head`; 0: no such column.
         """
         from toolkit.tables.arrow import record_batch
@@ -211,7 +212,8 @@ class Batch:
     def to_pandas(self, columns: Iterable[str] | None = None, *, addresses: Addresses = "text", head: int = 0) -> Any:
         """Return the packets as a pandas.DataFrame, one row each (extra `pandas`): arguments and columns of to_arrow().
 
-        Columns with missing values have pandas' nullable types, with pandas.NA; text is of dtype "string".
+        Columns with missing values have pandas' nullable types, with pandas.NA; text is of dtype "string", with
+        addresses="dictionary" of dtype "category".
         """
         from toolkit.tables.cells import packet_cells
         from toolkit.tables.data_frame import data_frame

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -35,7 +36,7 @@ __all__ = ["ParquetSink"]
 _GATHER = 2048  # packets that are decoded at a time: 60 columns cost 0.3 ms each time, however few packets there are
 _GATHER_BYTES = 1 << 24
 _ROWS = 1 << 17  # rows of a row group by default
-_ROW = 600  # bytes of a row: its columns, twice while they are written
+_ROW = 900  # bytes of a row: its columns, twice while they are written, and those of the next group meanwhile
 _MOST_OPEN = 32  # open files of a dataset, two descriptors each: a recording may have the hours of a year
 _HOUR = 3_600_000_000_000  # ns
 _UNDATED = "__HIVE_DEFAULT_PARTITION__"  # Hive's name for a missing value: packets without a time
@@ -75,7 +76,7 @@ class ParquetSink:
         access: who may read the files, and list the directories that are made for them; by default the owner only.
         filter, interface: text for the files' metadata. rows_per_group: packets of a row group, which are in memory
         until it is written (some 300 bytes each); by default 131072, fewer when memory is short. addresses, head: see
-        Batch.to_arrow(). compression: "zstd", "snappy", "none".
+        Batch.to_arrow(); in a file, "dictionary" is the same as "text". compression: "zstd", "snappy", "none".
         SystemCallError when the file cannot be created; LibraryError without pyarrow.
         """
         root = Path(path)
@@ -83,7 +84,7 @@ class ParquetSink:
         dataset = root.is_dir() or is_directory(os.fspath(path))
         metadata = {"writer": "afxdp-toolkit"}
         metadata |= {key: value for key, value in (("filter", filter), ("interface", interface)) if value is not None}
-        schema = _gathered([], addresses, head).schema
+        schema = _gathered([], "binary" if addresses == "binary" else "dictionary", head).schema
         options = {
             "compression": compression,
             "use_dictionary": [name for name in schema.names if name.startswith(_REPEATING)],
@@ -101,7 +102,7 @@ class ParquetSink:
                 with Folder.of(root) as folder:
                     files = _Single(create(folder, root.name))
             rows = affordable(_ROWS * _ROW, _GATHER * _ROW) // _ROW if rows_per_group is None else rows_per_group
-            self._writing = _Writing(files, schema, rows, addresses, head)
+            self._writing = _Writing(files, rows, head)
             # A sink that is garbage-collected, or open when the interpreter ends, is closed; but not in a forked child.
             self._finalizer = weakref.finalize(self, _forgotten, self._writing, os.getpid())
 
@@ -166,21 +167,22 @@ class ParquetSink:
 
 
 class _Writing:
-    """The work of a sink, in an object of its own, because the sink's finalizer keeps it alive."""
+    """The work of a sink, in an object of its own, because the sink's finalizer keeps it alive.
 
-    def __init__(
-        self, files: _Single | _Dataset, schema: pa.Schema, rows_per_group: int, addresses: Addresses, head: int
-    ) -> None:
+    A row group is written by a thread, while the next one is decoded: Arrow does not need the GIL for it.
+    """
+
+    def __init__(self, files: _Single | _Dataset, rows_per_group: int, head: int) -> None:
         self.files = files
         self.packets = 0
-        self._schema = schema
         self._rows_per_group = rows_per_group
-        self._how = (addresses, head)
+        self._head = head
         self._waiting: list[_Held] = []  # not yet decoded
         self._waiting_packets = self._waiting_bytes = 0
         self._decoded: list[pa.RecordBatch] = []
         self._decoded_rows = 0
         self._failed: Exception | None = None
+        self._writer: threading.Thread | None = None  # which writes a row group
         self._closed = False
 
     def add(self, batch: Batch) -> None:
@@ -190,8 +192,7 @@ class _Writing:
         if self._failed is not None:
             raise self._failed
         if not self._waiting and len(batch) >= _GATHER // 2:  # large enough to decode without a copy
-            addresses, head = self._how
-            self._decoded.append(record_batch(packet_cells(batch.tabular(head), None, addresses)))
+            self._decoded.append(record_batch(packet_cells(batch.tabular(self._head), None, "binary")))
             self._decoded_rows += len(batch)
         elif batch:
             held = _Held(batch)
@@ -201,7 +202,7 @@ class _Writing:
             if self._waiting_packets >= _GATHER or self._waiting_bytes >= _GATHER_BYTES:
                 self._decode()
         if self._decoded_rows >= self._rows_per_group:
-            self._flush()
+            self._flush(beside=True)
         self.tick()
 
     def tick(self) -> None:
@@ -214,34 +215,54 @@ class _Writing:
             return
         self._closed = True
         try:
-            if self._failed is None:
-                self._flush()
+            self._flush()
         finally:
             self.files.end({"packets": self.files.rows, **statistics})
 
     def discard(self) -> None:
         if not self._closed:
             self._closed = True
+            self._join()
             self.files.discard()
 
     def _decode(self) -> None:
         if self._waiting:
-            self._decoded.append(_gathered(self._waiting, *self._how))
+            self._decoded.append(_gathered(self._waiting, "binary", self._head))
             self._decoded_rows += self._waiting_packets
             self._waiting, self._waiting_packets, self._waiting_bytes = [], 0, 0
 
-    def _flush(self) -> None:
-        """Write the waiting rows as a row group."""
+    def _flush(self, *, beside: bool = False) -> None:
+        """Write the waiting rows as a row group; beside: by a thread, whose failure the next call raises."""
+        if self._join():
+            return
         self._decode()
         if not self._decoded:
             return
-        table = pyarrow("Parquet").Table.from_batches(self._decoded, schema=self._schema)
+        table = pyarrow("Parquet").Table.from_batches(self._decoded)  # addresses are numbers still: see ParquetFile
         self._decoded, self._decoded_rows = [], 0
+        if beside:
+            self._writer = threading.Thread(target=self._append, args=(table,), name="parquet")
+            self._writer.start()
+            return
+        self._append(table)
+        if self._failed is not None:
+            raise self._failed
+
+    def _append(self, table: pa.Table) -> None:
         try:
             self.files.append(table)
         except Exception as error:
             self._failed = error
-            raise
+
+    def _join(self) -> bool:
+        """Wait until no thread writes. Raises the failure of the thread; returns whether there was one before."""
+        failed, writer = self._failed, self._writer
+        if writer is not None:
+            writer.join()
+            self._writer = None
+        if failed is None and self._failed is not None:
+            raise self._failed
+        return failed is not None
 
 
 class _Held:
@@ -331,11 +352,11 @@ class _Dataset:
 
     @property
     def rows(self) -> int:
-        return self._rows + sum(file.rows for file in self._open.values())
+        return self._rows + sum(file.rows for file in list(self._open.values()))  # a thread may add one
 
     @property
     def bytes(self) -> int:
-        return self._bytes + sum(file.bytes for file in self._open.values())
+        return self._bytes + sum(file.bytes for file in list(self._open.values()))
 
     def due(self) -> bool:
         return time.monotonic() >= self._until

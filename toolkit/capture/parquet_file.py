@@ -10,11 +10,13 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from toolkit._base import fork
 from toolkit._base.access import Access
 from toolkit._base.careful import Folder
 from toolkit.errors import removed_error, write_error
-from toolkit.tables.arrow import pyarrow
+from toolkit.tables.arrow import pyarrow, with_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,6 +26,7 @@ __all__ = ["ParquetFile", "parquet_schema"]
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FOOTER = 1 << 18  # bytes kept free for the footer of a file without row groups
 _FOOTER_GROUP = 1 << 14  # bytes more for each row group: some 200 bytes a column
+_DICTIONARY = 1 << 19  # bytes of a dictionary that surely stays one (Parquet's limit is 1 MB)
 _COLUMN = 1 << 16  # bytes of a column chunk beyond its values: page headers, a dictionary that was not used
 
 
@@ -42,6 +45,9 @@ def parquet_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def _for_file(pa: Any, table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return what is written: addresses as text (each distinct one once) if `schema` has them so, and both times."""
+    if any(pa.types.is_dictionary(field.type) for field in schema):
+        table = with_text(table)
     arrays = []
     for field in schema:
         if field.name == "time":
@@ -51,6 +57,23 @@ def _for_file(pa: Any, table: pa.Table, schema: pa.Schema) -> pa.Table:
         else:
             arrays.append(table[field.name])
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _most(pa: Any, table: pa.Table) -> int:
+    """Return the most bytes that the values of a row group take: without a dictionary, where that is too large."""
+    size: int = table.nbytes
+    for column in table.columns:
+        if pa.types.is_dictionary(column.type):
+            longest = max(
+                (int(np.diff(_offsets(chunk.dictionary)).max(initial=0)) for chunk in column.chunks), default=0
+            )
+            if sum(chunk.dictionary.nbytes for chunk in column.chunks) > _DICTIONARY:
+                size += (longest + 4) * len(column)
+    return size
+
+
+def _offsets(strings: Any) -> Any:
+    return np.frombuffer(strings.buffers()[1], np.int32, len(strings) + 1)
 
 
 class ParquetFile:
@@ -68,7 +91,8 @@ class ParquetFile:
         hidden: bool,
         **options: Any,
     ) -> None:
-        """Create the file. schema: of the tables for append(). force: replace an existing file.
+        """Create the file. schema: of what is written, where addresses as text are dictionary columns: to readers they
+        are text. force: replace an existing file.
 
         options: for pyarrow's ParquetWriter. SystemCallError when it cannot be created; EEXIST without `force`.
         """
@@ -89,12 +113,14 @@ class ParquetFile:
         except BaseException:
             self._folder.close()
             raise
-        self._schema = parquet_schema(schema).with_metadata(dict(metadata))
+        self._schema = parquet_schema(schema)
+        self._metadata = dict(metadata)
         self._file = _Output(self._fd)
         self._sink = pa.PythonFile(self._file, mode="w")
         try:
             self._reserve(0, 0)
-            self._writer: Any = pq.ParquetWriter(self._sink, self._schema, **options)
+            # Without Arrow's own schema in the file, in which addresses would be dictionaries to pyarrow's readers.
+            self._writer: Any = pq.ParquetWriter(self._sink, self._schema, store_schema=False, **options)
         except BaseException:
             with contextlib.suppress(OSError):
                 self._folder.remove(self._draft, self._fd)
@@ -115,11 +141,14 @@ class ParquetFile:
         return self._file.tell() if self._fd >= 0 else self._size
 
     def append(self, table: pa.Table) -> None:
-        """Write a row group. SystemCallError (ENOSPC) when it does not fit: then the file stays as it was."""
+        """Write a row group; table: with addresses="binary".
+
+        SystemCallError (ENOSPC) when it does not fit: then the file stays as it was.
+        """
         pa = pyarrow("Parquet")
         table = _for_file(pa, table, self._schema)
         # Space is reserved first, because a row group that was written in part could not be removed.
-        self._reserve(table.nbytes + len(self._schema) * _COLUMN, self._groups + 1)
+        self._reserve(_most(pa, table) + len(self._schema) * _COLUMN, self._groups + 1)
         try:
             self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
         except OSError as refused:
@@ -144,7 +173,7 @@ class ParquetFile:
             return
         fd, end = self._fd, None
         try:
-            self._writer.add_key_value_metadata(dict(metadata))
+            self._writer.add_key_value_metadata({**self._metadata, **metadata})
             self._writer.close()
             end = self._file.tell()
         except OSError as refused:

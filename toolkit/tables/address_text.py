@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Text", "ip4_text", "ip6_text", "ip_text", "mac_text", "octets"]
+__all__ = ["Numbers", "Text", "ip4_text", "ip6_text", "ip_text", "joined", "mac_text", "octets"]
 
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
@@ -39,6 +39,34 @@ class Text(NamedTuple):
         """Return the items as Python bytes: for pandas, not for a hot path."""
         whole, at = self.data.tobytes(), self.offsets.tolist()
         return [whole[begin:end] for begin, end in pairwise(at)]
+
+
+class Numbers(NamedTuple):
+    """Addresses that are to be text, one a row, as numbers.
+
+    ip4: shape (n,), -1 where there is none; Ethernet's 48 bits with `mac`. ip6: shape (n, 16), uint8, and is6, shape
+    (n,), bool, in which rows it counts and not ip4; None: in no row.
+    """
+
+    ip4: Array
+    ip6: Bytes | None = None
+    is6: Flags | None = None
+    mac: bool = False
+
+    def text(self) -> Text:
+        """Write every row."""
+        if self.mac:
+            return mac_text(self.ip4)
+        if self.ip6 is None or self.is6 is None:
+            return ip4_text(self.ip4)
+        return ip_text(self.ip4, self.ip6, self.is6)
+
+
+def joined(one: Text, other: Text) -> Text:
+    """Return the items of two, one behind the other."""
+    return Text(
+        np.concatenate([one.data, other.data]), np.concatenate([one.offsets, other.offsets[1:] + one.offsets[-1]])
+    )
 
 
 def ip4_text(addresses: Array) -> Text:

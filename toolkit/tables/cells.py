@@ -5,20 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import ArgumentError
-from toolkit.tables.address_text import Text, ip4_text, ip_text, mac_text, octets
+from toolkit.tables.address_text import Numbers, Text, octets
 from toolkit.tables.schema import IP, MACS, NUMBERS, PACKET, WHOLE, Addresses, names
 
-__all__ = ["Cells", "PacketTable", "column_cells", "packet_cells"]
+__all__ = ["Cells", "PacketTable", "column_cells", "length_of", "packet_cells"]
 
 Array = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
 
+_DTYPES = {name: np.dtype(dtype) for name, dtype in NUMBERS.items()}
 _UNKNOWN_RULE = 0xFFFFFFFF  # the value in Batch.rule_numbers where the rule is not known
 
 
@@ -34,21 +35,32 @@ class DecodedColumns(Protocol):
     def keys(self) -> list[str]:
         """Return the names."""
 
+    def to_dict(self) -> dict[str, Array]:
+        """Return all columns by name."""
 
-@dataclass(frozen=True)
-class Cells:
+    def having(self, name: str) -> Flags | None:
+        """Return which packets have a value in a column: shape (n,), not to be changed; None: all of them.
+
+        It is the same array for all columns of one header.
+        """
+
+
+class Cells(NamedTuple):
     """One column of a table.
 
-    values: shape (n,), numbers of any type, datetime64[ns] (UTC) or bool; shape (n, 16), uint8; or Text.
+    values: shape (n,), numbers of any type, datetime64[ns] (UTC) or bool; shape (n, 16), uint8; Text; or Numbers.
     present: shape (n,), bool, which packets have it; None: all. nullable: whether other packets may not have it.
-    kind: "number", "time", "text", "octets" (bytes in a Text) or "address" (16 bytes).
+    kind: "number", "time", "text", "octets" (bytes in a Text), "address" (16 bytes); of addresses as text, which are
+    Numbers still, "written", or "category" where the table has each distinct one once.
+    dtype: the type that the numbers have in the table; None: that of `values`.
     """
 
     name: str
-    values: Array | Text
+    values: Array | Text | Numbers
     present: Flags | None
     nullable: bool
     kind: str = "number"
+    dtype: np.dtype[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,23 +93,35 @@ def packet_cells(
     if unknown := [name for name in chosen if name not in known]:
         more = " (the first bytes of a packet: set their number with head=)" if "head" in unknown else ""
         raise ArgumentError(f"no column {unknown[0]!r}{more}. There are: {', '.join(known)}.")
+    if wanted is None:
+        packets.columns.to_dict()  # all at once is quicker
     return [_packet_cell(packets, name, addresses) for name in chosen]
 
 
 def column_cells(columns: DecodedColumns, addresses: Addresses = "text") -> list[Cells]:
     """Return decoded columns, including the length, as those of a table."""
     _checked(addresses)
+    columns.to_dict()  # all at once is quicker
     length = [_length(columns)] if "length" in columns else []
     return length + [_column_cell(columns, name, addresses) for name in names(columns.keys(), addresses)]
 
 
+def length_of(values: Array | Text | Numbers) -> int:
+    """Return how many rows a column has."""
+    if isinstance(values, Text):
+        return len(values.offsets) - 1
+    return len(values.ip4) if isinstance(values, Numbers) else len(values)
+
+
 def _checked(addresses: Addresses) -> Addresses:
-    if addresses not in ("text", "binary"):
-        raise ArgumentError(f"addresses are 'text' or 'binary', not {addresses!r}.")
+    if addresses not in ("text", "dictionary", "binary"):
+        raise ArgumentError(f"addresses are 'text', 'dictionary' or 'binary', not {addresses!r}.")
     return addresses
 
 
 def _packet_cell(packets: PacketTable, name: str, addresses: Addresses) -> Cells:
+    if name not in PACKET and name != "head":
+        return _column_cell(packets.columns, name, addresses)
     if name == "time":
         known = ~np.isnat(packets.times)
         return Cells(name, packets.times, None if known.all() else known, True, "time")
@@ -109,11 +133,9 @@ def _packet_cell(packets: PacketTable, name: str, addresses: Addresses) -> Cells
         return Cells(name, packets.queues.astype(PACKET[name]), None, False)
     if name == "rule":
         return _nullable(name, packets.rule_numbers.astype(PACKET[name]), packets.rule_numbers != _UNKNOWN_RULE)
-    if name == "head":
-        assert packets.head is not None
-        kept = np.minimum(packets.columns["length"], packets.head.shape[1])
-        return Cells(name, octets(packets.head, kept), None, False, "octets")
-    return _column_cell(packets.columns, name, addresses)
+    assert packets.head is not None
+    kept = np.minimum(packets.columns["length"], packets.head.shape[1])
+    return Cells(name, octets(packets.head, kept), None, False, "octets")
 
 
 def _length(columns: DecodedColumns) -> Cells:
@@ -123,35 +145,25 @@ def _length(columns: DecodedColumns) -> Cells:
 def _column_cell(columns: DecodedColumns, name: str, addresses: Addresses) -> Cells:
     """Return one column of toolkit.decode without -1, in the type that schema.py gives it."""
     column = columns[name]
-    if name in NUMBERS:
-        return _nullable(name, column.astype(NUMBERS[name]), column >= 0)
     if name in WHOLE:
         return Cells(name, column, None, False)
+    present = columns.having(name)
     if column.ndim == 2:
-        present = np.asarray(columns["ip_version"] == 6 if "ip_version" in columns else column.any(axis=1))
-        return _nullable(name, column, present, "address")
-    if addresses == "text":
-        return _text(columns, name)
-    return _nullable(name, column.astype(np.int64), column >= 0)
-
-
-def _text(columns: DecodedColumns, name: str) -> Cells:
-    column = columns[name]
-    present = column >= 0
+        return Cells(name, column, present, True, "address")
+    if (dtype := _DTYPES.get(name)) is not None:
+        return Cells(name, column, present, True, dtype=dtype)
+    if addresses == "binary":
+        return Cells(name, column, present, True)
+    kind = "written" if addresses == "text" else "category"
     inside = IP.get(name)
-    is6 = None
-    if inside is not None and inside in columns and "ip_version" in columns:
-        is6 = columns["ip_version"] == 6
-        present |= is6
-    if not present.any():
-        return Cells(name, Text(np.zeros(0, np.uint8), np.zeros(len(column) + 1, np.int32)), present, True, "text")
-    if name in MACS:
-        text = mac_text(column)
-    elif is6 is None or inside is None or not is6.any():
-        text = ip4_text(column)
-    else:
-        text = ip_text(column, columns[inside], is6)
-    return _nullable(name, text, present, "text")
+    if present is None or inside is None or inside not in columns:
+        return Cells(name, Numbers(column, mac=name in MACS), present, True, kind)
+    is6 = columns.having(inside)
+    if is6 is None:
+        is6 = np.ones(len(column), dtype=np.bool_)
+    elif not is6.any():
+        return Cells(name, Numbers(column), present, True, kind)
+    return Cells(name, Numbers(column, columns[inside], is6), columns.having("ip_version"), True, kind)
 
 
 def _nullable(name: str, values: Array | Text, present: Flags, kind: str = "number") -> Cells:

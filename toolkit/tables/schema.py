@@ -12,9 +12,9 @@ import numpy as np
 
 __all__ = ["IP", "MACS", "NUMBERS", "PACKET", "WHOLE", "Addresses", "names"]
 
-# "text": addresses as text, IPv4 and IPv6 in the same column. "binary": IPv4 (host order) and Ethernet as int64, IPv6
-# as 16 bytes in columns of its own.
-Addresses = Literal["text", "binary"]
+# "text": addresses as text, IPv4 and IPv6 in the same column. "dictionary": the same, each distinct one kept once.
+# "binary": IPv4 (host order) and Ethernet as int64, IPv6 as 16 bytes in columns of its own.
+Addresses = Literal["text", "dictionary", "binary"]
 
 # All numbers are signed, so that their differences are right: ports, lengths, sequence numbers. Numbers that are summed
 # have 64 bits: Polars sums 32 bits in 32 bits, which overflow at 4 GB of packets. Names (a port, a type) have only the
@@ -76,5 +76,5 @@ IP = {  # columns of IPv4 addresses, and the column that has the same address of
 
 def names(decoded: list[str], addresses: Addresses) -> list[str]:
     """Return the names that these columns of toolkit.decode have in a table, in order."""
-    inside = [IP[name] for name in decoded if IP.get(name)] if addresses == "text" else []
+    inside = [IP[name] for name in decoded if IP.get(name)] if addresses != "binary" else []
     return [name for name in decoded if name not in inside and name != "length"]
