@@ -51,7 +51,7 @@ def measure(names: Sequence[str], *, quick: bool, pairs: int | None, seconds: fl
         figures["startup"] = costs.startup_figures(3 if quick else 7)
     if "batches" in names:
         plan.note("cost by batch size")
-        figures["batch_ns_per_packet"] = batches.costs(plan.where, 3 if quick else 7)
+        figures["batch_ns_per_packet"], figures["no_floor"] = batches.costs(plan.where, 3 if quick else 7)
     if "decode" in names:
         plan.note("decoding, tables, flows")
         figures["decode_pps"] = decoding.rates(0.05 if quick else 0.5)

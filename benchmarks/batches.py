@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cost of a packet by the size of its batch: rings are filled first, then the time to empty them is measured."""
+"""The cost of a packet by the size of its batch: rings are filled first, then the time to empty them is measured.
+
+Beside it is the floor: what a loop in C on libxdp's inline calls pays for the same.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,14 @@ import time
 from collections.abc import Callable
 
 import toolkit
+from benchmarks.floor import Floor, MissingFloorError
 from benchmarks.isolation import Cores, undisturbed
 from toolkit.lab import Lab
 from toolkit.packets import frames as lab_frames
 
 __all__ = ["SIZES", "costs"]
+
+_READ = "receive, head(64), lengths"
 
 SIZES = tuple(1 << power for power in range(12))  # 1 … 2048
 _RING = 8192
@@ -21,13 +27,18 @@ _MOST = 1024  # most batches of one measurement: enough for small batches
 Costs = dict[str, dict[int, float]]
 
 
-def costs(where: Cores, rounds: int) -> Costs:
-    """Return nanoseconds a packet by batch size, for each kind of work; medians of `rounds`."""
+def costs(where: Cores, rounds: int) -> tuple[Costs, str]:
+    """Return ns a packet by batch size, for each kind of work, medians of `rounds`; and why there is no floor."""
     kinds: dict[str, Callable[[toolkit.Interface, int], tuple[int, float]]] = {
         "receive": _receive,
-        "receive, head(64), lengths": _receive_and_read,
+        _READ: _receive_and_read,
         "send": _send,
     }
+    missing = ""
+    try:
+        kinds |= _floors(Floor())
+    except MissingFloorError as reason:
+        missing = str(reason)
     found: dict[str, dict[int, list[float]]] = {kind: {size: [] for size in SIZES} for kind in kinds}
     with Lab() as lab, toolkit.open(lab.interface, filter="udp", ring_size=_RING, netns=lab.netns) as interface:
         for _ in range(rounds):
@@ -42,11 +53,25 @@ def costs(where: Cores, rounds: int) -> Costs:
                     while interface.receive(timeout=0):
                         pass
                     interface.flush(5)
-    return {kind: {size: statistics.median(ns) for size, ns in by.items()} for kind, by in found.items()}
+    return {kind: {size: statistics.median(ns) for size, ns in by.items()} for kind, by in found.items()}, missing
+
+
+def _floors(floor: Floor) -> dict[str, Callable[[toolkit.Interface, int], tuple[int, float]]]:
+    def receive(interface: toolkit.Interface, size: int) -> tuple[int, float]:
+        return floor.receive(interface, size, _batches(size), read=False)
+
+    def receive_and_read(interface: toolkit.Interface, size: int) -> tuple[int, float]:
+        return floor.receive(interface, size, _batches(size), read=True)
+
+    return {"C: receive": receive, f"C: {_READ}": receive_and_read}
+
+
+def _batches(size: int) -> int:
+    return min(_MOST, _RING // 2 // size)
 
 
 def _receive(interface: toolkit.Interface, size: int) -> tuple[int, float]:
-    received, receive, batches = 0, interface.receive, min(_MOST, _RING // 2 // size)
+    received, receive, batches = 0, interface.receive, _batches(size)
     began = time.perf_counter()
     for _ in range(batches):
         received += len(receive(0, size))
@@ -54,7 +79,7 @@ def _receive(interface: toolkit.Interface, size: int) -> tuple[int, float]:
 
 
 def _receive_and_read(interface: toolkit.Interface, size: int) -> tuple[int, float]:
-    received, receive, batches = 0, interface.receive, min(_MOST, _RING // 2 // size)
+    received, receive, batches = 0, interface.receive, _batches(size)
     began = time.perf_counter()
     for _ in range(batches):
         batch = receive(0, size)
@@ -68,7 +93,7 @@ def _send(interface: toolkit.Interface, size: int) -> tuple[int, float]:
 
     frame = lab_frames.udp_frame(bytes(18), size=64)
     packets = np.tile(np.frombuffer(frame, np.uint8), (size, 1))
-    sent, batches = 0, min(_MOST, _RING // 2 // size)
+    sent, batches = 0, _batches(size)
     began = time.perf_counter()
     for _ in range(batches):
         sent += interface.send(packets)

@@ -63,6 +63,9 @@ Written by `sudo scripts/bench --write`; the text around the tables says how the
   may be dirty); each program finds memory that was in use a moment before, for on a virtual machine whose host takes
   free memory back, the first use of a page costs 10 us. For good nobody writes faster than the disk: "the disk alone"
   is a new file, past the page cache, with nobody capturing.
+- **The cost by batch size** is measured on rings that were filled before. "C" is the limit: a loop on libxdp's inline
+  calls over rings filled in the same way (`benchmarks/floor.c`), where there are a C compiler and libxdp's headers. It
+  checks nothing and keeps no books.
 - **CPU time** is that of all threads of the process, in user space and in the kernel, softirqs in its time included.
   testpmd polls its rings all the time, so it uses the whole core whatever it does.
 - **Peers**: DPDK's `testpmd` (Debian's dpdk-dev) on its af_xdp driver, native mode, copy mode as for everybody on a

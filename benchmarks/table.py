@@ -32,7 +32,7 @@ def tables(figures: dict[str, Any]) -> list[Table]:
     if "startup" in figures:
         found.append(_startup(figures["startup"]))
     if "batch_ns_per_packet" in figures:
-        found.append(_batches(figures["batch_ns_per_packet"]))
+        found.append(_batches(figures["batch_ns_per_packet"], figures.get("no_floor", "")))
     if "decode_pps" in figures:
         found.append(_decoding(figures["decode_pps"]))
     for job, profile in figures.get("profiles", {}).items():
@@ -168,10 +168,11 @@ def _startup(figures: dict[str, Any]) -> Table:
     return Table("Start and memory", ("figure", "is", "wanted"), cells)
 
 
-def _batches(costs: dict[str, dict[Any, float]]) -> Table:
+def _batches(costs: dict[str, dict[Any, float]], no_floor: str) -> Table:
+    without = f" (not measured in C: {no_floor})" if no_floor else ""
     sizes = list(next(iter(costs.values())))
     cells = [(str(size), *(f"{by[size]:,.0f}" for by in costs.values())) for size in sizes]
-    return Table("Cost of a packet by batch size, ns", ("packets in a batch", *costs), cells)
+    return Table(f"Cost of a packet by batch size, ns{without}", ("packets in a batch", *costs), cells)
 
 
 def _decoding(rates: dict[str, dict[str, float]]) -> Table:
