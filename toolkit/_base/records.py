@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import itertools
-import json
 import os
 import socket
 import stat
@@ -18,17 +17,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit._base.access import Access
-from toolkit._base.careful import replace_text
 from toolkit._base.netns import identity
 from toolkit.errors import PrivilegeError, ToolkitError
 
 __all__ = ["DIRECTORY", "Guard", "Record", "Records", "namespaces", "netns_gone", "netns_here"]
 
-DIRECTORY = Path("/run/afxdp-toolkit")
+DIRECTORY = "/run/afxdp-toolkit"
 
 _SO_NETNS_COOKIE = 71  # asm-generic/socket.h, Linux 5.14
 _FIRST_PID_SPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h: the machine's first pid namespace
@@ -65,7 +61,7 @@ class Record(NamedTuple):
 class Records:
     """The records of one kind ("napi", "program") on this machine. Lock before writing: see locked()."""
 
-    def __init__(self, kind: str, directory: Path | None = None) -> None:
+    def __init__(self, kind: str, directory: str | None = None) -> None:
         self._kind = kind
         self._directory = DIRECTORY if directory is None else directory
 
@@ -100,7 +96,7 @@ class Records:
             found = os.lstat(self._directory)
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
                 raise PermissionError(1, "Operation not permitted")
-            return os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            return os.open(f"{self._directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as refused:
             raise PrivilegeError(
                 refused.errno or 1,
@@ -120,12 +116,18 @@ class Records:
 
     def write(self, record: Record) -> None:
         """Write a record, whole or not at all."""
-        replace_text(self._directory / record.name, json.dumps(record._asdict()), Access())
+        import json
+        from pathlib import Path
+
+        from toolkit._base.access import Access
+        from toolkit._base.careful import replace_text
+
+        replace_text(Path(self._directory, record.name), json.dumps(record._asdict()), Access())
 
     def remove(self, record: Record) -> None:
         """Remove a record. Repeatable."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._directory / record.name)
+            os.unlink(f"{self._directory}/{record.name}")
 
     def forget_namespaces(self) -> list[Record]:
         """Remove and return the records whose process and network namespace are both gone."""
@@ -144,10 +146,17 @@ class Records:
         """Return every readable record, oldest first."""
         found: list[tuple[float, Record]] = []
         with contextlib.suppress(OSError):
-            for path in self._directory.glob(f"{self._kind}-*.json"):
-                with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-                    fields: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
-                    found.append((path.stat().st_mtime, Record(**{**fields, "name": path.name})))
+            for name in os.listdir(self._directory):
+                if not (name.startswith(f"{self._kind}-") and name.endswith(".json")):
+                    continue
+                with (
+                    contextlib.suppress(OSError, ValueError, TypeError, KeyError),
+                    open(f"{self._directory}/{name}", encoding="ascii") as file,
+                ):
+                    import json
+
+                    fields: dict[str, Any] = json.load(file)
+                    found.append((os.fstat(file.fileno()).st_mtime, Record(**{**fields, "name": name})))
         return [record for _, record in sorted(found, key=lambda pair: pair[0])]
 
 

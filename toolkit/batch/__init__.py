@@ -3,8 +3,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from toolkit._base.lazy import lazily
 from toolkit.batch.batch import Batch
 from toolkit.batch.batch import _unpickle as _unpickle
-from toolkit.batch.editable import EditableBatch
+
+if TYPE_CHECKING:
+    from toolkit.batch.editable import EditableBatch
 
 __all__ = ["Batch", "EditableBatch"]
+
+__getattr__, __dir__ = lazily(__name__, {"editable": "EditableBatch"})

@@ -76,7 +76,7 @@ def cli(context: click.Context) -> None:
     if context.invoked_subcommand not in _HARMLESS:
         from toolkit._base import records
 
-        if records.DIRECTORY.is_dir():  # hardly ever: what a killed one of us could not put back
+        if os.path.isdir(records.DIRECTORY):  # hardly ever: what a killed one of us could not put back
             from toolkit.cli.commands.detach import put_back
 
             put_back()

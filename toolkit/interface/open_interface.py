@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from mmap import PAGESIZE
 from typing import Literal
 
-from toolkit._base.memory import affordable
 from toolkit._base.netns import NetNS, entered
 from toolkit._base.uninterrupted import uninterrupted
 from toolkit.errors import SystemCallError, VerifierError, explained, kernel_error
@@ -255,6 +254,8 @@ def _ring_size(queues: int, frame_size: int) -> int:
     The kernel needs some 150 bytes for each frame of a UMEM in each queue that shares it: with rings of one size, 64
     queues would cost gigabytes.
     """
+    from toolkit._base.memory import affordable
+
     share = max(_ENTRIES // queues, _SMALLEST)
     size = min(1 << (share.bit_length() - 1), _LARGEST)
     entry = queues * frame_size * 5 // 4  # bytes of the UMEM

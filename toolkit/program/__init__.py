@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
-from toolkit._base.cache import CacheWarning
-from toolkit.program.bcc import import_bcc
+from typing import TYPE_CHECKING
+
+from toolkit._base.lazy import lazily
 from toolkit.program.link import Link, Replace
 from toolkit.program.maps import Map
-from toolkit.program.matching import forget, matches
 from toolkit.program.program import Program
 from toolkit.program.query import Attached, ProgramInfo, XdpLink, attached, xdp_links
 from toolkit.program.rules import Action, Rule, RuleCounters
-from toolkit.program.sources import directory, headers, source_text
+
+if TYPE_CHECKING:
+    from toolkit._base.cache import CacheWarning
+    from toolkit.program.bcc import import_bcc
+    from toolkit.program.matching import forget, matches
+    from toolkit.program.sources import directory, headers, source_text
 
 __all__ = [
     "Action",
@@ -34,3 +39,13 @@ __all__ = [
     "source_text",
     "xdp_links",
 ]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "bcc": "import_bcc",
+        "build": "CacheWarning",
+        "matching": "forget matches",
+        "sources": "directory headers source_text",
+    },
+)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit._base.cache import Cache
+from toolkit._base.cache import CacheWarning as CacheWarning  # toolkit.program.CacheWarning
 from toolkit._base.capabilities import CAP_BPF, CAP_NET_ADMIN
 from toolkit._base.children import run_helper
 from toolkit.abi.shared_library import refused_by

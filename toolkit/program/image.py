@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import json
 from typing import Any
 
 import numpy as np
@@ -54,6 +53,8 @@ class MapSpec:
 
 def _fields(layout: str) -> tuple[tuple[str, str], ...]:
     """Return the members of a struct value, from BCC's description; empty unless all are integers."""
+    import json
+
     try:
         described = json.loads(layout)
     except ValueError:

@@ -12,7 +12,6 @@ from toolkit.abi import libbpf as abi
 from toolkit.errors import ArgumentError, VerifierError, kernel_error
 from toolkit.program.image import Image
 from toolkit.program.maps import Map
-from toolkit.program.verifier_error import LIMITS, verifier_error
 
 __all__ = ["create_maps", "load_program"]
 
@@ -59,6 +58,8 @@ def load_program(image: Image, maps: Mapping[str, Map], *, frags: bool, source: 
     flags = abi.BPF_F_XDP_HAS_FRAGS if frags else 0
     tried = f"cannot load the XDP program {image.function} of {source}"
     if len(code) > MOST:
+        from toolkit.program.verifier_error import LIMITS
+
         raise VerifierError(errno.E2BIG, f"{tried}: {len(code)} instructions are more than jumps reach{LIMITS}", "")
     fd = _load(image, code, flags, None)
     if fd >= 0:
@@ -79,4 +80,6 @@ def load_program(image: Image, maps: Mapping[str, Map], *, frags: bool, source: 
             break
     if not text.strip():
         raise kernel_error("prog_load", fd, tried)
+    from toolkit.program.verifier_error import verifier_error
+
     raise verifier_error(-fd, tried, text)

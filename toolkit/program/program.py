@@ -21,8 +21,8 @@ from toolkit._base.netns import NetNS
 from toolkit._base.uninterrupted import uninterrupted
 from toolkit.abi import libbpf as abi
 from toolkit.errors import ArgumentError, ToolkitError, explained
-from toolkit.program import build, load, query, run, sources
 from toolkit.program import link as links
+from toolkit.program import load, query, run
 from toolkit.program.link import Link, Mode, Replace
 from toolkit.program.loss import Location, Loss, detached
 from toolkit.program.maps import Map
@@ -84,6 +84,8 @@ class Program:
 
         Raises CompileError, VerifierError, FilterError, LibraryError (no BCC), PrivilegeError, ArgumentError.
         """
+
+        from toolkit.program import build, sources
 
         def work() -> Program:
             one_of("frags", frags, True, False)

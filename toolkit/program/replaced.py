@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import errno
 import functools
-import logging
 import os
 import socket
 from typing import Literal
@@ -42,7 +41,6 @@ _KIND = "program"  # of the records
 _RELEASED = -1  # instead of the process's start: it has ended, and could not yet restore the program
 
 _guard = Guard(_KIND)
-_log = logging.getLogger("toolkit.replaced")
 
 
 def check_replace(replace: Replace) -> None:
@@ -265,8 +263,10 @@ def _put_back_left(ifindex: int) -> None:
 
 
 def _say(*lines: str) -> None:
+    import logging
+
     for line in lines:
-        afterwards(functools.partial(_log.warning, line))
+        afterwards(functools.partial(logging.getLogger("toolkit.replaced").warning, line))
 
 
 def _outcomes(done: list[tuple[Record, str]]) -> list[str]:

@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from toolkit._base.arguments import whole
 from toolkit.errors import ArgumentError
-from toolkit.filter.translate import translate
 
 __all__ = ["Action", "Filtering", "Rule", "RuleCounters", "describe", "generate", "plain"]
 
@@ -166,6 +165,8 @@ def generate(rules: Sequence[Rule], *, frags: bool = False) -> str:
 
     frags: as for translate().
     """
+    from toolkit.filter.translate import translate
+
     matches = [
         translate(rule.filter, f"match_{i}", frags=frags) for i, rule in enumerate(rules) if rule.filter != "all"
     ]

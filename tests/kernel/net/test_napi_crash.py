@@ -59,7 +59,7 @@ OWNER = """
     from pathlib import Path
     import toolkit
     from toolkit._base import records
-    records.DIRECTORY = Path(sys.argv[1])
+    records.DIRECTORY = sys.argv[1]
     class Given:
         def fileno(self):
             return int(sys.argv[2])

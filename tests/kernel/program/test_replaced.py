@@ -312,7 +312,7 @@ def test_after_kill_the_next_to_open_puts_it_back(lab: Lab, said: Callable[[], l
         from pathlib import Path
         from toolkit._base import records
         from toolkit.program import pins
-        records.DIRECTORY, pins.DIRECTORY = Path({str(records.DIRECTORY)!r}), Path({str(pins.DIRECTORY)!r})
+        records.DIRECTORY, pins.DIRECTORY = {str(records.DIRECTORY)!r}, {str(pins.DIRECTORY)!r}
         class Given:
             def fileno(self):
                 return {netns}
@@ -355,7 +355,7 @@ def test_a_pin_that_somebody_removed_is_not_missed(lab: Lab, said: Callable[[], 
     by_netlink(lab)
     before = present(lab)
     with opened(lab):
-        (pin,) = pins.DIRECTORY.iterdir()
+        (pin,) = Path(pins.DIRECTORY).iterdir()
         pin.unlink()
     assert "is back on veth0" in said()[-1]
     assert present(lab) == before
@@ -364,7 +364,7 @@ def test_a_pin_that_somebody_removed_is_not_missed(lab: Lab, said: Callable[[], 
 
 def test_a_program_attached_by_ip(lab: Lab, said: Callable[[], list[str]]) -> None:
     """The ordinary way: iproute2 attaches a pinned program by netlink."""
-    pinned = pins.DIRECTORY.parent / "firewall"
+    pinned = Path(pins.DIRECTORY).parent / "firewall"
     with Program.build(XDP_PASS) as program:
         assert abi.libbpf().bpf_obj_pin(program.fd, os.fsencode(pinned)) == 0
     try:
