@@ -8,13 +8,13 @@ programs are compiled each time, and a CacheWarning says so.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import stat
 from pathlib import Path
 from typing import Any
 
+from toolkit._base.digest import sha256
 from toolkit._base.warn import warn
 
 __all__ = ["Cache", "CacheWarning", "directory"]
@@ -61,7 +61,8 @@ def _distrusted(status: os.stat_result) -> str:
 
 
 def _digest(text: bytes) -> bytes:
-    return hashlib.sha256(text).hexdigest().encode()
+    digest: str = sha256(text).hexdigest()
+    return digest.encode()
 
 
 class Cache:

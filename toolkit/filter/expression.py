@@ -9,7 +9,6 @@ disk; those of names are not, because their addresses may change.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import re
 import signal
@@ -19,6 +18,7 @@ from typing import Any
 
 from toolkit._base.cache import Cache
 from toolkit._base.children import run_helper
+from toolkit._base.digest import sha256
 from toolkit._base.warn import warn
 from toolkit.abi import libpcap as abi
 from toolkit.abi.libpcap import Instruction
@@ -164,7 +164,7 @@ def _instructions(expression: str) -> list[Instruction]:
 def _kept(expression: str, version: bytes) -> list[Instruction]:
     """Return the instructions from the cache, else compile the expression and store them there."""
     text = expression.encode(errors="surrogateescape")
-    key = "filter-" + hashlib.sha256(b"%d:%s:" % (len(version), version) + text).hexdigest()[:40]
+    key = "filter-" + sha256(b"%d:%s:" % (len(version), version) + text).hexdigest()[:40]
     with Cache() as cache:
         found = _checked((cache.load(key) or {}).get("instructions"))
         if found is None:

@@ -7,7 +7,6 @@ import contextlib
 import errno
 import functools
 import glob
-import hashlib
 import json
 import os
 import platform
@@ -22,6 +21,7 @@ from toolkit._base.cache import Cache
 from toolkit._base.cache import CacheWarning as CacheWarning  # toolkit.program.CacheWarning
 from toolkit._base.capabilities import CAP_BPF, CAP_NET_ADMIN
 from toolkit._base.children import run_helper
+from toolkit._base.digest import sha256
 from toolkit.abi.shared_library import refused_by
 from toolkit.errors import ArgumentError, CompileError, LibraryError, ToolkitError, kernel_error
 from toolkit.program import compiler_error, dependencies, sources
@@ -78,15 +78,16 @@ def _toolchain() -> str:
 def _without_bcc() -> str:
     """The same without BCC, and by what our headers say: for a machine that has none, and may have copied the cache."""
     files = [Path(__file__).with_name("bcc_process.py"), *sorted(sources.headers().rglob("*.h"))]
-    return "\n".join([*_machine(), *(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)])
+    return "\n".join([*_machine(), *(sha256(path.read_bytes()).hexdigest() for path in files)])
 
 
 def _key(parts: Sequence[str]) -> str:
-    digest = hashlib.sha256()
+    digest = sha256()
     for part in parts:
         encoded = part.encode(errors="surrogateescape")
         digest.update(b"%d:" % len(encoded) + encoded)
-    return digest.hexdigest()[:40]
+    name: str = digest.hexdigest()[:40]
+    return name
 
 
 def _kernel_version() -> int:

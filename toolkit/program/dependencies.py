@@ -8,13 +8,14 @@ first are recorded too. A result whose dependencies cannot be known in this way 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+from toolkit._base.digest import sha256
 
 __all__ = ["hold", "noted"]
 
@@ -67,7 +68,8 @@ def _content(path: str) -> bytes | None:
 
 
 def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    digest: str = sha256(content).hexdigest()
+    return digest
 
 
 def _first_missing(place: str, name: str) -> str | None:
