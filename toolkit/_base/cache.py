@@ -8,19 +8,34 @@ programs are compiled each time, and a CacheWarning says so.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from toolkit._base.digest import sha256
 from toolkit._base.warn import warn
 
-__all__ = ["Cache", "CacheWarning", "directory"]
+__all__ = ["Cache", "CacheWarning", "directory", "sha256"]
 
 MOST_ENTRIES = 512  # two a program, about 10 KB each; the oldest are removed first
 LARGEST_ENTRY = 64 << 20  # bytes; the largest known, an optimised list of hosts, has 2 MB
+
+
+def _sha256() -> Callable[..., Any]:
+    """Return SHA-256 without OpenSSL, which hashlib loads: 3 ms and 3 MB, for the hashes of a few small files."""
+    for name in ("_sha2", "_sha256"):  # Python's own, from 3.12 on and before
+        with contextlib.suppress(ImportError, AttributeError):
+            own: Callable[..., Any] = importlib.import_module(name).sha256
+            return own
+    import hashlib
+
+    return hashlib.sha256
+
+
+sha256 = _sha256()
 
 
 class CacheWarning(UserWarning):

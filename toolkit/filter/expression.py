@@ -16,9 +16,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from toolkit._base.cache import Cache
+from toolkit._base.cache import Cache, sha256
 from toolkit._base.children import run_helper
-from toolkit._base.digest import sha256
 from toolkit._base.warn import warn
 from toolkit.abi import libpcap as abi
 from toolkit.abi.libpcap import Instruction

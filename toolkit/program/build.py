@@ -17,11 +17,10 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from toolkit._base.cache import Cache
+from toolkit._base.cache import Cache, sha256
 from toolkit._base.cache import CacheWarning as CacheWarning  # toolkit.program.CacheWarning
 from toolkit._base.capabilities import CAP_BPF, CAP_NET_ADMIN
 from toolkit._base.children import run_helper
-from toolkit._base.digest import sha256
 from toolkit.abi.shared_library import refused_by
 from toolkit.errors import ArgumentError, CompileError, LibraryError, ToolkitError, kernel_error
 from toolkit.program import compiler_error, dependencies, sources

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from toolkit._base.digest import sha256
+from toolkit._base.cache import sha256
 
 __all__ = ["hold", "noted"]
 
