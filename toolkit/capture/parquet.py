@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
-import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +14,9 @@ import numpy as np
 
 from toolkit._base.access import Access
 from toolkit._base.careful import Folder, is_directory
-from toolkit._base.clock import NAT
 from toolkit._base.memory import affordable
 from toolkit._base.uninterrupted import uninterrupted
-from toolkit.capture.parquet_file import ParquetFile
+from toolkit.capture.parquet_file import Dataset, OneFile, ParquetFile
 from toolkit.decode import decode
 from toolkit.errors import ClosedError
 from toolkit.tables.arrow import pyarrow, record_batch
@@ -37,9 +34,6 @@ _GATHER = 2048  # packets that are decoded at a time: 60 columns cost 0.3 ms eac
 _GATHER_BYTES = 1 << 24
 _ROWS = 1 << 17  # rows of a row group by default
 _ROW = 900  # bytes of a row: its columns, twice while they are written, and those of the next group meanwhile
-_MOST_OPEN = 32  # open files of a dataset, two descriptors each: a recording may have the hours of a year
-_HOUR = 3_600_000_000_000  # ns
-_UNDATED = "__HIVE_DEFAULT_PARTITION__"  # Hive's name for a missing value: packets without a time
 # Columns whose values repeat: a dictionary makes them small. In other columns it costs time and saves nothing.
 _REPEATING = (
     *("eth_", "arp_", "ip_src", "ip_dst", "ip_proto", "ip_ttl", "ip6_", "src_port", "dst_port", "vlan", "queue"),
@@ -97,10 +91,10 @@ class ParquetSink:
 
         def begin() -> None:
             if dataset:
-                files: _Single | _Dataset = _Dataset(Folder(root, make=access), create, seconds_per_file, access)
+                files: OneFile | Dataset = Dataset(Folder(root, make=access), create, seconds_per_file, access)
             else:
                 with Folder.of(root) as folder:
-                    files = _Single(create(folder, root.name))
+                    files = OneFile(create(folder, root.name))
             rows = affordable(_ROWS * _ROW, _GATHER * _ROW) // _ROW if rows_per_group is None else rows_per_group
             self._writing = _Writing(files, rows, head)
             # A sink that is garbage-collected, or open when the interpreter ends, is closed; but not in a forked child.
@@ -172,7 +166,7 @@ class _Writing:
     A row group is written by a thread, while the next one is decoded: Arrow does not need the GIL for it.
     """
 
-    def __init__(self, files: _Single | _Dataset, rows_per_group: int, head: int) -> None:
+    def __init__(self, files: OneFile | Dataset, rows_per_group: int, head: int) -> None:
         self.files = files
         self.packets = 0
         self._rows_per_group = rows_per_group
@@ -302,127 +296,3 @@ def _heads(memory: Any, offsets: Any, lengths: Any, head: int) -> Any:
 def _forgotten(writing: _Writing, owner: int) -> None:
     if os.getpid() == owner:
         writing.close({})
-
-
-class _Single:
-    """One file."""
-
-    def __init__(self, file: ParquetFile) -> None:
-        self._file = file
-
-    @property
-    def rows(self) -> int:
-        return self._file.rows
-
-    @property
-    def bytes(self) -> int:
-        return self._file.bytes
-
-    def due(self) -> bool:
-        return False
-
-    def append(self, table: pa.Table) -> None:
-        self._file.append(table)
-
-    def finish(self, statistics: Mapping[str, Any]) -> None:
-        """Do nothing: the file ends with the sink."""
-
-    def discard(self) -> None:
-        self._file.discard()
-
-    def end(self, statistics: Mapping[str, Any]) -> None:
-        self._file.close({name: _plain(value) for name, value in statistics.items()})
-
-
-class _Dataset:
-    """Files in directories by date and hour."""
-
-    def __init__(
-        self, root: Folder, create: Callable[[Folder, str], ParquetFile], seconds: float, access: Access
-    ) -> None:
-        self._root = root
-        self._create = create
-        self._access = access
-        self._seconds = seconds
-        self._open: dict[str, ParquetFile] = {}  # by partition, in the order of the last write
-        self._until = time.monotonic() + seconds
-        self._rows = self._bytes = 0  # of closed files
-        self._number = 0
-        self._name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}-{os.urandom(3).hex()}"
-
-    @property
-    def rows(self) -> int:
-        return self._rows + sum(file.rows for file in list(self._open.values()))  # a thread may add one
-
-    @property
-    def bytes(self) -> int:
-        return self._bytes + sum(file.bytes for file in list(self._open.values()))
-
-    def due(self) -> bool:
-        return time.monotonic() >= self._until
-
-    def append(self, table: pa.Table) -> None:
-        for partition, part in _partitions(table):
-            file = self._open.pop(partition, None)
-            if file is None:
-                while len(self._open) >= _MOST_OPEN:
-                    self._finish(next(iter(self._open)), {})
-                date, hour = partition.split("/")
-                with self._root.below(date, self._access) as day, day.below(hour, self._access) as folder:
-                    file = self._create(folder, f"part-{self._name}-{self._number:05}.parquet")
-                self._number += 1
-            self._open[partition] = file
-            file.append(part)
-
-    def finish(self, statistics: Mapping[str, Any]) -> None:
-        """Close every open file."""
-        metadata = {name: _plain(value) for name, value in statistics.items()}
-        self._until = time.monotonic() + self._seconds
-        failure: Exception | None = None
-        while self._open:
-            try:
-                self._finish(next(reversed(self._open)), metadata)
-            except Exception as refused:  # the other files are closed as well
-                failure = failure or refused
-        if failure is not None:
-            raise failure
-
-    def _finish(self, partition: str, metadata: Mapping[str, str]) -> None:
-        """Close one open file."""
-        file = self._open.pop(partition)
-        try:
-            file.close(metadata)
-        finally:
-            self._rows += file.rows
-            self._bytes += file.bytes
-
-    def discard(self) -> None:
-        for file in self._open.values():
-            file.discard()
-        self._root.close()
-
-    def end(self, statistics: Mapping[str, Any]) -> None:
-        try:
-            self.finish(statistics)
-        finally:
-            text = json.dumps(dict(statistics), default=str) + "\n"
-            with self._root as root, open(root.create(f"_capture-{self._name}.json", self._access), "w") as file:
-                file.write(text)
-
-
-def _partitions(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    """Yield the packets of each hour, with their directory."""
-    times = table["time"].to_numpy()
-    hours = np.where(np.isnat(times), NAT, times.astype(np.int64) // _HOUR)  # NaT's value is not that of any hour
-    present = np.unique(hours)
-    for hour in present.tolist():
-        part = table if len(present) == 1 else table.take(np.flatnonzero(hours == hour))
-        if hour == NAT:
-            yield f"date={_UNDATED}/hour={_UNDATED}", part
-        else:
-            text = time.strftime("date=%Y-%m-%d", time.gmtime(hour * 3600)) + f"/hour={hour % 24}"
-            yield text, part
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ParquetFile: one Parquet file that is being written; it is complete when closed, even on a full disk."""
+"""ParquetFile: one Parquet file that is being written, complete when closed, even on a full disk; or many, by hour."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import io
+import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,14 +17,18 @@ import numpy as np
 from toolkit._base import fork
 from toolkit._base.access import Access
 from toolkit._base.careful import Folder
+from toolkit._base.clock import NAT
 from toolkit.errors import removed_error, write_error
 from toolkit.tables.arrow import pyarrow, with_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ParquetFile", "parquet_schema"]
+__all__ = ["Dataset", "OneFile", "ParquetFile", "parquet_schema"]
 
+_MOST_OPEN = 32  # open files of a dataset, two descriptors each: a recording may have the hours of a year
+_HOUR = 3_600_000_000_000  # ns
+_UNDATED = "__HIVE_DEFAULT_PARTITION__"  # Hive's name for a missing value: packets without a time
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FOOTER = 1 << 18  # bytes kept free for the footer of a file without row groups
 _FOOTER_GROUP = 1 << 14  # bytes more for each row group: some 200 bytes a column
@@ -231,3 +237,139 @@ class _Output(io.RawIOBase):
             self._at += done
             left = left[done:]
         return size
+
+
+class OneFile:
+    """One file: what a sink without a trailing slash writes to."""
+
+    def __init__(self, file: ParquetFile) -> None:
+        self._file = file
+
+    @property
+    def rows(self) -> int:
+        """Return the rows in complete row groups."""
+        return self._file.rows
+
+    @property
+    def bytes(self) -> int:
+        """Return the bytes written so far."""
+        return self._file.bytes
+
+    def due(self) -> bool:
+        """Return whether it is time to finish the files."""
+        return False
+
+    def append(self, table: pa.Table) -> None:
+        """Write a row group: see ParquetFile.append()."""
+        self._file.append(table)
+
+    def finish(self, statistics: Mapping[str, Any]) -> None:
+        """Do nothing: the file ends with the sink."""
+
+    def discard(self) -> None:
+        """Close and remove what is open."""
+        self._file.discard()
+
+    def end(self, statistics: Mapping[str, Any]) -> None:
+        """Finish, with these counts."""
+        self._file.close({name: _plain(value) for name, value in statistics.items()})
+
+
+class Dataset:
+    """Files in directories by date and hour; how OneFile is used, so is this."""
+
+    def __init__(
+        self, root: Folder, create: Callable[[Folder, str], ParquetFile], seconds: float, access: Access
+    ) -> None:
+        self._root = root
+        self._create = create
+        self._access = access
+        self._seconds = seconds
+        self._open: dict[str, ParquetFile] = {}  # by partition, in the order of the last write
+        self._until = time.monotonic() + seconds
+        self._rows = self._bytes = 0  # of closed files
+        self._number = 0
+        self._name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}-{os.urandom(3).hex()}"
+
+    @property
+    def rows(self) -> int:
+        """Return the rows in complete row groups."""
+        return self._rows + sum(file.rows for file in list(self._open.values()))  # a thread may add one
+
+    @property
+    def bytes(self) -> int:
+        """Return the bytes written so far."""
+        return self._bytes + sum(file.bytes for file in list(self._open.values()))
+
+    def due(self) -> bool:
+        """Return whether it is time to finish the files."""
+        return time.monotonic() >= self._until
+
+    def append(self, table: pa.Table) -> None:
+        """Write a row group: see ParquetFile.append()."""
+        for partition, part in _partitions(table):
+            file = self._open.pop(partition, None)
+            if file is None:
+                while len(self._open) >= _MOST_OPEN:
+                    self._finish(next(iter(self._open)), {})
+                date, hour = partition.split("/")
+                with self._root.below(date, self._access) as day, day.below(hour, self._access) as folder:
+                    file = self._create(folder, f"part-{self._name}-{self._number:05}.parquet")
+                self._number += 1
+            self._open[partition] = file
+            file.append(part)
+
+    def finish(self, statistics: Mapping[str, Any]) -> None:
+        """Close every open file."""
+        metadata = {name: _plain(value) for name, value in statistics.items()}
+        self._until = time.monotonic() + self._seconds
+        failure: Exception | None = None
+        while self._open:
+            try:
+                self._finish(next(reversed(self._open)), metadata)
+            except Exception as refused:  # the other files are closed as well
+                failure = failure or refused
+        if failure is not None:
+            raise failure
+
+    def _finish(self, partition: str, metadata: Mapping[str, str]) -> None:
+        """Close one open file."""
+        file = self._open.pop(partition)
+        try:
+            file.close(metadata)
+        finally:
+            self._rows += file.rows
+            self._bytes += file.bytes
+
+    def discard(self) -> None:
+        """Close and remove what is open."""
+        for file in self._open.values():
+            file.discard()
+        self._root.close()
+
+    def end(self, statistics: Mapping[str, Any]) -> None:
+        """Finish, with these counts."""
+        try:
+            self.finish(statistics)
+        finally:
+            text = json.dumps(dict(statistics), default=str) + "\n"
+            with self._root as root, open(root.create(f"_capture-{self._name}.json", self._access), "w") as file:
+                file.write(text)
+
+
+def _partitions(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Yield the packets of each hour, with their directory."""
+    times = table["time"].to_numpy()
+    hours = np.where(np.isnat(times), NAT, times.astype(np.int64) // _HOUR)  # NaT's value is not that of any hour
+    present = np.unique(hours)
+    for hour in present.tolist():
+        part = table if len(present) == 1 else table.take(np.flatnonzero(hours == hour))
+        if hour == NAT:
+            yield f"date={_UNDATED}/hour={_UNDATED}", part
+        else:
+            text = time.strftime("date=%Y-%m-%d", time.gmtime(hour * 3600)) + f"/hour={hour % 24}"
+            yield text, part
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

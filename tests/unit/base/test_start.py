@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `import toolkit` does not load: what only compiling, logging, files or OpenSSL need, and what is not asked for."""
+"""What `import toolkit` leaves for later: what only compiling, logging or files need, and what is not asked for."""
 
 from __future__ import annotations
 
