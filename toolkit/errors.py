@@ -138,7 +138,7 @@ _CAUSES: dict[tuple[str, int], tuple[str, str]] = {
     ("", _errno.ENXIO): ("the interface or its queue is gone", "check `ip link`, then open it again"),
     ("socket", _errno.EAFNOSUPPORT): (
         "this kernel was built without AF_XDP",
-        "use a kernel with CONFIG_XDP_SOCKETS=y (Linux 5.15 or later is supported)",
+        "use a kernel with CONFIG_XDP_SOCKETS=y (Linux 6.1 or later, as distributions build it)",
     ),
     ("umem", _errno.ENOBUFS): (
         "the UMEM is larger than RLIMIT_MEMLOCK and the process has no CAP_IPC_LOCK",
@@ -264,6 +264,11 @@ def hidden(refused: OSError) -> tuple[str, str]:
     return "", ""
 
 
+# The next step where neither the caller nor a table knows one.
+_LAST_STEPS = {"write": "write to another place; the kernel's log may say more (`dmesg | tail`)"}
+_LAST_STEP = "read the end of the kernel's log, which may say more (`dmesg | tail`)"
+
+
 def _known(call: str, number: int) -> tuple[str, str]:
     """Return the likely cause and the next step that the tables have for a refused `call`, or two empty texts."""
     if found := _CAUSES.get((call, number)):
@@ -295,9 +300,14 @@ def kernel_error(
     text = f"{tried}: {os.strerror(number)} ({_NAMES.get(number, number)})"
     if cause:
         text += f". Likely cause: {cause}"
-    if remedy:
-        text += f". Next step: {remedy}"
-    return _CLASSES.get(number, SystemCallError)(number, text + ".")
+    text += f". Next step: {remedy or _LAST_STEPS.get(call, _LAST_STEP)}."
+    return _CLASSES.get(number, SystemCallError)(number, text)
+
+
+def closed_error(what: str) -> ClosedError:
+    """Build the exception for the use of what was closed, or is a parent's. `what`: "the socket on veth0 is closed"."""
+    here = " in this process" if "fork" in what else ""
+    return ClosedError(f"{what}. Next step: open it again{here}.")
 
 
 @_contextlib.contextmanager

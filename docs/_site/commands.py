@@ -51,7 +51,7 @@ class Topics(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Return their sections."""
-        return sections((topic.title, topic.text) for topic in TOPICS.values())
+        return sections((topic.title, topic.wrapped(COLUMNS)) for topic in TOPICS.values())
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

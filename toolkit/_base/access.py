@@ -8,7 +8,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from toolkit._base.arguments import whole
+from toolkit._base.arguments import cannot_be, whole
 from toolkit.errors import ArgumentError
 
 __all__ = ["Access", "access_of"]
@@ -54,8 +54,8 @@ def access_of(mode: int | None, group: str | int | None) -> Access:
         mode = whole("mode", mode)
         if mode & ~_BITS or mode & 0o600 != 0o600:
             raise ArgumentError(
-                f"mode is the permissions of a file, from 0o600 to 0o666, not {mode!r} ({mode:#o}). Next step: its "
-                "owner reads and writes, nobody executes: 0o640 lets the group read, 0o644 everybody."
+                f"mode cannot be {mode:#o}: the owner of the file reads and writes it, and nobody executes it. Next "
+                "step: give 0o600, 0o640 (its group may read it) or 0o644 (everybody may)."
             )
     if group is None or isinstance(group, int):
         return Access(mode, None if group is None else _number(whole("group", group)))
@@ -71,5 +71,5 @@ def access_of(mode: int | None, group: str | int | None) -> Access:
 
 def _number(group: int) -> int:
     if not 0 <= group < 1 << 32 - 1:
-        raise ArgumentError(f"group is a name or a number, not {group!r}")
+        raise cannot_be("group", group, "the name of a group, or its number")
     return group

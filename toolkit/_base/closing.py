@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from toolkit._base import fork
 from toolkit._base.uninterrupted import uninterrupted
-from toolkit.errors import ClosedError, ToolkitError
+from toolkit.errors import ClosedError, ToolkitError, closed_error
 
 __all__ = ["CLOSED", "CLOSE_TIMEOUT", "Closable", "stuck"]
 
@@ -66,7 +66,7 @@ class Closable(fork.NotCopied, ABC):
             raise self._closed_error()
 
     def _closed_error(self) -> ClosedError:
-        return ClosedError(f"{self._subject} is {self._why_dead}")
+        return closed_error(f"{self._subject} is {self._why_dead}")
 
     def close(self) -> None:
         """Release everything. Repeatable, from any thread.

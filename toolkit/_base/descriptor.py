@@ -8,7 +8,7 @@ import os
 import weakref
 
 from toolkit._base import fork
-from toolkit.errors import ClosedError
+from toolkit.errors import closed_error
 
 __all__ = ["Descriptor"]
 
@@ -39,7 +39,7 @@ class Descriptor(fork.NotCopied):
             return self._cell[0]
         except IndexError:
             why = "belongs to the parent process, and this is a forked child" if self._inherited else "is closed"
-            raise ClosedError(f"{self._what} {why}. Next step: open it again.") from None
+            raise closed_error(f"{self._what} {why}") from None
 
     @property
     def closed(self) -> bool:

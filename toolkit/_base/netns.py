@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Protocol
 
-from toolkit._base.arguments import whole
+from toolkit._base.arguments import cannot_be, whole
 from toolkit.abi.libc import CLONE_NEWNET, setns
 from toolkit.errors import ArgumentError, ToolkitError, explained, hidden, kernel_error
 
@@ -66,10 +66,7 @@ def _pid(netns: object) -> int:
     try:
         return whole("a pid", netns)
     except ArgumentError:
-        raise ArgumentError(
-            "a network namespace is given as a pid, a path, a name of `ip netns`, or an object with fileno(), "
-            f"not as {netns!r}"
-        ) from None
+        raise cannot_be("netns", netns, "a pid, a path, a name of `ip netns`, or an object with fileno()") from None
 
 
 def _setns(fd: int, tried: str) -> None:

@@ -14,7 +14,7 @@ from toolkit._base.arguments import whole
 from toolkit._base.clock import clock
 from toolkit.abi.if_xdp import XDP_PKT_CONTD
 from toolkit.abi.xsk_meta import NO_RULE, XSK_META_MAGIC, XSK_META_SIZE
-from toolkit.errors import ArgumentError, StaleBatchError
+from toolkit.errors import StaleBatchError
 from toolkit.umem.umem import UMEM
 
 if TYPE_CHECKING:
@@ -227,8 +227,7 @@ class Batch:
         """
         from toolkit.tables.cells import PacketTable
 
-        if whole("the number of bytes", head) < 0:
-            raise ArgumentError(f"head of {head} bytes: the number of bytes cannot be negative.")
+        head = whole("head", head, 0)
         queues = np.full(len(self), self.queue, dtype=np.uint32)
         first = self.head(head) if head else None
         return PacketTable(self.decode(), self.timestamps, self.wire_lengths, queues, self.rule_numbers, first)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.arguments import cannot_be
 from toolkit.batch.batch import Batch
 from toolkit.errors import ArgumentError
 
@@ -32,7 +33,10 @@ class EditableBatch(Batch):
             try:
                 starts, lengths = starts[rows], lengths[rows]
             except IndexError as wrong:
-                raise ArgumentError(f"rows are numbers of packets, of which there are {len(starts)}: {wrong}") from None
+                raise ArgumentError(
+                    f"rows name packets that are not there: {wrong}. Next step: give numbers from 0 to "
+                    f"{len(starts) - 1}, or a mask of {len(starts)} bool."
+                ) from None
         n, width = _two_dimensions(heads, len(starts))
         if n and width > int(lengths.min()):
             raise ArgumentError(
@@ -57,14 +61,10 @@ class EditableBatch(Batch):
         descs = self._checked()
         counts = np.asarray(count, dtype=np.int64)
         if counts.shape not in ((), (len(descs),)):
-            raise ArgumentError(
-                f"one count for all, or one a packet: there are {len(descs)} packets, {counts.shape} counts"
-            )
+            raise cannot_be("count", counts, f"one number for all packets, or one each, shape ({len(descs)},)")
         lengths = self.lengths + counts
         if len(descs) and (int(np.abs(counts).max()) > _ROOM or int(lengths.min()) < 14):
-            raise ArgumentError(
-                f"cannot move the start of packets by {count} bytes: at most {_ROOM}, and 14 must be left"
-            )
+            raise cannot_be("count", count, f"at most {_ROOM} bytes either way, which leave 14 bytes of each packet")
         starts = self._offsets() - counts
         self._keep_in_frame(starts, lengths)
         self._set(starts, lengths)
@@ -73,9 +73,11 @@ class EditableBatch(Batch):
         """Cut or extend every packet. lengths: bytes, shape (n,). ArgumentError below 14, or beyond the frame."""
         wanted = np.asarray(lengths, dtype=np.int64)
         if wanted.shape != (len(self),):
-            raise ArgumentError(f"one length a packet: there are {len(self)} packets, lengths are {wanted.shape}")
+            raise cannot_be("lengths", wanted, f"one length for each packet, shape ({len(self)},)")
         if len(self) and int(wanted.min()) < 14:
-            raise ArgumentError("a packet has 14 bytes at least")
+            raise ArgumentError(
+                f"a packet cannot have {wanted.min()} bytes. Next step: leave 14 or more, an Ethernet header."
+            )
         self._keep_in_frame(self._offsets(), wanted)
         self._set(self._offsets(), wanted)
 
@@ -89,7 +91,10 @@ class EditableBatch(Batch):
         shift = self._umem.ledger.shift
         frame = self._offsets() >> shift
         if ((starts >> shift != frame) | ((starts + np.maximum(lengths, 1) - 1) >> shift != frame)).any():
-            raise ArgumentError("a packet would reach out of its frame. Nothing was changed.")
+            raise ArgumentError(
+                "a packet would reach out of its frame. Nothing was changed. Next step: make fewer bytes of it, or "
+                "take larger frames: `frame_size=4096`."
+            )
 
     def _set(self, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> None:
         descs = self._checked()
@@ -99,6 +104,5 @@ class EditableBatch(Batch):
 
 def _two_dimensions(heads: npt.NDArray[np.uint8], packets: int) -> tuple[int, int]:
     if not isinstance(heads, np.ndarray) or heads.dtype != np.uint8 or heads.ndim != 2 or len(heads) != packets:
-        what = f"{heads.dtype} {heads.shape}" if isinstance(heads, np.ndarray) else f"a {type(heads).__name__}"
-        raise ArgumentError(f"put_head() takes an array of uint8 with one row a packet ({packets}), not {what}")
+        raise cannot_be("heads", heads, f"an array of dtype uint8 with one row for each packet, shape ({packets}, k)")
     return heads.shape[0], heads.shape[1]

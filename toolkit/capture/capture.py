@@ -14,8 +14,8 @@ import numpy as np
 
 from toolkit._base import fork
 from toolkit._base.access import access_of
+from toolkit._base.arguments import cannot_be, whole
 from toolkit._base.arguments import seconds as as_seconds
-from toolkit._base.arguments import whole
 from toolkit._base.uninterrupted import uninterrupted
 from toolkit.batch.batch import Batch
 from toolkit.capture.compression import Compression
@@ -27,7 +27,7 @@ from toolkit.capture.rotation import Rotation
 from toolkit.capture.source import PacketSource
 from toolkit.capture.statistics import CaptureStatistics
 from toolkit.capture.table_writer import Tables
-from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, ToolkitError
+from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, ToolkitError, closed_error
 
 __all__ = ["BATCH", "Capture"]
 
@@ -90,9 +90,7 @@ class Capture(fork.NotCopied):
                 "elsewhere (recorded ones, say) are written by `Capture(None, path)` and its write(batch)."
             )
         self._interface = interface
-        self._snaplen = LARGEST_SNAPLEN if snaplen is None else whole("snaplen", snaplen)
-        if not 1 <= self._snaplen <= LARGEST_SNAPLEN:
-            raise ArgumentError(f"snaplen is a number of bytes from 1 to {LARGEST_SNAPLEN}, not {snaplen!r}")
+        self._snaplen = LARGEST_SNAPLEN if snaplen is None else whole("snaplen", snaplen, 1, LARGEST_SNAPLEN)
         self._received = self._octets = self._on_wire = self._untimed = self._unwanted = 0
         self._known = Counts()  # as last read
         self._uncounted = False  # whether the NIC may have lost packets that it does not count
@@ -128,7 +126,7 @@ class Capture(fork.NotCopied):
         """
         self._check_open()
         if not isinstance(batch, Batch):
-            raise ArgumentError(f"write() takes a Batch, not {type(batch).__name__}")
+            raise cannot_be("batch", batch, "a Batch, as receive() returns it")
         wanted = batch and not self.finished
         packets = self._packets(batch) if wanted else None
         self._received += len(batch)
@@ -294,9 +292,9 @@ class Capture(fork.NotCopied):
 
     def _check_open(self) -> None:
         if self._dead:
-            raise ClosedError("this capture belongs to the parent of a fork")
+            raise closed_error("this capture belongs to the parent of a fork")
         if self._down:
-            raise ClosedError("this capture was closed")
+            raise closed_error("this capture was closed")
 
     def _counts(self) -> Counts:
         """Return the counts since the capture began."""

@@ -7,9 +7,10 @@ import zlib
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from toolkit._base.arguments import cannot_be
 from toolkit.abi.shared_library import importing
 from toolkit.capture.pack import Bytes
-from toolkit.errors import ArgumentError, LibraryError
+from toolkit.errors import LibraryError
 
 __all__ = ["SUFFIXES", "Compression", "Compressor", "compressor", "suffix_of"]
 
@@ -40,7 +41,7 @@ def compressor(kind: str | None) -> Compressor | None:
         return _Gzip()
     if kind == "zstd":
         return _Zstd()
-    raise ArgumentError(f"compress is 'gzip' or 'zstd', not {kind!r}")
+    raise cannot_be("compress", kind, '"gzip" or "zstd"')
 
 
 class _Gzip:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from toolkit._base.access import Access
+from toolkit._base.arguments import cannot_be, one_of
 from toolkit._base.careful import is_directory
 from toolkit.capture.compression import Compression, compressor, suffix_of
 from toolkit.capture.files import PacketFiles
@@ -55,8 +56,7 @@ class Destination(NamedTuple):
         """Check the path and the format, which is by default that of the suffix. ArgumentError."""
         given = _as_text(path)
         format = format or format_of(given)
-        if format not in get_args(FileFormat):
-            raise ArgumentError(f"format is one of {', '.join(get_args(FileFormat))}, not {format!r}")
+        one_of("format", format, *get_args(FileFormat))
         queueing.check()
         return cls(given, format, compress, force, access, rotation, queueing)
 
@@ -115,7 +115,7 @@ def _as_text(path: str | os.PathLike[str]) -> str:
     except TypeError:
         given = ""
     if not given or "\0" in given:
-        raise ArgumentError(f"path is the name of a file, or '-' for standard output, not {path!r}")
+        raise cannot_be("path", path, "the name of a file, or '-' for standard output")
     return given
 
 

@@ -150,7 +150,8 @@ class PacketFiles:
         if not gone:
             raise failure or ToolkitError(
                 f"cannot write to {self._files.name}: nothing moved for {self._stalled:.0f} s, and what waited was "
-                "given up. Likely cause: the program that reads the pipe does not read. Next step: look at that one."
+                "given up. Likely cause: the program that reads the pipe does not read. Next step: see what it waits "
+                "for, or write to a file."
             )
         try:
             self._files.end(self._counts, self._writer)

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from toolkit._base.arguments import seconds, whole
 from toolkit._base.memory import affordable, available
-from toolkit.errors import ArgumentError
 
 __all__ = ["LEAST", "Queueing"]
 
@@ -34,8 +33,7 @@ class Queueing(NamedTuple):
 
     def check(self) -> None:
         """Raise ArgumentError for values that are not possible."""
-        if self.limit is not None and whole("limit", self.limit) < LEAST:
-            raise ArgumentError(f"what may wait for the disk is {LEAST} bytes at least, not {self.limit!r}")
+        if self.limit is not None:
+            whole("limit", self.limit, LEAST)
         for name, value in (("timeout", self.timeout), ("stalled", self.stalled)):
-            if not seconds(name, value) >= 0:  # NaN is not
-                raise ArgumentError(f"{name} is a number of seconds from 0 on, not {value!r}")
+            seconds(name, value, 0)

@@ -18,7 +18,7 @@ from toolkit._base.memory import affordable
 from toolkit._base.uninterrupted import uninterrupted
 from toolkit.capture.parquet_file import Dataset, OneFile, ParquetFile
 from toolkit.decode import decode
-from toolkit.errors import ClosedError
+from toolkit.errors import closed_error
 from toolkit.tables.arrow import pyarrow, record_batch
 from toolkit.tables.cells import PacketTable, packet_cells
 from toolkit.tables.schema import Addresses
@@ -181,7 +181,7 @@ class _Writing:
 
     def add(self, batch: Batch) -> None:
         if self._closed:
-            raise ClosedError("this ParquetSink is closed.")
+            raise closed_error("this ParquetSink is closed")
         self.packets += len(batch)
         if self._failed is not None:
             raise self._failed

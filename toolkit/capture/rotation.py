@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from toolkit._base.arguments import seconds, whole
+from toolkit._base.arguments import cannot_be, seconds, whole
 from toolkit.capture.compression import SUFFIXES
 from toolkit.errors import ArgumentError
 
@@ -24,10 +24,10 @@ class Rotation(NamedTuple):
     def check(self, path: Path | None) -> None:
         """Raise ArgumentError for a rotation that is not possible with this path."""
         for name, value in (("bytes", self.size), ("files", self.files)):
-            if value is not None and whole(f"rotate_{name}", value) <= 0:
-                raise ArgumentError(f"rotate_{name} is more than 0, not {value!r}")
-        if self.seconds is not None and not seconds("rotate_seconds", self.seconds) > 0:  # NaN is not
-            raise ArgumentError(f"rotate_seconds is more than 0, not {self.seconds!r}")
+            if value is not None:
+                whole(f"rotate_{name}", value, 1)
+        if self.seconds is not None and not seconds("rotate_seconds", self.seconds) > 0:
+            raise cannot_be("rotate_seconds", self.seconds, "a number of seconds above 0")
         if path is None and (self.size or self.seconds):
             raise ArgumentError("standard output is one stream: it cannot rotate. Next step: name a file.")
         if self.files is not None and not (self.size or self.seconds):

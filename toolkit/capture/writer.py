@@ -213,7 +213,13 @@ class Writer:
         except UnwrittenError as failure:
             self.error, self._lost = failure.why, self._lost + failure.lost
         except Exception as failure:  # of any kind: the receiving thread raises it
-            self.error = failure if isinstance(failure, ToolkitError) else ToolkitError(f"cannot write: {failure!r}")
+            self.error = (
+                failure
+                if isinstance(failure, ToolkitError)
+                else ToolkitError(
+                    f"cannot write: {failure!r}. Likely cause: a fault of the toolkit. Next step: report it."
+                )
+            )
 
 
 def _nothing() -> None:

@@ -7,11 +7,12 @@ the help texts read the same through a pipe; it is click otherwise, and typed.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any, NamedTuple
 
 import click
 import cloup
@@ -37,6 +38,38 @@ _XDPSOCK = {
 _WORDS = "words"  # the parameter that holds all positional words until they are dealt out
 
 
+class Refused(click.UsageError):
+    """A command line that makes no sense: shown in the form of every error of this command, with the usage line."""
+
+    def __init__(self, error: click.UsageError) -> None:
+        """Take over what click, or a subcommand, says is wrong."""
+        super().__init__(error.format_message(), error.ctx)
+
+    def format_message(self) -> str:
+        """Return what is wrong, and the next step."""
+        text = f"{self.message[:1].lower()}{self.message[1:]}".rstrip(".")
+        if "Next step: " in text:
+            return f"{text}."
+        path = "xsk" if self.ctx is None else self.ctx.command_path
+        return f"{text}. Next step: `{path} --help` lists what there is."
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print it."""
+        click.echo(f"xsk: {self.format_message()}", file=file, err=True)
+        if self.ctx is not None:
+            click.echo(self.ctx.get_usage(), file=file, err=True)
+
+
+@contextlib.contextmanager
+def _in_our_form() -> Iterator[None]:
+    try:
+        yield
+    except Refused:
+        raise
+    except click.UsageError as error:
+        raise Refused(error) from error
+
+
 class Example(NamedTuple):
     """A command line, and what it is for."""
 
@@ -56,6 +89,14 @@ class _WithExamples(click.Command, ABC):
             with formatter.section("Examples"):
                 _write_examples(formatter, self.examples)
         super().format_epilog(ctx, formatter)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse them; a usage error knows which command it is about."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
 
     def brief(self, ctx: click.Context) -> str:
         """Return the text of `-h`: usage, what it does, two examples, what matters, where all is."""
@@ -78,7 +119,7 @@ class _WithExamples(click.Command, ABC):
 
     def brief_end(self, ctx: click.Context) -> str:
         """Return the last line of `-h`."""
-        return f"{ctx.command_path} --help has all. `xsk help` lists texts: filters, output, JSON ..."
+        return f"`{ctx.command_path} --help` shows all; `xsk help` lists texts: filters, output, JSON."
 
 
 class Group(_WithExamples, cloup.Group):
@@ -95,6 +136,18 @@ class Group(_WithExamples, cloup.Group):
             click.echo(self.brief(ctx), err=True)
             ctx.exit(2)
         return super().parse_args(ctx, args)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse the options of the command itself."""
+        with _in_our_form():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Parse what belongs to the subcommand, and run it."""
+        with _in_our_form():
+            return super().invoke(ctx)
 
     def brief_rows(self, ctx: click.Context) -> list[tuple[str, str]]:
         """List the subcommands."""
@@ -138,7 +191,8 @@ class Command(_WithExamples, cloup.Command):
             if (long := _XDPSOCK.get(unknown.option_name)) is None:
                 raise
             raise click.UsageError(
-                f"there is no {unknown.option_name} here: what xdpsock has it for is {long}.", ctx
+                f"there is no {unknown.option_name} here, but with xdpsock. Next step: say {long}, which is the same.",
+                ctx,
             ) from None
         if _WORDS in ctx.params and not ctx.resilient_parsing:
             self._deal(ctx)
@@ -155,29 +209,26 @@ class Command(_WithExamples, cloup.Command):
         if self.filtered:
             self._deal_filter(ctx, words)
         elif words:
-            raise click.UsageError(f"{' '.join(words)!r} is one word too many: {self.usage(ctx)}", ctx)
+            raise click.UsageError(f"{' '.join(words)!r} is too much here. Next step: leave it out.", ctx)
         if ctx.params[self.places[0]] is None and not self.optional:
-            raise click.UsageError(f"say which interface: {self.usage(ctx)}. `ip link` lists them.", ctx)
+            raise click.UsageError("no interface is named. Next step: name one; `ip link` lists them.", ctx)
 
     def _deal_filter(self, ctx: click.Context, words: list[str]) -> None:
         option = ctx.params.get("expression")
         if words and option is not None:
             raise click.UsageError(
-                f"the filter is given twice: {option!r} with --filter, and {' '.join(words)!r} behind the interface.",
+                f"the filter is given twice: {option!r} with --filter, and {' '.join(words)!r} behind the interface. "
+                "Next step: give it once.",
                 ctx,
             )
         if words:
             ctx.params["expression"] = option = " ".join(words)
         if option is None and not self.optional and ctx.params[self.places[0]] is not None:
             raise click.UsageError(
-                "say what to take: a filter such as 'udp port 9', or 'all' for everything, an SSH session through this "
-                f"interface too: {self.usage(ctx)}.",
+                "no filter says what to take. Next step: put one behind the interface, such as `udp port 9`; or `all` "
+                "for everything, an SSH session through this interface too.",
                 ctx,
             )
-
-    def usage(self, ctx: click.Context) -> str:
-        """How it is called, in a line."""
-        return f"`{ctx.command_path} {' '.join(self.collect_usage_pieces(ctx))}`"
 
     # --- help -------------------------------------------------------------------------------------------------------
 

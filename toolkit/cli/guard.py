@@ -61,7 +61,7 @@ def ask(
         with interruptible():
             if click.confirm("Go on all the same?", default=False, err=True):
                 return
-        raise ArgumentError("nothing was done.")
+        raise ArgumentError(f"{subject} was not confirmed, so nothing was done. Next step: {way_out}.")
     raise ArgumentError(
         f"{subject} {what}, so nothing was done. It would take:\n{lines}\n"
         f"Next step: {way_out}; or say --yes if it is meant so."

@@ -52,11 +52,11 @@ class Commands(Group):
     cls=Commands,
     context_settings=SETTINGS,
     examples=(
-        ("xsk demo", "see it work, on a private network"),
-        ("xsk receive eth0 icmp --tee -x -c 3", "three pings, decoded and in hex"),
+        ("xsk demo", "see it work"),
+        ("xsk receive eth0 icmp --tee -x -c 3", "three pings, decoded"),
         ("xsk capture eth0 udp port 53 --tee -w dns.pcapng", "copies into a file"),
-        ("xsk top eth0 all --tee", "who has the traffic that arrives"),
-        ("xsk receive eth0 udp port 9", "without --tee: taken, at the highest rates"),
+        ("xsk top eth0 all --tee", "who sends what arrives"),
+        ("xsk receive eth0 udp port 9", "taken, at the highest rates"),
     ),
 )
 @click.version_option(package_name="afxdp-toolkit", prog_name="xsk")
@@ -66,12 +66,14 @@ def cli(context: click.Context) -> None:
     """AF_XDP from the command line: packets from the network driver straight to this program.
 
     An XDP program, compiled for your filter, runs in the driver. Packets that match are redirected to an AF_XDP socket,
-    into memory that the kernel and this process share; all others go on to the kernel as if nothing were there.
-    Redirected packets do NOT reach the kernel: whatever you take from an interface, its usual receiver does not get.
-    With --tee, `receive`, `capture` and `top` get copies instead, and the kernel gets everything.
+    into memory that the kernel and this process share. All other packets go on to the kernel, unchanged.
 
-    When a command ends, even by kill -9, its program is off the interface. All need root, or the capabilities that
-    `xsk help permissions` lists. `xsk help` lists more texts; `xsk COMMAND -h` shows one on a single screen.
+    Redirected packets do NOT reach the kernel: what you take from an interface, its usual receiver does not get. With
+    --tee, `receive`, `capture` and `top` get copies instead, and the kernel gets every packet.
+
+    When a command ends, even by kill -9, its program is off the interface. Every command needs root, or the
+    capabilities that `xsk help permissions` lists. `xsk COMMAND -h` shows the options of a command on one screen;
+    `xsk help` lists longer texts.
     """
     if context.invoked_subcommand not in _HARMLESS:
         from toolkit._base import records

@@ -17,14 +17,12 @@ if TYPE_CHECKING:
     from toolkit.cli.binding import Binding
 
 __all__ = [
-    "BATCH",
     "COUNT",
     "EXTRA",
     "FILTER",
     "HEX",
     "INTERVAL",
     "JSON",
-    "JSON_REPORT",
     "LEAVE_CHECKSUMS",
     "NETNS",
     "NO_NAMES",
@@ -34,6 +32,7 @@ __all__ = [
     "TEE",
     "YES",
     "Number",
+    "batch_size",
     "binding_from",
     "how_to_bind",
     "how_to_receive",
@@ -51,7 +50,7 @@ class Number(click.FloatRange):
         """Return it as a float, or refuse it."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number.", param, ctx)
+            self.fail(f"{value!r} is not a finite number. Next step: give one such as 10.", param, ctx)
         return number
 
 
@@ -62,14 +61,15 @@ FILTER = cloup.option(
     "--filter",
     "expression",
     metavar="EXPRESSION",
-    help="The filter, where it does not stand behind the interface.",
+    help="The filter, in place of words behind the interface.",
 )
 ON_MATCH = cloup.option(
     "--on-match",
     type=click.Choice(["redirect", "drop", "count"]),
     default="redirect",
     show_default=True,
-    help="What becomes of packets that match: they come here; the driver drops them; they are counted and go on.",
+    help="What becomes of packets that match. redirect: they come here; drop: the driver drops them; count: they are "
+    "counted, and the kernel gets them.",
 )
 
 
@@ -81,14 +81,18 @@ def _sample(context: click.Context, option: click.Parameter, value: str) -> floa
     except (ValueError, ZeroDivisionError):
         number = 0.0
     if not 2**-32 <= number <= 2**32:
-        raise click.BadParameter(f"{value!r} is neither N, for one packet of N, nor a share such as 1/N.")
+        raise click.BadParameter(
+            f"{value!r} is not a sample. Next step: give N, for one packet of N, or a share such as 1/N."
+        )
     return number
 
 
 def _snaplen(context: click.Context, option: click.Parameter, value: int | None) -> int | None:
     """How many bytes; None for all, which is 0 in tcpdump."""
     if value is not None and 0 < value < 14:
-        raise click.BadParameter(f"{value} is less than an Ethernet header, 14 bytes.")
+        raise click.BadParameter(
+            f"{value} is less than an Ethernet header. Next step: give 14 bytes or more, or 0 for all."
+        )
     return value or None
 
 
@@ -98,7 +102,7 @@ SAMPLING = (
         metavar="N",
         default="1",
         callback=_sample,
-        help="Act on one of N matching packets, at random (100, or 1/100); the others go on to the kernel.",
+        help="Act on one of N matching packets, at random (100, or 1/100). The others go on to the kernel.",
     ),
     cloup.option(
         "-s",
@@ -106,17 +110,17 @@ SAMPLING = (
         metavar="BYTES",
         type=click.IntRange(0),
         callback=_snaplen,
-        help="Cut packets to this length, 14 or more; 0: do not cut.",
+        help="Cut packets to this length, 14 or more. 0 does not cut.",
     ),
 )
 TEE = cloup.option(
     "--tee",
     is_flag=True,
-    help="Get copies, so that the kernel gets the packets as well; this costs some speed. Copies that find no room "
-    "are lost, and counted. Not with --zero-copy, --busy-poll, --spin or --workers.",
+    help="Get copies, so that the kernel gets the packets as well; this costs some speed. Copies for which there is no "
+    "room are lost, and counted. Not with --zero-copy, --busy-poll, --spin or --workers.",
 )
 YES = cloup.option(
-    "--yes", is_flag=True, help="Do not ask before taking what this host needs; for scripts (`xsk help taking`)."
+    "--yes", is_flag=True, help="Do not ask before taking what this host needs, in a script say (`xsk help taking`)."
 )
 
 # --- what to show, and when to stop -----------------------------------------------------------------------------------
@@ -126,7 +130,7 @@ HEX = cloup.option(
     "--hex",
     "dump",
     is_flag=True,
-    help="Show each packet with its time, decoded, and its bytes in hex; with --json as JSON.",
+    help="Show each packet: time, decoded headers, bytes in hex; with --json as JSON.",
 )
 COUNT = cloup.option("-c", "--count", metavar="N", type=click.IntRange(min=1), help="Stop after this many packets.")
 SECONDS = cloup.option(
@@ -135,17 +139,14 @@ SECONDS = cloup.option(
 INTERVAL = cloup.option(
     "--interval", metavar="S", type=Number(min=0.05), default=1.0, show_default=True, help="Seconds between two lines."
 )
-EXTRA = cloup.option("--extra", is_flag=True, help="With each line: what the kernel dropped since the last, and why.")
-JSON_REPORT = cloup.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object at the end, in place of text."
-)
+EXTRA = cloup.option("--extra", is_flag=True, help="Show what the kernel dropped since the last line, and why.")
 JSON = cloup.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of text.")
 NO_NAMES = cloup.option(
     "-n",
     "no_names",
     count=True,
     expose_value=False,
-    help="Do not turn addresses into names; never done here, but -n and -nn are understood.",
+    help="Accepted, as in tcpdump -n and -nn: addresses are never turned into names here.",
 )
 
 # --- where, and how ---------------------------------------------------------------------------------------------------
@@ -155,7 +156,7 @@ GIVEN = cloup.option(
     "--interface",
     "given",
     metavar="INTERFACE",
-    help="The interface, as tcpdump has it: in place of the first word.",
+    help="The interface, in place of the first word.",
 )
 NETNS = cloup.option(
     "--netns", metavar="NAME", help="Network namespace of the interface: a name of `ip netns`, a path, or a pid."
@@ -163,37 +164,37 @@ NETNS = cloup.option(
 LEAVE_CHECKSUMS = cloup.option(
     "--leave-checksums",
     is_flag=True,
-    help="Send every byte as it came: do not finish checksums that the sender left to its device.",
-)
-BATCH = cloup.option(
-    "--batch-size", metavar="N", type=click.IntRange(1, 1 << 16), help="Packets to take at a time, at most."
+    help="Leave every byte as it came. Without this, checksums that the sender left to its device are finished.",
 )
 _QUEUES = cloup.option(
     "--queue", "queues", metavar="N", type=click.IntRange(min=0), multiple=True, help="Only this queue (repeatable)."
 )
 _ATTACHING = (
-    cloup.option("--native", "mode", flag_value="native", help="Insist on native XDP (in the driver)."),
-    cloup.option("--generic", "mode", flag_value="generic", help="Use generic XDP (after the driver, slower)."),
+    cloup.option("--native", "mode", flag_value="native", help="Insist on native XDP, in the driver."),
+    cloup.option("--generic", "mode", flag_value="generic", help="Use generic XDP, after the driver: slower."),
     cloup.option(
         "--replace",
         is_flag=True,
-        help="Take the place of an XDP program that is attached already, a firewall say; it is put back at the end.",
+        help="Take the place of an XDP program that is attached already, a firewall say. It is put back at the end.",
     ),
     cloup.option(
         "--replace-link",
         is_flag=True,
-        help="The same with a program that a link holds, which cannot be put back.",
+        help="As --replace, also of a program that a link holds, which cannot be put back.",
     ),
 )
 _PROMISC = cloup.option(
     "--promisc",
     is_flag=True,
-    help="Have the NIC bring packets to all addresses, not to its own and to groups only; ends with the command.",
+    help="Make the NIC let in packets to all addresses, until the command ends. Without this it lets in those to its "
+    "own address and to groups.",
 )
 _WAITING = (
-    cloup.option("--poll", "wait", flag_value="poll", help="Sleep until packets come (this is the default)."),
-    cloup.option("--busy-poll", "wait", flag_value="busy-poll", help="Have the driver poll for packets; takes a core."),
-    cloup.option("--spin", "wait", flag_value="spin", help="Poll the rings without a pause; takes a core."),
+    cloup.option("--poll", "wait", flag_value="poll", help="Sleep until packets come; this is the default."),
+    cloup.option(
+        "--busy-poll", "wait", flag_value="busy-poll", help="Make the driver poll for packets; takes a whole core."
+    ),
+    cloup.option("--spin", "wait", flag_value="spin", help="Poll the rings without a pause; takes a whole core."),
 )
 _BINDING = (
     cloup.option("--zero-copy", "zero_copy", flag_value="yes", help="Insist on zero-copy."),
@@ -201,15 +202,27 @@ _BINDING = (
     cloup.option(
         "--no-need-wakeup",
         is_flag=True,
-        help="Bind without need_wakeup: wake the kernel each time, asked for or not (slower).",
+        help="Wake the kernel at each batch, not only when it asks for that; slower.",
     ),
     cloup.option(
         "--ring-size",
         metavar="N",
         type=click.IntRange(min=1),
-        help="Entries of each ring, a power of two; with --tee, of slots for copies.",
+        help="Entries of each ring, a power of two; with --tee, the number of slots for copies.",
     ),
 )
+
+
+def batch_size(default: int | None = None) -> Option:
+    """Return the option --batch-size, shown with its default if there is one."""
+    return cloup.option(
+        "--batch-size",
+        metavar="N",
+        type=click.IntRange(1, 1 << 16),
+        default=default,
+        show_default=default is not None,
+        help="Packets of one batch, at most.",
+    )
 
 
 def where(*, queues: bool = True) -> Option:
@@ -243,7 +256,10 @@ def binding_from(options: dict[str, Any]) -> Binding:
     replace, replace_link = options.pop("replace", False), options.pop("replace_link", False)
     tee = options.pop("tee", False)
     if tee and (options["zero_copy"] == "yes" or options.get("wait") not in (None, "poll")):
-        raise click.UsageError("--tee copies packets and sleeps in between: no --zero-copy, --busy-poll or --spin.")
+        raise click.UsageError(
+            "--tee copies packets and sleeps in between, so it cannot have --zero-copy, --busy-poll or --spin. Next "
+            "step: leave them out."
+        )
     return Binding(
         tee=tee,
         queues=options.pop("queues", ()) or "all",

@@ -173,4 +173,4 @@ def _depth(names: Iterable[str]) -> int:
 
 
 def _unknown(name: object, known: Iterable[str]) -> ArgumentError:
-    return ArgumentError(f"no column {name!r}. There are: {', '.join(known)}.")
+    return ArgumentError(f"there is no column {name!r}. Next step: name one of {', '.join(known)}.")

@@ -29,9 +29,7 @@ def head(memory: Bytes, offsets: npt.ArrayLike, lengths: npt.ArrayLike, n: int) 
     Returns shape (packets, n), uint8; packets shorter than n are filled up with zeros, so that bytes outside of a
     packet never show. ArgumentError when a packet is not inside the memory.
     """
-    n = whole("the number of bytes", n)
-    if n < 0:
-        raise ArgumentError(f"head of {n} bytes: the number of bytes cannot be negative.")
+    n = whole("n", n, 0)
     starts, available = check_packets(memory, offsets, lengths)
     return gather(memory, starts, available, n)
 
@@ -46,7 +44,10 @@ def check_packets(memory: Bytes, offsets: npt.ArrayLike, lengths: npt.ArrayLike)
     starts = np.asarray(offsets, dtype=np.int64)
     sizes = np.asarray(lengths, dtype=np.int64)
     if starts.ndim != 1 or starts.shape != sizes.shape:
-        raise ArgumentError(f"one offset and one length a packet: offsets are {starts.shape}, lengths {sizes.shape}.")
+        raise ArgumentError(
+            f"offsets of shape {starts.shape} do not go with lengths of shape {sizes.shape}. Next step: give one of "
+            "each for every packet, both of shape (n,)."
+        )
     if starts.size:
         # If no number is as large as this, none is negative either, and no sum wraps around into range.
         most = np.maximum.reduce((starts | sizes).view(np.uint64))
@@ -59,7 +60,8 @@ def _outside(size: int, starts: Positions, sizes: Positions) -> ArgumentError:
     bad = int(np.flatnonzero((starts < 0) | (sizes < 0) | (sizes > size) | (starts > size - sizes))[0])
     return ArgumentError(
         f"packet {bad} at offset {starts[bad]} with length {sizes[bad]} does not lie inside the {size} bytes of packet "
-        "memory. Likely cause: offsets of another UMEM or file, or a file that was cut off."
+        "memory. Likely cause: offsets of another UMEM or file, or a file that was cut off. Next step: give the memory "
+        "that the offsets belong to."
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What could keep AF_XDP from working on this machine and its interfaces, each with its remedy. Changes nothing.
+"""Find what could keep AF_XDP from working on this machine and its interfaces, with a remedy each. Changes nothing.
 
 for finding in examine("eth0"):
     print(finding.level, finding.text, finding.remedy)
@@ -21,9 +21,9 @@ __all__ = ["Finding", "Level", "examine"]
 
 
 def examine(interface: str | None = None, *, netns: NetNS = None) -> Iterator[Finding]:
-    """Examine the system, then `interface`, or at all of the network namespace but loopback.
+    """Examine the system, then `interface`; without a name, every interface of the network namespace but loopback.
 
-    With a name, what is merely idle (down, without carrier) is a problem; without, a note. SystemCallError (ENODEV)
+    An interface that is down, or has no carrier, is a problem if it is named, else a note. SystemCallError (ENODEV)
     when there is no such interface.
     """
     with entered(netns):
@@ -41,5 +41,5 @@ def _interfaces(interface: str | None) -> Iterator[Finding]:
             try:
                 yield from examine_interface(name, wanted=False)
             except SystemCallError as refused:
-                if refused.errno != errno.ENODEV:  # it went meanwhile
+                if refused.errno != errno.ENODEV:  # it was removed meanwhile
                     raise

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BCC: where it is, and whether it compiles. By the very code that builds programs, without its cache."""
+"""Check BCC: where it is, and whether it compiles, with the code that builds programs and without its cache."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SYSTEM = "system"
 
 
 def examine_compiler() -> Iterator[Finding]:
-    """Compile the smallest program with each interpreter that may have BCC, until one can."""
+    """Compile the smallest program with one interpreter that may have BCC after the other, until it works."""
     source = sources.read("xdp_pass.c")
     text = sources.assemble(source, "all", {})
     absent = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What forwarded packets lose because of offloads of the interface on which they arrive: VLAN tags, segments."""
+"""Find what forwarded packets lose to offloads of the interface on which they arrive: VLAN tags, segments."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ __all__ = ["hidden_tags", "joined_segments", "lost_when_forwarded", "surely_gene
 
 
 def lost_when_forwarded(device: Device, *, generic: bool) -> Iterator[Finding]:
-    """All that gets lost. generic: the program runs in generic mode. In the calling thread's network namespace."""
+    """Yield all that gets lost, in the calling thread's network namespace. generic: the program runs in generic "
+    "mode."""
     active = active_offloads(device.name)
     yield from hidden_tags(device, active)
     if generic:
@@ -22,26 +23,26 @@ def lost_when_forwarded(device: Device, *, generic: bool) -> Iterator[Finding]:
 
 
 def hidden_tags(device: Device, active: dict[str, bool]) -> Iterator[Finding]:
-    """VLAN tags that travel beside the packet; active: see active_offloads()."""
+    """Yield whether VLAN tags travel beside the packet. active: what active_offloads() returns."""
     if "rx-vlan-hw-parse" not in active:
         return
     name = device.name
     text = (
-        "VLAN tags that the NIC or the sender takes off are invisible to the program, and lost to packets that are "
-        "forwarded or answered"
+        "the XDP program does not see VLAN tags that the NIC or the sender has taken off, and packets that are "
+        "forwarded or answered lose them"
     )
     if device.driver == "veth":
-        text += "; on a veth it is the other end that takes them off (`ethtool -K PEER txvlan off` there)"
+        text += "; on a veth the other end takes them off (`ethtool -K PEER txvlan off` there)"
     fixed = "it cannot be switched off here: set it in the hypervisor"
     yield note(name, "offloads", text, f"ethtool -K {name} rxvlan off" if active["rx-vlan-hw-parse"] else fixed)
 
 
 def joined_segments(device: Device) -> Iterator[Finding]:
-    """What generic mode is given: packets that were joined on the way to it, or never cut."""
+    """Yield that generic mode gets TCP segments that were joined on the way to it, or never cut."""
     name = device.name
     text = (
-        "in generic mode TCP segments come joined (by GRO, or by a sender on this machine: TSO) in packets longer than "
-        "a frame, which are dropped: TCP connections that are forwarded stall"
+        "in generic mode TCP segments arrive joined, by GRO or by a sender on this machine (TSO). Such packets are "
+        "longer than a frame, and are dropped: TCP connections that are forwarded stall"
     )
     remedy = f"native mode; or `ethtool -K {name} gro off lro off`"
     if device.driver == "veth":

@@ -54,7 +54,7 @@ def examine_interface(name: str, *, wanted: bool) -> Iterator[Finding]:
 def _state(device: Device, wanted: bool) -> Iterator[Finding]:
     name, idle = device.name, problem if wanted else note
     if not device.up:
-        yield idle(name, "state", "it is down: binding a socket is refused (ENETDOWN)", f"ip link set dev {name} up")
+        yield idle(name, "state", "it is down: no socket can be bound to it (ENETDOWN)", f"ip link set dev {name} up")
     elif not device.running:
         remedy = "plug the cable in, or bring the other end up"
         yield idle(name, "state", "it is up, but has no carrier: nothing will arrive", remedy)
@@ -63,8 +63,8 @@ def _state(device: Device, wanted: bool) -> Iterator[Finding]:
 
 
 def _foreign(device: Device, wanted: bool) -> Finding:
-    """Of a device whose packets begin with something else than Ethernet nothing else matters."""
-    text = f"its packets have no Ethernet header ({device.link}): it cannot be opened here, no filter would match"
+    """Return the one finding about a device whose packets do not begin with an Ethernet header."""
+    text = f"its packets have no Ethernet header ({device.link}), so it cannot be opened: no filter would match"
     remedy = (
         f"open the interface below the tunnel (`ip -d link show {device.name}`); `tcpdump -i {device.name}` shows it"
     )
@@ -87,11 +87,13 @@ def _driver(device: Device) -> Iterator[Finding]:
         yield ok(name, "xdp", "native XDP: programs run in the driver")
     else:
         text = "no native XDP: programs run after the driver (generic mode), at a fraction of the speed"
-        yield note(name, "xdp", text, "nothing to be done but another NIC or driver")
+        yield note(name, "xdp", text, "where the speed matters, use another NIC or driver")
     if able.features & netdev.NETDEV_XDP_ACT_XSK_ZEROCOPY:
         yield _zero_copy(device, able)
     else:
-        yield note(name, "zero-copy", "no zero-copy: packets are copied once, which costs little at small rates")
+        yield note(
+            name, "zero-copy", "no zero-copy: the kernel copies each packet once, which costs little at small rates"
+        )
 
 
 def _zero_copy(device: Device, able: netdev.Abilities) -> Finding:
@@ -113,7 +115,7 @@ def _queues(device: Device) -> Iterator[Finding]:
         yield ok(name, "queues", "1 receive queue")
         return
     text = f"{device.queues} receive queues: the NIC spreads packets over them by their flow (RSS), or by CPU"
-    remedy = f"open all of them, as is the default; or have the NIC use the first only: `ethtool -X {name} equal 1`"
+    remedy = f"open all of them, which is the default; or make the NIC use the first only: `ethtool -X {name} equal 1`"
     if device.queues > cpus:
         text += f"; that is more than the {cpus} CPUs here"
         remedy = f"ethtool -L {name} {'combined' if device.paired else 'rx'} {cpus}"
@@ -149,15 +151,15 @@ def _offloads(device: Device) -> Iterator[Finding]:
     tags = list(hidden_tags(device, active))
     yield from tags
     if not found and not tags:
-        yield ok(name, "offloads", "no offload in the way")
+        yield ok(name, "offloads", "no offload that keeps XDP from working")
     if surely_generic(device):
         yield from joined_segments(device)
     if not device.on_a_wire:
         text = (
-            "TCP and UDP checksums may be left to the device by hosts that send into it: receive() and captures show "
-            "such packets as they are; xsk forward, echo and send -r finish them"
+            "hosts that send into this device may leave TCP and UDP checksums to it. receive() and captures show such "
+            "packets as they are; xsk forward, echo and send -r finish the checksums"
         )
-        yield note(name, "checksums", text, "nothing, or at the sender: ethtool -K SENDER tx off")
+        yield note(name, "checksums", text, "to have them finished at the sender: ethtool -K SENDER tx off")
 
 
 def _occupied(device: Device, wanted: bool) -> Iterator[Finding]:
@@ -179,17 +181,15 @@ def _program(name: str, present: Attached, seen: Status) -> Finding:
     if present.link_ids is None:
         return note(name, "program", f"an XDP program is attached: {present}", f"sudo xsk doctor {name}")
     if not present.link_ids:
-        text = (
-            f"an XDP program is attached by netlink, as firewalls are, and stays until somebody detaches it: {present}"
-        )
+        text = f"an XDP program is attached by netlink, as firewalls are, and stays until it is detached: {present}"
         remedy = (
-            "to receive meanwhile, take its place until the end: `replace=True`; if it is of no use any more, "
+            "to receive in its place, and put it back at the end: `replace=True`; if it is of no use any more, "
             f"`xsk detach {name}` says how to take it off"
         )
         return note(name, "program", text, remedy)
     who = {holder for one in seen.interfaces if one.interface == name for holder in one.holders}
     held = ", ".join(_who(holder) for holder in sorted(who, key=lambda holder: holder.pid))
-    text = f"an XDP program is at work: {present} ({held or 'pinned, or of a process that we cannot see'})"
+    text = f"an XDP program is attached: {present} ({held or 'pinned, or of a process that we cannot see'})"
     return note(name, "program", text, f"end that process; `xsk detach {name}` says how to take it off without that")
 
 
@@ -231,13 +231,13 @@ def _not_back(device: Device) -> Iterator[Finding]:
 
 
 def _deferral(device: Device) -> Iterator[Finding]:
-    """What a busy-polling process left behind when it was killed."""
+    """Yield interrupts that a killed process of this toolkit had deferred for busy-polling."""
     from toolkit.net import napi
 
     try:
         found = [one for one in napi.leftovers() if one.ifindex == device.ifindex]
     except (ToolkitError, OSError):
-        return  # only root can have left any, and only root may look
+        return  # only root can have left any, and only root may read them
     for one in found:
         text = f"interrupts are still deferred by a process that is gone: {napi.as_text(one)}"
         yield problem(device.name, "napi", text, f"xsk detach {device.name}")

@@ -6,10 +6,11 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 from collections.abc import Iterator
 
 from toolkit.abi.shared_library import not_loaded
-from toolkit.doctor.finding import Finding, ok, problem
+from toolkit.doctor.finding import Finding, note, ok, problem
 from toolkit.errors import LibraryError, SystemCallError, ToolkitError
 
 __all__ = ["examine_libraries"]
@@ -25,12 +26,13 @@ def examine_libraries() -> Iterator[Finding]:
 
     try:
         extras = "" if has_opts(libxdp()) else "; TX metadata needs 1.5.0"
-        yield ok(_SYSTEM, "libxdp", f"libxdp ({_file_name('libxdp.so')}){extras}")
+        file = _file_name("libxdp.so")
+        yield _version("libxdp", f"libxdp ({file}){extras}", file.partition(".so.")[2], (1, 3))
     except (LibraryError, SystemCallError) as refused:
         yield _not_loaded("libxdp", refused, "apt-get install libxdp1")
     try:
         version = libbpf().libbpf_version_string().decode().removeprefix("v")
-        yield ok(_SYSTEM, "libbpf", f"libbpf {version}")
+        yield _version("libbpf", f"libbpf {version}", version, (1, 1))
     except (LibraryError, SystemCallError) as refused:
         yield _not_loaded("libbpf", refused, "apt-get install libbpf1")
     try:
@@ -45,6 +47,16 @@ def examine_libraries() -> Iterator[Finding]:
         error = not_loaded("libatomic.so.1", "libatomic1", refused)
         text = f"the rings' memory barriers on {platform.machine()} need libatomic: "
         yield _not_loaded("libatomic", error, "apt-get install libatomic1", text)
+
+
+def _version(name: str, text: str, version: str, tested: tuple[int, int]) -> Finding:
+    """Return the finding for a library that can be used; `tested` is the oldest version that the tests run with."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found is None or (int(found[1]), int(found[2])) >= tested:
+        return ok(_SYSTEM, name, text)
+    oldest = ".".join(map(str, tested))
+    text = f"{text} is older than {oldest}: it may work, but the toolkit is not tested with it"
+    return note(_SYSTEM, name, text, f"install {name} {oldest} or later")
 
 
 def _not_loaded(name: str, error: ToolkitError, remedy: str, before: str = "") -> Finding:

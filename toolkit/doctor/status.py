@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What XDP programs, links and AF_XDP sockets there are on this machine, ours and foreign, and who holds them.
+"""List the XDP programs, links and AF_XDP sockets of this machine, ours and those of others, and who holds them.
 
-It looks, and holds nothing: a borrowed descriptor would keep a port taken, or a queue, after its owner has closed it.
+It keeps none of them open: a descriptor of ours would keep a queue taken after its owner has closed it.
 What a process has open is read from /proc; only a link that no process we may see has open is asked by its id, with a
 descriptor that is closed at once.
 """
@@ -82,7 +82,7 @@ class Status:
 
 
 def collect() -> Status:
-    """Look around: this namespace's interfaces, and the whole machine's links and sockets as far as we may see."""
+    """List the interfaces of this network namespace, and the links and sockets of the whole machine that we may see."""
     held = _Held()
     for pid in pids():
         held.look_at(pid)

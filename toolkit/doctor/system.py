@@ -38,12 +38,13 @@ _CAPABILITIES = (
     ("CAP_SYS_ADMIN", _SYS_ADMIN, (), "other network namespaces, and seeing whose program is attached", False),
 )
 
+_TESTED = (6, 1)  # the oldest Linux that the tests run on (docs/reference/requirements.md)
 _DEFAULT_UMEM = 20 << 20  # bytes a queue, with the default rings
 _COMFORTABLE = 1 << 30  # bytes of memory that leave every default as it is
 
 
 def examine_system() -> Iterator[Finding]:
-    """All findings that have nothing to do with a certain interface."""
+    """Yield all findings that are about no interface in particular."""
     yield from _python()
     yield from _kernel()
     yield from _jit()
@@ -59,7 +60,7 @@ def _python() -> Iterator[Finding]:
     if getattr(sys, "_is_gil_enabled", lambda: True)():
         yield ok(_SYSTEM, "python", f"{platform.python_implementation()} {version}, {sys.executable}")
     else:
-        text = f"Python {version} runs without the GIL, on which the rings rely"
+        text = f"Python {version} runs without the GIL, and the rings rely on the GIL"
         yield problem(_SYSTEM, "python", text, "PYTHON_GIL=1, or an ordinary CPython")
 
 
@@ -72,7 +73,11 @@ def older_than(major: int, minor: int) -> bool:
 def _kernel() -> Iterator[Finding]:
     release, machine = platform.release(), platform.machine()
     if older_than(5, 15):
-        yield problem(_SYSTEM, "kernel", f"Linux {release} is older than 5.15", "install a newer kernel")
+        text = f"Linux {release} is older than 5.15, and lacks what the toolkit calls"
+        yield problem(_SYSTEM, "kernel", text, "install Linux 6.1 or later")
+    elif older_than(*_TESTED):
+        text = f"Linux {release} is older than 6.1: it may work, but the toolkit is not tested on it"
+        yield note(_SYSTEM, "kernel", text, "install Linux 6.1 or later")
     else:
         yield ok(_SYSTEM, "kernel", f"Linux {release}, {machine}")
     try:
@@ -86,7 +91,7 @@ def _kernel() -> Iterator[Finding]:
 
 
 def _jit() -> Iterator[Finding]:
-    """Load the smallest program and see what the kernel made of it: the sysctl is not there in every namespace."""
+    """Load the smallest program, and see what the kernel made of it: not every network namespace has the sysctl."""
     try:
         compiled = _compiled()
     except OSError as refused:
@@ -116,14 +121,14 @@ def _compiled() -> bool:
 
 
 def _mounts() -> Iterator[Finding]:
-    """What a chroot or a container may lack, and half of the toolkit reads."""
+    """Yield whether /proc and /sys are there, which a chroot or a container may lack."""
     if not os.path.exists("/proc/self"):
-        text = "/proc is not mounted here, or something hides it: no interface can be opened, and no process is seen"
+        text = (
+            "/proc is not mounted here, or something hides it: no interface can be opened, and no process can be seen"
+        )
         yield problem(_SYSTEM, "proc", text, "mount -t proc proc /proc")
     if not os.path.exists("/sys/kernel"):
-        text = (
-            "/sys is not mounted here, or something hides it: a program that is replaced cannot be kept to be put back"
-        )
+        text = "/sys is not mounted here, or something hides it: a program that is replaced could not be put back later"
         yield note(_SYSTEM, "sys", text, "mount -t sysfs sysfs /sys && mount -t bpf bpf /sys/fs/bpf")
 
 
@@ -137,7 +142,7 @@ def _privileges() -> Iterator[Finding]:
         )
         yield problem(_SYSTEM, "privileges", text, "run it as root of the machine, outside of the user namespace")
     elif not missing:
-        yield ok(_SYSTEM, "privileges", "all capabilities that are needed")
+        yield ok(_SYSTEM, "privileges", "this process has all capabilities that are needed")
     for name, _, _, purpose, necessary in missing:
         if necessary:
             remedy = f"sudo, or grant it: `setpriv`, systemd's AmbientCapabilities={name}"
@@ -166,7 +171,7 @@ def _memlock(*, locks: bool) -> Iterator[Finding]:
 
 def _memory() -> Finding:
     found = available()
-    text = f"{found.free >> 20:,} MB of memory may be taken: the limit is that of {found.where}"
+    text = f"{found.free >> 20:,} MB of memory are available; the limit is that of {found.where}"
     if found.free >= _COMFORTABLE:
         return ok(_SYSTEM, "memory", text)
     return note(
@@ -177,18 +182,18 @@ def _memory() -> Finding:
 def _cache() -> Iterator[Finding]:
     place = directory()
     if place is None:
-        text = "no home directory: programs are compiled anew each time (a quarter of a second)"
+        text = "no home directory: programs are compiled each time, which takes a quarter of a second"
         yield note(_SYSTEM, "cache", text, "set XDG_CACHE_HOME to a directory of your own")
         return
     if not os.path.lexists(place):
         yield ok(_SYSTEM, "cache", f"{place} will be made when the first program is compiled")
         return
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always", CacheWarning)
         with Cache():
             pass
-    if told:
-        said, _, remedy = str(told[0].message).partition(". Programs are compiled anew each time. Next step: ")
+    if warned:
+        said, _, remedy = str(warned[0].message).partition(". Programs are compiled anew each time. Next step: ")
         yield note(_SYSTEM, "cache", said, remedy.rstrip("."))
     else:
-        yield ok(_SYSTEM, "cache", f"compiled programs are kept in {place}, which nobody else can write")
+        yield ok(_SYSTEM, "cache", f"compiled programs are kept in {place}, where only this user can write")

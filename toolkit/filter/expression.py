@@ -84,7 +84,8 @@ def _in_child(limit: float | None, **job: Any) -> Any:
     except ValueError:
         raise FilterError(
             f"cannot compile the filter {asked}: libpcap ended with status {done.returncode} "
-            f"{done.stderr.decode(errors='replace').strip()}"
+            f"{done.stderr.decode(errors='replace').strip()}. Likely cause: it was killed, or memory is short. Next "
+            "step: try again; then report the expression."
         ) from None
 
 

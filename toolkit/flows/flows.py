@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from toolkit._base.arguments import whole
+from toolkit._base.arguments import one_of, whole
 from toolkit._base.clock import NAT
 from toolkit.errors import ArgumentError
 from toolkit.flows.keys import COLUMNS, GROUPS, Group, keys_of
@@ -55,15 +55,13 @@ class Flows:
 
     def __init__(self, max_flows: int = 1 << 16, *, group: Group = "flow", bidirectional: bool = False) -> None:
         """Begin without rows. ArgumentError for arguments that are not as above."""
-        if group not in GROUPS:
-            raise ArgumentError(f"group is one of {', '.join(GROUPS)}, not {group!r}.")
+        one_of("group", group, *GROUPS)
         if bidirectional and group != "flow":
             raise ArgumentError(
-                f"bidirectional=True puts the two ends of a flow in one row: a {group} has no two ends."
+                f"bidirectional=True puts both directions of a flow in one row, and a {group} has no directions. "
+                'Next step: leave bidirectional out, or take group="flow".'
             )
-        max_flows = whole("max_flows", max_flows)
-        if not 1 <= max_flows <= 1 << 24:
-            raise ArgumentError(f"max_flows is a number from 1 to {1 << 24:,}, not {max_flows}.")
+        max_flows = whole("max_flows", max_flows, 1, 1 << 24)
         self.group: Group = group
         self.bidirectional = bidirectional
         self.packets = 0  # of all Batches, including those of evicted rows; written by add()
@@ -198,8 +196,7 @@ class Flows:
 
     def _picked(self, n: int | None, by: Order, recent: bool) -> tuple[Sums, dict[str, Array]]:
         """Return copies of the rows, in order, and their counters at mark()."""
-        if by not in get_args(Order):
-            raise ArgumentError(f"by is one of {', '.join(get_args(Order))}, not {by!r}.")
+        one_of("by", by, *get_args(Order))
         with self._lock:
             self._mend()
             table = self._table
@@ -262,9 +259,7 @@ class Flows:
 
 def _largest(second: Array, first: Array, n: int | None) -> Array:
     """Return the first n rows in descending order of `first`, then `second`. Sorts only rows that can be among them."""
-    n = n if n is None else whole("the number of rows", n)
-    if n is not None and n < 0:
-        raise ArgumentError(f"the number of rows cannot be negative: {n}.")
+    n = n if n is None else whole("n", n, 0)
     size = len(first)
     rows = np.arange(size)
     if n is not None and n < size // 4:

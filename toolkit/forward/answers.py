@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from toolkit._base.arguments import whole
+from toolkit._base.arguments import cannot_be, whole
 from toolkit.batch.editable import EditableBatch
 from toolkit.errors import ArgumentError
 from toolkit.packets.checksum import checksum_of, updated
@@ -47,9 +47,9 @@ class Answers:
     def __init__(self, mac: bytes, addresses: Iterable[str], *, udp_port: int | None = 7) -> None:
         """Answer for a host. mac: 6 bytes. addresses: IPv4 and IPv6, as text. udp_port: None: no UDP is echoed."""
         if not isinstance(mac, bytes | bytearray | memoryview) or len(mac) != 6:
-            raise ArgumentError(f"a MAC address is 6 bytes, such as bytes.fromhex('020000000001'), not {mac!r}")
-        if udp_port is not None and not 0 < whole("udp_port", udp_port) < 65536:
-            raise ArgumentError(f"a UDP port is 1 to 65535, not {udp_port}")
+            raise cannot_be("mac", mac, "6 bytes, such as bytes.fromhex('020000000001')")
+        if udp_port is not None:
+            whole("udp_port", udp_port, 1, 65535)
         try:
             parsed = [ipaddress.ip_address(_without_zone(address)) for address in addresses]
         except ValueError as refused:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.arguments import cannot_be
 from toolkit.decode.layers import NETWORK
 from toolkit.decode.layouts import (
     ETH_P_8021AD,
@@ -164,7 +165,7 @@ def _check(heads: Heads, least: int, what: str) -> None:
 
 def _each(name: str, values: npt.NDArray[Any], n: int) -> npt.NDArray[Any]:
     if values.shape not in ((), (n,)):
-        raise ArgumentError(f"{name} is one for all packets, or one each ({n}), not {values.shape}.")
+        raise cannot_be(name, values, f"one for all packets, or one for each, shape ({n},)")
     return values
 
 

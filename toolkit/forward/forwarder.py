@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.arguments import cannot_be
 from toolkit.batch.editable import EditableBatch
 from toolkit.errors import ArgumentError, DeviceGoneError
 from toolkit.interface.interface import Interface
@@ -66,7 +67,7 @@ class Forwarder:
         """
         sources, targets = _sockets(source), _sockets(target)
         if edit is not None and not callable(edit):
-            raise ArgumentError(f"edit is a function that is called with each batch, not {edit!r}")
+            raise cannot_be("edit", edit, "a function, which is called with each batch, or None")
         if sources[0].umem is not targets[0].umem:
             raise ArgumentError(
                 "source and target are on two UMEMs, and forwarding moves descriptors, not bytes. "
@@ -131,7 +132,7 @@ class Forwarder:
         for sock, target in self._pairs:
             if sock is source:
                 return self._move(sock, target, limit)
-        raise ArgumentError(f"{source!r} is not among the sources of this Forwarder")
+        raise cannot_be("source", source, "one of the sockets that this Forwarder receives from")
 
     def _poll(self, limit: int | None) -> int:
         taken, gone = 0, None
@@ -214,14 +215,15 @@ def _as_mask(answer: Any, packets: int) -> npt.NDArray[np.bool_] | None:
         return None
     mask = np.asarray(answer)
     if mask.dtype != np.bool_ or mask.shape != (packets,):
-        raise ArgumentError(
-            f"an edit function returns None, or a mask of bool with one entry a packet ({packets}), "
-            f"not {mask.dtype} {mask.shape}"
+        raise cannot_be(
+            "what the edit function returns",
+            mask,
+            f"None, or a mask of bool with one entry a packet, shape ({packets},)",
         )
     return mask
 
 
 def _sockets(end: Socket | Interface) -> Sequence[Socket]:
     if not hasattr(end, "sockets") and not isinstance(end, Socket):
-        raise ArgumentError(f"a Forwarder goes from a Socket or Interface to another, not {type(end).__name__}")
+        raise cannot_be("an end of a Forwarder", end, "a Socket or an Interface")
     return (end,) if isinstance(end, Socket) else end.sockets

@@ -213,7 +213,10 @@ class Interface(OneReceiver):
         for sock in self.sockets:
             if queue is None or sock.queue == queue:
                 return sock
-        raise ArgumentError(f"queue {queue} of {self.name} was not opened; open are {[s.queue for s in self.sockets]}")
+        raise ArgumentError(
+            f"queue {queue} of {self.name} is not open; open are {', '.join(str(s.queue) for s in self.sockets)}. "
+            "Next step: name one of these, or open it with `queues=...`."
+        )
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from toolkit._base.arguments import one_of, whole
+from toolkit._base.arguments import cannot_be, one_of, whole
 from toolkit._base.arguments import seconds as as_seconds
 from toolkit._base.netns import NetNS, check_netns
 from toolkit.errors import ArgumentError
@@ -69,9 +69,9 @@ class Opening:
         """Return the record of the arguments of an entrance. ArgumentError where they do not say which packets."""
         if (filter is not None or rules is not None) == (program is not None):
             raise ArgumentError(
-                f"say which packets of {interface} you mean: filter= with a tcpdump expression such as 'udp port 53', "
-                "or 'all' for everything (who takes that, takes the SSH session that comes in there), rules= with "
-                "several of them, or, but for a tee, program= with one of your own; one of these, not both."
+                f"cannot open {interface}: nothing says which packets to take, or two arguments do. Next step: give "
+                "one of filter=, a tcpdump expression such as 'udp port 53', or 'all' for everything (an SSH session "
+                "through this interface too); rules=, several filters; program=, a Program of yours (not with tee())."
             )
         filtering = Filtering.of(filter, rules, on_match, sample, snaplen)
         if program is None:
@@ -88,7 +88,7 @@ class Opening:
         for name, kind in (("umem", UMEM), ("program", Program)):
             given = getattr(self, name)
             if given is not None and not isinstance(given, kind):
-                raise ArgumentError(f"{name} is a toolkit.{kind.__name__}, not {type(given).__name__}")
+                raise cannot_be(name, given, f"a toolkit.{kind.__name__}, or None")
         self._set("queues", check_queues(self.queues))
         one_of("mode", self.mode, *MODES)
         check_replace(self.replace)
@@ -104,17 +104,20 @@ class Opening:
             self._set("frame_size", check_frame_size(self.frame_size))
         for name in ("frames", "slots"):
             if (number := getattr(self, name)) is not None:
-                self._set(name, _from_one(name, number))
+                self._set(name, whole(name, number, 1))
         if self.zero_copy is True and self.mode == "generic":
             raise ArgumentError(
                 'mode="generic" and zero_copy=True contradict each other: a driver has zero-copy only where it also '
                 'runs the program. Next step: `mode="auto"`, or `zero_copy="auto"`.'
             )
         if not 0 <= as_seconds("coalesce", self.coalesce) <= _MOST_COALESCE:
-            raise ArgumentError(f"coalesce is a time in seconds from 0 to {_MOST_COALESCE}, not {self.coalesce!r}")
+            raise cannot_be("coalesce", self.coalesce, f"a time in seconds from 0 to {_MOST_COALESCE}")
         shape = (self.ring_size, self.frames, self.frame_size, self.poison)
         if self.umem is not None and shape != (None, None, None, False):
-            raise ArgumentError("ring_size, frames, frame_size and poison belong to the UMEM: give them to UMEM(...).")
+            raise ArgumentError(
+                "ring_size, frames, frame_size and poison cannot be given beside umem=, which has them already. Next "
+                "step: give them to UMEM(...)."
+            )
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # frozen, for everybody else
@@ -135,8 +138,8 @@ class Opening:
             if rule.queue is not None and rule.action == "redirect" and rule.queue not in numbers:
                 raise ArgumentError(
                     f"the rule {str(rule)!r} redirects packets of queue {rule.queue} of {device.name}, which is not "
-                    f"open: the queues are {', '.join(map(str, numbers))}. A rule cannot move packets to another "
-                    f"queue; `ethtool -N {device.name} flow-type …` makes the NIC do that."
+                    f"open: the queues are {', '.join(map(str, numbers))}. Next step: name one of these. A rule cannot "
+                    f"move packets to another queue; `ethtool -N {device.name} flow-type …` makes the NIC do that."
                 )
 
     def build(self, frags: bool, numbers: list[int]) -> Program:
@@ -147,9 +150,3 @@ class Opening:
             defines={} if self.timestamps else {"XSK_UNTIMED": 1},
             map_entries={"xsks_map": max(64, max(numbers) + 1)},
         )
-
-
-def _from_one(name: str, value: int) -> int:
-    if (number := whole(name, value)) < 1:
-        raise ArgumentError(f"{name} is a number from 1 on, not {value!r}")
-    return number

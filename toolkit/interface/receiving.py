@@ -14,7 +14,7 @@ from toolkit._base import fork
 from toolkit._base.arguments import seconds, whole
 from toolkit._base.closing import CLOSED
 from toolkit.batch.batch import Batch
-from toolkit.errors import ArgumentError, ClosedError, ToolkitError
+from toolkit.errors import ClosedError, ToolkitError
 from toolkit.interface.attachment import Attachment
 from toolkit.interface.nic import Nic
 from toolkit.net.device import Device
@@ -266,5 +266,5 @@ class OneReceiver(Attachment):
 
 
 def _check_limit(limit: int | None) -> None:
-    if limit is not None and whole("limit", limit) < 1:
-        raise ArgumentError(f"limit is a number of packets from 1 on, not {limit!r}")
+    if limit is not None:
+        whole("limit", limit, 1)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from toolkit._base import fork
 from toolkit._base.fork import map_file
 from toolkit.abi.shared_library import declare, load
-from toolkit.errors import ArgumentError, ClosedError, ToolkitError, explained
+from toolkit.errors import ArgumentError, ToolkitError, closed_error, explained
 from toolkit.program import Map
 from toolkit.rings.atomics import fence
 
@@ -87,7 +87,10 @@ class RingBuffer(fork.NotCopied):
     def __init__(self, table: Map, record: int) -> None:
         """Map the ring buffer `table`, with records of `record` bytes. The map stays the caller's."""
         if table.type != _BPF_MAP_TYPE_RINGBUF:
-            raise ArgumentError(f"the map {table.name} is no ring buffer: its type is {table.type}.")
+            raise ArgumentError(
+                f"the map {table.name} is no ring buffer: its type is {table.type}. Next step: declare it as "
+                "BPF_RINGBUF_OUTPUT."
+            )
         self._name = table.name
         self._record = record
         self._stride = RECORD_HEADER + (record + _ALIGNED - 1 & -_ALIGNED)
@@ -116,7 +119,7 @@ class RingBuffer(fork.NotCopied):
         """
         memory, producer, consumer = self._memory, self._producer, self._consumer
         if memory is None or producer is None or consumer is None:
-            raise ClosedError(f"the ring buffer {self._name} was closed")
+            raise closed_error(f"the ring buffer {self._name} was closed")
         begin = consumer.read()
         start = (begin & self._size - 1) + RECORD_HEADER
         records = (producer.read() - begin) // self._stride

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from toolkit._base.arguments import cannot_be
 from toolkit.errors import ArgumentError, NotSupportedError, ToolkitError, kernel_error
 from toolkit.lab import veth
 from toolkit.lab.namespace import Namespace
@@ -86,11 +87,11 @@ class Generator:
     ) -> None:
         for name, value in (("rate", rate), ("seconds", seconds), ("count", count)):
             if value is not None and value <= 0:
-                raise ArgumentError(f"{name} is {value}: give a positive number, or None for no bound")
+                raise cannot_be(name, value, "a positive number, or None for no bound")
         allowed = os.sched_getaffinity(0)
         self.cpu = max(allowed) if cpu is None else cpu
         if self.cpu not in allowed:
-            raise ArgumentError(f"CPU {cpu} is not among those this process may use: {sorted(allowed)}")
+            raise cannot_be("cpu", cpu, f"one of those that this process may use, {sorted(allowed)}")
         # The receive queue that everything arrives on: a veth takes the one of the CPU that sends.
         self.queue = self.cpu % lab.queues
         self.report: Report | None = None  # there after the end
@@ -242,11 +243,11 @@ class Generator:
 def _numbered(size: int, flows: int, ipv6: bool) -> tuple[Stamp, bytes]:
     """The stamp and the frame that carries it."""
     if not 1 <= flows <= 65536 - _FIRST_PORT:
-        raise ArgumentError(f"flows differ in their source port: 1 to {65536 - _FIRST_PORT}, not {flows}")
+        raise cannot_be("flows", flows, f"a number from 1 to {65536 - _FIRST_PORT:,}: they differ in their source port")
     stamp = Stamp(14 + (40 if ipv6 else 20), flows, _FIRST_PORT)
     least = stamp.payload + stamp.SIZE
     if size < least:
-        raise ArgumentError(f"a numbered frame has at least {least} bytes, not {size}; give `frame=` for smaller ones")
+        raise cannot_be("size", size, f"{least} bytes or more, or a frame of yours: `frame=`")
     address = frames.NEAR_IP6 if ipv6 else frames.NEAR_IP
     return stamp, frames.udp_frame(stamp.template(), size=size, source_port=_FIRST_PORT, destination_ip=address)
 
@@ -254,11 +255,13 @@ def _numbered(size: int, flows: int, ipv6: bool) -> tuple[Stamp, bytes]:
 def _check_frames(templates: Sequence[bytes], mtu: int) -> None:
     """Refuse what the kernel would refuse, or drop without a word."""
     if not templates:
-        raise ArgumentError("there is no frame to send")
+        raise ArgumentError("frames cannot be empty. Next step: give one frame at least.")
     most = min(_LARGEST, mtu + 18)  # the pair takes an Ethernet header and one VLAN tag above its MTU
     for frame in templates:
         if not 14 <= len(frame) <= most:
-            raise ArgumentError(f"a live frame has 14 to {most} bytes on this network, not {len(frame)}")
+            raise ArgumentError(
+                f"a live frame cannot have {len(frame)} bytes. Next step: give 14 to {most} bytes, or Lab a larger MTU."
+            )
 
 
 def _refused(number: int, size: int) -> Exception:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from toolkit._base.arguments import whole
 from toolkit._base.uninterrupted import uninterrupted
 from toolkit.errors import ArgumentError
 from toolkit.lab.namespace import Namespace
@@ -57,10 +58,7 @@ class Lab:
         offloads: bool = False,
         gro: bool = False,
     ) -> None:
-        if not 1 <= queues <= 4096:
-            raise ArgumentError(f"a veth has 1 to 4096 queues, not {queues}")
-        if not 68 <= mtu <= 65535:
-            raise ArgumentError(f"a veth has an MTU of 68 to 65535 bytes, not {mtu}")
+        queues, mtu = whole("queues", queues, 1, 4096), whole("mtu", mtu, 68, 65535)
         self.interface = interface  # name of the receiving end, in the namespace `netns`
         self.peer = peer  # name of the sending end, in the namespace `far`
         self.queues = queues

@@ -47,7 +47,9 @@ class Namespace(fork.NotCopied):
     def fileno(self) -> int:
         """The descriptor of the namespace (of kind /proc/PID/ns/net), valid until `close`."""
         if self._fd < 0:
-            raise ClosedError("this network namespace was closed (or belongs to the parent of a fork)")
+            raise ClosedError(
+                "this network namespace was closed, or belongs to the parent of a fork. Next step: make another one."
+            )
         return self._fd
 
     @property

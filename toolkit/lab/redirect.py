@@ -123,7 +123,9 @@ class LiveRedirect:
     def count(self) -> int:
         """How many frames the program has redirected so far."""
         if self._map < 0:
-            raise ClosedError("this generator was closed (or belongs to the parent of a fork)")
+            raise ClosedError(
+                "this generator was closed, or belongs to the parent of a fork. Next step: make another one."
+            )
         key, value = ctypes.c_uint32(0), ctypes.c_uint64(0)
         status = libbpf().bpf_map_lookup_elem(self._map, ctypes.byref(key), ctypes.byref(value))
         _checked(status, "map_lookup", "cannot read the generator's counter")

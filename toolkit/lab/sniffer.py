@@ -11,7 +11,7 @@ import time
 from types import TracebackType
 
 from toolkit._base.netns import NetNS, entered
-from toolkit.errors import ClosedError, DeviceGoneError, SystemCallError, kernel_error
+from toolkit.errors import DeviceGoneError, SystemCallError, closed_error, kernel_error
 
 __all__ = ["Sniffer"]
 
@@ -75,7 +75,7 @@ class Sniffer:
             except OSError as refused:
                 if refused.errno == errno.ENETDOWN:
                     raise DeviceGoneError(
-                        errno.ENETDOWN, "the captured interface went down or was deleted"
+                        errno.ENETDOWN, "the captured interface went down or was deleted. Next step: check `ip link`."
                     ) from refused
                 raise
             if (address[2] == PACKET_OUTGOING) == self._outgoing:
@@ -96,7 +96,7 @@ class Sniffer:
 
     def _open(self) -> socket.socket:
         if self._socket is None:
-            raise ClosedError("this capture was closed")
+            raise closed_error("this capture was closed")
         return self._socket
 
     def __enter__(self) -> Sniffer:

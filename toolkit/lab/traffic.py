@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from toolkit._base.arguments import cannot_be, whole
 from toolkit._base.pacer import Pacer
-from toolkit.errors import ArgumentError, ToolkitError, kernel_error
+from toolkit.errors import ToolkitError, kernel_error
 from toolkit.lab.namespace import Namespace
 
 __all__ = ["PingResult", "ping", "send_frames", "send_udp"]
@@ -45,8 +46,7 @@ def ping(
     Then it waits up to `wait` seconds for the last answer. Missing answers are not an error; a ping that cannot send
     is (`ToolkitError`), and so is a system without ping.
     """
-    if count < 1:
-        raise ArgumentError(f"ping sends at least one packet, not {count}")
+    whole("count", count, 1)
     command = ["ping", "-n", "-c", count, "-i", interval, "-s", size, "-W", wait, address]
     try:
         done = namespace.run(
@@ -56,7 +56,10 @@ def ping(
         raise ToolkitError("there is no ping here. Next step: `apt-get install iputils-ping`.") from missing
     summary = re.search(r"(\d+) packets transmitted, (\d+) (?:packets )?received", done.stdout)
     if summary is None:
-        raise ToolkitError(f"ping {address} failed (status {done.returncode}): {done.stdout.strip()}")
+        raise ToolkitError(
+            f"ping {address} failed (status {done.returncode}): {done.stdout.strip()}. Next step: check the address, "
+            "and its route: `ip route get ADDRESS`."
+        )
     times = tuple(float(found) for found in re.findall(r"time=([\d.]+) ms", done.stdout))
     return PingResult(int(summary[1]), int(summary[2]), times, done.stdout)
 
@@ -140,7 +143,7 @@ def _paced(items: Iterable[bytes], rate: float | None) -> Iterator[bytes]:
         yield from items
         return
     if rate <= 0:
-        raise ArgumentError(f"rate is {rate}: give packets per second, or None for as fast as it goes")
+        raise cannot_be("rate", rate, "packets per second above 0, or None for as fast as possible")
     pacer = Pacer(rate, batch_size=1)
     for number, item in enumerate(items):
         while not pacer.due(number):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from toolkit._base.arguments import whole
+from toolkit._base.arguments import cannot_be, whole
 from toolkit.errors import ArgumentError, kernel_error
 from toolkit.net.ethtool import IFF_UP, SIOCGIFFLAGS, Asker
 from toolkit.net.links import link_state
@@ -137,7 +137,7 @@ def _asker(interface: str) -> Asker:
 
 def _checked_name(interface: str) -> bytes:
     if not isinstance(interface, str):
-        raise ArgumentError(f"an interface is named by a str, not {type(interface).__name__}")
+        raise cannot_be("interface", interface, 'the name of an interface as text, such as "eth0"')
     name = interface.encode(errors="surrogateescape")
     if not 0 < len(name) < _IFNAMSIZ or b"/" in name or b"\0" in name or any(byte <= 32 for byte in name):
         raise ArgumentError(
@@ -166,18 +166,18 @@ def check_queues(queues: Iterable[int] | Literal["all"]) -> tuple[int, ...] | Li
             raise TypeError
         numbers = tuple(sorted({whole("a queue", queue) for queue in queues}))
     except (TypeError, ArgumentError):
-        raise ArgumentError(f'queues is "all" or whole numbers, not {queues!r}') from None
+        raise cannot_be("queues", queues, '"all", or numbers of queues such as [0, 1]') from None
     if not numbers:
         raise ArgumentError('queues is empty. Next step: name at least one, or "all".')
     if numbers[0] < 0:
-        raise ArgumentError(f"a queue is a number from 0 on, not {numbers[0]!r}")
+        raise cannot_be("a queue", numbers[0], "a number from 0 on")
     return numbers
 
 
 def check_queue(device: Device, queue: int) -> None:
     """Raise when the device has no such receive queue."""
     if queue < 0:
-        raise ArgumentError(f"a queue is a number from 0 on, not {queue!r}")
+        raise cannot_be("queue", queue, "a number from 0 on")
     if queue >= device.queues:
         raise kernel_error(
             "bind",

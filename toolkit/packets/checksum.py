@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.arguments import cannot_be
 from toolkit.decode.gather import gather
 from toolkit.decode.headers import Headers
 from toolkit.decode.layouts import (
@@ -78,18 +79,18 @@ def internet_checksum(matrix: Matrix, start: npt.ArrayLike = 0, stop: npt.ArrayL
     Where the bytes include a correct checksum the result is 0. ArgumentError when the range is not within the rows.
     """
     if matrix.ndim != 2 or matrix.dtype != np.uint8:
-        raise ArgumentError(
-            f"a matrix of packets has shape (n, width) and dtype uint8, not {matrix.shape} {matrix.dtype}."
-        )
+        raise cannot_be("matrix", matrix, "an array of shape (n, width) and dtype uint8, one row for each packet")
     n, width = matrix.shape
     starts = np.asarray(start, dtype=np.int64)
     stops = np.asarray(width if stop is None else stop, dtype=np.int64)
     if not {starts.shape, stops.shape} <= {(), (n,)}:
-        raise ArgumentError(
-            f"one start and stop for all, or one a row ({n}): they are {starts.shape} and {stops.shape}."
-        )
+        wrong = starts if starts.shape not in ((), (n,)) else stops
+        raise cannot_be("start and stop", wrong, f"one number for all rows, or one for each, shape ({n},)")
     if n and bool(np.any((starts < 0) | (starts > stops) | (stops > width))):
-        raise ArgumentError(f"start to stop does not lie inside of the {width} bytes of every row.")
+        raise ArgumentError(
+            f"start to stop does not lie inside the {width} bytes of every row. Next step: give 0 <= start <= stop <= "
+            f"{width}."
+        )
     sums = row_sums(np.ascontiguousarray(matrix), None, _place(starts), _place(stops))
     return (~folded(sums)).view(">u2").astype(np.uint16)
 
@@ -140,7 +141,8 @@ def update(
     where = np.arange(len(matrix)) if rows is None else np.arange(len(matrix))[rows]
     places = np.broadcast_to(np.asarray(at, dtype=np.int64), where.shape)
     if len(where) and not (int(places.min()) >= 0 and int(places.max()) <= matrix.shape[1] - 2):
-        raise ArgumentError(f"no checksum at byte {int(places.max())} of rows of {matrix.shape[1]} bytes.")
+        wrong = places.min() if places.min() < 0 else places.max()
+        raise cannot_be("at", int(wrong), f"offsets from 0 to {matrix.shape[1] - 2}: a checksum has two bytes")
     high, low = matrix[where, places], matrix[where, places + 1]
     was = high.astype(np.uint64) << np.uint64(8) | low
     # 48 bits are enough for the complement of the old field: its sum has no more.
@@ -230,7 +232,7 @@ def _field_sums(values: npt.ArrayLike) -> Sums:
         sums: Sums = np.ascontiguousarray(field).view(">u2").sum(axis=1, dtype=np.uint64)
         return sums
     if field.ndim > 1 or field.dtype.kind not in "iu":
-        raise ArgumentError(f"a field is integers, or bytes of shape (m, even), not {field.shape} of {field.dtype}.")
+        raise cannot_be("a field", field, "integers, shape (m,), or bytes, shape (m, k) with an even k and dtype uint8")
     if field.size and (int(field.min()) < 0 or int(field.max()) > 0xFFFFFFFF):
         raise ArgumentError("a field given as a number has 32 bits at most. Next step: give its bytes, shape (m, k).")
     return field.astype(np.uint64)
@@ -242,8 +244,7 @@ def _field_sums(values: npt.ArrayLike) -> Sums:
 def checked_matrix(matrix: Matrix, what: str = "packets") -> None:
     """Raise ArgumentError unless matrix has shape (n, width), dtype uint8, is contiguous and writeable."""
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype != np.uint8:
-        form = f"{matrix.shape} {matrix.dtype}" if isinstance(matrix, np.ndarray) else type(matrix).__name__
-        raise ArgumentError(f"{what} must be an array of shape (n, width) and dtype uint8, not {form}.")
+        raise cannot_be(what, matrix, "an array of shape (n, width) and dtype uint8, one row for each packet")
     if not matrix.flags.c_contiguous or not matrix.flags.writeable:
         fault = "cannot be written" if matrix.flags.c_contiguous else "is not contiguous"
         raise ArgumentError(f"{what} are changed in place, and this array {fault}. Next step: matrix.copy().")
@@ -255,7 +256,7 @@ def locate(matrix: Matrix, lengths: npt.ArrayLike | None = None, depth: int = 4)
     n, width = matrix.shape
     sizes = np.full(n, width, dtype=np.int64) if lengths is None else np.asarray(lengths, dtype=np.int64)
     if sizes.shape != (n,) or (n and (int(sizes.min()) < 0 or int(sizes.max()) > width)):
-        raise ArgumentError(f"lengths are one a packet, shape ({n},), 0 to {width} bytes; they are {sizes.shape}.")
+        raise cannot_be("lengths", sizes, f"one for each packet, shape ({n},), from 0 to {width} bytes")
     return Headers(matrix.reshape(-1), np.arange(n, dtype=np.int64) * width, sizes, depth)
 
 

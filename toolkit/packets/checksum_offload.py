@@ -20,6 +20,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.arguments import cannot_be
 from toolkit.decode.gather import check_packets, gather, windows
 from toolkit.decode.headers import Headers
 from toolkit.decode.layouts import (
@@ -37,7 +38,6 @@ from toolkit.decode.layouts import (
     extension_protocols,
     gre_headers,
 )
-from toolkit.errors import ArgumentError
 from toolkit.packets.checksum import checked_matrix, checksum_of, folded, transport_fields, word_sums
 from toolkit.packets.crc32c import crc32c
 
@@ -83,7 +83,7 @@ def finish_checksums(matrix: Bytes, lengths: npt.ArrayLike | None = None) -> Mas
     n, width = matrix.shape
     sizes = np.full(n, width, dtype=np.int64) if lengths is None else np.asarray(lengths, dtype=np.int64)
     if sizes.shape != (n,) or (n and (int(sizes.min()) < 0 or int(sizes.max()) > width)):
-        raise ArgumentError(f"lengths are one a packet, shape ({n},), 0 to {width} bytes; they are {sizes.shape}.")
+        raise cannot_be("lengths", sizes, f"one for each packet, shape ({n},), from 0 to {width} bytes")
     return finish(matrix.reshape(-1), np.arange(n, dtype=np.int64) * width, sizes)
 
 

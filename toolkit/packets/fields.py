@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.arguments import cannot_be
 from toolkit.decode.headers import Headers
 from toolkit.errors import ArgumentError
 
@@ -83,6 +84,9 @@ def _transport_places(h: Headers, at: int) -> dict[str, Place]:
     return places
 
 
+_KINDS = {48: ("an Ethernet", "02:00:00:00:00:01"), 32: ("an IPv4", "192.0.2.1"), 128: ("an IPv6", "2001:db8::1")}
+
+
 def values_for(name: str, place: Place, given: Any) -> npt.NDArray[Any]:
     """Return the values for a place: shape () or (n,), any integer dtype; IPv6 addresses (16,) or (n, 16), uint8.
 
@@ -92,27 +96,28 @@ def values_for(name: str, place: Place, given: Any) -> npt.NDArray[Any]:
         given = _parsed(name, place, given)
     if isinstance(given, ipaddress.IPv4Address | ipaddress.IPv6Address):
         if given.max_prefixlen != place.bits:
-            raise ArgumentError(f"column {name!r} is of {place.bits} bits: {given} does not fit.")
+            raise cannot_be(f"column {name!r}", str(given), f"an address of {place.bits} bits")
         given = int(given)
     if place.width == IP6_WIDTH:
         return _addresses(name, given)
     try:
         numbers = np.asarray(given)
     except ValueError as cause:
-        raise ArgumentError(f"column {name!r} is not one row of integers: {cause}.") from cause
-    if numbers.ndim > 1 or (numbers.dtype.kind not in "iu" and (numbers.size or numbers.dtype != np.float64)):
-        hint = " Next step: addresses as numbers." if numbers.dtype.kind in "UO" else ""
         raise ArgumentError(
-            f"column {name!r} is an integer for each packet, or one for all, not {numbers.shape} {numbers.dtype}.{hint}"
-        )
+            f"column {name!r} is not one row of integers: {cause}. Next step: give one integer for each packet, or one "
+            "for all."
+        ) from cause
+    if numbers.ndim > 1 or (numbers.dtype.kind not in "iu" and (numbers.size or numbers.dtype != np.float64)):
+        hint = "; addresses as numbers, not as text" if numbers.dtype.kind in "UO" else ""
+        raise cannot_be(f"column {name!r}", numbers, f"one integer for each packet, or one for all{hint}")
     if not numbers.size:
         return numbers.astype(np.int64)
     largest = (1 << place.bits) - 1
     if int(numbers.min()) < 0 or int(numbers.max()) > largest:
         flat = numbers.reshape(-1)
         bad = int(np.flatnonzero((flat < 0) | (flat > largest))[0])
-        hint = " decode() has -1 where a packet does not have the field." if flat[bad] == -1 else ""
-        raise ArgumentError(f"column {name!r}: {flat[bad]} in packet {bad} is not within 0 to {largest}.{hint}")
+        hint = " (decode() has -1 where a packet does not have the field)" if flat[bad] == -1 else ""
+        raise cannot_be(f"column {name!r} of packet {bad}", int(flat[bad]), f"a number from 0 to {largest}{hint}")
     return numbers
 
 
@@ -123,8 +128,7 @@ def _addresses(name: str, given: Any) -> Matrix:
         given = np.frombuffer(given, dtype=np.uint8)
     rows: npt.NDArray[Any] = given if isinstance(given, np.ndarray) else np.zeros(0)
     if rows.dtype != np.uint8 or rows.ndim not in (1, 2) or rows.shape[-1] != IP6_WIDTH:
-        form = f"{given.shape} {given.dtype}" if isinstance(given, np.ndarray) else f"{given!r}"
-        raise ArgumentError(f"column {name!r} takes IPv6 addresses: shape (n, 16) uint8, or one as text, not {form}.")
+        raise cannot_be(f"column {name!r}", given, "IPv6 addresses: shape (n, 16) and dtype uint8, or one as text")
     return rows
 
 
@@ -141,9 +145,11 @@ def _parsed(name: str, place: Place, text: str) -> int:
         if place.bits == 128:
             return int(ipaddress.IPv6Address(text))
     except ValueError as cause:
-        kind = {48: "an Ethernet", 32: "an IPv4", 128: "an IPv6"}[place.bits]
-        raise ArgumentError(f"column {name!r}: {text!r} is not {kind} address ({cause}).") from cause
-    raise ArgumentError(f"column {name!r} takes integers, not {text!r}.")
+        kind, example = _KINDS[place.bits]
+        raise ArgumentError(
+            f"column {name!r}: {text!r} is not {kind} address ({cause}). Next step: give one such as {example}."
+        ) from cause
+    raise cannot_be(f"column {name!r}", text, "integers")
 
 
 def write(out: Matrix, place: Place, values: Any) -> None:

@@ -56,7 +56,7 @@ def mac_bytes(mac: str) -> bytes:
     with contextlib.suppress(ValueError):
         octets = bytes.fromhex(mac.replace(":", ""))
     if len(octets) != 6:
-        raise ArgumentError(f"not a MAC address: {mac!r} (six bytes like 02:00:00:00:00:01)")
+        raise ArgumentError(f"{mac!r} is not a MAC address. Next step: give six bytes such as 02:00:00:00:00:01.")
     return octets
 
 
@@ -65,7 +65,9 @@ def ip_bytes(ip: str) -> bytes:
     try:
         return socket.inet_pton(socket.AF_INET6 if ":" in ip else socket.AF_INET, ip)
     except OSError as refused:
-        raise ArgumentError(f"not an IP address: {ip!r}") from refused
+        raise ArgumentError(
+            f"{ip!r} is not an IP address. Next step: give one such as 192.0.2.1 or 2001:db8::1."
+        ) from refused
 
 
 def _with_checksum(segment: bytes, at: int, pseudo: bytes) -> bytes:
@@ -217,7 +219,8 @@ def _filled(payload: bytes, size: int | None, head: int) -> bytes:
         return payload
     if size < head + len(payload):
         raise ArgumentError(
-            f"a frame of {size} bytes is too small for {head} bytes of headers and {len(payload)} of payload"
+            f"a frame of {size} bytes is too small for {head} bytes of headers and {len(payload)} of payload. "
+            f"Next step: give a size of {head + len(payload)} or more, or a shorter payload."
         )
     return payload.ljust(size - head, b"\0")
 

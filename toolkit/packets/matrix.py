@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.arguments import cannot_be
 from toolkit.errors import ArgumentError
 
 __all__ = ["as_bytes", "as_matrix"]
@@ -136,10 +137,10 @@ def _checked_array(packets: npt.NDArray[Any]) -> Matrix:
             "item is a byte; if it was made from a list of packets, the list itself."
         )
     if packets.ndim != 2:
-        remedy = " Next step: for one packet, packets[numpy.newaxis]." if packets.ndim == 1 else ""
-        raise ArgumentError(f"packets are an array of shape {packets.shape}, not (n, width), a row a packet.{remedy}")
+        one = "; for one packet, packets[numpy.newaxis]" if packets.ndim == 1 else ""
+        raise cannot_be("packets", packets, f"an array of shape (n, width), one row for each packet{one}")
     if len(packets) and not packets.shape[1]:
-        raise ArgumentError(f"packets are an array of shape {packets.shape}: packets without a byte.")
+        raise cannot_be("packets", packets, "rows of one byte at least")
     return packets
 
 
@@ -148,13 +149,10 @@ def _checked_lengths(lengths: npt.ArrayLike | None, n: int, width: int) -> Lengt
         return np.full(n, width, dtype=np.uint32)
     sizes = np.asarray(lengths)
     if sizes.shape != (n,) or (sizes.dtype.kind not in "iu" and n):
-        raise ArgumentError(
-            f"lengths are one integer a packet, shape ({n},), not shape {sizes.shape} of {sizes.dtype}."
-        )
+        raise cannot_be("lengths", sizes, f"one integer for each packet, shape ({n},)")
     if n and (int(sizes.min()) < 1 or int(sizes.max()) > width):
         bad = int(np.flatnonzero((sizes < 1) | (sizes > width))[0])
-        why = "it is empty" if sizes[bad] == 0 else f"a row of the matrix has {width}"
-        raise ArgumentError(f"packet {bad} cannot have {sizes[bad]} bytes: {why}.")
+        raise ArgumentError(f"packet {bad} cannot have {sizes[bad]} bytes. Next step: give lengths from 1 to {width}.")
     return sizes.astype(np.uint32)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.arguments import cannot_be
 from toolkit.decode.headers import Headers
 from toolkit.decode.layouts import IPPROTO_ICMP, IPPROTO_UDP
 from toolkit.errors import ArgumentError
@@ -61,7 +62,10 @@ class Template:
                 f"a template is a frame as bytes, not {type(frame).__name__} ({cause}). Next step: bytes(frame)."
             ) from cause
         if octets.size < 14:
-            raise ArgumentError(f"a template of {octets.size} bytes has no whole Ethernet header (14 bytes).")
+            raise ArgumentError(
+                f"a template cannot have {octets.size} bytes. Next step: give a whole frame: an Ethernet header, 14 "
+                "bytes, or more."
+            )
         self._octets: Matrix = octets.reshape(1, -1).copy()
         headers = locate(self._octets)
         self._places = places(headers)
@@ -125,10 +129,13 @@ class Template:
             counts["payload"] = len(body)
         if len(set(counts.values())) > 1:
             given = ", ".join(f"{name} {count}" for name, count in counts.items())
-            raise ArgumentError(f"one value a packet, but the number of packets differs: {given}.")
+            raise ArgumentError(
+                f"the arguments differ in their number of packets: {given}. Next step: give one value for all packets, "
+                "or as many as there are packets."
+            )
         count = next(iter(counts.values()), 1)
         if count < 0:
-            raise ArgumentError(f"{count} packets cannot be made.")
+            raise cannot_be("n", count, "a number of packets from 0 on")
         return _Given(count, values, None if body is None else np.atleast_2d(body))
 
     def _write(self, out: Matrix, made: _Given, checksums: bool) -> Matrix:
@@ -158,9 +165,9 @@ class Template:
         try:
             body = payload if isinstance(payload, np.ndarray) else np.frombuffer(payload, dtype=np.uint8)
         except (TypeError, ValueError, BufferError) as cause:
-            raise ArgumentError(f"a payload is bytes or an array, not {type(payload).__name__} ({cause}).") from cause
+            raise cannot_be("payload", payload, "bytes, or an array of shape (n, k) and dtype uint8") from cause
         if body.dtype != np.uint8 or body.ndim not in (1, 2):
-            raise ArgumentError(f"a payload has shape (n, k) and dtype uint8, not {body.shape} {body.dtype}.")
+            raise cannot_be("payload", body, "an array of shape (n, k) and dtype uint8")
         if body.shape[-1] > room:
             raise ArgumentError(
                 f"a payload of {body.shape[-1]} bytes does not fit: the template's frame has {room}. "
@@ -170,10 +177,12 @@ class Template:
 
     def _check_out(self, out: Matrix) -> None:
         if not isinstance(out, np.ndarray) or out.dtype != np.uint8 or out.ndim != 2 or out.shape[1] != len(self):
-            form = f"{out.shape} {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
-            raise ArgumentError(f"fill_into() needs an array of shape (n, {len(self)}) and dtype uint8, not {form}.")
+            raise cannot_be("out", out, f"an array of shape (n, {len(self)}) and dtype uint8")
         if not out.flags.writeable or out.strides[1] != 1:
-            raise ArgumentError("fill_into() needs an array that can be written, whose rows lie together in memory.")
+            raise ArgumentError(
+                "fill_into() cannot write into this array: it is read-only, or its rows do not lie together in memory. "
+                "Next step: give out.copy()."
+            )
 
     def _write_checksums(self, out: Matrix, names: frozenset[str], body: Matrix | None) -> None:
         plans = self._plan(names, 0 if body is None else body.shape[1])

@@ -93,7 +93,10 @@ def _function_name(bpf: Any, function: Any) -> str:
         lib = sys.modules[type(bpf).__module__].libbcc.lib
         names = [lib.bpf_function_name(bpf.module, i).decode() for i in range(lib.bpf_num_functions(bpf.module))]
         if len(names) != 1:
-            raise ArgumentError(f"the BPF object has the functions {', '.join(names) or '(none)'}: say which one.")
+            raise ArgumentError(
+                f"the BPF object has the functions {', '.join(names) or '(none)'}. Next step: say which one, with "
+                "function=..."
+            )
         return str(names[0])
     name = getattr(function, "name", function)
     return name.decode() if isinstance(name, bytes) else str(name)
@@ -107,7 +110,9 @@ def _program_fd(bpf: Any, function: Any, name: str) -> int:
     try:
         code = bpf.dump_func(name.encode())
     except Exception as unknown:
-        raise ArgumentError(f"the BPF object has no function {name!r}: {unknown}") from unknown
+        raise ArgumentError(
+            f"the BPF object has no function {name!r}: {unknown}. Next step: name one that its text defines."
+        ) from unknown
     # BCC has already inserted the maps' descriptors: there is nothing to relocate.
     return load_program(Image(name, "GPL", code, (), ()), {}, frags=False, source="a bcc.BPF object")
 

@@ -175,7 +175,10 @@ def _refusal(source: sources.SourceText, report: dict[str, Any], chatter: str) -
             f"or the number of its rules, is longer than a jump reaches (32,767 instructions). {LESS}"
         )
     says = report.get("detail", report["status"])
-    return CompileError(f"{source.name} does not compile: BCC says {says!r}.\n{chatter}".strip())
+    return CompileError(
+        f"{source.name} does not compile: BCC says {says!r}.\n{chatter.strip()}\nNext step: `xsk doctor` tries BCC "
+        "with the smallest program."
+    )
 
 
 def _attempts(source: sources.SourceText) -> Iterator[tuple[str | None, list[str]]]:

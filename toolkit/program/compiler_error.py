@@ -17,12 +17,12 @@ _LIBBPF = re.compile(r"\bSEC\s*\(|\b__uint\s*\(|\b__type\s*\(")
 
 
 def next_step(chatter: str) -> str:
-    """Return the likely cause and the next step for clang's output; "" if nothing is known about it."""
+    """Return the likely cause and the next step for clang's output; of what is not known here, the next step alone."""
     missing = MISSING_HEADER.search(chatter)
     if missing and missing[1] != "xsk_filter.h":
         return (
-            f"The toolkit carries the few kernel headers that XDP programs need, and {missing[1]} is not one of "
-            f"them. Next step: `apt-get install linux-headers-{platform.release()}`, or do without it."
+            f"Likely cause: the toolkit carries only the few kernel headers that XDP programs need, and {missing[1]} "
+            f"is not one of them. Next step: `apt-get install linux-headers-{platform.release()}`, or do without it."
         )
     if _LIBBPF.search(chatter):
         return (
@@ -37,4 +37,4 @@ def next_step(chatter: str) -> str:
             "included, or a function of the C library, of which XDP programs have none. Next step: define it in the "
             "program (`static __always_inline`), or call a helper of the kernel (`man bpf-helpers`)."
         )
-    return ""
+    return "Next step: correct the first of these errors; the others may come from it."

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.arguments import cannot_be
 from toolkit._base.descriptor import Descriptor
 from toolkit.abi import libbpf as abi
 from toolkit.errors import ArgumentError, kernel_error
@@ -130,18 +131,18 @@ class Map:
         try:
             raw = key if isinstance(key, bytes) else key.to_bytes(self.key_size, sys.byteorder)
         except OverflowError:
-            raise ArgumentError(
-                f"key {key!r} does not fit the map {self.name}, whose keys have {self.key_size} B"
+            raise cannot_be(
+                f"a key of the map {self.name}", key, f"a number from 0 on that fits {self.key_size} bytes"
             ) from None
         if len(raw) != self.key_size:
-            raise ArgumentError(f"a key of the map {self.name} has {self.key_size} B, not {len(raw)}.")
+            raise cannot_be(f"a key of the map {self.name}", raw, f"{self.key_size} bytes")
         return ct.create_string_buffer(raw, self.key_size)
 
     def _value(self, value: int | bytes) -> ct.Array[ct.c_char]:
         size = self._space()
         raw = value if isinstance(value, bytes) else value.to_bytes(size, sys.byteorder, signed=value < 0)
         if len(raw) != size:
-            raise ArgumentError(f"a value of the map {self.name} has {size} B, not {len(raw)}.")
+            raise cannot_be(f"a value of the map {self.name}", raw, f"{size} bytes")
         return ct.create_string_buffer(raw, size)
 
     def _space(self) -> int:

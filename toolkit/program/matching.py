@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.arguments import cannot_be
 from toolkit._base.warn import once
 from toolkit.abi import libpcap
 from toolkit.batch.batch import Batch
@@ -100,7 +101,7 @@ def matches(expression: str, packets: Any) -> npt.NDArray[np.bool_]:
     for packets that were cut), PrivilegeError, VerifierError.
     """
     if not isinstance(expression, str):
-        raise ArgumentError(f'the filter is a tcpdump expression or "all", not {expression!r}.')
+        raise cannot_be("filter", expression, 'a tcpdump expression as text, or "all"')
     with once():  # because the expression is compiled for each kind of packet
         return _verdicts(expression, packets)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-from toolkit._base.arguments import whole
+from toolkit._base.arguments import cannot_be, whole
 from toolkit.errors import ArgumentError
 
 __all__ = ["Action", "Filtering", "Rule", "RuleCounters", "describe", "generate", "plain"]
@@ -45,7 +45,7 @@ class Rule:
     def __post_init__(self) -> None:
         """Check the fields."""
         if not isinstance(self.filter, str):
-            raise ArgumentError(f'the filter of a rule is a tcpdump expression or "all", not {self.filter!r}.')
+            raise cannot_be("filter", self.filter, 'a tcpdump expression as text, or "all"')
         if not isinstance(self.action, str) or self.action not in get_args(Action):
             raise ArgumentError(
                 f"a rule cannot {self.action!r} packets. Next step: take one of {', '.join(get_args(Action))}."
@@ -62,8 +62,8 @@ class Rule:
                     f"a snaplen of {self.snaplen} B is not possible: an Ethernet header, {SHORTEST} B, is left."
                     " Next step: `snaplen=64` has the headers of most packets in it."
                 )
-        if self.queue is not None and not 0 <= whole("queue", self.queue) < _ALL:
-            raise ArgumentError(f"a queue is a number from 0 on, not {self.queue!r}")
+        if self.queue is not None:
+            whole("queue", self.queue, 0, _ALL - 1)
 
     @property
     def share(self) -> int:
@@ -74,7 +74,7 @@ class Rule:
             with contextlib.suppress(OverflowError):
                 number = float(value)  # NumPy's small types do not hold 2**32, and a Fraction does not print
         if not 1 / _ALL <= number <= _ALL:
-            raise ArgumentError(f"sample is N for one of N packets, or a share such as 1/N; not {value!r}.")
+            raise cannot_be("sample", value, "N, for one of N packets, or a share such as 1/N")
         if number == 1:
             return 0
         return max(int(_ALL * number if number < 1 else _ALL / number), 1)
@@ -141,13 +141,13 @@ class Filtering:
             return cls((one,))
         if filter is not None or one != Rule("all"):
             raise ArgumentError(
-                "filter, on_match, sample and snaplen make one rule, and with rules= each rule has its own: give one "
-                "or the other, not both."
+                "filter, on_match, sample and snaplen make one rule, and cannot be given beside rules=. Next step: "
+                "give them to each Rule."
             )
         given = () if isinstance(rules, str | bytes) or not isinstance(rules, Iterable) else tuple(rules)
         listed = tuple(Rule(each) if isinstance(each, str) else each for each in given)
         if not listed or not all(isinstance(each, Rule) for each in listed):
-            raise ArgumentError(f'rules is a list such as [Rule("udp"), Rule("tcp", action="drop")], not {rules!r}.')
+            raise cannot_be("rules", rules, 'a list such as [Rule("udp"), Rule("tcp", action="drop")]')
         return cls(listed)
 
     def __str__(self) -> str:

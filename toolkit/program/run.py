@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from toolkit._base.arguments import whole
+from toolkit._base.arguments import cannot_be, whole
 from toolkit.abi import libbpf as abi
 from toolkit.errors import ArgumentError, kernel_error
 
@@ -27,19 +27,18 @@ def _checked(packet: bytes) -> bytes:
     try:
         octets = packet if isinstance(packet, bytes) else bytes(memoryview(packet))
     except TypeError:
-        raise ArgumentError(f"a packet to run a program on is bytes, not {type(packet).__name__}") from None
+        raise cannot_be("packet", packet, "a packet as bytes") from None
     if len(octets) < SHORTEST:
         raise ArgumentError(
-            f"a packet of {len(octets)} B cannot be run: the kernel wants an Ethernet header ({SHORTEST} B)."
+            f"a program cannot run on a packet of {len(octets)} bytes. Next step: give {SHORTEST} bytes or more: the "
+            "kernel wants an Ethernet header."
         )
     return octets
 
 
 def run_once(fd: int, packet: bytes, repeat: int = 1) -> tuple[int, bytes]:
     """Run program `fd` `repeat` times; return (action of the last run, packet after it)."""
-    packet, repeat = _checked(packet), whole("repeat", repeat)
-    if not 1 <= repeat <= MOST:
-        raise ArgumentError(f"a program can be run 1 to {MOST:,} times in one call, not {repeat:,} times")
+    packet, repeat = _checked(packet), whole("repeat", repeat, 1, MOST)
     out = ct.create_string_buffer(len(packet) + ROOM)
     source = ct.create_string_buffer(packet, len(packet))
     options = abi.TestRunOpts(

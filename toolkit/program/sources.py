@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from toolkit._base.arguments import cannot_be
 from toolkit.errors import ArgumentError
 from toolkit.filter.translate import translate
 from toolkit.program.rules import Action, Filtering, Rule, describe, generate, plain
@@ -79,7 +80,7 @@ def defined(defines: Mapping[str, str | int]) -> str:
     """Return macros as text for the beginning of a program: unlike compiler flags they need no quoting."""
     for name in defines:
         if not _IDENTIFIER.match(name):
-            raise ArgumentError(f"{name!r} is not a C identifier, so it cannot be defined as a macro.")
+            raise cannot_be("the name of a macro", name, "letters, digits and _, and no digit first")
     return "".join(f"#define {name} {value}\n" for name, value in sorted(defines.items()))
 
 

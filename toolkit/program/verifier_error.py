@@ -23,6 +23,10 @@ LESS = (
 )
 LIMITS = f". Likely cause: the program, most often its filter, is more than the verifier follows. {LESS}"
 
+_UNKNOWN = (
+    ". Next step: read the end of `.log`: before its last line are the instructions that led there, with your source."
+)
+
 
 def verifier_error(number: int, tried: str, log: str) -> SystemCallError:
     """Return the error for a program that the verifier refused with errno `number` and this `log`."""
@@ -37,8 +41,8 @@ def verifier_error(number: int, tried: str, log: str) -> SystemCallError:
     if number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         return kernel_error("prog_load", number, tried)
     beyond = _BEYOND.search(log)
-    words, limits = (beyond[0], LIMITS) if beyond else (_last_words(log), "")
-    return VerifierError(number, f"{tried}: the verifier refuses it. {words} (`.log` has all of it){limits}", log)
+    said, limits = (beyond[0], LIMITS) if beyond else (_last_words(log), _UNKNOWN)
+    return VerifierError(number, f"{tried}: the verifier refuses it. {said} (`.log` has all of it){limits}", log)
 
 
 def _last_words(log: str) -> str:

@@ -12,7 +12,7 @@ from toolkit._base.arguments import whole
 from toolkit._base.warn import warn
 from toolkit.abi.pcapng import SECTION_HEADER_BLOCK
 from toolkit.batch.batch import Batch
-from toolkit.errors import ArgumentError, ClosedError, RecordedError, RecordedWarning
+from toolkit.errors import ClosedError, RecordedError, RecordedWarning
 from toolkit.recorded.format import Corrupt, FormatReader, FoundPackets, RecordedInterface
 from toolkit.recorded.pcap import PcapReader
 from toolkit.recorded.pcapng import PcapngReader
@@ -22,11 +22,12 @@ __all__ = ["Recorded", "read"]
 
 _BATCH = 4096  # packets; more are not faster
 _PCAP_MAGICS = {bytes.fromhex(text) for text in ("d4c3b2a1", "a1b2c3d4", "4d3cb2a1", "a1b23c4d")}
-_OTHERS = {
-    b"PAR1": "Parquet: read it with pyarrow, pandas or DuckDB",
-    b"snoo": "snoop's: `editcap -F pcapng` converts it",
-    b"\x34\xcd\xb2\xa1": "a pcap of an old patched libpcap: `editcap -F pcapng` converts it",
-    b"\xa1\xb2\xcd\x34": "a pcap of an old patched libpcap: `editcap -F pcapng` converts it",
+_CONVERT = "`editcap -F pcapng` converts it"
+_OTHERS = {  # first bytes -> (what it is, what to do)
+    b"PAR1": ("a Parquet file", "read it with pyarrow, pandas or DuckDB"),
+    b"snoo": ("a file of snoop", _CONVERT),
+    b"\x34\xcd\xb2\xa1": ("a pcap of an old patched libpcap", _CONVERT),
+    b"\xa1\xb2\xcd\x34": ("a pcap of an old patched libpcap", _CONVERT),
 }
 
 
@@ -41,9 +42,7 @@ def read(file: Any, *, batch_size: int = _BATCH, between: Callable[[], object] |
     damaged (after all packets before that place), or when little compressed data become more than 20 MB without a
     packet. If the end of the file was cut off, all complete packets come, and then a RecordedWarning that says where.
     """
-    size = whole("batch_size", batch_size)
-    if size < 1:
-        raise ArgumentError(f"batch_size is 1 or more packets, not {size}.")
+    size = whole("batch_size", batch_size, 1)
     window = open_window(file, between)
     try:
         return Recorded(window, _format(window), size)
@@ -57,7 +56,9 @@ def _format(window: Window) -> FormatReader:
     if not window.require(4):
         size = f"has only {window.left} bytes" if window.left else "is empty"
         why = f" ({window.cut})" if window.cut else ""
-        raise RecordedError(f"{window.name} {size}{why}: there is no recording in it.")
+        raise RecordedError(
+            f"{window.name} {size}{why}: there is no recording in it. Next step: check the name, or copy it again."
+        )
     magic = bytes(window.view[window.at : window.at + 4])
     try:
         if magic in _PCAP_MAGICS:
@@ -65,9 +66,16 @@ def _format(window: Window) -> FormatReader:
         if magic == SECTION_HEADER_BLOCK.to_bytes(4, "big"):
             return PcapngReader(window)
     except Corrupt as fault:
-        raise RecordedError(f"{window.name} is damaged: at offset {window.offset} is {fault}.") from None
-    hint = f" It may be {_OTHERS[magic]}." if magic in _OTHERS else ""
-    raise RecordedError(f"{window.name} is neither pcap nor pcapng: it begins with {magic.hex(' ')}.{hint}")
+        raise RecordedError(
+            f"{window.name} is damaged: at offset {window.offset} is {fault}. Next step: fetch it again, or try "
+            "pcapfix."
+        ) from None
+    cause, remedy = _OTHERS.get(magic, ("", "name a file that tcpdump, Wireshark or `xsk capture` wrote"))
+    raise RecordedError(
+        f"{window.name} is neither pcap nor pcapng: it begins with {magic.hex(' ')}."
+        + (f" Likely cause: it is {cause}." if cause else "")
+        + f" Next step: {remedy}."
+    )
 
 
 class Recorded:

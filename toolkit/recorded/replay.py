@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from toolkit._base.arguments import whole
+from toolkit._base.arguments import cannot_be, whole
 from toolkit._base.clock import NAT
 from toolkit.batch.batch import Batch
 from toolkit.errors import ArgumentError
@@ -80,9 +80,7 @@ def replay(
 
     ArgumentError, and what read() and send() raise.
     """
-    loop, count = whole("loop", loop), count if count is None else whole("count", count)
-    if loop < 1 or (count is not None and count < 1):
-        raise ArgumentError(f"loop and count are 1 or more, not {loop} and {count}.")
+    loop, count = whole("loop", loop, 1), count if count is None else whole("count", count, 1)
     once = isinstance(recorded, Recorded | Iterator) or hasattr(recorded, "read") or recorded == "-"
     if loop > 1 and once:
         raise ArgumentError(f"{recorded!r} can be read once only. Next step: give its path, or leave loop out.")
@@ -127,11 +125,11 @@ class Replay:
     ) -> None:
         """Take the arguments of replay(). stop: called often; ends the replay when true. tick: called often."""
         if speed is not None and not _above_zero(speed):
-            raise ArgumentError(f"speed is a number above 0 (1.0: as recorded), or None, not {speed!r}.")
+            raise cannot_be("speed", speed, "a number above 0 (1.0: as recorded), or None")
         if rate is not None and not _above_zero(rate):
-            raise ArgumentError(f"rate is a number of packets per second above 0, not {rate!r}.")
+            raise cannot_be("rate", rate, "a number of packets per second above 0")
         if max_gap is not None and not _above_zero(max_gap):
-            raise ArgumentError(f"max_gap is a number of seconds above 0, not {max_gap!r}.")
+            raise cannot_be("max_gap", max_gap, "a number of seconds above 0")
         self._sock = sock
         self._speed = speed
         self._most = float("inf") if max_gap is None else max_gap * _SECOND  # ns

@@ -142,7 +142,7 @@ class Window:
         except decompression_errors() as broken:
             raise self._broken(broken) from broken
         except ValueError as closed:
-            raise ClosedError(f"cannot read {self.name}: {closed}.") from closed
+            raise ClosedError(f"cannot read {self.name}: {closed}. Next step: open it again.") from closed
         if not isinstance(count, int):
             raise ArgumentError(
                 f"cannot read {self.name}: it has nothing to read yet, and does not wait for "
@@ -184,7 +184,7 @@ def _opened(file: Any, parts: contextlib.ExitStack) -> tuple[str, Any, bool]:
             remedy = "check the name" if isinstance(refused, FileNotFoundError) else ""
             raise kernel_error("open", refused.errno or 0, f"cannot read {name}", remedy=remedy) from None
         except ValueError as refused:  # a NUL in the name
-            raise ArgumentError(f"cannot read {name!r}: {refused}.") from None
+            raise ArgumentError(f"cannot read {name!r}: {refused}. Next step: check the name.") from None
         return name, raw, stat.S_ISREG(os.fstat(raw.fileno()).st_mode)
     name = str(getattr(file, "name", "") or f"a {type(file).__name__}")
     if isinstance(file, io.TextIOBase):

@@ -9,7 +9,7 @@ from operator import index as index_of  # NumPy's integers would overflow where 
 import numpy as np
 import numpy.typing as npt
 
-from toolkit._base.arguments import whole
+from toolkit._base.arguments import cannot_be, whole
 from toolkit.errors import RING_LIES, ArgumentError, FrameError
 from toolkit.rings.descriptor_check import Limits
 from toolkit.rings.memory import U32, RingMemory
@@ -89,7 +89,7 @@ class Consumer(ABC):
             raise self._memory.closed_error()
         if limit is not None and entries > limit:
             if limit < 0:
-                raise ArgumentError(f"cannot peek {limit} entries")
+                raise cannot_be("limit", limit, "a whole number from 0 on")
             entries = index_of(limit)
         if self._peeking is not None:
             self._forget_peek()
@@ -130,7 +130,10 @@ class Consumer(ABC):
         """Undo the peek of the last `n` unreleased entries: the next peek returns them again (libxdp's cancel)."""
         n = index_of(n)
         if n < 0 or n > self.unreleased:
-            raise ArgumentError(f"cannot cancel {n} entries: {self.unreleased} are peeked and not released")
+            raise ArgumentError(
+                f"cannot cancel {n} entries: {self.unreleased} are peeked and not released. Next step: cancel these "
+                "at most."
+            )
         index = (self._cached_consumer - n) & U32
         if n and self._owners is not None:
             self._owners.put_back(self._addresses_of(self._memory.read(index, n)))
@@ -159,7 +162,7 @@ class Consumer(ABC):
         n = self.available(self.size if limit is None else limit)
         if limit is not None and n > limit:
             if limit < 0:
-                raise ArgumentError(f"cannot take {limit} entries")
+                raise cannot_be("limit", limit, "a whole number from 0 on")
             n = limit
         index = self._cached_consumer
         entries = self._memory.read(index, n)

@@ -70,13 +70,15 @@ class Limits:
             return FrameError(
                 f"{what} has options that this socket was not bound for. Likely cause: XDP_PKT_CONTD (1) without "
                 "sg=True, XDP_TX_METADATA (2) without tx_metadata_len, or something else writes to the ring. "
-                "Nothing was changed."
+                "Nothing was changed. Next step: bind the socket for what the descriptors say, or clear their options."
             )
         return FrameError(
             f"{what} is not within one frame of {self._frame_size} bytes"
             + (f", with {self._ahead} bytes in front of the packet for metadata" if self._ahead else "")
             + (f", or is shorter than {self._shortest} byte" if length < self._shortest else "")
-            + ". Likely cause: it was computed wrongly, or, in an RX ring, a fault of the driver. Nothing was changed."
+            + ". Nothing was changed. Likely cause: it was computed wrongly, or, in an RX ring, a fault of the "
+            "driver. Next step: use descriptors as they were received; of an RX ring, close the Socket and open it "
+            "again."
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.arguments import cannot_be
 from toolkit.errors import ArgumentError
 from toolkit.rings.memory import U32, RingMemory
 from toolkit.rings.owners import Addresses, FrameStore, Owners
@@ -34,7 +35,7 @@ class FillQueue(Producer):
         try:
             _ADDRESS.pack_into(self._memory.bytes, (index & self.mask) << 3, addr)
         except struct.error as refused:
-            raise ArgumentError(f"cannot write the address {addr!r} into the fill ring: {refused}") from None
+            raise cannot_be("addr", addr, "an address in the UMEM, an integer of 64 bits") from refused
         except (TypeError, ValueError):  # which one released memory raises depends on the Python version
             if not self._memory.closed:
                 raise
@@ -70,7 +71,10 @@ class FillQueue(Producer):
         if n == 0:
             return 0
         if self.unpublished:
-            raise ArgumentError("entries that were reserved before must be published or given back before fill_all()")
+            raise ArgumentError(
+                f"cannot fill_all(): {self.unpublished} entries are reserved and not published. Next step: notify() or "
+                "unreserve() them first."
+            )
         index = self._cached_producer
         owners = self._owners
         self._filling = True
@@ -101,7 +105,7 @@ class FillQueue(Producer):
 
 def _checked(addresses: Addresses) -> Addresses:
     if not isinstance(addresses, np.ndarray):
-        raise ArgumentError(f"addresses are an array of u64, not a {type(addresses).__name__}")
+        raise cannot_be("addresses", addresses, "an array of shape (n,) and dtype uint64")
     if addresses.dtype == np.uint64 and addresses.ndim == 1:
         return addresses
-    raise ArgumentError(f"addresses are an array of u64 and shape (n,), not {addresses.dtype} {addresses.shape}")
+    raise cannot_be("addresses", addresses, "an array of shape (n,) and dtype uint64")

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit._base import closing, fork
+from toolkit._base.arguments import cannot_be
 from toolkit._base.fork import map_file
 from toolkit.abi.if_xdp import RingOffsets
 from toolkit.abi.libxdp import XskRing
@@ -72,10 +73,10 @@ class RingMemory(fork.NotCopied):
     ) -> None:
         """Use four views of format "B". atomic: True forces libatomic; None uses it where the machine needs it."""
         if entry_bytes not in (ADDRESS_BYTES, DESC_BYTES):
-            raise ArgumentError(f"a ring entry has 8 or 16 bytes, not {entry_bytes}")
+            raise cannot_be("entry_bytes", entry_bytes, f"{ADDRESS_BYTES} (addresses) or {DESC_BYTES} (descriptors)")
         size = len(ring) // entry_bytes
         if size < 1 or size & (size - 1) or size > 1 << 31:
-            raise ArgumentError(f"a ring needs a power-of-two number of entries, not {size}")
+            raise cannot_be("the number of entries of a ring", size, "a power of two, such as 2048")
         self.size: int = size  # immutable; a power of 2
         self.entry_bytes: int = entry_bytes  # immutable
         index = AtomicIndex if atomic else shared_index
@@ -101,7 +102,9 @@ class RingMemory(fork.NotCopied):
 
         def view(address: int | None, count: int) -> memoryview:
             if not address:
-                raise ArgumentError("libxdp has not filled in this ring struct")
+                raise ArgumentError(
+                    "libxdp has not filled in this ring struct. Next step: create the socket or the UMEM with it first."
+                )
             return memoryview((ctypes.c_char * count).from_address(address)).cast("B")
 
         return cls(
@@ -159,7 +162,7 @@ class RingMemory(fork.NotCopied):
             if n >= 0 and start + n <= self.size:
                 return entries[start : start + n].copy()
             if not 0 <= n <= self.size:
-                raise ArgumentError(f"the ring has {self.size} entries, not {n}")
+                raise cannot_be("n", n, f"a number from 0 to {self.size}, the entries of this ring")
             return np.concatenate((entries[start:], entries[: start + n - self.size]))
         finally:
             entries = None  # a traceback keeps this frame alive, and with it a reference that close() waits for
@@ -178,7 +181,7 @@ class RingMemory(fork.NotCopied):
                 entries[start:] = values[:first]
                 entries[: n - first] = values[first:]
             else:
-                raise ArgumentError(f"the ring has {self.size} entries, not {n}")
+                raise cannot_be("n", n, f"a number from 0 to {self.size}, the entries of this ring")
         finally:
             entries = None  # as in read()
 
@@ -231,4 +234,7 @@ class RingMemory(fork.NotCopied):
 
     def closed_error(self) -> ClosedError:
         """Build the error for a call on a closed ring."""
-        return ClosedError("this ring is closed: its Socket was closed, or it belongs to the parent of a fork")
+        return ClosedError(
+            "this ring is closed: its Socket was closed, or it belongs to the parent of a fork. Next step: open the "
+            "Socket again, and use the rings of that one."
+        )

@@ -10,6 +10,7 @@ from operator import index as index_of  # NumPy's integers would overflow where 
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.arguments import cannot_be
 from toolkit.abi.if_xdp import XDP_RING_NEED_WAKEUP
 from toolkit.errors import RING_LIES, ArgumentError, FrameError
 from toolkit.rings.atomics import fence
@@ -96,7 +97,7 @@ class Producer(ABC):
         """Reserve `n` entries, all or none: (n, index of the first) or (0, 0)."""
         n = index_of(n)
         if n < 0:
-            raise ArgumentError(f"cannot reserve {n} entries")
+            raise cannot_be("n", n, "a number of entries from 0 on")
         if self.free(n) < n:
             return 0, 0
         index = self._cached_producer
@@ -107,7 +108,10 @@ class Producer(ABC):
         """Give back the last `n` entries that were reserved and not published."""
         n = index_of(n)
         if not 0 <= n <= self.unpublished:
-            raise ArgumentError(f"cannot give back {n} entries: {self.unpublished} are reserved and not published")
+            raise ArgumentError(
+                f"cannot give back {n} entries: {self.unpublished} are reserved and not published. Next step: give "
+                "back these at most."
+            )
         self._cached_producer = (self._cached_producer - n) & U32
 
     def resync(self) -> None:
@@ -146,7 +150,10 @@ class Producer(ABC):
         if n:
             index = self._cached_producer
             if self.unpublished:
-                raise ArgumentError("entries that were reserved before must be published or given back before put()")
+                raise ArgumentError(
+                    f"cannot put(): {self.unpublished} entries are reserved and not published. Next step: notify() or "
+                    "unreserve() them first."
+                )
             if self._limits is not None and not noted:
                 self._limits.check(entries)
             self._memory.write(index, entries)

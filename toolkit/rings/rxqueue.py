@@ -49,7 +49,9 @@ class RXQueue(Consumer):
         if not self.available(1):
             return None
         if memory.load(memory.consumer) != index:
-            raise ArgumentError("entries that were peeked before must be released or cancelled before take_one()")
+            raise ArgumentError(
+                "cannot take_one(): entries are peeked and not released. Next step: release() or cancel() them first."
+            )
         desc = self.get(index)
         if self._owners is not None:
             self._owners.taken_one(desc.addr)

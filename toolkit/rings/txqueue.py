@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.arguments import cannot_be
 from toolkit.abi.if_xdp import XDPDesc
 from toolkit.errors import ArgumentError
 from toolkit.rings.memory import U32
@@ -40,7 +41,7 @@ class TXQueue(Producer):
         try:
             _DESC.pack_into(self._memory.bytes, (index & self.mask) << 4, desc.addr, desc.len, desc.options)
         except struct.error as refused:
-            raise ArgumentError(f"cannot write {desc!r} into the TX ring: {refused}") from None
+            raise cannot_be("desc", desc, "an XDPDesc with an addr of 64 bits, len and options of 32") from refused
         except (TypeError, ValueError):  # which one released memory raises depends on the Python version
             if not self._memory.closed:
                 raise
@@ -67,7 +68,10 @@ class TXQueue(Producer):
         if not self.free(1):
             return False
         if memory.load(memory.producer) != index:
-            raise ArgumentError("entries that were reserved before must be published or given back before put_one()")
+            raise ArgumentError(
+                "cannot put_one(): entries are reserved and not published. Next step: notify() or unreserve() them "
+                "first."
+            )
         if self._limits is not None:
             self._limits.check_one(desc)
         self.set(index, desc)
@@ -90,11 +94,9 @@ class TXQueue(Producer):
 def as_descs(descs: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
     """Return descriptors as shape (n, 2), u64. `descs` is of that form, or of dtype XDP_DESC; else ArgumentError."""
     if not isinstance(descs, np.ndarray):
-        raise ArgumentError(f"descriptors are an array, not a {type(descs).__name__}")
+        raise cannot_be("descs", descs, "an array of dtype XDP_DESC, or of shape (n, 2) and dtype uint64")
     if descs.dtype.itemsize == 16 and descs.dtype.names == ("addr", "len", "options"):
         return np.ascontiguousarray(descs).view(np.uint64).reshape(-1, 2)
     if descs.dtype == np.uint64 and descs.ndim == 2 and descs.shape[1] == 2:
         return descs
-    raise ArgumentError(
-        f"descriptors are an array of dtype XDP_DESC, or of u64 and shape (n, 2), not {descs.dtype} {descs.shape}"
-    )
+    raise cannot_be("descs", descs, "an array of dtype XDP_DESC, or of shape (n, 2) and dtype uint64")

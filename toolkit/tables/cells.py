@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.arguments import cannot_be
 from toolkit.errors import ArgumentError
 from toolkit.tables.address_text import Numbers, Text, octets
 from toolkit.tables.schema import IP, MACS, NUMBERS, PACKET, WHOLE, Addresses, names
@@ -92,7 +93,7 @@ def packet_cells(
     chosen = known if wanted is None else list(dict.fromkeys(wanted))
     if unknown := [name for name in chosen if name not in known]:
         more = " (the first bytes of a packet: set their number with head=)" if "head" in unknown else ""
-        raise ArgumentError(f"no column {unknown[0]!r}{more}. There are: {', '.join(known)}.")
+        raise ArgumentError(f"there is no column {unknown[0]!r}{more}. Next step: name one of {', '.join(known)}.")
     if wanted is None:
         packets.columns.to_dict()  # all at once is quicker
     return [_packet_cell(packets, name, addresses) for name in chosen]
@@ -115,7 +116,7 @@ def length_of(values: Array | Text | Numbers) -> int:
 
 def _checked(addresses: Addresses) -> Addresses:
     if addresses not in ("text", "dictionary", "binary"):
-        raise ArgumentError(f"addresses are 'text', 'dictionary' or 'binary', not {addresses!r}.")
+        raise cannot_be("addresses", addresses, '"text", "dictionary" or "binary"')
     return addresses
 
 

@@ -82,7 +82,9 @@ class ReceiveAccount:
 
     def reclaim(self, store: Any, addresses: Addresses, release: Callable[[], None]) -> None:
         """Refuse: only a completion ring returns frames that were sent."""
-        raise ArgumentError("a fill or RX ring does not return frames that were sent")
+        raise ArgumentError(
+            "a fill or RX ring does not return frames that were sent. Next step: ask the completion ring."
+        )
 
     def forget_received(self, still_in_ring: Addresses) -> None:
         """Free every received frame, except those that the RX ring will return again. After an interrupted receive."""
@@ -155,11 +157,11 @@ class SendAccount:
 
     def post(self, store: Any, n: int, index: int) -> Addresses:
         """Refuse: free frames are posted to a fill ring only."""
-        raise ArgumentError("free frames cannot be posted to a TX ring, only to a fill ring")
+        raise ArgumentError("free frames cannot be posted to a TX ring. Next step: post them to a fill ring.")
 
     def settle(self, producer: int) -> None:
         """Refuse, as post() does."""
-        raise ArgumentError("free frames cannot be posted to a TX ring, only to a fill ring")
+        raise ArgumentError("free frames cannot be posted to a TX ring. Next step: post them to a fill ring.")
 
     def prepare(self, n: int, index: int) -> Addresses:
         """Take `n` free frames to write packets into, for the TX ring from `index` on; they are pending until sent().

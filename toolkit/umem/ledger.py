@@ -53,7 +53,15 @@ _KINDS = ("free", "user", "rx", "received", "tx", "retired")
 _USERS, _USER = np.array(5, dtype=np.uint32), np.array(USER, dtype=np.uint32)
 
 RETURNED = "the kernel returned, unexpectedly,"  # begin of an error about a frame that a ring named
-_GIVEN_TWICE = "Likely cause: it was given back, posted or sent twice. Nothing was changed."
+_GIVEN_TWICE = (
+    "Nothing was changed. Likely cause: it was given back, posted or sent twice. Next step: give each frame back once; "
+    "umem.audit() says where every frame is."
+)
+_FOREIGN = (
+    "Likely cause: it comes from another UMEM, or was computed wrongly. Next step: give addresses that alloc_frames() "
+    "or a descriptor of this UMEM named."
+)
+_TORN = "Likely cause: a fault of the toolkit. Next step: report it; close the UMEM and make another one."
 
 
 def owner_code(kind: int, holder: int = 0) -> int:
@@ -187,7 +195,7 @@ class Ledger:
             if self._owner_view[number] & 7 not in (USER, RECEIVED):
                 raise FrameError(
                     f"cannot free the frame at address {address:#x}: it belongs to "
-                    f"{describe_owner(self._owner_view[number])}. Likely cause: it was freed twice, or posted since."
+                    f"{describe_owner(self._owner_view[number])}. {_GIVEN_TWICE}"
                 )
             if wipe is not None:
                 wipe(number)
@@ -275,9 +283,9 @@ class Ledger:
             counts = {name: int(kinds[kind]) for kind, name in enumerate(_KINDS)}
             on_stack = np.unique(self.numbers(self._stack[: self.depth]))
             if len(on_stack) != self.depth or (self.owner[on_stack] != FREE).any():
-                raise FrameError(f"the free stack holds a frame twice, or one that is not free: {counts}")
+                raise FrameError(f"the free stack holds a frame twice, or one that is not free: {counts}. {_TORN}")
             if self.depth != counts["free"]:
-                raise FrameError(f"the free stack lacks {counts['free'] - self.depth} frames: {counts}")
+                raise FrameError(f"the free stack lacks {counts['free'] - self.depth} frames: {counts}. {_TORN}")
         counts["frames"] = self.frames
         return counts
 
@@ -342,7 +350,7 @@ class Ledger:
         return -1 if stamps.tobytes() == positions.tobytes() else int(np.flatnonzero(stamps != positions)[0])
 
     def _foreign(self, address: int, tried: str, was: int | None) -> FrameError:
-        cause = "Likely cause: it comes from another UMEM, or was computed wrongly." if was is None else RING_LIES
+        cause = _FOREIGN if was is None else RING_LIES
         return FrameError(
             f"{tried} the frame at address {address:#x}: it is outside the UMEM of {self.frames} frames of "
             f"{1 << self.shift} bytes. {cause}"

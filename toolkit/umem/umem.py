@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit._base import fork
-from toolkit._base.arguments import whole
+from toolkit._base.arguments import cannot_be, whole
 from toolkit._base.closing import Closable
 from toolkit._base.fork import Mapping
 from toolkit.abi.if_xdp import XDP_PACKET_HEADROOM
@@ -188,7 +188,7 @@ class UMEM(Closable):
             raise FrameError(
                 f"the descriptor (addr={addr:#x}, len={length}) is not within one frame of this UMEM "
                 f"({self.frames} frames of {self.frame_size} bytes). Likely cause: it comes from another UMEM, or was "
-                "computed wrongly."
+                "computed wrongly. Next step: use descriptors as they were received, or addresses from alloc_frames()."
             )
         return view[addr : addr + length]
 
@@ -235,7 +235,7 @@ def _as_addresses(given: npt.ArrayLike) -> Addresses:
         return given
     array = np.asarray(given)
     if array.size and (array.ndim != 1 or array.dtype.kind not in "iu"):
-        raise ArgumentError(f"addresses are a 1-D array of integers, not {array.dtype} of shape {array.shape}")
+        raise cannot_be("addresses", array, "an array of integers, shape (n,)")
     return array.reshape(-1).astype(np.uint64)  # a negative one wraps to a value outside every UMEM
 
 
@@ -243,9 +243,8 @@ def check_ring_size(name: str, size: int) -> int:
     """Return `size` if the kernel accepts it for a ring, else raise ArgumentError."""
     size = whole(name, size)
     if size < 1 or size & (size - 1) or size > 1 << 20:
-        raise ArgumentError(
-            f"{name}={size!r} is refused by the kernel: a ring has a power-of-two number of entries, at most {1 << 20}."
-        )
+        near = min(1 << max(size - 1, 0).bit_length(), 1 << 20)
+        raise cannot_be(name, size, f"a power of two up to {1 << 20:,}, such as {near:,}")
     return size
 
 
@@ -266,16 +265,17 @@ def _check_shape(frames: int, frame_size: int, headroom: int, tx_metadata_len: i
     check_frame_size(frame_size)
     if frames < 1 or frames * frame_size % page or frames > 1 << 24:
         raise ArgumentError(
-            f"a UMEM of {frames} frames of {frame_size} bytes is refused: it must fill whole pages of {page} bytes "
-            "(an even number of frames of 2048), and have 1 to 16777216 frames."
+            f"a UMEM cannot have {frames} frames of {frame_size} bytes. Next step: give 1 to {1 << 24:,} frames that "
+            f"fill whole pages of {page} bytes (an even number of frames of 2048)."
         )
     if not 0 <= headroom < frame_size - XDP_PACKET_HEADROOM:
         raise ArgumentError(
-            f"a headroom of {headroom} bytes does not fit: a frame of {frame_size} bytes has "
-            f"{frame_size - XDP_PACKET_HEADROOM} beside the kernel's {XDP_PACKET_HEADROOM}."
+            f"a headroom of {headroom} bytes does not fit a frame of {frame_size} bytes, of which the kernel keeps "
+            f"{XDP_PACKET_HEADROOM} as headroom. Next step: give 0 to {frame_size - XDP_PACKET_HEADROOM - 1}, or "
+            "larger frames."
         )
     if not 0 <= tx_metadata_len < 256 or tx_metadata_len % 8:
-        raise ArgumentError(f"tx_metadata_len is a multiple of 8 below 256, not {tx_metadata_len}.")
+        raise cannot_be("tx_metadata_len", tx_metadata_len, "a multiple of 8 from 0 to 248")
 
 
 def zero_copy_mtu(frame_size: int, headroom: int = 0, *, buffers: int = 1) -> int:

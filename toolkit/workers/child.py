@@ -71,7 +71,7 @@ class Worker:
     def report(self, *numbers: int) -> None:
         """Report up to 8 numbers (u64) to the parent, which has them in `Workers.reports`. Costs 1 us."""
         if len(numbers) > REPORTED:
-            raise ArgumentError(f"a worker reports up to {REPORTED} numbers, not {len(numbers)}")
+            raise ArgumentError(f"a worker cannot report {len(numbers)} numbers. Next step: report {REPORTED} at most.")
         self._row[: len(numbers)] = numbers
 
     def __repr__(self) -> str:

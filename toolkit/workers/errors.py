@@ -29,10 +29,9 @@ def portable(error: BaseException) -> tuple[BaseException | None, str]:
 
 def failed(who: str, error: BaseException | None, text: str) -> BaseException:
     """Return the exception for the parent, with the worker's traceback as its cause."""
-    cause = WorkerError(f"in {who}:\n{text}")
     if error is None:
-        return WorkerError(f"{who} failed:\n{text}")
-    error.__cause__ = cause
+        return WorkerError(f"{who} failed. Next step: mend what its traceback names:\n{text}")
+    error.__cause__ = WorkerError(f"in {who}:\n{text}")
     return error
 
 
@@ -48,8 +47,12 @@ def died(who: str, status: int | None, *, ready: bool) -> WorkerError:
         how = f"ended with status {status} and no result"
     text = f"{who} {how}. "
     if ready:
-        return WorkerError(text + "Its queues' packets go on to the kernel from now on; the other workers go on.")
+        return WorkerError(
+            text
+            + "Its queues' packets go on to the kernel from now on; the other workers go on. Next step: see what it "
+            "wrote to standard error, and, after SIGKILL, what the kernel did (`dmesg`)."
+        )
     return WorkerError(
-        text + f"Likely cause: its own messages on standard error say. Next step: `{sys.executable} -c 'import "
-        "toolkit'` tells whether that interpreter can be started anew."
+        text + "It did not get as far as the function. Next step: read its messages on standard error; "
+        f"`{sys.executable} -c 'import toolkit'` shows whether that interpreter starts."
     )

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit._base import closing, fork
-from toolkit._base.arguments import whole
+from toolkit._base.arguments import cannot_be, whole
 from toolkit._base.fork import map_file
 from toolkit._base.netns import NetNS, entered
 from toolkit._base.uninterrupted import uninterrupted
@@ -160,7 +160,10 @@ class Workers(Attachment):
                 raise error
         if not settled:
             late = ", ".join(member.who for member in self._keeper.members if member.info is None)
-            raise ToolkitError(f"{late} did not get ready within {_START_TIMEOUT:.0f} s and was stopped.")
+            raise ToolkitError(
+                f"{late} did not get ready within {_START_TIMEOUT:.0f} s and was stopped. Likely cause: the machine "
+                "is very busy, or the function's module takes long to import. Next step: try again with fewer workers."
+            )
         self._keeper.send("go")
 
     # --- what it is ---------------------------------------------------------------------------------------------------
@@ -311,7 +314,7 @@ def _places(cpus: Sequence[int] | Literal["auto"] | None, count: int) -> list[in
         return [*own_cpus(count)]
     allowed = os.sched_getaffinity(0)
     if len(cpus) != count or not set(cpus) <= allowed:
-        raise ArgumentError(f"cpus names a CPU for each of {count} workers, out of {sorted(allowed)}; not {cpus!r}.")
+        raise cannot_be("cpus", cpus, f"one CPU for each of the {count} workers, out of {sorted(allowed)}")
     return list(cpus)
 
 

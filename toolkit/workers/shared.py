@@ -108,7 +108,7 @@ class SharedLink(Link):
     @property
     def fd(self) -> int:
         """ClosedError: this link has no descriptor."""
-        raise ClosedError(f"the link of {self.interface} belongs to the parent process")
+        raise ClosedError(f"the link of {self.interface} belongs to the parent process. Next step: ask for it there.")
 
     @property
     def closed(self) -> bool:

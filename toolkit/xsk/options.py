@@ -42,7 +42,7 @@ class SocketOptions(NamedTuple):
     ) -> SocketOptions:
         """Check the arguments of Socket(). ArgumentError for what no kernel would accept."""
         if not (rx or tx):
-            raise ArgumentError("a Socket needs an RX ring, a TX ring, or both")
+            raise ArgumentError("a Socket cannot have neither ring. Next step: give rx=True, tx=True, or both.")
         return cls(
             check_ring_size("rx_size", rx_size),
             check_ring_size("tx_size", tx_size),

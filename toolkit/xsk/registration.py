@@ -95,7 +95,11 @@ class Registration:
                 pointer = ctypes.c_void_p(create(umem.address, fill, comp, ctypes.byref(opts)))
                 number = 0 if pointer else ctypes.get_errno() or errno.EIO
         elif umem.tx_metadata_len:
-            raise NotSupportedError(errno.EOPNOTSUPP, f"{tried}: tx_metadata_len needs libxdp 1.5.0 or later.")
+            raise NotSupportedError(
+                errno.EOPNOTSUPP,
+                f"{tried}: tx_metadata_len needs libxdp 1.5.0 or later. Next step: install that, or "
+                "leave tx_metadata_len out.",
+            )
         else:
             pointer = ctypes.c_void_p()
             number = library.xsk_umem__create(

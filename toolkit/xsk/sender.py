@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from toolkit._base.arguments import seconds
 from toolkit.abi.if_xdp import XDPDesc
-from toolkit.errors import ArgumentError, FrameError, ToolkitError
+from toolkit.errors import ArgumentError, FrameError, ToolkitError, closed_error
 from toolkit.packets.matrix import as_matrix
 from toolkit.rings import TXQueue
 from toolkit.rings.owners import Addresses
@@ -239,7 +239,7 @@ class Sender:
         memory = umem.memory
         if memory is None:
             self._core.check_open()
-            raise ToolkitError("the UMEM is closed")
+            raise closed_error("the UMEM is closed")
         frames: npt.NDArray[np.void] = np.ndarray(
             (umem.frames,), dtype=f"V{width}", buffer=memory.data, strides=(umem.frame_size,)
         )

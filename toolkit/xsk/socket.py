@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit._base import fork
-from toolkit._base.arguments import whole
+from toolkit._base.arguments import cannot_be, whole
 from toolkit._base.netns import Home, NetNS, entered
 from toolkit._base.uninterrupted import uninterrupted
 from toolkit.abi.if_xdp import SOL_XDP, XDP_STATISTICS, parse_statistics
@@ -96,7 +96,7 @@ class Socket(fork.NotCopied):
             wait=wait,
         )
         if umem is not None and not isinstance(umem, UMEM):
-            raise ArgumentError(f"umem is a toolkit.UMEM, or None for one of its own, not {type(umem).__name__}")
+            raise cannot_be("umem", umem, "a toolkit.UMEM, or None for one of its own")
         self._own_umem = umem is None
         self.interface = interface
         self.queue = queue = whole("queue", queue)
@@ -141,14 +141,14 @@ class Socket(fork.NotCopied):
     def rx(self) -> RXQueue:
         """The RX ring. ToolkitError on a socket made with rx=False."""
         if self._core.rx is None:
-            raise ToolkitError(f"the socket on {self._core.where} has no RX ring (it was made with rx=False)")
+            raise ToolkitError(f"the socket on {self._core.where} has no RX ring. Next step: make it with rx=True.")
         return self._core.rx
 
     @property
     def tx(self) -> TXQueue:
         """The TX ring. ToolkitError on a socket made with tx=False."""
         if self._core.tx is None:
-            raise ToolkitError(f"the socket on {self._core.where} has no TX ring (it was made with tx=False)")
+            raise ToolkitError(f"the socket on {self._core.where} has no TX ring. Next step: make it with tx=True.")
         return self._core.tx
 
     @property
@@ -254,9 +254,7 @@ class Socket(fork.NotCopied):
 
     @rx_limit.setter
     def rx_limit(self, frames: int) -> None:
-        frames = whole("rx_limit", frames)
-        if frames < 1:
-            raise ArgumentError(f"rx_limit={frames}: without a frame the kernel has no place for a packet")
+        frames = whole("rx_limit", frames, 1)
         self._receiver.limit = frames
 
     # --- sending ----------------------------------------------------------------------------------------------------

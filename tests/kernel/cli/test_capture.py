@@ -222,15 +222,17 @@ def test_a_file_that_exists_is_refused_before_anything_is_taken(lab: Lab, tmp_pa
     done = capture(lab, *WHAT, "-w", path, "--seconds", "0.1")
     assert done.returncode == 1
     assert "is there already" in done.stderr
-    assert "--force" in done.stderr
+    assert "--overwrite" in done.stderr
     assert "XDP" not in done.stderr
     assert path.read_bytes() == b"precious"
-    done = capture(lab, *WHAT, "-w", path, "--seconds", "0.1", "--force")
+    done = capture(lab, *WHAT, "-w", path, "--seconds", "0.1", "--overwrite")
     assert done.returncode == 0, done.stderr
     assert recorded(path) == []
 
 
-@pytest.mark.parametrize(("options", "mode"), [((), 0o600), (("--group", "0"), 0o640), (("--mode", "644"), 0o644)])
+@pytest.mark.parametrize(
+    ("options", "mode"), [((), 0o600), (("--file-group", "0"), 0o640), (("--file-mode", "644"), 0o644)]
+)
 def test_only_who_was_named_reads_it(lab: Lab, tmp_path: Path, options: tuple[str, ...], mode: int) -> None:
     before = os.umask(0)
     try:
@@ -295,14 +297,14 @@ def test_tee_leaves_the_kernel_its_packets(lab: Lab, tmp_path: Path) -> None:
         _, err = process.communicate(timeout=20)
     assert process.returncode == 0, err
     assert len(recorded(path)) == 5
-    with capturing(lab, "icmp", "-w", path, "--force") as process:
+    with capturing(lab, "icmp", "-w", path, "--overwrite") as process:
         assert lab.ping(count=2, wait=0.1).received == 0  # without, it does not get them
 
 
 def test_what_the_kernel_got_is_counted_whatever_the_reason(lab: Lab, wire: Wire, tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
     for options, passed in ((["--sample", "4000000000"], 40), (["--tee"], 40), ([], 0)):
-        with capturing(lab, *WHAT, "-w", path, "--force", *options) as process:
+        with capturing(lab, *WHAT, "-w", path, "--overwrite", *options) as process:
             wire.send([frame(i) for i in range(40)])
             time.sleep(0.5)
             process.send_signal(signal.SIGINT)
@@ -317,15 +319,17 @@ def test_what_the_kernel_got_is_counted_whatever_the_reason(lab: Lab, wire: Wire
 def test_the_file_has_the_filter_that_libpcap_reads_and_tells_the_rest(lab: Lab, tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
     for expression, filtering, words in (("udp", "udp", "1 of 100, first 64 B"), ("all", "", "1 of 100")):
-        capture(lab, expression, "-w", path, "--force", "--sample", "100", "-s", "64", "--seconds", "0.1")
+        capture(lab, expression, "-w", path, "--overwrite", "--sample", "100", "-s", "64", "--seconds", "0.1")
         with toolkit.read(path) as recorded:
             assert recorded.filter == filtering
         told = subprocess.run(["capinfos", path], capture_output=True, text=True, check=True).stdout
         assert words in told
-    capture(lab, "udp", "-w", path, "--force", "-s", "0", "--seconds", "0.1")
+    capture(lab, "udp", "-w", path, "--overwrite", "-s", "0", "--seconds", "0.1")
     with toolkit.read(path) as recorded:
         assert recorded.filter == "udp"
-    assert "less than an Ethernet header, 14 bytes" in capture(lab, "udp", "-w", path, "-s", "13").stderr
+    assert (
+        "less than an Ethernet header. Next step: give 14 bytes" in capture(lab, "udp", "-w", path, "-s", "13").stderr
+    )
 
 
 def test_the_time_begins_when_it_captures(lab: Lab, tmp_path: Path) -> None:
@@ -373,7 +377,7 @@ def test_compression_by_suffix_and_by_option(lab: Lab, wire: Wire, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["-w", "x"], "say what to take"),
+        (["-w", "x"], "no filter says what to take"),
         (["udp"], "--write"),
         (["udp", "-w", "x", "-C", "many"], "is not a size"),
         (["udp", "-w", "x", "-W", "3"], "without a size or a time"),
@@ -383,9 +387,9 @@ def test_compression_by_suffix_and_by_option(lab: Lab, wire: Wire, tmp_path: Pat
         (["udp", "-w", "x.parquet.gz"], "compresses by itself"),
         (["udp", "-w", "no/such/x"], "directory does not exist"),
         (["udp", "-w", "ds/", "--pcap"], "names a directory"),
-        (["udp", "-w", "x", "--mode", "rw"], "not a mode"),
-        (["udp", "-w", "x", "--mode", "755"], "mode is the permissions"),
-        (["udp", "-w", "x", "--group", "no-such"], "no group"),
+        (["udp", "-w", "x", "--file-mode", "rw"], "not a mode"),
+        (["udp", "-w", "x", "--file-mode", "755"], "mode cannot be 0o755"),
+        (["udp", "-w", "x", "--file-group", "no-such"], "no group"),
         (["udp", "-w", "x", "--tee", "--spin"], "--tee copies packets"),
         (["udp", "and", "and", "-w", "x"], "syntax error"),
     ],
@@ -401,7 +405,12 @@ def test_what_makes_no_sense_is_refused(lab: Lab, tmp_path: Path, arguments: lis
 
 def test_the_help_says_what_it_takes_away(lab: Lab) -> None:
     text = " ".join(capture(lab, "--help").stdout.split())
-    for part in ("so that this host does not get them", "with --tee copies", "`xsk help filters`", "`xsk help files`"):
+    for part in (
+        "so that this host does not get them",
+        "With --tee the file gets copies",
+        "`xsk help filters`",
+        "`xsk help files`",
+    ):
         assert part in text
 
 

@@ -172,11 +172,11 @@ def lab_index(lab: Lab) -> int:
     ("arguments", "words"),
     [
         (["receive", "nope0", "--filter", "all"], ["nope0", "ENODEV", "ip link"]),
-        (["receive", "veth0"], ["filter", "'all'", "SSH"]),
+        (["receive", "veth0"], ["filter", "`all`", "SSH"]),
         (["receive", "veth0", "--filter", "udp prot 53"], ["udp prot 53", "syntax error"]),
         (["receive", "veth0", "--filter", "udp", "--queue", "9"], ["queue 9", "EINVAL", "1 receive queue"]),
         (["receive", "veth0", "--filter", "udp", "--zero-copy"], ["zero-copy", "EOPNOTSUPP"]),
-        (["receive", "veth0", "--filter", "udp", "--ring-size", "1000"], ["ring_size=1000", "power-of-two"]),
+        (["receive", "veth0", "--filter", "udp", "--ring-size", "1000"], ["ring_size cannot be 1000", "power of two"]),
         (["receive", "veth0", "--filter", "udp", "--netns", "nowhere"], ["nowhere", "ip netns"]),
     ],
 )
@@ -360,6 +360,6 @@ def test_help_teaches() -> None:
         shown = subprocess.run([*XSK, command, "--help"], env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
         assert "`xsk help filters`" in shown.stdout
     filters = subprocess.run([*XSK, "help", "filters"], env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
-    assert "VLAN tags that the NIC strips are invisible" in " ".join(filters.stdout.split())
+    assert "VLAN tags that the NIC has taken off" in " ".join(filters.stdout.split())
     one = subprocess.run([*XSK, "receive", "--help"], env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
     assert "tcp port 443" in one.stdout

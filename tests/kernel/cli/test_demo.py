@@ -39,8 +39,8 @@ def test_the_text_accounts_for_both_parts() -> None:
     shown = demo("--seconds", "4")
     lines = re.findall(r"^ *[\d.]+ s +[\d,.]+(?: [kM])? packets/s .* total .*  (.*)$", shown, re.MULTILINE)
     assert lines[0] == "an ordinary kernel sends pings and UDP"
-    assert any("as fast as it arrives here" in line for line in lines)
-    paced, overload = re.split(r"^Then, at the end, more than that", shown, flags=re.MULTILINE)
+    assert any("at the rate that arrives here" in line for line in lines)
+    paced, overload = re.split(r"^The faster flood at the end", shown, flags=re.MULTILINE)
     for part in (paced, overload):
         figures = {name: number(value) for name, value in re.findall(r"^  (\w+) +([\d,]+)   ", part, re.MULTILINE)}
         assert all(figures.values()), "none is zero"

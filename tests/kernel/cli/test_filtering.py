@@ -65,8 +65,8 @@ def test_live_lines_of_a_policer(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--sample", "none"), "neither N"),
-        (("--sample", "1/0"), "neither N"),
+        (("--sample", "none"), "not a sample"),
+        (("--sample", "1/0"), "not a sample"),
         (("--snaplen", "13"), "13"),
         (("--on-match", "steal"), "steal"),
         (("--on-match", "drop", "-c", "5"), "leaves the packets in the driver"),

@@ -194,10 +194,10 @@ def test_forward_says_which_interface_vanished(bridged: Bridged) -> None:
         (["veth0", "nope0", "-f", "udp"], 1, ["nope0", "ENODEV"]),
         (["veth0", "udp", "port", "7"], 1, ["udp is no interface", "xsk forward veth0 --back"]),
         (["veth0", "-f", "udp prot"], 1, ["udp prot"]),
-        (["veth0"], 2, ["filter", "'all'", "SSH"]),
+        (["veth0"], 2, ["filter", "`all`", "SSH"]),
         (["veth0", "-f", "udp", "--both"], 2, ["--both", "two interfaces"]),
         (["veth0", "veth0", "-f", "udp", "--both"], 2, ["both ends", "xsk forward veth0 --back"]),
-        (["veth0", "lo", "-f", "udp", "--ring-size", "1000"], 1, ["1000", "power-of-two"]),
+        (["veth0", "lo", "-f", "udp", "--ring-size", "1000"], 1, ["1000", "power of two"]),
     ],
 )
 def test_forward_refuses_in_a_sentence(lab: Lab, arguments: list[str], status: int, words: list[str]) -> None:

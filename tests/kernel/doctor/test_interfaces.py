@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.doctor import Finding, examine, system
+from toolkit.doctor import Finding, examine, libraries, system
 from toolkit.lab import Lab
 
 
@@ -64,12 +64,25 @@ def test_jumbo_frames_on_a_kernel_without_several_buffers(
     assert findings(lab)["mtu"].level == level
 
 
-@pytest.mark.parametrize(("release", "level"), [("5.10.0-28-amd64", "problem"), ("5.15.0", "ok"), ("6.18", "ok")])
+@pytest.mark.parametrize(
+    ("release", "level"),
+    [("5.10.0-28-amd64", "problem"), ("5.15.0", "note"), ("6.0.19", "note"), ("6.1.0-9-amd64", "ok"), ("6.18", "ok")],
+)
 def test_a_kernel_that_is_too_old(monkeypatch: pytest.MonkeyPatch, release: str, level: str) -> None:
     monkeypatch.setattr(platform, "release", lambda: release)
     found = {one.check: one for one in system._kernel()}
     assert (found["kernel"].level, found["af_xdp"].level) == (level, "ok")
     assert release in found["kernel"].text
+
+
+@pytest.mark.parametrize(
+    ("version", "level"), [("1.2.9", "note"), ("1.3.0", "ok"), ("1.10", "ok"), ("2.0", "ok"), ("not known", "ok")]
+)
+def test_a_library_that_is_older_than_those_of_the_tests(version: str, level: str) -> None:
+    found = libraries._version("libxdp", f"libxdp {version}", version, (1, 3))
+    assert found.level == level
+    assert f"libxdp {version}" in found.text
+    assert ("1.3" in found.remedy) == (level == "note")
 
 
 def test_programs_that_are_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:

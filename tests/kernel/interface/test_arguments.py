@@ -129,15 +129,15 @@ def test_a_filter_that_libpcap_refuses(lab: Lab) -> None:
     ],
 )
 def test_a_umem_that_the_kernel_would_refuse(shape: dict[str, int]) -> None:
-    with pytest.raises(ArgumentError, match=r"refused|fit"):
+    with pytest.raises(ArgumentError, match=r"cannot be|cannot have|refused|fit"):
         UMEM(**shape)
 
 
 @pytest.mark.parametrize("size", [0, 3, 1000, -8, 1 << 21])
 def test_a_ring_size_that_the_kernel_would_refuse(lab: Lab, size: int) -> None:
-    with pytest.raises(ArgumentError, match="power-of-two"):
+    with pytest.raises(ArgumentError, match="power of two"):
         toolkit.Socket("veth0", rx_size=size, netns=lab.netns)
-    with pytest.raises(ArgumentError, match="power-of-two"):
+    with pytest.raises(ArgumentError, match="power of two"):
         toolkit.open("veth0", filter="all", ring_size=size, netns=lab.netns)
     assert what_runs(lab) is None
 

@@ -178,8 +178,8 @@ def _index(lab: Lab) -> int:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({}, "say which packets"),
-        ({"filter": "udp", "rules": [Rule("udp")]}, "not both"),
+        ({}, "nothing says which packets"),
+        ({"filter": "udp", "rules": [Rule("udp")]}, "cannot be given beside rules="),
         ({"filter": "udp", "snaplen": 0}, "snaplen"),
         ({"filter": "udp", "slots": 0}, "slots"),
         ({"filter": "udp", "slots": 1 << 40}, "slots"),

@@ -116,7 +116,7 @@ def test_what_gets_lost_is_said_before_forwarding_starts(hosts: Hosts) -> None:
     assert "segments" not in native.stderr
     generic = xsk(hosts.lab, "forward", "veth0", "veth2", "--both", *quick, "--generic")
     for name in ("veth0", "veth2"):
-        assert f"warning: {name}: in generic mode TCP segments come joined" in generic.stderr
+        assert f"warning: {name}: in generic mode TCP segments arrive joined" in generic.stderr
     assert generic.stderr.count("in generic mode") == 2
     refused = xsk(hosts.lab, "forward", "veth0", "-f", "no such filter", "--generic")
     assert "warning: veth0: in generic mode" in refused.stderr  # before anything is opened
@@ -126,12 +126,12 @@ def test_what_gets_lost_is_said_before_forwarding_starts(hosts: Hosts) -> None:
 
 def test_doctor_says_so_too(hosts: Hosts) -> None:
     found = {one.check: one for one in examine("veth0", netns=hosts.lab.netns) if one.area == "veth0"}
-    assert "lost to packets that are forwarded" in found["offloads"].text
+    assert "packets that are forwarded or answered lose them" in found["offloads"].text
     assert "tx off" in found["checksums"].remedy
     assert "segments" not in found  # a veth has native XDP
     hosts.lab.netns.run(["ip", "link", "add", "br0", "type", "bridge"], check=True)
     found = {one.check: one for one in examine("br0", netns=hosts.lab.netns) if one.area == "br0"}
-    assert "in generic mode TCP segments come joined" in found["segments"].text
+    assert "in generic mode TCP segments arrive joined" in found["segments"].text
 
 
 def test_hardware_is_looked_at_in_generic_mode_only(hosts: Hosts) -> None:

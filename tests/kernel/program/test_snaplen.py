@@ -109,7 +109,7 @@ def test_a_snaplen_that_cannot_be(snaplen: object) -> None:
 
 
 def test_options_without_a_filter_to_go_with() -> None:
-    with pytest.raises(ArgumentError, match="each rule has its own"):
+    with pytest.raises(ArgumentError, match="cannot be given beside rules="):
         Program.build(rules=[Rule("udp")], snaplen=64)
     with Program.build("xdp_pass.c") as program, pytest.raises(ArgumentError, match="finished"):
         toolkit.open("lo", program=program, snaplen=64)

@@ -154,8 +154,8 @@ def test_what_a_worker_refuses_at_the_start_is_raised_and_undone(wide: Lab, star
     [
         ({"workers": 3}, "3 workers for 2 queue"),
         ({"workers": 0}, "0 workers"),
-        ({"filter": None}, "say which packets"),
-        ({"cpus": [0]}, "a CPU for each of 2 workers"),
+        ({"filter": None}, "nothing says which packets"),
+        ({"cpus": [0]}, "one CPU for each of the 2 workers"),
         ({"cpus": [0, 4095]}, "4095"),
         ({"work": lambda interface: None}, "top level of a module"),
     ],

@@ -183,7 +183,7 @@ def test_a_socket_that_only_sends(lab: Lab) -> None:
 def test_a_socket_that_only_receives_says_so(lab: Lab) -> None:
     with plain_socket(lab, tx=False) as sock:
         for call in (lambda: sock.tx, lambda: sock.send([frame(1)]), sock.flush, sock.reclaim):
-            with pytest.raises(ToolkitError, match=r"queue 0 of veth0 has no TX ring .*tx=False"):
+            with pytest.raises(ToolkitError, match=r"queue 0 of veth0 has no TX ring.*tx=True"):
                 call()
         assert_all_free(sock.umem)
     with toolkit.open("veth0", filter="all", tx=False, ring_size=64, netns=lab.netns) as near:

@@ -45,7 +45,7 @@ BAD: dict[str, tuple[Any, Any, str]] = {
     "objects": (np.array([frame(1)], dtype=object), None, "object"),
     "one dimension": (np.zeros(64, np.uint8), None, "newaxis"),
     "three dimensions": (np.zeros((1, 2, 64), np.uint8), None, r"\(1, 2, 64\)"),
-    "rows of nothing": (np.zeros((2, 0), np.uint8), None, "without a byte"),
+    "rows of nothing": (np.zeros((2, 0), np.uint8), None, "one byte at least"),
     "one packet": (frame(1), None, r"\[packet\]"),
     "text": ("a packet", None, "str"),
     "list of text": ([frame(1), "a packet"], None, "packet 1 of 2"),

@@ -306,7 +306,7 @@ def test_text_is_replaced_whole_or_not_at_all(tmp_path: Path, precious: Path) ->
 
 def test_groups_and_modes_that_make_no_sense_are_refused() -> None:
     for mode in (640, 0, 0o700, 0o066, -1, True):
-        with pytest.raises(ArgumentError, match="mode is"):
+        with pytest.raises(ArgumentError, match="mode cannot be"):
             access_of(mode, None)
     for group in ("no-such-group", -1, 1 << 32, "", 1.5):
         with pytest.raises(ArgumentError, match=r"group|whole number"):

@@ -27,15 +27,15 @@ from toolkit.errors import ArgumentError, ClosedError, PrivilegeError, SystemCal
     [
         ({"rotate_files": 3}, "without a size or a time"),
         ({"rotate_seconds": 3}, "holds no time"),
-        ({"rotate_bytes": 0}, "more than 0"),
-        ({"compress": "lz4"}, "'gzip' or 'zstd'"),
+        ({"rotate_bytes": 0}, "from 1 on"),
+        ({"compress": "lz4"}, '"gzip" or "zstd"'),
         ({"rotate_bytes": "many"}, "whole number"),
         ({"rotate_seconds": float("nan")}, "number of seconds"),
         ({"snaplen": 1.5}, "whole number"),
         ({"snaplen": 1 << 40}, "from 1 to"),
-        ({"format": "text"}, "one of pcapng"),
+        ({"format": "text"}, '"pcapng", "pcap" or'),
         ({"format": "parquet", "compress": "gzip"}, "compresses by itself"),
-        ({"queueing": Queueing(limit=0)}, "at least"),
+        ({"queueing": Queueing(limit=0)}, "1,048,576"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path: Path, options: dict[str, Any], expected: str) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -44,10 +45,18 @@ def test_h_is_one_screen(name: str) -> None:
     assert len(lines) <= LINES == 24
     assert max(map(len, lines)) <= COLUMNS == 80
     assert lines[0].startswith(f"Usage: xsk {name}".rstrip())
-    assert f"xsk {name} --help has all".replace("  ", " ") in lines[-1]
+    assert f"`xsk {name} --help` shows all".replace("xsk  ", "xsk ") in lines[-1]
     assert text.count(f"\n  xsk {name}".rstrip()) == 2, "two examples"
     if name:
         assert all(option in text for option in command(name).matters)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_h_says_of_an_option_is_a_sentence(name: str) -> None:
+    """It is the first clause of the help text: that must say what the option does."""
+    for option, text in command(name).brief_rows(click.Context(command(name), info_name=name)):
+        assert len(text.split()) >= 3, f"{option}: {text}"
+        assert not re.match(r"(With|Without|Not|As) (?!-r, |-[CG], )", text), f"{option}: {text}"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -136,10 +145,34 @@ def test_help_lists_the_topics() -> None:
 
 
 @pytest.mark.parametrize("name", TOPICS)
-def test_a_topic_fits_a_terminal(name: str) -> None:
-    text = shown("help", name)
-    assert text.startswith(TOPICS[name].title)
-    assert max(map(len, text.splitlines())) <= 120
+def test_a_topic_is_as_wide_as_the_terminal(name: str) -> None:
+    """Nothing gets lost when it is wrapped. Command lines and JSON stay whole."""
+    topic = TOPICS[name]
+    whole = {line.strip() for line in topic.text.splitlines() if line.lstrip().startswith(("xsk ", "{", '"'))}
+    texts = {columns: topic.wrapped(columns) for columns in (50, 78, 98)}
+    for columns, text in texts.items():
+        lines = text.splitlines()
+        assert max(len(line) for line in lines if line.strip() not in whole) <= columns
+        assert text.split() == topic.text.split()
+        assert whole <= {line.strip() for line in lines}
+    assert max(map(len, texts[78].splitlines())) <= 80
+    assert len(texts[50].splitlines()) > len(texts[98].splitlines())
+    assert shown("help", name).startswith(f"{topic.title}\n\n{topic.wrapped(80)[:40]}")
+
+
+def test_in_a_pipe_a_text_is_as_wide_as_that_of_man() -> None:
+    """80 columns, or what COLUMNS says."""
+    for columns, least, most in ((None, 60, 80), ("60", 40, 60), ("100", 81, 100)):
+        environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+        environment |= {} if columns is None else {"COLUMNS": columns}
+        run = [sys.executable, "-m", "toolkit.cli", "help", "interfaces"]
+        done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=60, check=True)
+        assert least < max(map(len, done.stdout.splitlines())) <= most
+
+
+@pytest.mark.parametrize("name", ["", *NAMES])
+def test_help_fits_a_terminal_of_80_columns(name: str) -> None:
+    assert max(map(len, shown(*name.split(), "--help").splitlines())) <= 80
 
 
 def test_topics_speak_of_options_and_topics_that_there_are() -> None:

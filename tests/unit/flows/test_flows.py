@@ -277,7 +277,7 @@ def test_it_shows_itself() -> None:
 def test_bad_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ArgumentError):
         Flows(**options)
-    with pytest.raises(ArgumentError, match="by is one of"):
+    with pytest.raises(ArgumentError, match="by cannot be"):
         Flows().top(by="rate")  # type: ignore[arg-type]
 
 

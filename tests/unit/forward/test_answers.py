@@ -379,8 +379,8 @@ def test_noise_is_never_an_error(payloads: list[bytes], kind: bytes) -> None:
         (bytes(6), [IP4], "7", "whole number"),
         (bytes(6), ["10.0.0.256"], 7, "Next step"),
         (bytes(6), ["a host"], 7, "Next step"),
-        (bytes(6), [IP4], 0, "1 to 65535"),
-        (bytes(6), [IP4], 65536, "1 to 65535"),
+        (bytes(6), [IP4], 0, "1 to 65,535"),
+        (bytes(6), [IP4], 65536, "1 to 65,535"),
     ],
 )
 def test_nonsense_is_refused(mac: Any, addresses: list[str], port: Any, says: str) -> None:

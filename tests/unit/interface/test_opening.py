@@ -108,14 +108,14 @@ def test_generic_mode_has_no_zero_copy(entrance: str) -> None:
 @pytest.mark.parametrize("entrance", ["open", "tee", "Workers"])
 @pytest.mark.parametrize("given", [{}, {"filter": "all", "rules": [toolkit.Rule("udp")]}, {"snaplen": 64}])
 def test_which_packets_are_meant_has_to_be_said_once(entrance: str, given: dict[str, Any]) -> None:
-    with pytest.raises(ArgumentError, match=r"say which packets|not both"):
+    with pytest.raises(ArgumentError, match=r"nothing says which packets to take, or two arguments do"):
         ENTRANCES[entrance][0]("nosuch0", **given)
 
 
 @pytest.mark.parametrize("entrance", ["open", "tee", "Workers", "build"])
 def test_what_belongs_to_one_rule_is_not_given_beside_several(entrance: str) -> None:
     for extra in ({"filter": "all"}, {"on_match": "drop"}, {"sample": 2}, {"snaplen": 64}):
-        with pytest.raises(ArgumentError, match="each rule has its own"):
+        with pytest.raises(ArgumentError, match="cannot be given beside rules="):
             ENTRANCES[entrance][0]("nosuch0", rules=[toolkit.Rule("udp")], **extra)
 
 

@@ -225,18 +225,21 @@ def test_update_of_udp_keeps_none_and_never_becomes_none() -> None:
 
 SQUARE = np.zeros((2, 20), dtype=np.uint8)
 REFUSED = {
-    "float": (lambda: fill_checksums(np.zeros((2, 60))), "dtype uint8, not .2, 60. float64"),  # type: ignore[arg-type]
+    "float": (
+        lambda: fill_checksums(np.zeros((2, 60))),
+        r"packets cannot be an array of shape \(2, 60\) and dtype float64",
+    ),  # type: ignore[arg-type]
     "one row": (lambda: fill_checksums(np.zeros(60, dtype=np.uint8)), r"shape \(n, width\)"),
-    "a list": (lambda: fill_checksums([b"x"]), "not list"),  # type: ignore[arg-type]
+    "a list": (lambda: fill_checksums([b"x"]), "packets cannot be .b'x'."),  # type: ignore[arg-type]
     "not contiguous": (lambda: fill_checksums(np.zeros((2, 60), dtype=np.uint8)[:, ::2]), "not contiguous"),
     "read-only": (lambda: fill_checksums(np.frombuffer(bytes(60), np.uint8).reshape(1, 60)), "cannot be written"),
-    "lengths": (lambda: fill_checksums(SQUARE.copy(), [20]), "one a packet"),
+    "lengths": (lambda: fill_checksums(SQUARE.copy(), [20]), "one for each packet"),
     "long": (lambda: fill_checksums(SQUARE.copy(), [20, 21]), "0 to 20 bytes"),
-    "stop": (lambda: internet_checksum(SQUARE, 0, 21), "does not lie inside of the 20 bytes"),
+    "stop": (lambda: internet_checksum(SQUARE, 0, 21), "does not lie inside the 20 bytes"),
     "start": (lambda: internet_checksum(SQUARE, -1), "does not lie inside"),
     "backwards": (lambda: internet_checksum(SQUARE, [0, 6], [4, 4]), "does not lie inside"),
-    "starts": (lambda: internet_checksum(SQUARE, [0, 1, 2]), "one a row"),
-    "outside": (lambda: update(SQUARE.copy(), 19, 0, 0), "no checksum at byte 19"),
+    "starts": (lambda: internet_checksum(SQUARE, [0, 1, 2]), "one for each"),
+    "outside": (lambda: update(SQUARE.copy(), 19, 0, 0), "at cannot be 19"),
     "wide": (lambda: update(SQUARE.copy(), 0, 0, 2**32), "32 bits at most"),
     "negative": (lambda: update(SQUARE.copy(), 0, -1, 0), "32 bits at most"),
 }

@@ -81,6 +81,22 @@ def test_the_glossary_has_thirty_terms_at_most_and_each_is_short() -> None:
     assert [term.lower() for term, _ in terms] == sorted(term.lower() for term, _ in terms)
 
 
+def bold_words(text: str) -> list[str]:
+    """The words in bold of a page's prose, in the singular; those of tables are headings."""
+    prose = "\n".join(line for line in text.splitlines() if not line.startswith("|"))
+    return [word.removesuffix("s") for word in re.findall(r"\*\*(.+?)\*\*", prose)]
+
+
+def test_the_bold_words_of_the_readme_are_in_the_glossary() -> None:
+    """A newcomer meets these first, and the README says that the glossary has them."""
+    terms = {term.lower() for term in re.findall(r"^(\S[^\n]*)\n: ", GLOSSARY, re.MULTILINE)}
+    words = bold_words(README)
+    assert len(words) >= 6
+    assert {"XDP program", "AF_XDP socket", "UMEM"} <= set(words)
+    missing = [word for word in words if word.lower() not in terms]
+    assert not missing, missing
+
+
 def test_the_changelog_has_this_version() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     versions = re.findall(r"^## (\S+)", text, re.MULTILINE)

@@ -63,9 +63,9 @@ def test_negative_counts_move_nothing(kind: Any) -> None:
         with pytest.raises(ArgumentError, match="cannot"):
             call(-1)
     for call in (ring.get_batch, ring.addresses):
-        with pytest.raises(ArgumentError, match="8 entries"):
+        with pytest.raises(ArgumentError, match="from 0 to 8"):
             call(0, -1)
-        with pytest.raises(ArgumentError, match="8 entries"):
+        with pytest.raises(ArgumentError, match="from 0 to 8"):
             call(0, 9)
     assert (ring.peek(), ring.unreleased) == ((8, U32 - 1), 8)
 
@@ -77,7 +77,7 @@ def test_the_producers_refuse_what_does_not_fit(kind: Any) -> None:
     some = DESCS if kind is TXQueue else ONE
     with pytest.raises(ArgumentError):
         ring.reserve(-1)
-    with pytest.raises(ArgumentError, match="8 entries"):
+    with pytest.raises(ArgumentError, match="from 0 to 8"):
         ring.set_batch(0, np.repeat(some, 9, axis=0))
     wrong: tuple[Any, ...] = (some.astype(np.float64), some.astype(np.int64), some[None], np.ones((1, 3), np.uint64))
     for array in wrong:
@@ -88,9 +88,9 @@ def test_the_producers_refuse_what_does_not_fit(kind: Any) -> None:
     n, index = ring.reserve(2)
     assert (n, index) == (2, U32 - 1)
     for bad in (-1, 1 << 64, 1.5, None):
-        with pytest.raises(ArgumentError, match="cannot write"):
+        with pytest.raises(ArgumentError, match="cannot be"):
             ring.set(index, XDPDesc(bad, 2) if kind is TXQueue else bad)  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match="must be published"):
+    with pytest.raises(ArgumentError, match=r"reserved and not published|peeked and not released"):
         ring.put(some)
     ring.set(index, entry)
     ring.unreserve(2)
@@ -100,7 +100,7 @@ def test_the_producers_refuse_what_does_not_fit(kind: Any) -> None:
 def test_fill_all_waits_for_reserved_entries_to_be_published() -> None:
     fill, umem = make(FillQueue), UMEM(8, 4096)
     fill.reserve(1)
-    with pytest.raises(ArgumentError, match="must be published"):
+    with pytest.raises(ArgumentError, match="reserved and not published"):
         fill.fill_all(umem)
     assert umem.n_free_frames == 8
 
@@ -108,7 +108,7 @@ def test_fill_all_waits_for_reserved_entries_to_be_published() -> None:
 def test_tx_descriptors_must_fit_their_fields() -> None:
     tx = make(TXQueue)
     for desc in (XDPDesc(0, 1 << 32), XDPDesc(0, -1), XDPDesc(0, 0, 1 << 32)):
-        with pytest.raises(ArgumentError, match="cannot write"):
+        with pytest.raises(ArgumentError, match="cannot be"):
             tx.set(0, desc)
 
 
@@ -165,10 +165,10 @@ def test_fill_all_wakes_the_driver_where_it_asks() -> None:
 
 def test_sizes() -> None:
     for size in (0, 3, 6, 63):
-        with pytest.raises(ArgumentError, match="power-of-two"):
+        with pytest.raises(ArgumentError, match="power of two"):
             RingMemory.plain(size, 8)
     for entry_bytes in (0, 4, 12, 32):
-        with pytest.raises(ArgumentError, match="8 or 16"):
+        with pytest.raises(ArgumentError, match=r"8 .addresses. or 16"):
             RingMemory.plain(4, entry_bytes)
 
 

@@ -246,7 +246,7 @@ def test_packets_of_several_buffers_are_sent_where_the_socket_is_bound_for_them(
 def test_what_is_no_array_of_descriptors(bad: Any) -> None:
     rig = Plain()
     for call in (rig.tx.put, lambda wrong: rig.sender.pass_on(wrong, 0)):
-        with pytest.raises(ArgumentError, match="descriptors are an array"):
+        with pytest.raises(ArgumentError, match="descs cannot be"):
             call(bad)
     assert rig.sender.send([bytes(60)]) == 1
 
@@ -265,7 +265,7 @@ def test_frames_that_are_not_posted(offset: int) -> None:
             rig.fill.notify()
         rig.fill.unreserve(n)
         assert rig.owners() == before
-    with pytest.raises(ArgumentError, match="addresses are an array"):
+    with pytest.raises(ArgumentError, match="addresses cannot be"):
         rig.fill.put([a, b])  # type: ignore[arg-type]
     assert rig.fill.put(np.array([a + offset, b], dtype=np.uint64)) == 2, "any address names its frame"
     rig.ends()
@@ -283,7 +283,7 @@ def test_frames_that_are_not_given_back(call: str, kind: Callable[[list[int]], A
             give(kind(bad))
         assert rig.owners() == before
     for bad in (["x"], [0.5], [[a]]):
-        with pytest.raises(ArgumentError, match="1-D array of integers"):
+        with pytest.raises(ArgumentError, match="an array of integers"):
             give(bad)
     give(kind([]))
     give(kind([a + 100, b]))

@@ -85,9 +85,9 @@ def test_what_is_not_there_is_refused_by_name() -> None:
         batch.to_arrow(["sport"])
     with pytest.raises(ArgumentError, match=r"'head'.*head="):
         batch.to_arrow(["head"])
-    with pytest.raises(ArgumentError, match="'text', 'dictionary' or 'binary'"):
+    with pytest.raises(ArgumentError, match='"text", "dictionary" or "binary"'):
         batch.to_arrow(addresses="hex")  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match="negative"):
+    with pytest.raises(ArgumentError, match="head cannot be -1"):
         batch.to_arrow(head=-1)
 
 

@@ -59,7 +59,7 @@ def test_headroom_and_capacity() -> None:
 
 @pytest.mark.parametrize("size", [0, 3, -2, 1 << 21, 2.0, "64"])
 def test_ring_sizes(size: Any) -> None:
-    with pytest.raises(ArgumentError, match=r"power-of-two|whole number"):
+    with pytest.raises(ArgumentError, match=r"power of two|whole number"):
         check_ring_size("rx_size", size)
     for option in ("fill_size", "comp_size"):
         with pytest.raises(ArgumentError, match=option):
@@ -151,7 +151,7 @@ def test_a_frame_twice_in_one_call(other: int) -> None:
 def test_what_is_no_list_of_addresses(given_: Any) -> None:
     umem = UMEM(8, 4096)
     umem.alloc_frames(8)
-    with pytest.raises(ArgumentError, match="1-D array of integers"):
+    with pytest.raises(ArgumentError, match="an array of integers"):
         umem.free_frames(given_)
     umem.free_frames([])
     umem.free_frames(np.empty(0))

@@ -15,18 +15,18 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Watch traffic, without harm when --tee is given": {
         "receive": "Take packets, or copies (--tee): show their rate, or their bytes.",
         "capture": "Take packets, or copies (--tee), into pcapng, pcap or Parquet.",
-        "top": "Take packets, or copies (--tee): show flows, hosts, ports.",
+        "top": "Take packets, or copies (--tee): show who sends how much.",
     },
     "Take traffic, so that this host does not get it": {
-        "drop": "Take packets and let them go: how fast can this host receive?",
+        "drop": "Take packets and discard them: how fast can this host receive?",
         "forward": "Take packets and send them out of another port, or back.",
         "echo": "Take ARP, ping and UDP echo, and answer in this host's place.",
     },
     "Others": {
-        "send": "Send packets, as fast as it goes or at a rate.",
-        "status": "Show XDP programs, links and AF_XDP sockets, ours and foreign.",
+        "send": "Send packets, as fast as possible or at a rate.",
+        "status": "Show XDP programs, links and AF_XDP sockets, and whose they are.",
         "doctor": "Find what keeps AF_XDP from working, and say what to do.",
-        "detach": "Put right what a killed process left, or take a program off.",
+        "detach": "Clean up after a killed process, or take an XDP program off.",
         "help": "Show the long texts: filters, taking, output, files, JSON ...",
     },
 }

@@ -60,7 +60,9 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     except (KeyError, ValueError, OverflowError):
         size = 0
     if size <= 0:
-        raise click.BadParameter(f"{value!r} is not a size: 10 (million bytes), 64k, 10m, 1g", ctx, param)
+        raise click.BadParameter(
+            f"{value!r} is not a size. Next step: give 10 (million bytes), 64k, 10m or 1g.", ctx, param
+        )
     return size
 
 
@@ -71,7 +73,7 @@ def _mode(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     try:
         return int(value, 8)
     except ValueError:
-        raise click.BadParameter(f"{value!r} is not a mode: 600, 640, 644", ctx, param) from None
+        raise click.BadParameter(f"{value!r} is not a mode. Next step: give 600, 640 or 644.", ctx, param) from None
 
 
 @dataclass(frozen=True)
@@ -187,35 +189,35 @@ class FileTarget:
             "--files",
             metavar="N",
             type=click.IntRange(min=1),
-            help="With -C: N files in turn; with -G: stop after N.",
+            help="With -C, write N files in turn, over and over. With -G, stop after N files.",
         ),
-        cloup.option("--pcap", is_flag=True, help="Write classic pcap (with nanoseconds), which cannot tell losses."),
+        cloup.option("--pcap", is_flag=True, help="Write classic pcap, with nanoseconds. It cannot say what was lost."),
         cloup.option(
-            "--compress", type=click.Choice(["gzip", "zstd"]), help="Compress.  [as the suffix says: .gz, .zst]"
+            "--compress",
+            type=click.Choice(["gzip", "zstd"]),
+            help="Compress the file.  [as its suffix says: .gz, .zst]",
         ),
-        cloup.option("--force", is_flag=True, help="Replace files that exist."),
+        cloup.option("--overwrite", "force", is_flag=True, help="Replace files that exist."),
         cloup.option(
-            "--mode",
-            "file_mode",
+            "--file-mode",
             metavar="BITS",
             callback=_mode,
-            help="Who may read the files, as chmod has it.  [600; 640 with --group]",
+            help="Permissions of the files, as for chmod.  [600; 640 with --file-group]",
         ),
         cloup.option(
-            "--group",
-            "file_group",
+            "--file-group",
             metavar="NAME",
-            help="The files' group, which may read them unless --mode forbids it.",
+            help="The group of the files. It may read them, unless --file-mode says otherwise.",
         ),
         cloup.option(
             "--buffer",
             metavar="SIZE",
             callback=_size,
-            help="What may wait in memory for the disk: this many million bytes (or 512m, 1g).  "
-            "[a 64th of the memory that it may have, 64m to 256m; a quarter of what is free, if that is less]",
+            help="How much may wait in memory for the disk, in million bytes (or 512m, 1g).  "
+            "[a 64th of the memory, from 64m to 256m; a quarter of what is free, if that is less]",
         ),
     ),
-    cloup.option_group("What to show", opt.NO_NAMES, opt.INTERVAL, opt.JSON_REPORT),
+    cloup.option_group("What to show", opt.NO_NAMES, opt.INTERVAL, opt.JSON),
     cloup.option_group("When to stop", opt.COUNT, opt.SECONDS),
     opt.where(),
     opt.how_to_receive(),
@@ -230,20 +232,22 @@ class FileTarget:
         ("xsk capture eth0 udp --tee -w ring.pcapng -C 100 -W 10", ""),
         ("xsk capture eth0 udp --tee -w 'udp-%Y%m%d-%H%M.pcapng' -G 60", ""),
     ),
-    matters=("-w", "--tee", "-c", "--seconds", "-s", "-C", "-G", "-W", "--force", "--json", "--yes"),
+    matters=("-w", "--tee", "-c", "--seconds", "-s", "-C", "-G", "-W", "--overwrite", "--json", "--yes"),
 )
 def capture(interface: str, **options: Any) -> int:
-    """TAKE packets that match EXPRESSION, so that this host does not get them, into a file; with --tee copies of them.
+    """TAKE packets that match EXPRESSION, so that this host does not get them, and write them to a file.
+
+    With --tee the file gets copies, and this host gets every packet.
 
     EXPRESSION is tcpdump's, or 'all' (`xsk help filters`). Before it takes what this host needs, it asks
     (`xsk help taking`). Packets that do not match go on to the kernel untouched.
 
-    FILE is pcapng, or by its suffix .pcap or .parquet; .gz or .zst behind that compresses. With a slash behind it, as
-    packets/, it is a directory: a Parquet dataset. `xsk help files` says what is in the files, who can read them, how
-    they rotate, and what happens when the disk is too slow.
+    The suffix of FILE says its format: .pcapng, .pcap or .parquet, and .gz or .zst behind one of the first two for
+    compression. packets/, with a slash at its end, is a directory with a Parquet dataset. `xsk help files` says what is
+    in the files, who can read them, how they rotate, and what happens when the disk is too slow.
 
-    With -w -, standard output gets packets only; the object of --json goes to standard error then. If FILE is a FIFO,
-    nothing is taken from INTERFACE until somebody reads it.
+    With -w -, standard output gets the packets and nothing else; the object of --json goes to standard error. If FILE
+    is a FIFO, nothing is taken from INTERFACE until a process reads the FIFO.
     """
     names = ("file", "rotate_size", "rotate_seconds", "files", "pcap", "compress", "force", "buffer")
     target = FileTarget(

@@ -32,35 +32,43 @@ _QUIET_END = 0.3  # seconds at the end in which nothing is sent, so that everyth
 
 @command(
     cloup.option_group("What to take", opt.FILTER, opt.YES),
-    cloup.option_group("What to show", opt.JSON_REPORT),
+    cloup.option_group("What to show", opt.JSON),
     cloup.option_group(
         "When to stop",
         cloup.option(
-            "--seconds", metavar="S", type=opt.Number(min=2), default=8.0, show_default=True, help="How long it runs."
+            "--seconds",
+            metavar="S",
+            type=opt.Number(min=2),
+            default=8.0,
+            show_default=True,
+            help="Stop after this many seconds.",
         ),
     ),
     cloup.option_group("Which interface", opt.GIVEN),
     optional=True,
     filtered=True,
     examples=(
-        ("xsk demo", "on a private network made for the purpose"),
+        ("xsk demo", "on a private network"),
         ("xsk demo eth0 udp port 9", "on a real interface; sends nothing"),
     ),
     matters=("--seconds", "--json", "--yes"),
 )
 def demo(interface: str | None, *, expression: str | None, yes: bool, seconds: float, as_json: bool) -> int:
-    """Make two hosts out of nothing, send real traffic from one, and receive it on the other through AF_XDP.
+    """Make two hosts, send real traffic from one, and receive it on the other through AF_XDP.
 
-    The hosts are network namespaces joined by a virtual cable. First an ordinary kernel sends pings and UDP, then a
-    flood follows at the rate that this host can receive, and for a last second more than that, to show where packets
-    are dropped and who counts them.
+    The hosts are network namespaces joined by a virtual cable. First an ordinary kernel sends pings and UDP. Then a
+    flood follows at the rate that this host can receive. In the last second the flood is faster than that, to show
+    where packets are dropped and who counts them.
 
-    Without INTERFACE nothing on this machine's own network is touched. With it, packets that match EXPRESSION do NOT
-    reach this host while the demo runs, and nothing is sent; before it takes what this host needs, it asks
+    Without INTERFACE, this machine's own network is not touched. With it, packets that match EXPRESSION do NOT reach
+    this host while the demo runs, and nothing is sent; before it takes what this host needs, it asks
     (`xsk help taking`). Nothing is left behind.
     """
     if (interface is None) != (expression is None):
-        raise click.UsageError("a real interface needs a filter that says what to take, and a filter an interface.")
+        raise click.UsageError(
+            "a real interface needs a filter that says what to take, and a filter an interface. Next step: give both; "
+            "or none, for a private network."
+        )
     return run(interface, expression, seconds, as_json=as_json, yes=yes)
 
 

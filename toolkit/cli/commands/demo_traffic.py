@@ -126,11 +126,11 @@ class Traffic:
             self._adapt(report)
         if seconds >= _SHORTEST:
             self._begin(seconds, self._rate)
-            self.phase = f"… and now a flood, as fast as it arrives here: {output.count(self._rate)} packets/s"
+            self.phase = f"a flood, at the rate that arrives here: {output.count(self._rate)} packets/s"
             return False
         self._end_kernel()
         self.overload = SentTraffic()
-        self.phase = "… and now more than that: frames made by the kernel, as fast as one core can"
+        self.phase = "a faster flood: frames made by the kernel, as fast as one core can"
         return True
 
     def _adapt(self, report: Report) -> None:

@@ -32,26 +32,28 @@ _DISPATCHER = "xdp_dispatcher"  # what libxdp attaches for several programs at o
 @command(
     cloup.option_group(
         "What to take off",
-        cloup.option("--program", metavar="ID", help="Take off this one, by its id or name, which nobody has open."),
-        cloup.option("--force", is_flag=True, help="Take off whatever it is, also when somebody uses it still."),
+        cloup.option(
+            "--program", metavar="ID", help="Take off this program, by its id or name, if no process has it open."
+        ),
+        cloup.option("--force", is_flag=True, help="Take off the program, even if a process still uses it."),
     ),
     cloup.option_group("What to show", opt.JSON),
     opt.where(queues=False),
     examples=(
-        ("xsk detach eth0", "put right, and say what is attached"),
-        ("xsk detach eth0 --program 42", "take this one off, which may be a firewall"),
+        ("xsk detach eth0", "clean up, and say what is attached"),
+        ("xsk detach eth0 --program 42", "take this program off"),
     ),
     matters=("--program", "--force", "--netns", "--json"),
 )
 def detach(interface: str, *, program: str | None, force: bool, netns: str | None, as_json: bool) -> int:
-    """Put right what a killed process left, and take the XDP program off INTERFACE, whoever attached it.
+    """Clean up after a killed process, and take the XDP program off INTERFACE, whoever attached it.
 
-    Put right: a program whose place another took with --replace comes back, and interrupts that a busy-polling process
-    deferred are restored.
+    After a killed process of this toolkit, the program that it took off with --replace is put back, and interrupts that
+    it deferred for busy-polling are restored.
 
-    What is attached is named, and stays without --program or --force: one that was attached by netlink may be a
-    firewall at work. One that a process or a link holds (this toolkit's are, and go with their process by themselves),
-    or that xdp-tools keeps, goes with --force only.
+    Then the program on INTERFACE is named. It stays, because it may be a firewall, unless --program or --force is
+    given. --program takes off a program that was attached by netlink. --force also takes off one that a process or a
+    link holds, or that xdp-tools keeps. (A program of this toolkit goes with its process, by itself.)
     """
     return run(interface, program=program, force=force, netns=netns, as_json=as_json)
 
@@ -95,7 +97,10 @@ def _detach(interface: str, found: Attached, program: str | None, *, force: bool
         if left is None:
             return {"detached": gone, "refused": None}
         if str(left) == str(found):
-            raise ToolkitError(f"the kernel detached {found} from {interface}, and it is there still")
+            raise ToolkitError(
+                f"the kernel detached {found} from {interface}, and it is there still. Likely cause: another process "
+                "attaches it again. Next step: `xsk status` shows whose it is."
+            )
         found = left
 
 

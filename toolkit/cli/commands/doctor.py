@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import sys
+import textwrap
 
 import click
 import cloup
@@ -27,12 +30,12 @@ _MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("PROBLE
     matters=("--netns", "--json"),
 )
 def doctor(interface: str | None, *, netns: str | None, as_json: bool) -> int:
-    """Examine the system and INTERFACE, or all: what keeps AF_XDP from working here, and what to do about it.
+    """Find what keeps AF_XDP from working here, in the system and on INTERFACE (or on all), and say what to do.
 
-    Of the system: kernel, privileges, libraries, BCC. Of an interface: driver, native or generic XDP, zero-copy,
-    queues, MTU, offloads in the way, who is there already. This changes nothing.
+    It examines kernel, privileges, libraries and BCC; of an interface its driver, native or generic XDP, zero-copy,
+    queues, MTU, offloads, and the programs and sockets that are there already. It changes nothing.
 
-    Each finding is ok, a note, or a problem, with what to do about it. The exit code is 1 if there is a problem.
+    A finding is ok, a note, or a problem, with what to do about it. The exit code is 1 if there is a problem.
     """
     return run(interface, netns=netns, as_json=as_json)
 
@@ -63,6 +66,14 @@ def _number(count: int, of: str) -> str:
 
 def _print(finding: Finding) -> None:
     mark, colour = _MARKS[finding.level]
-    click.echo(f"  {click.style(f'{mark:<8}', fg=colour)} {finding.text}")
+    click.echo(f"  {click.style(f'{mark:<8}', fg=colour)} {_lines(finding.text, 11)}")
     if finding.remedy:
-        click.echo(f"  {'':<8} → {finding.remedy}")
+        click.echo(f"  {'':<8} → {finding.remedy}")  # on one line, to be copied
+
+
+def _lines(text: str, indent: int) -> str:
+    """Wrap it to the terminal, behind `indent` columns. Elsewhere it stays one line, for grep."""
+    if not sys.stdout.isatty():
+        return text
+    width = max(shutil.get_terminal_size().columns - indent, 40)
+    return f"\n{'':<{indent}}".join(textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`xsk drop`: receive, count, and let go, as fast as packets come."""
+"""`xsk drop`: receive, count and discard, as fast as packets come."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ __all__ = ["drop", "run"]
 
 @command(
     cloup.option_group("What to take", opt.FILTER, opt.ON_MATCH, *opt.SAMPLING, opt.YES),
-    cloup.option_group("What to show", opt.NO_NAMES, opt.INTERVAL, opt.EXTRA, opt.JSON_REPORT),
+    cloup.option_group("What to show", opt.NO_NAMES, opt.INTERVAL, opt.EXTRA, opt.JSON),
     cloup.option_group("When to stop", opt.SECONDS),
     opt.where(),
-    opt.how_to_receive(opt.BATCH),
+    opt.how_to_receive(opt.batch_size()),
     filtered=True,
     examples=(
-        ("xsk drop eth0 udp port 9", "the rate at which Python receives"),
+        ("xsk drop eth0 udp port 9", "how fast Python receives"),
         ("xsk drop eth0 udp port 9 --queue 2 --spin", "one queue, without sleeping"),
         ("xsk drop eth0 udp port 9 --batch-size 64 --seconds 10 --json", ""),
-        ("xsk drop eth0 host 192.0.2.7 --on-match drop", "keep a host's traffic away, in the driver"),
-        ("xsk drop eth0 udp --on-match drop --sample 1/10", "lose a tenth of all UDP, to see who minds"),
+        ("xsk drop eth0 host 192.0.2.7 --on-match drop", "in the driver"),
+        ("xsk drop eth0 udp --on-match drop --sample 1/10", "lose a tenth of all UDP"),
     ),
     matters=("--on-match", "--sample", "--seconds", "--interval", "--extra", "--json", "--queue", "--spin", "--yes"),
 )
 def drop(interface: str, **options: Any) -> int:
-    """TAKE packets that match EXPRESSION, so that neither this host nor anybody else gets them, and count them.
+    """TAKE packets that match EXPRESSION, so that this host does not get them, and discard them.
 
     EXPRESSION is tcpdump's, or 'all' (`xsk help filters`). Before it takes what this host needs, it asks
     (`xsk help taking`). With --on-match count the kernel gets the packets after all.

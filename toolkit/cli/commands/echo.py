@@ -39,7 +39,7 @@ _FLUSH = 1.0  # seconds that the last answers have to leave
             "addresses",
             metavar="ADDRESS",
             multiple=True,
-            help="Answer for this (repeatable).  [the interface's]",
+            help="Answer for this address (repeatable).  [the interface's]",
         ),
         cloup.option(
             "--udp-port",
@@ -47,25 +47,25 @@ _FLUSH = 1.0  # seconds that the last answers have to leave
             type=click.IntRange(0, 65535),
             default=7,
             show_default=True,
-            help="Echo UDP here; 0: nowhere.",
+            help="Echo UDP at this port. 0 echoes none.",
         ),
         opt.YES,
     ),
-    cloup.option_group("What to show", opt.INTERVAL, opt.EXTRA, opt.JSON_REPORT),
+    cloup.option_group("What to show", opt.INTERVAL, opt.EXTRA, opt.JSON),
     cloup.option_group("When to stop", opt.SECONDS),
     opt.where(),
     opt.how_to_receive(),
     examples=(
-        ("xsk echo eth0", "then, from a neighbour: ping, arping"),
+        ("xsk echo eth0", "then ping it from a neighbour"),
         ("xsk echo eth0 --ip 192.0.2.99", "a host that was not there before"),
-        ("xsk echo eth0 --spin", "the quickest answers, for a whole core"),
+        ("xsk echo eth0 --spin", "the quickest answers; takes a whole core"),
     ),
     matters=("--ip", "--udp-port", "--spin", "--seconds", "--interval", "--json", "--queue", "--yes"),
 )
 def echo(interface: str, **options: Any) -> int:
     """TAKE ARP, neighbour discovery, ping (IPv4, IPv6) and UDP echo from INTERFACE, and answer in this host's place.
 
-    Only questions to the addresses answered for are taken, everything else goes on to the kernel. Before it takes UDP
+    It takes questions to the addresses that it answers for. All other packets go on to the kernel. Before it takes UDP
     from a program of this host that has the port, it asks (`xsk help taking`). Addresses other than the interface's own
     work as well, as long as the NIC lets their packets in (IPv6 asks by multicast).
 

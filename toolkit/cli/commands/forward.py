@@ -65,25 +65,25 @@ class Direction:
     cloup.option_group(
         "Where to, and what to change",
         cloup.option("--both", is_flag=True, help="Forward from OTHER to INTERFACE as well."),
-        cloup.option(
-            "--back", is_flag=True, help="Send packets back out of INTERFACE; there is no OTHER then, only a filter."
-        ),
+        cloup.option("--back", is_flag=True, help="Send packets back out of INTERFACE, in place of OTHER."),
         cloup.option("--mac-swap", is_flag=True, help="Exchange source and destination MAC address."),
-        cloup.option("--ttl", is_flag=True, help="Count the TTL (hop limit) down by one; drop what has none left."),
+        cloup.option(
+            "--ttl", is_flag=True, help="Lower the TTL (hop limit) by one, and drop packets that have none left."
+        ),
         cloup.option("--vlan-push", type=click.IntRange(0, 4094), metavar="ID", help="Add a VLAN tag."),
         cloup.option("--vlan-pop", is_flag=True, help="Remove the outer VLAN tag of packets that have one."),
         opt.LEAVE_CHECKSUMS,
     ),
-    cloup.option_group("What to show", opt.NO_NAMES, opt.INTERVAL, opt.EXTRA, opt.JSON_REPORT),
+    cloup.option_group("What to show", opt.NO_NAMES, opt.INTERVAL, opt.EXTRA, opt.JSON),
     cloup.option_group("When to stop", opt.SECONDS),
     opt.where(),
     opt.how_to_receive(
-        opt.BATCH,
+        opt.batch_size(),
         promisc=cloup.option(
             "--promisc/--no-promisc",
             default=None,
-            help="Have the NIC bring packets to all addresses; the default from one interface to another, unless "
-            "--mac-swap reflects them.",
+            help="Make the NIC let in packets to all addresses. It is the default from one interface to another, "
+            "unless --mac-swap reflects them.",
         ),
     ),
     places=("interface", "other"),
@@ -101,24 +101,25 @@ def forward(interface: str, other: str | None, **options: Any) -> int:
     EXPRESSION is tcpdump's, or 'all' (`xsk help filters`). Before it takes what this host needs, it asks
     (`xsk help taking`).
 
-    Interfaces that packets come from are promiscuous meanwhile: packets for hosts behind OTHER have a foreign address,
-    and a NIC does not let them in by itself. With --back or --mac-swap they are not, unless --promisc says so.
+    While it runs, the interfaces that packets come from are promiscuous: packets to hosts behind OTHER have a foreign
+    MAC address, and a NIC does not let them in by itself. With --back or --mac-swap they are not, unless --promisc is
+    given.
 
-    Both interfaces share their packet memory: the packets are not copied on the way. Hosts that send into a veth, a tap
-    or a virtio NIC leave the checksums of TCP and UDP to "the hardware": they are finished here (checksums_finished in
-    --json). Two things are lost, and said beforehand where they may happen: VLAN tags that the driver or the sender
-    takes out of the packet, and in generic mode TCP segments that were joined.
+    Both interfaces share their packet memory, so that packets are not copied on the way. Hosts that send into a veth, a
+    tap or a virtio NIC leave the checksums of TCP and UDP to "the hardware"; this command finishes them
+    (checksums_finished in --json). Two things can get lost: VLAN tags that the driver or the sender takes out of the
+    packet, and, in generic mode, TCP segments that were joined. Where that may happen, the command says so first.
 
     Standard output gets a line each second, standard error the account of each direction at the end: redirected =
     received + dropped, and received = forwarded + edited out (by --ttl) + no room (in the TX ring).
     """
     if other is not None and other == interface:
         raise click.UsageError(
-            f"both ends are {interface}. To send packets back out of the port that they came from: "
-            f"`xsk forward {interface} --back EXPRESSION`."
+            f"both ends are {interface}. Next step: name two; or send packets back out of the port that they came "
+            f"from, `xsk forward {interface} --back EXPRESSION`."
         )
     if options["both"] and other is None:
-        raise click.UsageError("--both is for two interfaces: name the other one.")
+        raise click.UsageError("--both needs two interfaces. Next step: name the other one.")
     options.pop("back")
     edits = Edits(**{name: options.pop(name) for name in ("mac_swap", "ttl", "vlan_push", "vlan_pop")})
     finish: bool | Literal["auto"] = False if options.pop("leave_checksums") else "auto"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import click
 
-from toolkit.cli.command import command
+from toolkit.cli.command import COLUMNS, command
 from toolkit.cli.topics import TOPICS
 
 __all__ = ["help"]
@@ -27,11 +27,13 @@ def help(topic: str | None) -> int:
         )
         return 0
     if (text := TOPICS.get(topic)) is not None:
-        click.echo(f"{text.title}\n\n{text.text}")
+        click.echo(f"{text.title}\n\n{text.wrapped(context.make_formatter().width or COLUMNS)}")
         return 0
     assert isinstance(context.command, click.Group)
     other = context.command.get_command(context, topic)
     if other is None:
-        raise click.UsageError(f"there is no topic {topic!r}. Topics: {', '.join(TOPICS)}; or the name of a command.")
+        raise click.UsageError(
+            f"there is no topic {topic!r}. Next step: name one of {', '.join(TOPICS)}; or a command."
+        )
     other.make_context(topic, ["--help"], parent=context)  # shows it, and ends
     return 0

@@ -28,20 +28,23 @@ Show = Callable[[Batch], None]
 
 @command(
     cloup.option_group("What to take", opt.FILTER, opt.TEE, opt.ON_MATCH, *opt.SAMPLING, opt.YES),
-    cloup.option_group("What to show", opt.HEX, opt.NO_NAMES, opt.INTERVAL, opt.JSON_REPORT),
+    cloup.option_group("What to show", opt.HEX, opt.NO_NAMES, opt.INTERVAL, opt.JSON),
     cloup.option_group("When to stop", opt.COUNT, opt.SECONDS),
     opt.where(),
     opt.how_to_receive(
         cloup.option(
-            "--workers", metavar="N", type=click.IntRange(min=1), help="Share the queues out to this many processes."
+            "--workers",
+            metavar="N",
+            type=click.IntRange(min=1),
+            help="Use this many processes, each with a part of the queues.",
         )
     ),
     filtered=True,
     examples=(
-        ("xsk receive eth0 tcp port 443 --tee -x -c 5", "five packets, decoded and in hex"),
+        ("xsk receive eth0 tcp port 443 --tee -x -c 5", "five packets, decoded"),
         ("xsk receive eth0 udp port 9", "the rate of what port 9 gets"),
         ("xsk receive eth0 arp --tee -x -c 5", ""),
-        ("xsk receive eth0 udp port 123 --on-match count", "counted in the driver; the kernel gets them"),
+        ("xsk receive eth0 udp port 123 --on-match count", "counted only; nothing is taken"),
         ("xsk receive eth0 udp port 9 --seconds 10 --json", ""),
         ("xsk receive eth0 udp port 4789 --workers 4", ""),
         ("xsk receive eth0 udp port 4789 --sample 1/100 -s 64", ""),
@@ -49,7 +52,9 @@ Show = Callable[[Batch], None]
     matters=("--tee", "-x", "-c", "--seconds", "-s", "--json", "--queue", "--yes"),
 )
 def receive(interface: str, **options: Any) -> int:
-    """TAKE packets that match EXPRESSION, so that this host does not get them, and count them; --tee: copies of them.
+    """TAKE packets that match EXPRESSION, so that this host does not get them, and show their rate, or their bytes.
+
+    With --tee you get copies, and this host gets every packet.
 
     EXPRESSION is tcpdump's, or 'all' (`xsk help filters`). Before it takes what this host needs, it asks
     (`xsk help taking`).
@@ -60,12 +65,18 @@ def receive(interface: str, **options: Any) -> int:
     """
     if options["on_match"] != "redirect" and (options["count"] or options["dump"] or options["workers"]):
         raise click.UsageError(
-            f"--on-match {options['on_match']} leaves the packets in the driver: no --count, --hex or --workers."
+            f"--on-match {options['on_match']} leaves the packets in the driver, so there is nothing for --count, "
+            "--hex or --workers. Next step: leave them out."
         )
     if options["workers"] and options["tee"]:
-        raise click.UsageError("--tee has one ring of copies for all queues: no --workers.")
+        raise click.UsageError(
+            "--tee has one ring of copies for all queues, so that --workers cannot share them. Next step: leave one "
+            "of the two out."
+        )
     if options["workers"] and options["dump"]:
-        raise click.UsageError("--hex shows packets in order, and several --workers have none: take one of them.")
+        raise click.UsageError(
+            "--hex shows packets in order, and several --workers have none. Next step: leave one of the two out."
+        )
     return run(interface, opt.binding_from(options), **options)
 
 

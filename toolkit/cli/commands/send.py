@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`xsk send`: packets out of an interface, as fast as it goes or at a rate. What arrives there is not touched."""
+"""`xsk send`: packets out of an interface, as fast as possible or at a rate. What arrives there is not touched."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _MADE = ("eth_dst", "eth_src", "ip_dst", "ip_src", "src_port", "dst_port", "flow
 @command(
     cloup.option_group(
         "Packets made here",
-        cloup.option("--ip-dst", metavar="ADDRESS", help="Destination, IPv4 or IPv6."),
-        cloup.option("--ip-src", metavar="ADDRESS", help="Source.  [the interface's address]"),
-        cloup.option("--eth-dst", metavar="MAC", help="Destination MAC.  [the kernel's neighbour for --ip-dst]"),
-        cloup.option("--eth-src", metavar="MAC", help="Source MAC.  [the interface's]"),
+        cloup.option("--ip-dst", metavar="ADDRESS", help="Address to send to, IPv4 or IPv6."),
+        cloup.option("--ip-src", metavar="ADDRESS", help="Source address.  [the interface's address]"),
+        cloup.option("--eth-dst", metavar="MAC", help="MAC address to send to.  [the kernel's neighbour for --ip-dst]"),
+        cloup.option("--eth-src", metavar="MAC", help="Source MAC address.  [the interface's]"),
         cloup.option(
             "--src-port", metavar="PORT", type=click.IntRange(0, 65535), help="First UDP source port.  [5000]"
         ),
@@ -55,15 +55,15 @@ _MADE = ("eth_dst", "eth_src", "ip_dst", "ip_src", "src_port", "dst_port", "flow
             type=click.IntRange(1, 65536),
             default=1,
             show_default=True,
-            help="Source ports that take turns.",
+            help="Number of flows: of source ports that take turns.",
         ),
         cloup.option(
             "--size",
             metavar="BYTES",
             type=click.IntRange(42, 4096),
-            help="Bytes of a packet; without the checksum that a NIC adds (FCS).  [64]",
+            help="Bytes of a packet, without the checksum that a NIC adds (FCS).  [64]",
         ),
-        cloup.option("--frame", metavar="HEX", help="Send this frame instead; the options above change it."),
+        cloup.option("--frame", metavar="HEX", help="Send this frame. The options above change it."),
     ),
     cloup.option_group(
         "Recorded packets",
@@ -73,7 +73,7 @@ _MADE = ("eth_dst", "eth_src", "ip_dst", "ip_src", "src_port", "dst_port", "flow
         cloup.option(
             "--pace",
             metavar="PACE",
-            help="Send recorded packets in their times (original), as fast as it goes (fast), or N times as fast.  "
+            help="Send recorded packets in their times (original), as fast as possible (fast), or N times as fast.  "
             "[original]",
         ),
         cloup.option(
@@ -81,17 +81,17 @@ _MADE = ("eth_dst", "eth_src", "ip_dst", "ip_src", "src_port", "dst_port", "flow
             metavar="N",
             type=click.IntRange(min=0),
             default=None,
-            help="With -r: N times; 0: for ever.  [1]",
+            help="With -r, send the file N times. 0 never ends.  [1]",
         ),
         cloup.option(
             "--max-gap",
             metavar="S",
             type=opt.Number(min=0, min_open=True),
-            help="With -r: wait no longer than this between two packets.",
+            help="With -r, wait no longer than this between two packets.",
         ),
         opt.LEAVE_CHECKSUMS,
     ),
-    cloup.option_group("What to show", opt.INTERVAL, opt.EXTRA, opt.JSON_REPORT),
+    cloup.option_group("What to show", opt.INTERVAL, opt.EXTRA, opt.JSON),
     cloup.option_group("When to stop", opt.COUNT, opt.SECONDS),
     opt.where(queues=False),
     opt.how_to_bind(
@@ -99,19 +99,17 @@ _MADE = ("eth_dst", "eth_src", "ip_dst", "ip_src", "src_port", "dst_port", "flow
             "--rate",
             metavar="N",
             type=opt.Number(min=0, min_open=True),
-            help="Packets per second.  [as fast as it goes]",
+            help="Packets per second.  [as fast as possible]",
         ),
         cloup.option(
-            "--queue", metavar="N", type=click.IntRange(min=0), default=0, show_default=True, help="Queue to send on."
-        ),
-        cloup.option(
-            "--batch-size",
+            "--queue",
             metavar="N",
-            type=click.IntRange(1, 1 << 16),
-            default=1024,
+            type=click.IntRange(min=0),
+            default=0,
             show_default=True,
-            help="Packets to hand over at a time, at most.",
+            help="The queue to send on.",
         ),
+        opt.batch_size(default=1024),
     ),
     examples=(
         ("xsk send eth0 --ip-dst 192.0.2.7 -c 1000", "a thousand packets to a neighbour"),
@@ -126,16 +124,17 @@ _MADE = ("eth_dst", "eth_src", "ip_dst", "ip_src", "src_port", "dst_port", "flow
 def send(interface: str, **options: Any) -> int:
     """Send UDP packets out of INTERFACE, or frames of your own, or what was recorded.
 
-    No XDP program is attached, and what arrives is not touched. AF_XDP asks nobody for a MAC address: it is looked up
-    in the kernel's routes and neighbours, or given. Without --ip-dst the addresses are those that RFC 2544 sets aside
-    for benchmarks. UDP goes to port 9, discard, unless --dst-port says otherwise.
+    No XDP program is attached, and packets that arrive are not touched. AF_XDP does not ask the network for MAC
+    addresses: the destination's is taken from the kernel's routes and neighbours, or given with --eth-dst. Without
+    --ip-dst the addresses are those that RFC 2544 sets aside for benchmarks. UDP goes to port 9, discard, unless
+    --dst-port says otherwise.
 
-    Recorded packets (-r) leave as they are, with their own addresses, in the times that they were recorded in unless
-    --pace or --rate says otherwise. Only checksums that a recording on the sending host shows before its device had
-    finished them are finished, as they were then.
+    Recorded packets (-r) leave with their own addresses, at the times at which they were recorded, unless --pace or
+    --rate says otherwise. They are not changed, but for one thing: a recording made on the sending host has checksums
+    that the device finished later, and they are finished here.
 
-    Standard output gets a line each second, standard error the account at the end: `sent` were put into the TX ring, of
-    `completed` the kernel has given the memory back.
+    Standard output gets a line each second, standard error the account at the end: `sent` packets were put into the TX
+    ring, and the kernel has given back the memory of `completed`.
     """
     file, pace, loop, max_gap = (options.pop(name) for name in ("file", "pace", "loop", "max_gap"))
     leave = options.pop("leave_checksums")
@@ -143,9 +142,9 @@ def send(interface: str, **options: Any) -> int:
         return _replay(interface, file, _pace(pace, options.pop("rate"), max_gap), loop, options, leave)
     if (pace, loop, max_gap, leave) != (None, None, None, False):
         unfit = "--pace, --loop, --max-gap and --leave-checksums"
-        raise click.UsageError(f"{unfit} are for recorded packets: name their file with -r.")
+        raise click.UsageError(f"{unfit} are for recorded packets. Next step: name their file with -r.")
     if options["frame"] is not None and options["size"] is not None:
-        raise click.UsageError("--frame has the size that it has: --size is for packets made here.")
+        raise click.UsageError("--frame gives the whole packet, and its size. Next step: leave --size out.")
     flood = Flood(**{name: options.pop(name) for name in _MADE})
     return run(interface, opt.binding_from(options), flood, **options)
 
@@ -155,10 +154,13 @@ def _replay(interface: str, file: str, pace: Pace, loop: int | None, options: di
     unfit = [name for name in _MADE if options.pop(name) != (1 if name == "flows" else None)]
     if unfit:
         raise click.UsageError(
-            f"--{unfit[0].replace('_', '-')} is for packets made here; recorded ones (-r) have theirs."
+            f"--{unfit[0].replace('_', '-')} is for packets made here; recorded ones (-r) stay as they are. Next "
+            "step: leave it out."
         )
     if file == "-" and loop not in (None, 1):
-        raise click.UsageError("standard input can be read once only: no --loop.")
+        raise click.UsageError(
+            "standard input can be read once only, so that it cannot --loop. Next step: name a file."
+        )
     from toolkit.cli.commands.send_file import run as run_file
 
     options.pop("batch_size")
@@ -178,9 +180,12 @@ def _pace(pace: str | None, rate: float | None, max_gap: float | None) -> Pace:
     from toolkit.cli.commands.send_file import Pace
 
     if rate is not None and pace is not None:
-        raise click.UsageError("--pace and --rate both say how fast: take one of them.")
+        raise click.UsageError("--pace and --rate both say how fast. Next step: give one of them.")
     if max_gap is not None and (pace == "fast" or rate is not None):
-        raise click.UsageError("--max-gap is for packets that leave in their recorded times.")
+        raise click.UsageError(
+            "--max-gap is for packets that leave in their recorded times. Next step: leave it, or --rate and --pace "
+            "fast, out."
+        )
     if pace == "fast" or rate is not None:
         return Pace(None, rate)
     try:
@@ -188,7 +193,7 @@ def _pace(pace: str | None, rate: float | None, max_gap: float | None) -> Pace:
     except ValueError:
         speed = 0.0
     if not 0 < speed < float("inf"):
-        raise click.UsageError(f"--pace is 'original', 'fast' or a number above 0, not {pace!r}.")
+        raise click.UsageError(f"--pace cannot be {pace!r}. Next step: give 'original', 'fast' or a number above 0.")
     return Pace(speed, None, max_gap)
 
 
@@ -244,7 +249,7 @@ def _introduce(sock: Socket, packets: npt.NDArray[np.uint8], rate: float | None)
     first = packets[0]
     (described,) = summaries(decode(first, [0], [len(first)]))
     how = "zero-copy" if sock.zero_copy else "copy mode"
-    speed = "as fast as it goes" if rate is None else f"{output.count(rate)} packets/s"
+    speed = "as fast as possible" if rate is None else f"{output.count(rate)} packets/s"
     output.say(f"{sock.interface}: queue {sock.queue}, {how}; {speed}", f"  {described}")
 
 

@@ -82,7 +82,8 @@ class Flood:
             return bytes.fromhex(re.sub(r"[\s:.-]", "", self.frame))
         except ValueError:
             raise ArgumentError(
-                "--frame is the whole frame in hex, two digits a byte, from the destination MAC address on."
+                f"--frame cannot be {self.frame!r}. Next step: give the whole frame in hex, two digits for each byte, "
+                "from the destination MAC address on."
             ) from None
 
     def _made(self, device: Device, netns: NetNS) -> bytes:
@@ -93,8 +94,8 @@ class Flood:
         if mac is None:
             if target is None:
                 raise ArgumentError(
-                    f"say where to send to from {device.name}: --ip-dst ADDRESS (its MAC address is taken from the "
-                    "kernel's neighbours), or --eth-dst MAC, or a whole --frame."
+                    f"cannot send from {device.name}: nothing says where to. Next step: give --ip-dst ADDRESS (its MAC "
+                    "address is taken from the kernel's neighbours), --eth-dst MAC, or a whole --frame."
                 )
             mac, usual = next_hop(device.name, device.ifindex, target, netns)
             source = source or usual
@@ -120,4 +121,7 @@ def _check(*addresses: tuple[str, str | None, int]) -> None:
         try:
             socket.inet_pton(socket.AF_INET6 if family == 6 else socket.AF_INET, address)
         except OSError:
-            raise ArgumentError(f"{option} {address} is not an IPv{family} address.") from None
+            raise ArgumentError(
+                f"{option} {address} is not an IPv{family} address. Next step: give one, such as "
+                f"{_BENCHMARK[family][1]}."
+            ) from None

@@ -26,7 +26,7 @@ _WHO = 60  # characters of a command line that are shown
 @command(
     cloup.option_group(
         "What to show",
-        cloup.option("-a", "--all", "everything", is_flag=True, help="Show interfaces without a program too."),
+        cloup.option("-a", "--all", "everything", is_flag=True, help="Show interfaces without a program as well."),
         opt.JSON,
     ),
     cloup.option_group("Where", opt.NETNS),
@@ -38,7 +38,7 @@ def status(*, as_json: bool, everything: bool, netns: str | None) -> int:
     """Show the XDP program on every interface, which process holds it, and every AF_XDP socket with its drops.
 
     A program held by a link goes when its process ends; one attached by netlink (ip link, bpftool, older tools) stays
-    until somebody detaches it: `ip link set dev NAME xdp off`. This changes nothing, and holds nothing of anybody's.
+    until somebody detaches it: `ip link set dev NAME xdp off`. The command changes nothing, and keeps no program alive.
     """
     return run(as_json=as_json, everything=everything, netns=opt.namespace(netns))
 

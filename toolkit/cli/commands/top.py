@@ -39,7 +39,7 @@ _GROUPS: dict[str, Group] = {"f": "flow", "s": "source", "d": "destination", "o"
             type=click.Choice(["flow", "source", "destination", "port", "protocol"]),
             default="flow",
             show_default=True,
-            help="Count by flow, source, destination, port or protocol; a port is the lower of the two.",
+            help="Count by flow, source, destination, port or protocol. A port is the lower of the two of a packet.",
         ),
         cloup.option(
             "--by", type=click.Choice(["bytes", "packets"]), default="bytes", show_default=True, help="Sort by this."
@@ -48,7 +48,7 @@ _GROUPS: dict[str, Group] = {"f": "flow", "s": "source", "d": "destination", "o"
             "--rows",
             metavar="N",
             type=click.IntRange(min=1),
-            help="How many to show.  [what fits the terminal; else 5]",
+            help="Rows to show.  [what fits the terminal; else 5]",
         ),
         cloup.option(
             "--max-flows",
@@ -56,18 +56,18 @@ _GROUPS: dict[str, Group] = {"f": "flow", "s": "source", "d": "destination", "o"
             type=click.IntRange(16, 1 << 24),
             default=1 << 16,
             show_default=True,
-            help="How many to remember; then those that were idle longest make room.",
+            help="How many flows, hosts or ports to remember. Those that were idle longest make room.",
         ),
         opt.NO_NAMES,
         opt.INTERVAL,
-        opt.JSON_REPORT,
+        opt.JSON,
     ),
     cloup.option_group("When to stop", opt.SECONDS),
     opt.where(),
     opt.how_to_receive(),
     filtered=True,
     examples=(
-        ("xsk top eth0 all --tee", "who has the traffic that arrives"),
+        ("xsk top eth0 all --tee", "who sends what arrives"),
         ("xsk top eth0 udp --tee --group source", "which hosts send UDP"),
         ("xsk top eth0 udp --tee --seconds 10 --json", ""),
         ("xsk top eth0 udp port 4789", "taken: nobody else gets these"),
@@ -76,17 +76,19 @@ _GROUPS: dict[str, Group] = {"f": "flow", "s": "source", "d": "destination", "o"
     matters=("--tee", "--group", "--by", "--rows", "--interval", "--seconds", "--json", "--yes"),
 )
 def top(interface: str, **options: Any) -> int:
-    """TAKE packets that match EXPRESSION, so that this host does not get them, and show whose they are; --tee: copies.
+    """TAKE packets that match EXPRESSION, so that this host does not get them, and show who sends how much.
+
+    With --tee it works on copies, and this host gets every packet.
 
     EXPRESSION is tcpdump's, or 'all' (`xsk help filters`). Before it takes what this host needs, it asks
     (`xsk help taking`).
 
-    Shows rate and share of the last interval, and totals. With --sample 1/100 most packets go on to the kernel; figures
-    and shares are then those of the sample.
+    It shows rate and share of the last interval, and totals. With --sample 1/100 most packets go on to the kernel; all
+    figures are then those of the sample.
 
-    On a terminal: a table, and keys. q quits; p and b sort by packets and by bytes; f, s, d, o and r group by flow,
-    source, destination, port and protocol, counted from then on. Elsewhere: lines on standard output. At the end
-    standard error gets the account: redirected = received + dropped (`xsk help output`).
+    On a terminal it shows a table. These keys work: q quits; p and b sort by packets or by bytes; f, s, d, o and r
+    group by flow, source, destination, port or protocol, and begin to count anew. Elsewhere it prints lines on standard
+    output. At the end standard error gets the account: redirected = received + dropped (`xsk help output`).
     """
     return run(interface, opt.binding_from(options), **options)
 

@@ -45,7 +45,7 @@ class DemoView:
         self._lines: deque[str] = deque(maxlen=_ROWS)  # the last packets that were decoded
 
     def begin(self) -> None:
-        """Have the first rate begin now: to compile and attach is not to receive."""
+        """Begin the first rate now: the time to compile and attach is no part of it."""
         self._last = (time.monotonic(), 0, 0)  # when the rate was last computed; packets and bytes then
 
     def __enter__(self) -> DemoView:
@@ -62,11 +62,11 @@ class DemoView:
         """Say what is about to happen on the private network."""
         self._say(
             "\n[bold]AF_XDP: packets from the network driver straight into a Python program[/bold]\n\n"
-            "Two hosts were just made out of nothing: network namespaces, joined by a virtual cable.\n\n"
+            "Here are two hosts: network namespaces, joined by a virtual cable.\n\n"
             f"  [cyan]far host[/cyan]  {lab.peer} {lab.peer_ip}  ══════ packets ══════▶  "
             f"{lab.interface} {lab.ip}  [cyan]near host[/cyan]\n"
-            "  [dim]an ordinary kernel sends ping and UDP,      the XDP program in veth0's driver picks them,[/dim]\n"
-            "  [dim]then a flood, at the end more than arrives  Python gets them before the kernel does[/dim]\n"
+            "  [dim]an ordinary kernel sends pings and UDP,  veth0's XDP program takes them,[/dim]\n"
+            "  [dim]then a flood, then a faster one          and Python gets them[/dim]\n"
         )
         self._say_mode(opened)
 
@@ -82,7 +82,7 @@ class DemoView:
         how = "written by the driver" if opened.zero_copy else "copied once by the kernel"
         self._say(
             f"The XDP program runs [bold]{where}[/bold]. "
-            f"It takes “{escape(str(opened.filter))}” and lets all else pass.\n"
+            f"It takes “{escape(str(opened.filter))}”; all else goes on to the kernel.\n"
             f"Packets are {how} into memory shared with this process, and appear here as NumPy arrays.\n"
         )
 
@@ -151,7 +151,7 @@ class DemoView:
         )
 
     def conclude(self, report: dict[str, Any]) -> None:
-        """Say what happened, with the sums that must come out even."""
+        """Say what happened, with the sums that must agree."""
         self._end_live()
         self._say("\n[bold]What happened[/bold]\n")
         overload = report["overload"]
@@ -159,16 +159,16 @@ class DemoView:
             self._account(report, Statistics(**report["drop_reasons"]))
         else:
             rate = output.count(report["paced_rate"])
-            self._say(f"As fast as packets arrive here, up to {rate} packets/s:\n")
+            self._say(f"The flood at the rate that arrives here, up to {rate} packets/s:\n")
             names = ("sent", "lost_on_the_cable", "redirected", "received", "dropped")
             self._account({name: report[name] - overload[name] for name in names}, None)
-            self._say("Then, at the end, more than that: frames made by the kernel, as fast as one core can:\n")
+            self._say("The faster flood at the end, frames made by the kernel as fast as one core can:\n")
             self._account(overload, Statistics(**report["drop_reasons"]))
         rate = report["received"] / max(report["seconds"], 1e-9)
         best = output.count(max(self._peak, rate))
         self._say(f"{best} packets/s at best; {report['mode']} XDP, one process, one queue\n")
         if report["sent"] is not None:
-            self._say("The network, the program and the memory are gone again: nothing to clean up.")
+            self._say("The network, the program and the memory are gone again. There is nothing to clean up.")
             self._say("Next: [bold]xsk receive -h[/bold], or examples/first_packets.ipynb\n")
 
     def _account(self, part: dict[str, Any], statistics: Statistics | None) -> None:
