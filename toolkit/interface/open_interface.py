@@ -24,6 +24,7 @@ from toolkit.program.query import runs_natively
 from toolkit.umem.umem import LONGEST_PACKET, UMEM, frame_size_for
 from toolkit.wait.coalesce import LONGEST_DELAY
 from toolkit.wait.waiter import WaitMode
+from toolkit.xsk.refused import with_mtu
 from toolkit.xsk.socket import Socket
 
 __all__ = ["open", "open_as", "wants_frags"]
@@ -115,12 +116,26 @@ def open_as(interface: str, wanted: Opening) -> Interface:
 
     def work() -> Interface:
         with explained(f"cannot open {interface}"), entered(wanted.netns), contextlib.ExitStack() as undo:
-            opened = _open_fitting(interface, wanted, undo)
+            try:
+                opened = _open_fitting(interface, wanted, undo)
+            except SystemCallError as refused:
+                raise _because_of_the_mtu(refused, interface, wanted) from None
             undo.pop_all()
             return opened
 
     # Uninterrupted: otherwise an interrupt could leave a program attached without an object that detaches it.
     return uninterrupted(work, dispose=Interface.close)
+
+
+def _because_of_the_mtu(refused: SystemCallError, interface: str, wanted: Opening) -> SystemCallError:
+    """Return the error for zero-copy that was demanded: the MTU may be why the driver took not even the program."""
+    if wanted.zero_copy is not True or refused.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+        return refused
+    device = describe(interface)
+    frame_size = wanted.umem.frame_size if wanted.umem else wanted.frame_size or frame_size_for(device.longest)
+    headroom = wanted.umem.headroom if wanted.umem else 0
+    tried = f"cannot open {interface} zero-copy"
+    return with_mtu(refused, device, tried, frame_size=frame_size, headroom=headroom, sg=wanted.frags is not False)
 
 
 def _open_fitting(interface: str, wanted: Opening, undo: contextlib.ExitStack) -> Interface:

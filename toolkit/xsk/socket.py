@@ -24,7 +24,7 @@ from toolkit.abi.libxdp import (
     libxdp,
 )
 from toolkit.batch.batch import Batch
-from toolkit.errors import ArgumentError, ToolkitError, explained, kernel_error
+from toolkit.errors import ArgumentError, SystemCallError, ToolkitError, explained, kernel_error
 from toolkit.net.device import Device, check_ethernet, check_queue, describe
 from toolkit.program.loss import Location
 from toolkit.program.query import runs_natively
@@ -35,6 +35,7 @@ from toolkit.wait.waiter import WaitMode
 from toolkit.xsk.core import Core
 from toolkit.xsk.options import SocketOptions
 from toolkit.xsk.receiver import Receiver
+from toolkit.xsk.refused import with_mtu
 from toolkit.xsk.replier import Replier
 from toolkit.xsk.sender import Sender
 from toolkit.xsk.statistics import Statistics
@@ -112,9 +113,13 @@ class Socket(fork.NotCopied):
                 try:
                     feed = Feed(Location(Home(netns), self.device.ifindex))
                     self._core = Core(interface, queue, self.umem, how, whole("prefill", prefill), feed)
-                except BaseException:
+                except BaseException as refused:
                     if self._own_umem:
                         self.umem.close()
+                    if isinstance(refused, SystemCallError) and options.zero_copy:
+                        tried = f"cannot bind zero-copy to queue {queue} of {interface}"
+                        shape = {"frame_size": self.umem.frame_size, "headroom": self.umem.headroom}
+                        raise with_mtu(refused, self.device, tried, sg=bool(options.sg), **shape) from None
                     raise
             self._finalizer = weakref.finalize(self, self._core.finalize)
             self.fill: FillQueue = self._core.fill
