@@ -37,7 +37,7 @@ FLOORS = {
     "net": 3,
     "rings": 3,
     "tables": 3,
-    "umem": 3,
+    "umem": 4,
     "decode": 4,
     "batch": 5,
     "packets": 5,

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
-from toolkit.rings.descriptor_check import rx_limits, tx_limits
-from toolkit.umem.accounts import ReceiveAccount, SendAccount
+from toolkit.rings import RingMemory
+from toolkit.umem.descriptor_check import rx_limits, tx_limits
+from toolkit.umem.receiving import OwnedFill, OwnedRX, ReceiveAccount
+from toolkit.umem.sending import OwnedCompletion, OwnedTX, SendAccount
 from toolkit.umem.umem import UMEM
 from toolkit.xsk.receiver import Receiver
 from toolkit.xsk.replier import Replier
@@ -38,9 +39,9 @@ class Plain:
         self.fill_memory, self.completion_memory = (RingMemory.plain(RING, 8, start=START) for _ in range(2))
         holder = self.umem.new_holder()
         receive, send = ReceiveAccount(self.umem.ledger, holder), SendAccount(self.umem.ledger, holder)
-        self.rx = RXQueue(self.rx_memory, receive, rx_limits(FRAME, sg))
-        self.tx = TXQueue(self.tx_memory, send, lambda: True, tx_limits(FRAME, sg, tx_metadata_len))
-        self.fill, self.completion = FillQueue(self.fill_memory, receive), CompletionQueue(self.completion_memory, send)
+        self.fill, self.completion = OwnedFill(self.fill_memory, receive), OwnedCompletion(self.completion_memory, send)
+        self.rx = OwnedRX(self.rx_memory, receive, self.fill.order, rx_limits(FRAME, sg))
+        self.tx = OwnedTX(self.tx_memory, send, tx_limits(FRAME, sg, tx_metadata_len), lambda: True)
         core: Any = types.SimpleNamespace(
             umem=self.umem, where="queue 0 of a test", closed=False, sock=None, zero_copy=False, batch=None,
             options=types.SimpleNamespace(sg=sg, need_wakeup=True), rx_guard=threading.Lock(),
@@ -77,8 +78,8 @@ class Plain:
     def ends(self) -> None:
         """Close the Socket, as far as frames go: each is free, once."""
         self.receiver.forget_batch()
-        self.core.receive_account.end()
-        self.core.send_account.end(retire=False)
+        self.core.receive_account.close()
+        self.core.send_account.close(retire=False)
         audit = self.umem.audit()
         assert audit["free"] + audit["user"] == FRAMES, audit
         taken = self.umem.alloc_frames(audit["free"])

@@ -12,9 +12,10 @@ import numpy as np
 
 from tests.helpers.rings_oracle import U32
 from toolkit.batch.batch import Batch
-from toolkit.rings import FillQueue, RingMemory, RXQueue
-from toolkit.umem.accounts import ReceiveAccount
+from toolkit.rings import RingMemory
+from toolkit.umem.descriptor_check import rx_limits
 from toolkit.umem.ledger import RECEIVED, RX, owner_code
+from toolkit.umem.receiving import OwnedFill, OwnedRX, ReceiveAccount
 from toolkit.umem.umem import UMEM
 from toolkit.xsk.socket import Socket
 
@@ -25,19 +26,21 @@ START = U32 - 20
 class Receiver:
     """A Socket over plain rings, and the kernel on the other side of them."""
 
+    SG = False  # whether a packet may come in several buffers
+
     def __init__(self) -> None:
         self.umem = UMEM(FRAMES, 2048)
         self.fill_memory = RingMemory.plain(32, 8, start=START)
         self.rx_memory = RingMemory.plain(32, 16, start=START)
         account = ReceiveAccount(self.umem.ledger, self.umem.new_holder())
         sock: Any = Socket.__new__(Socket)
+        sock.fill = OwnedFill(self.fill_memory, account)
         core = types.SimpleNamespace(
             rx_guard=threading.Lock(), receive_account=account, closed=False, where="queue 0 of a test", sock=None,
-            options=types.SimpleNamespace(sg=False),
-            check_open=lambda: None, rx=RXQueue(self.rx_memory, account),
+            options=types.SimpleNamespace(sg=self.SG),
+            check_open=lambda: None, rx=OwnedRX(self.rx_memory, account, sock.fill.order, rx_limits(2048, self.SG)),
         )  # fmt: skip
         sock._core, sock.umem, sock.queue = core, self.umem, 0
-        sock.fill = FillQueue(self.fill_memory, account)
         sock._receiver._next_gone_check, sock.rx_limit = 1 << 62, FRAMES * 3 // 4
         self.sock: Socket = sock
         self.in_kernel: list[int] = []  # frames that the kernel took from the fill ring

@@ -17,8 +17,9 @@ import numpy as np
 import toolkit
 from tests.helpers.wire import DEADLINE, ETHERTYPE, HEADER, frame, number_of
 from toolkit.lab import Lab, Namespace
-from toolkit.rings import CompletionQueue, RingMemory, TXQueue
-from toolkit.umem.accounts import SendAccount
+from toolkit.rings import RingMemory
+from toolkit.umem.descriptor_check import tx_limits
+from toolkit.umem.sending import OwnedCompletion, OwnedTX, SendAccount
 from toolkit.umem.umem import UMEM
 from toolkit.wait.waiter import DeviceSocket
 from toolkit.xsk.options import SocketOptions
@@ -145,8 +146,8 @@ class PlainCore:
         self._tx = RingMemory.plain(ring, 16, start=start)
         self._comp = RingMemory.plain(ring, 8, start=start + 7)
         self._tx.flags[0] = 1  # XDP_RING_NEED_WAKEUP
-        self.tx = TXQueue(self._tx, self.send_account, self.wake)
-        self.completion = CompletionQueue(self._comp, self.send_account)
+        self.tx = OwnedTX(self._tx, self.send_account, tx_limits(umem.frame_size, False, 0), self.wake)
+        self.completion = OwnedCompletion(self._comp, self.send_account)
         self.sock = DeviceSocket()
         self.random = random.Random(seed) if seed is not None else None
         self.held: list[int] = []  # addresses that the "driver" has sent and not completed yet

@@ -15,6 +15,7 @@ from toolkit._base.clock import clock
 from toolkit.abi.if_xdp import XDP_PKT_CONTD
 from toolkit.abi.xsk_meta import NO_RULE, XSK_META_MAGIC, XSK_META_SIZE
 from toolkit.errors import StaleBatchError
+from toolkit.umem.receiving import Borrowed, OwnedRX
 from toolkit.umem.umem import UMEM
 
 if TYPE_CHECKING:
@@ -45,10 +46,12 @@ class Batch:
         "_memory",
         "_meta",
         "_rule_numbers",
+        "_rx",
         "_stale",
         "_umem",
         "_utc",
         "_wire",
+        "frames",
         "queue",
     )
 
@@ -59,6 +62,8 @@ class Batch:
         *,
         queue: int = 0,
         borrowed: bool = False,
+        rx: OwnedRX | None = None,
+        frames: Borrowed | None = None,
         memory: npt.NDArray[np.uint8] | None = None,
         arrival_ns: npt.NDArray[np.int64] | None = None,
         wire_lengths: npt.NDArray[np.integer[Any]] | None = None,
@@ -67,9 +72,9 @@ class Batch:
     ) -> None:
         """Make a Batch of descs, shape (n, 2), u64, in the frames of `umem` or in `memory`, shape (m,), u8.
 
-        borrowed: whether to give the frames back. The other arrays have shape (n,): arrival_ns in ns of CLOCK_MONOTONIC
-        (0: none), wire_lengths in bytes, rule_numbers, and utc_ns in ns since 1970 (NaT's int64: none); None: as in
-        the frames.
+        borrowed: whether to give the frames back. rx, frames: who received them, and what its borrow() returned.
+        The other arrays have shape (n,): arrival_ns in ns of CLOCK_MONOTONIC (0: none), wire_lengths in bytes,
+        rule_numbers, and utc_ns in ns since 1970 (NaT's int64: none); None: as in the frames.
         """
         self._umem = umem
         self._descs = descs
@@ -81,6 +86,8 @@ class Batch:
         self._utc = utc_ns
         self._meta: tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]] | None = None  # see _read_meta()
         self._borrowed = borrowed and len(descs) > 0  # whether frames are to be given back
+        self._rx = rx
+        self.frames: Borrowed | None = frames  # the frames, where they are remembered as a whole
         self._stale = False  # true once the frames were given back
         self.queue: int = queue  # the receive queue that they came from
         if umem is not None and len(descs):
@@ -306,6 +313,11 @@ class Batch:
             self._borrowed = False
 
     @property
+    def borrowed(self) -> bool:
+        """Whether there are frames to give back."""
+        return self._borrowed
+
+    @property
     def unsettled(self) -> bool:
         """Whether a KeyboardInterrupt cut release() short: the Socket's next receive() recovers the frames."""
         return self._stale and self._borrowed
@@ -384,12 +396,21 @@ class Batch:
                 meta = windows(self._bytes(), XSK_META_SIZE)[before].view(np.uint32).reshape(n, -1)
                 times = meta.view(np.int64)[:, 0]
                 good = meta[:, _MAGIC] == XSK_META_MAGIC
-                good &= times >= ledger.posted_at[starts >> ledger.shift]
+                good &= times >= self._posted_ns()
                 good &= times <= time.monotonic_ns()
                 # A packet at the very start of its frame has none: the bytes in front belong to another frame.
                 good &= room >= XSK_META_SIZE
             self._meta = meta, good
         return self._meta
+
+    def _posted_ns(self) -> npt.NDArray[np.int64]:
+        """Return when the frames were posted: shape (n,), i64, ns of CLOCK_MONOTONIC."""
+        if self._rx is not None and self.frames is not None:
+            return self._rx.posted_ns(self.frames[1], len(self))
+        assert self._umem is not None
+        ledger = self._umem.ledger
+        posted: npt.NDArray[np.int64] = ledger.posted_at[self._offsets() >> ledger.shift]
+        return posted
 
 
 def _unpickle(

@@ -76,6 +76,7 @@ class Interface(OneReceiver):
         # The program refers to its links, so a garbage-collected Interface on the user's own program would otherwise
         # stay attached for as long as that program exists.
         weakref.finalize(self, link.close)
+        self._only = sockets[0]._receiver if len(sockets) == 1 else None
         self._next = 0  # position of the socket to poll first, so that each gets its turn
         self._last: Socket | None = None  # the one whose frames the last Batch borrows; written by receive() only
 
@@ -152,6 +153,12 @@ class Interface(OneReceiver):
 
     def _poll(self, limit: int | None, turns: int | None = None) -> Batch:
         """Poll `turns` queues (one or more), beginning after the last that had packets."""
+        if self._only is not None:
+            self._coalescer.turns = 0
+            try:
+                return self._only.poll_once(limit)
+            except DeviceGoneError as error:
+                raise self.loss() or error from None
         last, sockets = self._last, self.sockets
         turns = len(sockets) if turns is None else turns
         gone: DeviceGoneError | None = None

@@ -72,8 +72,10 @@ class OneReceiver(Attachment):
         DeviceGoneError when the interface is gone, DetachedError when the program was taken off or replaced; waiting
         packets are returned first. ClosedError after (or during) close().
         """
-        self._check_alone()
-        _check_limit(limit)
+        if self._why_dead or self._guard.locked() or self._awaited:
+            self._check_alone()
+        if limit is not None:
+            _check_limit(limit)
         with self._guard:
             batch = self._begin(limit, timeout)
             if not batch:

@@ -5,12 +5,8 @@ from __future__ import annotations
 
 import struct
 
-import numpy as np
-import numpy.typing as npt
-
 from toolkit.rings.consumer import Consumer
-from toolkit.rings.memory import U32
-from toolkit.rings.owners import Addresses, FrameStore
+from toolkit.rings.frames import Addresses, FrameStore
 
 __all__ = ["CompletionQueue"]
 
@@ -34,24 +30,7 @@ class CompletionQueue(Consumer):
 
     def free_all(self, umem: FrameStore) -> int:
         """Put every frame that was sent on the free stack of `umem`; return how many."""
-        n, index = self.available(self.size), self._cached_consumer
-        if not n:
-            return 0
-        if self._owners is None or self.unreleased:
-            addresses = self.take()
-            umem.recycle(addresses)
-            return len(addresses)
-        addresses = self._memory.read(index, n)
-
-        def release() -> None:
-            self._cached_consumer = (index + n) & U32
-            self.release(n)
-
-        self._owners.reclaim(umem, addresses, release)
-        return n
-
-    def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
-        return entries
-
-    def _address_at(self, index: int) -> int:
-        return self.get(index)
+        addresses = self.take()
+        if len(addresses):
+            umem.free_frames(addresses)
+        return len(addresses)

@@ -4,15 +4,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from toolkit._base.arguments import cannot_be
-from toolkit.errors import ArgumentError
-from toolkit.rings.memory import U32, RingMemory
-from toolkit.rings.owners import Addresses, FrameStore, Owners
+from toolkit.rings.frames import Addresses, FrameStore
 from toolkit.rings.producer import Producer
 
 __all__ = ["FillQueue"]
@@ -22,13 +18,6 @@ _ADDRESS = struct.Struct("=Q")
 
 class FillQueue(Producer):
     """The fill ring: addresses of empty frames to receive into. Not thread-safe: the receiving thread fills it."""
-
-    def __init__(
-        self, memory: RingMemory, owners: Owners | None = None, wake: Callable[[], bool] | None = None
-    ) -> None:
-        """Produce into the ring in `memory`; the arguments of Producer, without limits."""
-        super().__init__(memory, owners, wake)
-        self._filling = False  # true while fill_all() runs; only an interrupt leaves it true
 
     def set(self, index: int, addr: int) -> None:
         """Write the frame address `addr` at `index`, which reserve() returned."""
@@ -51,59 +40,42 @@ class FillQueue(Producer):
 
     def set_batch(self, index: int, addresses: Addresses) -> None:
         """Write frame addresses from `index` on: shape (n,), u64."""
-        self._memory.write(index, _checked(addresses))
+        self._memory.write(index, as_addresses(addresses))
 
-    def put(self, entries: Addresses, *, distinct: bool = False, noted: bool = False) -> int:
+    def put(self, entries: Addresses) -> int:
         """Reserve, write and publish as many addresses as fit; return how many. Does not wake the kernel."""
-        return super().put(_checked(entries), distinct=distinct, noted=noted)
+        return super().put(as_addresses(entries))
 
     def fill_all(self, umem: FrameStore, limit: int | None = None) -> int:
         """Post as many free frames of `umem` as fit, at most `limit`; return how many.
 
         Wakes the driver when it asks for that, which gVisor's FillAll does not.
         """
-        if self._filling:
-            self.recover()
+        n = self._postable(umem, limit)
+        if n:
+            self._post(umem, n)
+            if self.needs_wakeup:
+                self.wake()
+        return n
+
+    def _postable(self, umem: FrameStore, limit: int | None) -> int:
+        """Return how many free frames there are, and room for, at most `limit`."""
         wanted = umem.n_free_frames
         if limit is not None and limit < wanted:
             wanted = max(limit, 0)
         n = min(self.free(wanted), wanted)
-        if n == 0:
-            return 0
-        if self.unpublished:
-            raise ArgumentError(
-                f"cannot fill_all(): {self.unpublished} entries are reserved and not published. Next step: notify() or "
-                "unreserve() them first."
-            )
-        index = self._cached_producer
-        owners = self._owners
-        self._filling = True
-        addresses = umem.alloc_frames(n) if owners is None else owners.post(umem, n, index)
-        self._memory.write(index, addresses)
-        self._cached_producer = (index + n) & U32
-        self._memory.store(self._memory.producer, index + n)
-        if owners is not None:
-            owners.settle((index + n) & U32)
-        self._filling = False
-        if self.needs_wakeup:
-            self.wake()
+        if n and self.unpublished:
+            raise self.reserved_before("fill_all")
         return n
 
-    def recover(self) -> None:
-        """Drop unpublished reservations; frames that an interrupted fill_all() took and did not post are free again."""
-        producer = self._cached_producer = self._memory.load(self._memory.producer)
-        if self._owners is not None:
-            self._owners.settle(producer)
-        self._filling = False
-
-    def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
-        return entries
-
-    def _give_one(self, owners: Owners, index: int) -> None:
-        owners.given_one(self.get(index))
+    def _post(self, umem: FrameStore, n: int) -> None:
+        index = self._cached_producer
+        self._memory.write(index, umem.alloc_frames(n))
+        self._publish(index, n)
 
 
-def _checked(addresses: Addresses) -> Addresses:
+def as_addresses(addresses: Addresses) -> Addresses:
+    """Return `addresses` if they are of shape (n,) and u64; else ArgumentError."""
     if not isinstance(addresses, np.ndarray):
         raise cannot_be("addresses", addresses, "an array of shape (n,) and dtype uint64")
     if addresses.dtype == np.uint64 and addresses.ndim == 1:

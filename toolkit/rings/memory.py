@@ -185,6 +185,21 @@ class RingMemory(fork.NotCopied):
         finally:
             entries = None  # as in read()
 
+    def write_bytes(self, index: int, entries: bytes) -> None:
+        """Do write() with entries given as bytes, without NumPy's fixed costs."""
+        at = (index & (self.size - 1)) * self.entry_bytes
+        end, most = at + len(entries), self.size * self.entry_bytes
+        try:
+            if end <= most:
+                self.bytes[at:end] = entries
+            else:
+                self.bytes[at:] = entries[: most - at]
+                self.bytes[: end - most] = entries[most - at :]
+        except ValueError:
+            if not self.closed:
+                raise
+            raise self.closed_error() from None
+
     def load(self, index: SharedIndex) -> int:
         """Read one of this ring's shared words (u32). ClosedError once the ring is closed."""
         try:

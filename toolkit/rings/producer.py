@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from operator import index as index_of  # NumPy's integers would overflow where a Python int wraps at 2**32
 
@@ -14,34 +13,23 @@ from toolkit._base.arguments import cannot_be
 from toolkit.abi.if_xdp import XDP_RING_NEED_WAKEUP
 from toolkit.errors import RING_LIES, ArgumentError, FrameError
 from toolkit.rings.atomics import fence
-from toolkit.rings.descriptor_check import Limits
 from toolkit.rings.memory import U32, RingMemory
-from toolkit.rings.owners import Addresses, Owners
 
 __all__ = ["Producer"]
 
 
-class Producer(ABC):
+class Producer:
     """A ring that the kernel empties. Not thread-safe: one thread produces.
 
-    Semantics: gVisor's pkg/xdp (reserve all or nothing, set, notify), with libxdp's submit.
+    Semantics: gVisor's pkg/xdp (reserve all or nothing, set, notify), with libxdp's submit, and put() for arrays.
     """
 
-    def __init__(
-        self,
-        memory: RingMemory,
-        owners: Owners | None = None,
-        wake: Callable[[], bool] | None = None,
-        limits: Limits | None = None,
-    ) -> None:
-        """Produce into the ring in `memory`; report to `owners` every frame that changes owner.
+    def __init__(self, memory: RingMemory, wake: Callable[[], bool] | None = None) -> None:
+        """Produce into the ring in `memory`.
 
         wake: makes the system call after which the kernel polls the ring; False when the kernel was busy.
-        limits: the check of descriptors, on a TX ring: the kernel drops bad ones, and never returns their frames.
         """
         self._memory = memory
-        self._owners = owners
-        self._limits = limits
         self._wake = wake
         self.size: int = memory.size  # entries; a power of 2
         # Always size - 1: lets the free-running indices wrap around the ring.
@@ -106,61 +94,23 @@ class Producer(ABC):
 
     def unreserve(self, n: int) -> None:
         """Give back the last `n` entries that were reserved and not published."""
-        n = index_of(n)
-        if not 0 <= n <= self.unpublished:
-            raise ArgumentError(
-                f"cannot give back {n} entries: {self.unpublished} are reserved and not published. Next step: give "
-                "back these at most."
-            )
-        self._cached_producer = (self._cached_producer - n) & U32
-
-    def resync(self) -> None:
-        """Drop unpublished reservations; no frame changes owner. For recovery after an interrupt."""
-        self._cached_producer = self._memory.load(self._memory.producer)
+        self._cached_producer = (self._cached_producer - self._reserved(n, "give back")) & U32
 
     def submit(self, n: int) -> None:
         """Publish the first `n` reserved entries: the kernel owns their frames from here on (libxdp's submit)."""
-        n = index_of(n)
-        index = self._memory.load(self._memory.producer)
-        reserved = (self._cached_producer - index) & U32
-        if not 0 <= n <= reserved:
-            raise ArgumentError(
-                f"cannot submit {n} entries: {reserved} are reserved and not published. Next step: reserve them first."
-            )
-        if n and self._owners is not None:
-            if n == 1:
-                self._give_one(self._owners, index)
-            else:
-                entries = self._memory.read(index, n)
-                if self._limits is not None:
-                    self._limits.check(entries)
-                self._owners.given(self._addresses_of(entries))
-        self._memory.store(self._memory.producer, index + n)
+        n = self._reserved(n, "submit")
+        self._memory.store(self._memory.producer, self._memory.load(self._memory.producer) + n)
 
-    def put(self, entries: npt.NDArray[np.uint64], *, distinct: bool = False, noted: bool = False) -> int:
+    def put(self, entries: npt.NDArray[np.uint64]) -> int:
         """Reserve, write and publish in one call as many of `entries` as fit; return how many. For batch code.
 
-        entries: shape (n,) or (n, 2), u64. distinct: the caller knows that no frame is named twice, as in a batch from
-        one ring; otherwise that is checked. noted: the frames are the kernel's already by `owners`, and were checked.
-        Does not wake the kernel.
+        entries: shape (n,) or (n, 2), u64. Does not wake the kernel.
         """
-        n = min(self.free(len(entries)), len(entries))
-        if n < len(entries):
-            entries = entries[:n]
+        entries, index = self._fitting(entries)
+        n = len(entries)
         if n:
-            index = self._cached_producer
-            if self.unpublished:
-                raise ArgumentError(
-                    f"cannot put(): {self.unpublished} entries are reserved and not published. Next step: notify() or "
-                    "unreserve() them first."
-                )
-            if self._limits is not None and not noted:
-                self._limits.check(entries)
             self._memory.write(index, entries)
-            if self._owners is not None and not noted:
-                self._owners.given(self._addresses_of(entries), distinct=distinct)
-            self._cached_producer = (index + n) & U32
-            self._memory.store(self._memory.producer, index + n)
+            self._publish(index, n)
         return n
 
     def notify(self) -> None:
@@ -175,20 +125,47 @@ class Producer(ABC):
         fence()  # the flag must be read after the producer index is visible to the kernel
         return bool(self._memory.load(self._memory.flags) & XDP_RING_NEED_WAKEUP)
 
-    def forget_wake(self) -> None:
-        """Drop the wake-up call: it refers to the socket that owns this ring, and the socket is closing."""
-        self._wake = None
-
     def wake(self) -> bool:
         """Make the system call after which the kernel polls this ring. False when it was busy: call again."""
         if self._memory.closed:
             raise self._memory.closed_error()
         return self._wake() if self._wake is not None else True
 
-    @abstractmethod
-    def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
-        """Return the frame addresses in entries that read() copied: shape (n,), u64."""
+    def forget_wake(self) -> None:
+        """Drop the wake-up call: it refers to the socket that owns this ring, and the socket is closing."""
+        self._wake = None
 
-    @abstractmethod
-    def _give_one(self, owners: Owners, index: int) -> None:
-        """Record that one entry is about to be published: its frame becomes the kernel's."""
+    def resync(self) -> None:
+        """Drop the reservations that were not published."""
+        self._cached_producer = self._memory.load(self._memory.producer)
+
+    def _fitting(self, entries: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], int]:
+        """Return those of `entries` that fit, and the index of the first."""
+        free = self.free(len(entries))
+        if self.unpublished:
+            if not min(free, len(entries)):
+                return entries[:0], self._cached_producer
+            raise self.reserved_before("put")
+        return entries[:free] if free < len(entries) else entries, self._cached_producer
+
+    def reserved_before(self, tried: str) -> ArgumentError:
+        """Build the error for a call that needs all entries to be published."""
+        return ArgumentError(
+            f"cannot {tried}(): {self.unpublished} entries are reserved and not published. Next step: notify() or "
+            "unreserve() them first."
+        )
+
+    def _publish(self, index: int, n: int) -> None:
+        """Publish `n` entries that were written from `index` on, the next one to reserve."""
+        self._cached_producer = index = (index + n) & U32
+        self._memory.store(self._memory.producer, index)
+
+    def _reserved(self, n: int, tried: str) -> int:
+        """Return `n`, a number of entries that are reserved and not published; else ArgumentError."""
+        n, unpublished = index_of(n), self.unpublished
+        if not 0 <= n <= unpublished:
+            raise ArgumentError(
+                f"cannot {tried} {n} entries: {unpublished} are reserved and not published. "
+                f"Next step: {tried} these at most."
+            )
+        return n

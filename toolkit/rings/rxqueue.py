@@ -6,14 +6,10 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from toolkit.abi.if_xdp import XDP_DESC, XDPDesc
-from toolkit.errors import ArgumentError
 from toolkit.rings.consumer import Consumer
-from toolkit.rings.memory import U32
-from toolkit.rings.owners import Addresses
 
 __all__ = ["RXQueue"]
 
@@ -42,25 +38,3 @@ class RXQueue(Consumer):
     def receive(self, limit: int | None = None) -> npt.NDArray[Any]:
         """Peek, copy and release up to `limit` descriptors: shape (n,), dtype XDP_DESC (addr, len, options)."""
         return self.take(limit).view(XDP_DESC).reshape(-1)
-
-    def take_one(self) -> XDPDesc | None:
-        """Do take() for one descriptor, without NumPy's fixed costs. None when no packet waits."""
-        index, memory = self._cached_consumer, self._memory
-        if not self.available(1):
-            return None
-        if memory.load(memory.consumer) != index:
-            raise ArgumentError(
-                "cannot take_one(): entries are peeked and not released. Next step: release() or cancel() them first."
-            )
-        desc = self.get(index)
-        if self._owners is not None:
-            self._owners.taken_one(desc.addr)
-        self._cached_consumer = index = (index + 1) & U32
-        memory.store(memory.consumer, index)
-        return desc
-
-    def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
-        return entries[:, 0]
-
-    def _address_at(self, index: int) -> int:
-        return self.get(index).addr

@@ -11,9 +11,7 @@ import numpy.typing as npt
 
 from toolkit._base.arguments import cannot_be
 from toolkit.abi.if_xdp import XDPDesc
-from toolkit.errors import ArgumentError
-from toolkit.rings.memory import U32
-from toolkit.rings.owners import Addresses, FrameStore, Owners
+from toolkit.rings.frames import FrameStore
 from toolkit.rings.producer import Producer
 
 __all__ = ["TXQueue", "as_descs"]
@@ -58,45 +56,17 @@ class TXQueue(Producer):
         """Write descriptors from `index` on: shape (n,) dtype XDP_DESC, or (n, 2) u64 (addr, len | options << 32)."""
         self._memory.write(index, as_descs(descs))
 
-    def put(self, entries: npt.NDArray[Any], *, distinct: bool = False, noted: bool = False) -> int:
+    def put(self, entries: npt.NDArray[Any]) -> int:
         """Reserve, write and publish as many descriptors as fit; return how many. Does not kick."""
-        return super().put(as_descs(entries), distinct=distinct, noted=noted)
-
-    def put_one(self, desc: XDPDesc) -> bool:
-        """Do put() for one descriptor, without NumPy's fixed costs. False when the ring is full."""
-        index, memory = self._cached_producer, self._memory
-        if not self.free(1):
-            return False
-        if memory.load(memory.producer) != index:
-            raise ArgumentError(
-                "cannot put_one(): entries are reserved and not published. Next step: notify() or unreserve() them "
-                "first."
-            )
-        if self._limits is not None:
-            self._limits.check_one(desc)
-        self.set(index, desc)
-        if self._owners is not None:
-            self._owners.given_one(desc.addr)
-        self._cached_producer = index = (index + 1) & U32
-        memory.store(memory.producer, index)
-        return True
-
-    def _addresses_of(self, entries: npt.NDArray[np.uint64]) -> Addresses:
-        return entries[:, 0]
-
-    def _give_one(self, owners: Owners, index: int) -> None:
-        desc = self.get(index)
-        if self._limits is not None:
-            self._limits.check_one(desc)
-        owners.given_one(desc.addr)
+        return super().put(as_descs(entries))
 
 
 def as_descs(descs: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
     """Return descriptors as shape (n, 2), u64. `descs` is of that form, or of dtype XDP_DESC; else ArgumentError."""
     if not isinstance(descs, np.ndarray):
         raise cannot_be("descs", descs, "an array of dtype XDP_DESC, or of shape (n, 2) and dtype uint64")
-    if descs.dtype.itemsize == 16 and descs.dtype.names == ("addr", "len", "options"):
-        return np.ascontiguousarray(descs).view(np.uint64).reshape(-1, 2)
     if descs.dtype == np.uint64 and descs.ndim == 2 and descs.shape[1] == 2:
         return descs
+    if descs.dtype.itemsize == 16 and descs.dtype.names == ("addr", "len", "options"):
+        return np.ascontiguousarray(descs).view(np.uint64).reshape(-1, 2)
     raise cannot_be("descs", descs, "an array of dtype XDP_DESC, or of shape (n, 2) and dtype uint64")

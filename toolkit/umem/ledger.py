@@ -3,7 +3,7 @@
 
 A frame has exactly one owner: it is free, the user's, the kernel's for receiving, received (borrowed by the user from a
 socket), or the kernel's for sending. The receiving and the sending thread share only the ledger, so each change is made
-under one lock, completely or not at all; swap_one() alone needs no lock. Finalizers never take the lock: they leave a
+under one lock, completely or not at all; set_one() alone may do without. Finalizers never take the lock: they leave a
 note, and the next call acts on it.
 """
 
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,12 +32,14 @@ __all__ = [
     "Addresses",
     "FrameNumbers",
     "Ledger",
+    "as_array",
     "describe_owner",
     "owner_code",
 ]
 
 Addresses = npt.NDArray[np.uint64]  # shape (n,): offsets into the UMEM; any byte of a frame names the frame
 FrameNumbers = npt.NDArray[np.int64]  # shape (n,): address // frame_size
+Codes = int | npt.NDArray[np.uint32]  # an owner code, or one a frame, shape (n,)
 
 # The kinds of owner. An owner code is kind + 8 * holder, the holder being the number of a socket on this UMEM.
 FREE = 0  # on the free stack (or about to be)
@@ -84,6 +86,11 @@ def describe_owner(code: int) -> str:
     return names[kind] + where
 
 
+def as_array(addresses: Addresses | bytes | Sequence[int]) -> Addresses:
+    """Return addresses as an array, shape (n,), u64; bytes hold eight of each."""
+    return np.frombuffer(addresses, np.uint64) if isinstance(addresses, bytes) else np.asarray(addresses, np.uint64)
+
+
 def _why(was: int | None) -> str:
     """Return the likely cause of a wrong frame. `was` is None: the user named it. Otherwise a ring named it."""
     return _GIVEN_TWICE if was is None else RING_LIES
@@ -116,6 +123,10 @@ class Ledger:
         self._orphans: deque[tuple[int, int]] = deque()
         # (CLOCK_MONOTONIC seconds, owner code): frames that a driver may still write to until then.
         self._quarantine: deque[tuple[float, int]] = deque()
+        # Frames that whole Batches borrow: (owner code, addresses), by a key that their account chooses. They are not
+        # in the owner array, which still counts them as the kernel's, until somebody asks: see write_down().
+        self.borrowed: dict[int, tuple[int, Addresses | bytes]] = {}
+        self._writing = False  # true during write_down(); only an interrupt leaves it true
 
     def numbers(self, addresses: Addresses) -> FrameNumbers:
         """Return the frame numbers of addresses: shape (n,), i64. They may be outside the UMEM."""
@@ -134,6 +145,21 @@ class Ledger:
         self.depth -= len(addresses)
         self.owner[self.numbers(addresses)] = code
         self._torn = False
+
+    def write_down(self) -> None:
+        """Enter the frames that Batches borrow in the owner array. The caller holds the lock."""
+        self._writing = True
+        for key, (code, addresses) in list(self.borrowed.items()):
+            self.owner[self.numbers(as_array(addresses))] = code
+            self.borrowed.pop(key, None)
+        self._writing = False
+
+    def withdraw(self, key: int) -> bool:
+        """End a loan that was not written down, True; or False: the owner array has those frames."""
+        with self.lock:
+            if self._writing:
+                self.write_down()
+            return self.borrowed.pop(key, None) is not None
 
     def count_free(self) -> int:
         """Return the number of free frames."""
@@ -171,20 +197,22 @@ class Ledger:
         FrameError when one is outside the UMEM, has another owner, or is named twice.
         """
         numbers = self.numbers(addresses)
-        n = len(numbers)
         with self.lock:
-            if self._orphans or self._torn:
-                self._mend()
-            self._claim(numbers, addresses, was, distinct, "cannot free" if was is None else RETURNED)
-            if wipe is not None:
-                wipe(numbers)
-            # The owner array is written first: an interrupt before the last line loses no frame, the stack is rebuilt.
-            self._torn = True
-            self.owner[numbers] = FREE
-            depth = self.depth
-            self._stack[depth : depth + n] = numbers.view(np.uint64) << self._shift
-            self.depth = depth + n
-            self._torn = False
+            self.mend()
+            self.claim(numbers, addresses, was, "cannot free" if was is None else RETURNED, distinct=distinct)
+            self.push(numbers, wipe)
+
+    def push(self, numbers: FrameNumbers, wipe: Callable[[FrameNumbers], None] | None = None) -> None:
+        """Put frames on the free stack; wipe: as in free(). The caller holds the lock, and has claimed them."""
+        if wipe is not None:
+            wipe(numbers)
+        # The owner array is written first: an interrupt before the last line loses no frame, the stack is rebuilt.
+        self._torn = True
+        self.owner[numbers] = FREE
+        depth, n = self.depth, len(numbers)
+        self._stack[depth : depth + n] = numbers.view(np.uint64) << self._shift
+        self.depth = depth + n
+        self._torn = False
 
     def free_one(self, address: int, *, wipe: Callable[[int], None] | None = None) -> None:
         """Do free() for one frame of the user, without NumPy's fixed costs."""
@@ -192,6 +220,8 @@ class Ledger:
         with self.lock:
             if not 0 <= number < self.frames:
                 raise self._foreign(address, "cannot free", None)
+            if self.borrowed:
+                self.write_down()
             if self._owner_view[number] & 7 not in (USER, RECEIVED):
                 raise FrameError(
                     f"cannot free the frame at address {address:#x}: it belongs to "
@@ -208,51 +238,56 @@ class Ledger:
             self._torn = False
 
     def move(self, addresses: Addresses, code: int, was: int | None, tried: str, *, distinct: bool = False) -> None:
-        """Give frames to owner `code`, all or none. was, distinct, FrameError: as in free().
-
-        tried: begin of the error.
-        """
+        """Give frames to owner `code`, all or none. was, tried, distinct, FrameError: as in claim()."""
         numbers = self.numbers(addresses)
         with self.lock:
-            self._claim(numbers, addresses, was, distinct, tried)
+            self.claim(numbers, addresses, was, tried, distinct=distinct)
             self.owner[numbers] = code
 
-    def move_one(self, address: int, code: int, was: int | None, tried: str) -> None:
-        """Do move() for one frame, without NumPy's fixed costs."""
+    def swap(self, addresses: Addresses, was: Codes, now: Codes) -> None:
+        """Change the owner of each frame that `was` owns to `now`; skip others, and addresses outside the UMEM.
+
+        was, now: an owner code, or one a frame, shape (n,). For recovery after an interrupt; the caller holds the lock.
+        """
+        numbers = self.numbers(addresses)
+        chosen = self.belong(numbers, was)
+        self._torn = True  # until rebuild()
+        self.owner[numbers[chosen]] = np.broadcast_to(now, numbers.shape)[chosen]
+        self.rebuild()
+
+    def belong(self, numbers: FrameNumbers, code: Codes) -> npt.NDArray[np.bool_]:
+        """Return which frames are in the UMEM and belong to `code`: shape (n,). The caller holds the lock."""
+        if self.borrowed:
+            self.write_down()
+        found = (numbers >= 0) & (numbers < self.frames)
+        found[found] = self.owner[numbers[found]] == np.broadcast_to(code, numbers.shape)[found]
+        return found
+
+    def owner_of(self, address: int) -> int:
+        """Return the owner code of one frame, without a lock; -1 outside of the UMEM."""
+        number = address >> self.shift
+        return self._owner_view[number] if 0 <= number < self.frames else -1
+
+    def claim_one(self, address: int, was: int | None, tried: str) -> int:
+        """Do claim() for one frame, without NumPy's fixed costs; return its owner code. The caller holds the lock."""
         number = address >> self.shift
         if not 0 <= number < self.frames:
             raise self._foreign(address, tried, was)
-        with self.lock:
-            owner = self._owner_view[number]
-            if owner != was if was is not None else owner & 7 not in (USER, RECEIVED):
-                raise FrameError(
-                    f"{tried} the frame at address {address:#x}: it belongs to {describe_owner(owner)}. {_why(was)}"
-                )
-            self._owner_view[number] = code
+        if self.borrowed:
+            self.write_down()
+        owner = self._owner_view[number]
+        if owner != was if was is not None else owner & 7 not in (USER, RECEIVED):
+            raise FrameError(
+                f"{tried} the frame at address {address:#x}: it belongs to {describe_owner(owner)}. {_why(was)}"
+            )
+        return owner
 
-    def swap(self, addresses: Addresses, was: int, now: int) -> None:
-        """Change the owner of each frame that `was` owns to `now`; skip others, and addresses outside the UMEM.
+    def set_one(self, address: int, code: int) -> None:
+        """Give one frame to owner `code`; neither it nor the owner before is FREE. The caller has claimed it.
 
-        For recovery after an interrupt, from what a ring contains. The caller holds the lock, and calls rebuild() when
-        `now` is FREE.
+        One store: it needs the lock only if another thread may change the same frame.
         """
-        numbers = self.numbers(addresses)
-        numbers = numbers[numbers < self.frames]
-        self.owner[numbers[self.owner[numbers] == was]] = now
-
-    def swap_one(self, address: int, was: int, now: int) -> bool:
-        """Give one frame of owner `was` to `now`; False when it does not belong to `was`. Neither may be FREE.
-
-        Needs no lock: a frame that belongs to a Socket's account is changed by that account's thread only, in one
-        store.
-        """
-        try:
-            if self._owner_view[address >> self.shift] != was:
-                return False
-        except IndexError:
-            return False
-        self._owner_view[address >> self.shift] = now
-        return True
+        self._owner_view[address >> self.shift] = code
 
     def disown(self, was: int, now: int) -> None:
         """Have the next call give every frame of owner `was` to `now`. Takes no lock, so finalizers may call it."""
@@ -277,6 +312,8 @@ class Ledger:
     def audit(self) -> dict[str, Any]:
         """Count the frames by kind of owner; raise FrameError when the free stack and the owners disagree."""
         with self.lock:
+            if self.borrowed:
+                self.write_down()
             if self._orphans or self._torn:
                 self._mend()
             kinds = np.bincount(self.owner & 7, minlength=len(_KINDS))
@@ -289,7 +326,20 @@ class Ledger:
         counts["frames"] = self.frames
         return counts
 
-    def _reassign(self, was: int, now: int) -> int:
+    def mend(self) -> None:
+        """Act on what finalizers and interrupts left. The caller holds the lock."""
+        if self._orphans or self._torn:
+            self._mend()
+
+    def count_elsewhere(self) -> int:
+        """Return the number of frames that are neither free nor on the way of received packets."""
+        kinds = self.owner & 7
+        return int(np.count_nonzero((kinds == USER) | (kinds == TX)))
+
+    def reassign(self, was: int, now: int) -> int:
+        """Give every frame of owner `was` to `now`; return how many. The caller holds the lock."""
+        if self.borrowed:
+            self.write_down()
         numbers = np.flatnonzero(self.owner == was)
         self._torn = self._torn or now == FREE
         self.owner[numbers] = now
@@ -299,19 +349,26 @@ class Ledger:
 
     def _mend(self) -> None:
         while self._orphans:
-            self._reassign(*self._orphans[0])
+            self.reassign(*self._orphans[0])
             self._orphans.popleft()  # last, so that after an interrupt it is done again
         if self._torn:
             self.rebuild()
         while self._quarantine and self._quarantine[0][0] <= time.monotonic():
-            self._reassign(self._quarantine[0][1], FREE)
+            self.reassign(self._quarantine[0][1], FREE)
             self._quarantine.popleft()
 
-    def _claim(self, numbers: FrameNumbers, addresses: Addresses, was: int | None, distinct: bool, tried: str) -> None:
-        """Raise FrameError unless each frame exists, belongs to `was` (None: to the user), and is named once.
+    def claim(
+        self, numbers: FrameNumbers, addresses: Addresses, was: int | None, tried: str, *, distinct: bool = False
+    ) -> npt.NDArray[np.uint32]:
+        """Return the owner codes of frames, shape (n,), u32; FrameError unless each may be taken from its owner.
 
-        The caller holds the lock. Results are compared as bytes: NumPy's own all() and any() cost 1 us more.
+        That is: it exists, belongs to `was` (None: to the user, as USER or RECEIVED), and is named once. The caller
+        holds the lock. numbers: of the addresses. was is given where a ring named the frames. distinct: the caller
+        knows that no frame is named twice. tried: begin of the error.
         """
+        # Results are compared as bytes: NumPy's own all() and any() cost 1 us more.
+        if self.borrowed:
+            self.write_down()
         try:
             owners = self.owner[numbers]
         except IndexError:
@@ -333,6 +390,7 @@ class Ledger:
                     f"{tried} the frame at address {int(addresses[at]):#x} (number {at + 1} of {len(addresses)}): it "
                     f"is named twice. {_why(was)}"
                 )
+        return owners
 
     def _duplicate(self, numbers: FrameNumbers) -> int:
         """Return the position of a frame that is named twice, or -1.

@@ -7,6 +7,7 @@ import contextlib
 import mmap
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -105,6 +106,10 @@ class UMEM(Closable):
         self.registration_lock = threading.Lock()
         # Sockets that were garbage-collected while the lock was held; the next holder closes them.
         self.unreachable: deque[Any] = deque()
+        # Most frames that the kernel may have for receiving, of each open Socket by its number; written by Receiver.
+        self.rx_limits: dict[int, int] = {}
+        self.senders: set[int] = set()  # numbers of the open Sockets that have a TX ring; written by Core
+        self.receiving_threads: set[int] = set()  # idents of the threads that received; written by Receiver
         self._holders = 0  # sockets ever made on this UMEM: the last number that new_holder() gave
         super().__init__("this UMEM")
         fork.track(self)
@@ -163,16 +168,18 @@ class UMEM(Closable):
         """
         self.recycle(addrs)
 
-    def recycle(self, addresses: npt.ArrayLike, owner: int | None = None, *, distinct: bool = False) -> None:
+    def recycle(self, addresses: npt.ArrayLike, *, distinct: bool = False) -> None:
         """Give frames back as free_frames() does.
 
-        owner: the owner code (see Ledger) that each must have, where a ring returned them; by default any of the
-        user's.
         distinct: the caller knows that no frame is named twice, as in a batch of a ring that was checked when it came.
         """
         self._check_open()
-        wipe = self._wipe if self.poison else None
-        self.ledger.free(_as_addresses(addresses), was=owner, distinct=distinct, wipe=wipe)
+        self.ledger.free(_as_addresses(addresses), distinct=distinct, wipe=self.wipe)
+
+    @property
+    def wipe(self) -> Callable[[FrameNumbers], None] | None:
+        """What overwrites frames that are about to be freed; None without poison=True."""
+        return self._wipe if self.poison else None
 
     def get(self, desc: Desc) -> memoryview:
         """Return the bytes that a descriptor points to: a writable view of the frame itself, no copy.
@@ -199,6 +206,20 @@ class UMEM(Closable):
         """
         self._check_open()
         return self.ledger.audit()
+
+    def postable(self, wanted: int) -> int:
+        """Return how many free frames may be posted for receiving, at most `wanted`; perhaps none.
+
+        A reserve is kept for sending, so that it goes on while Batches are held: half of the frames that are beyond the
+        limits of all Sockets, or a sixteenth. Frames that are being sent, or that the user has, count as part of it.
+        """
+        free, reserve = self.n_free_frames, 0
+        if self.senders:
+            left = self.frames - sum(self.rx_limits.values())
+            reserve = max(-(-left // 2), self.frames >> 4)
+        if free - wanted < reserve:
+            free = min(free, free + self.ledger.count_elsewhere() - reserve)
+        return max(min(free, wanted), 0)
 
     def new_holder(self) -> int:
         """Return the number of a new socket on this UMEM, for owner codes in the ledger."""

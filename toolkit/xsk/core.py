@@ -33,10 +33,11 @@ from toolkit.abi.if_xdp import (
 from toolkit.abi.libc import munmap
 from toolkit.abi.libxdp import XskRing, libxdp
 from toolkit.errors import FrameError, kernel_error
-from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
-from toolkit.rings.descriptor_check import rx_limits, tx_limits
+from toolkit.rings import RingMemory
 from toolkit.rings.memory import ADDRESS_BYTES, DESC_BYTES
-from toolkit.umem.accounts import ReceiveAccount, SendAccount
+from toolkit.umem.descriptor_check import rx_limits, tx_limits
+from toolkit.umem.receiving import OwnedFill, OwnedRX, ReceiveAccount
+from toolkit.umem.sending import OwnedCompletion, OwnedTX, SendAccount
 from toolkit.umem.umem import UMEM
 from toolkit.wait.feed import Feed
 from toolkit.wait.waiter import DeviceSocket, Waiter
@@ -84,8 +85,7 @@ class Core(Closable):
         self.rx_guard = threading.Lock()  # held by the thread that is inside receive() or wait()
         self.tx_guard = threading.Lock()  # held by the thread that is inside send()
         super().__init__(f"the socket on {self.where}", self.rx_guard, self.tx_guard)
-        # Weak reference to the Batch that borrows frames; written by the receiving thread.
-        self.batch: Callable[[], Borrowed | None] | None = None
+        self.batch: Borrowed | None = None  # the Batch that borrows frames; written by the receiving thread
         self.fd = -1
         self.pointer = ctypes.c_void_p()
         with self._serialised():
@@ -172,21 +172,23 @@ class Core(Closable):
         fill = RingMemory.from_libxdp(self._structs[2], ADDRESS_BYTES)
         comp = RingMemory.from_libxdp(self._structs[3], ADDRESS_BYTES)
         self._memories += [fill, comp]
-        self.fill = FillQueue(fill, self.receive_account, self._wake_receiving)
-        self.completion = CompletionQueue(comp, self.send_account)
+        self.fill = OwnedFill(fill, self.receive_account, self._wake_receiving, headroom=self.umem.headroom)
+        self.completion = OwnedCompletion(comp, self.send_account)
 
     def _map_rx_and_tx(self) -> None:
-        self.rx: RXQueue | None = None
-        self.tx: TXQueue | None = None
+        self.rx: OwnedRX | None = None
+        self.tx: OwnedTX | None = None
         if self.options.rx:
             memory = RingMemory.from_libxdp(self._structs[0], DESC_BYTES)
             self._memories.append(memory)
-            self.rx = RXQueue(memory, self.receive_account, rx_limits(self.umem.frame_size, bool(self.options.sg)))
+            limits = rx_limits(self.umem.frame_size, bool(self.options.sg))
+            self.rx = OwnedRX(memory, self.receive_account, self.fill.order, limits)
         if self.options.tx:
             memory = RingMemory.from_libxdp(self._structs[1], DESC_BYTES)
             self._memories.append(memory)
             limits = tx_limits(self.umem.frame_size, bool(self.options.sg), self.umem.tx_metadata_len)
-            self.tx = TXQueue(memory, self.send_account, self._wakeup.waking(memory), limits)
+            self.tx = OwnedTX(memory, self.send_account, limits, self._wakeup.waking(memory))
+            self.umem.senders.add(self.holder)
 
     def _wake_receiving(self) -> bool:
         return self.fd < 0 or self._wakeup.receiving()  # filled before bind: there is no driver to wake yet
@@ -198,8 +200,7 @@ class Core(Closable):
         if hasattr(self, "sock"):
             self.sock.detach()  # libxdp closes the descriptor; its number may be reused
         self._forget_registration()
-        self.receive_account.end()
-        self.send_account.end(retire=False)
+        self._close_accounts()
         self._close_waiter()
 
     def _option(self, option: int) -> int:
@@ -244,9 +245,9 @@ class Core(Closable):
                 callback()
             except Exception as failure:  # the user's code: the socket is closed all the same
                 warnings.warn(f"{callback!r} failed while the socket on {self.where} closed: {failure!r}", stacklevel=2)
-        batch = self.batch() if self.batch is not None else None
-        if batch is not None:
-            batch.invalidate()
+        if self.batch is not None:
+            self.batch.invalidate()
+            self.batch = None
         all_sent = not self.send_account.sending_frames if finalizing else self._drain()
         for memory in self._memories:
             memory.close()
@@ -256,9 +257,14 @@ class Core(Closable):
         self.sock.detach()
         self._leave_libxdp()
         # A zero-copy driver may write to the frames until the kernel has stopped it, about 26 ms after the socket.
-        self.receive_account.end(linger=EBUSY_TIMEOUT if self.zero_copy else 0.0)
-        self.send_account.end(retire=not all_sent)
+        self._close_accounts(linger=EBUSY_TIMEOUT if self.zero_copy else 0.0, retire=not all_sent)
         self._close_waiter()
+
+    def _close_accounts(self, *, linger: float = 0.0, retire: bool = False) -> None:
+        self.receive_account.close(linger=linger)
+        self.send_account.close(retire=retire)
+        self.umem.rx_limits.pop(self.holder, None)
+        self.umem.senders.discard(self.holder)
 
     def _close_waiter(self) -> None:
         waiter: Waiter | None = getattr(self, "waiter", None)

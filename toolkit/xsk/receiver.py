@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Receiver: the receiving side of a Socket. Fill ring → kernel → RX ring → Batch → free stack → fill ring."""
+"""Receiver: the receiving side of a Socket. Fill ring → kernel → RX ring → Batch → fill ring."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,8 +16,8 @@ from toolkit._base.arguments import whole
 from toolkit.abi.if_xdp import XDP_PKT_CONTD
 from toolkit.batch.batch import Batch
 from toolkit.errors import RING_LIES, DeviceGoneError, FrameError, ToolkitError
-from toolkit.rings import FillQueue, RXQueue
 from toolkit.rings.memory import U32
+from toolkit.umem.receiving import OwnedFill, OwnedRX
 from toolkit.umem.umem import UMEM
 from toolkit.wait.waiter import raise_if_unfed
 
@@ -31,47 +30,65 @@ _GONE_CHECK_NS = 100_000_000  # how often a receiver that never waits checks tha
 class Receiver:
     """Receives on one Socket. Not thread-safe: one thread at a time receives, any thread."""
 
-    def __init__(self, core: Any, umem: UMEM, rx: RXQueue, fill: FillQueue, queue: int) -> None:
+    def __init__(self, core: Any, umem: UMEM, rx: OwnedRX, fill: OwnedFill, queue: int) -> None:
         """Receive from the rings of a Core, or of anything with its guards and accounts."""
         self._core = core
+        self._guard: threading.Lock = core.rx_guard
         self._umem = umem
         self._rx = rx
         self._fill = fill
         self._queue = queue
-        # Most frames that the kernel may have for receiving: the others are for Batches and for sending.
-        self.limit: int = max(umem.frames * 4 // 5, 1)
+        self.limit = max(umem.frames * 4 // 5, 1)
         self._batch: Batch | None = None  # the Batch that borrows frames; written by the receiving thread only
         self._unfinished = False  # true while frames change owner; only an interrupt leaves it true
         self._several: bool = core.options.sg  # whether a packet may come in several buffers
+        self._thread = 0  # ident of the thread that received last
         self._next_gone_check = 0  # CLOCK_MONOTONIC ns
+
+    @property
+    def limit(self) -> int:
+        """Most frames that the kernel may have for receiving: the others are for Batches and for sending."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, frames: int) -> None:
+        self._limit = frames
+        # Frames that may be missing before more are posted: to post a few at a time would cost more.
+        self._tolerated = min(frames >> 3, max(frames - 64, 0))
+        self._share = max(frames >> 2, 1)  # packets of a Batch, by default: the kernel goes on receiving meanwhile
+        self._umem.rx_limits[self._core.receive_account.holder] = frames
 
     def poll_once(self, limit: int | None = None) -> Batch:
         """Do receive(timeout=0): poll the RX ring once."""
-        with self.receiving():
-            self.begin()
-            self._take_back()
-            descs = self._take(limit)
-            self._refill()  # after take(), so that the kernel has its full share while these packets are processed
-            batch = Batch(self._umem, descs, queue=self._queue, borrowed=True)
-            if self._several and (batch.options & XDP_PKT_CONTD).any():
-                pieces, batch = batch, batch.joined()
-                pieces.release()
-            elif len(descs):
-                self._batch = batch
-                self._core.batch = weakref.ref(batch)
-            if not len(descs):
-                self.nothing_came()
-            self._unfinished = False
-        return batch
+        if self._core.closed or self._guard.locked():
+            self.receiving()
+        with self._guard:
+            return self._poll(self._share if limit is None else limit)
 
-    def _take(self, limit: int | None) -> npt.NDArray[np.uint64]:
-        """Take up to `limit` descriptors from the RX ring, by default a quarter of what the kernel may have."""
-        limit = max(self.limit >> 2, 1) if limit is None else limit
+    def _poll(self, limit: int) -> Batch:
+        self.begin()
         try:
-            return self._rx.take(self._whole(limit) if self._several else limit)
+            descs, frames = self._rx.borrow(self._whole(limit) if self._several else limit, self._take_back)
         except FrameError:
             self.settled()
             raise
+        # After that, so that the kernel has its full share while these packets are processed.
+        if self._limit - ((self._fill.next_index - self._rx.next_index) & U32) > self._tolerated:
+            self._refill()
+        batch = Batch(self._umem, descs, queue=self._queue, borrowed=True, rx=self._rx, frames=frames)
+        if not len(descs):
+            self.nothing_came()
+        elif self._several and (batch.options & XDP_PKT_CONTD).any():
+            pieces, batch = batch, batch.joined()
+            pieces.release()
+        else:
+            self._batch = batch
+            self._core.batch = batch
+            if self._thread != threading.get_ident():
+                self._thread = threading.get_ident()
+                self._umem.receiving_threads.add(self._thread)
+        self._unfinished = False
+        return batch
 
     def settled(self) -> None:
         """End what begin() began: the RX ring raised before any frame changed owner.
@@ -108,8 +125,7 @@ class Receiver:
         """
         with self.receiving():
             self.begin()
-            self._take_back()
-            descs = self._take(limit)
+            descs = self._taken(self._share if limit is None else limit)
             self._refill()
             try:
                 yield descs
@@ -120,6 +136,13 @@ class Receiver:
             if not len(descs):
                 self.nothing_came()
             self._unfinished = False
+
+    def _taken(self, limit: int) -> npt.NDArray[np.uint64]:
+        try:
+            return self._rx.take(self._whole(limit) if self._several else limit, self._take_back)
+        except FrameError:
+            self.settled()
+            raise
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until packets wait (True) or `timeout` seconds passed (False): see Socket.wait()."""
@@ -133,8 +156,10 @@ class Receiver:
         core = self._core
         if core.closed:
             return
-        with core.rx_guard:
+        with self._guard:
+            self.begin()
             self._take_back()
+            self._unfinished = False
 
     def receiving(self) -> threading.Lock:
         """Return the lock of the receiving thread. ToolkitError when another thread holds it, or the Socket is closed.
@@ -142,7 +167,7 @@ class Receiver:
         Use it in a with statement: a KeyboardInterrupt between acquire() and try would leave it locked.
         """
         core = self._core
-        guard: threading.Lock = core.rx_guard
+        guard = self._guard
         core.check_open()
         if guard.locked():
             core.check_open()  # close() holds it too
@@ -154,7 +179,7 @@ class Receiver:
 
     def begin(self) -> None:
         """Record that frames change owner from here on; first recover from an earlier interrupt."""
-        if self._unfinished:
+        if self._unfinished or (self._batch is not None and self._batch.unsettled):
             self._recover()
         self._unfinished = True
 
@@ -172,23 +197,40 @@ class Receiver:
             self._batch = None
 
     def _take_back(self) -> None:
+        """Post the frames of the last Batch again, as far as the kernel may have them; the others are free."""
         batch = self._batch
         if batch is None:
             return
-        if batch.unsettled:
-            self._recover()
-        else:
+        if batch.borrowed:
+            frames = batch.frames
+            if (
+                frames is None
+                or self._umem.poison
+                or not self._fill.give_back(frames, self._rx.next_index, self._limit)
+            ):
+                self._give_back_each(batch)
+            batch.invalidate()
+        self._batch = None
+
+    def _give_back_each(self, batch: Batch) -> None:
+        if self._umem.poison:
             batch.release()
-            self._batch = None
+            return
+        room = self._limit - ((self._fill.next_index - self._rx.next_index) & U32)
+        addresses = batch.addresses
+        try:
+            posted = self._fill.put(addresses[: max(room, 0)], distinct=True)
+            self._umem.recycle(addresses[posted:], distinct=True)
+        except FrameError:  # the user has freed, posted or sent one himself: the others are free
+            self._recover()
+            raise
 
     def _refill(self) -> None:
-        """Post frames again once an eighth of the limit is missing: to post a few at a time would cost more."""
-        rx, fill = self._rx, self._fill
+        """Post frames again, if more than `_tolerated` are missing. The reserve for sending stays free."""
         # The kernel has every frame that was posted and has not come back in the RX ring.
-        posted = (fill.next_index - rx.next_index) & U32
-        missing = self.limit - posted
-        if missing > self.limit >> 3 or (missing and posted < 64):
-            fill.fill_all(self._umem, missing)
+        missing = self._limit - ((self._fill.next_index - self._rx.next_index) & U32)
+        if missing > self._tolerated and (postable := self._umem.postable(missing)):
+            self._fill.fill_all(self._umem, postable)
 
     def nothing_came(self) -> None:
         """Check now and then that packets can still come, and wake a driver that waits for frames."""
@@ -207,8 +249,6 @@ class Receiver:
     def _recover(self) -> None:
         """Put the owners right after a receive() that an exception (KeyboardInterrupt) cut short."""
         self.forget_batch()
-        rx = self._rx
-        rx.resync()
-        waiting, index = rx.available(rx.size), rx.next_index
-        self._core.receive_account.forget_received(rx.addresses(index, waiting))
-        self._fill.recover()
+        self._rx.resync()
+        self._fill.resync()
+        self._core.receive_account.free_received()

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from toolkit.errors import FrameError
-from toolkit.rings import RXQueue, TXQueue
 from toolkit.rings.memory import U32
+from toolkit.umem.receiving import OwnedRX
+from toolkit.umem.sending import OwnedTX
 from toolkit.umem.umem import UMEM
 from toolkit.xsk.receiver import Receiver
 from toolkit.xsk.sender import Sender
@@ -23,7 +24,7 @@ class Replier:
     Not thread-safe: the thread that runs it is the receiving and the sending thread of the Socket.
     """
 
-    def __init__(self, umem: UMEM, rx: RXQueue, tx: TXQueue, receiver: Receiver, sender: Sender) -> None:
+    def __init__(self, umem: UMEM, rx: OwnedRX, tx: OwnedTX, receiver: Receiver, sender: Sender) -> None:
         self._umem = umem
         self._rx = rx
         self._tx = tx

@@ -15,9 +15,10 @@ from toolkit._base.arguments import seconds
 from toolkit.abi.if_xdp import XDPDesc
 from toolkit.errors import ArgumentError, FrameError, ToolkitError, closed_error
 from toolkit.packets.matrix import as_matrix
-from toolkit.rings import TXQueue
-from toolkit.rings.owners import Addresses
+from toolkit.rings.frames import Addresses
 from toolkit.rings.txqueue import as_descs
+from toolkit.umem.ledger import FREE
+from toolkit.umem.sending import OwnedTX
 from toolkit.wait.waiter import raise_if_gone
 from toolkit.xsk.core import Core
 
@@ -66,11 +67,12 @@ class _Pauses:
 class Sender:
     """Sends on one Socket. Not thread-safe: one thread at a time sends, any thread."""
 
-    def __init__(self, core: Core, tx: TXQueue) -> None:
+    def __init__(self, core: Core, tx: OwnedTX) -> None:
         self._core = core
         self._tx = tx
         self._unfinished = False  # true while frames change owner; only an interrupt leaves it true
         self._starved_since = 0.0  # CLOCK_MONOTONIC seconds; 0 while frames are free or being sent
+        self._waits = False  # whether the call in progress waits for a free frame
         core.on_close(self._settle)
 
     def send(
@@ -80,7 +82,8 @@ class Sender:
 
         See Socket.send() for the forms of `packets`. timeout: seconds to wait when the ring is full or no frame is
         free; None waits without limit, 0 not at all. kick: whether to make the system call that has the kernel send.
-        FrameError when for 5 s no frame was free and none was being sent, so that waiting is of no use.
+        FrameError when waiting is of no use: no frame was free and none was being sent for 5 s, or what lacks is in a
+        Batch that only this thread could give back.
         """
         matrix, sizes = as_matrix(packets, lengths, longest=self._core.umem.frame_size)
         width = self._check(sizes)
@@ -89,6 +92,7 @@ class Sender:
         with self.sending():
             pauses = _Pauses(self._core, timeout)
             self._starved_since = 0.0
+            self._waits = timeout != 0
             done, kicked = 0, True
             while done < len(matrix):
                 self._core.check_open()
@@ -133,7 +137,7 @@ class Sender:
             deadline = 0.0
             while True:
                 self._begin()
-                descs = descs[self._hand_over(descs, distinct) :]
+                descs = descs[self._tx.put(descs, distinct=distinct, otherwise=FREE) :]
                 self._unfinished = False
                 self._kick()
                 if not len(descs):
@@ -153,29 +157,11 @@ class Sender:
         """
         core = self._core
         self._begin()
-        account = core.send_account
-        account.pending = (self._tx.next_index, (desc.addr,))
-        try:
-            accepted = self._tx.put_one(desc)
-        except ToolkitError:  # as in _hand_over()
-            account.pending = None
-            raise
-        account.pending = None
+        accepted = self._tx.put_one(desc, otherwise=FREE)
         self._unfinished = False
         # In copy mode the kernel always needs the call: testing NEED_WAKEUP would add half of the call's cost.
         if accepted and (core.zero_copy or not self._tx.wake()):
             self._kick()
-        return accepted
-
-    def _hand_over(self, descs: npt.NDArray[np.uint64], distinct: bool) -> int:
-        account = self._core.send_account
-        account.pending = (self._tx.next_index, descs[:, 0])
-        try:
-            accepted = self._tx.put(descs, distinct=distinct)
-        except ToolkitError:  # refused as a whole: no frame changed owner
-            account.pending = None
-            raise
-        account.sent()
         return accepted
 
     def reclaim(self) -> int:
@@ -219,22 +205,18 @@ class Sender:
             return 0
         self._begin()
         try:
-            addresses = core.send_account.prepare(n, tx.next_index)
+            tx.put_free(n, lambda addresses: self._write(addresses, matrix[:n], sizes[:n]))
         except FrameError:  # the receiving thread took the free frames meanwhile
             self._unfinished = False
             return 0
-        self._write(addresses, matrix[:n])
-        descs = np.empty((n, 2), dtype=np.uint64)
-        descs[:, 0] = addresses
-        descs[:, 1] = sizes[:n]
-        tx.put(descs, noted=True)
-        core.send_account.sent()
         self._unfinished = False
         self._starved_since = 0.0
         return n
 
-    def _write(self, addresses: Addresses, matrix: npt.NDArray[np.uint8]) -> None:
-        """Copy rows of bytes to frames: one memmove a packet, inside NumPy."""
+    def _write(
+        self, addresses: Addresses, matrix: npt.NDArray[np.uint8], sizes: npt.NDArray[np.uint32]
+    ) -> npt.NDArray[np.uint64]:
+        """Copy rows of bytes to frames, one memmove a packet, inside NumPy; return their descriptors, (n, 2), u64."""
         umem, width = self._core.umem, matrix.shape[1]
         memory = umem.memory
         if memory is None:
@@ -244,6 +226,10 @@ class Sender:
             (umem.frames,), dtype=f"V{width}", buffer=memory.data, strides=(umem.frame_size,)
         )
         frames[umem.ledger.numbers(addresses)] = np.ascontiguousarray(matrix).view(f"V{width}").reshape(-1)
+        descs = np.empty((len(addresses), 2), dtype=np.uint64)
+        descs[:, 0] = addresses
+        descs[:, 1] = sizes
+        return descs
 
     def _check(self, sizes: npt.NDArray[np.uint32]) -> int:
         """Return the length of the longest packet. ArgumentError for one too short (too long: as_matrix())."""
@@ -258,17 +244,25 @@ class Sender:
         return longest
 
     def _check_starved(self, free: int) -> None:
-        """Raise FrameError once no frame has been free or being sent for 5 s: waiting longer is of no use."""
-        if free or self._core.send_account.sending_frames:
+        """Raise FrameError once waiting for a free frame is of no use: see send()."""
+        umem = self._core.umem
+        if free or not self._waits or self._core.send_account.sending_frames:
             self._starved_since = 0.0
             return
         now = time.monotonic()
         self._starved_since = self._starved_since or now
+        owners = umem.audit()
+        if owners["received"] and not owners["user"] and umem.receiving_threads <= {threading.get_ident()}:
+            raise FrameError(
+                f"cannot send on {self._core.where}: no frame of the UMEM is free. {owners['received']:,} are in the "
+                f"Batch that you hold, {owners['rx']:,} are posted for receiving. Next step: release() the Batch "
+                "(or receive the next one) before you send, or make the UMEM larger."
+            )
         if now - self._starved_since > _STARVED:
             raise FrameError(
                 f"cannot send on {self._core.where}: for {_STARVED:.0f} s no frame of the UMEM was free, and none is "
-                f"being sent. Who owns them: {self._core.umem.audit()}. Likely cause: all were posted for receiving, "
-                "or were not given back. Next step: post fewer (fill_all(umem, n)), or make the UMEM larger."
+                f"being sent. Who owns them: {owners}. Likely cause: all were posted for receiving, or were not given "
+                "back. Next step: post fewer (fill_all(umem, n)), or make the UMEM larger."
             )
 
     def sending(self) -> threading.Lock:
@@ -290,11 +284,9 @@ class Sender:
 
     def _recover(self) -> None:
         """Put the owners right after a send() that an exception (KeyboardInterrupt) cut short."""
-        completion, tx = self._core.completion, self._tx
-        completion.resync()
-        waiting = completion.available(completion.size)
-        tx.resync()
-        self._core.send_account.recover(tx.next_index, completion.addresses(completion.next_index, waiting))
+        self._core.completion.resync()
+        self._tx.resync()
+        self._core.send_account.free_at_hand()
 
     def _settle(self) -> None:
         """Do _recover() when the Socket closes: else frames that never reached the TX ring count as the kernel's."""

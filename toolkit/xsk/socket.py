@@ -28,7 +28,8 @@ from toolkit.errors import ArgumentError, SystemCallError, ToolkitError, explain
 from toolkit.net.device import Device, check_ethernet, check_queue, describe
 from toolkit.program.loss import Location
 from toolkit.program.query import runs_natively
-from toolkit.rings import CompletionQueue, FillQueue, RXQueue, TXQueue
+from toolkit.umem.receiving import OwnedFill, OwnedRX
+from toolkit.umem.sending import OwnedCompletion, OwnedTX
 from toolkit.umem.umem import UMEM
 from toolkit.wait.feed import Feed
 from toolkit.wait.waiter import WaitMode
@@ -122,8 +123,8 @@ class Socket(fork.NotCopied):
                         raise with_mtu(refused, self.device, tried, sg=bool(options.sg), **shape) from None
                     raise
             self._finalizer = weakref.finalize(self, self._core.finalize)
-            self.fill: FillQueue = self._core.fill
-            self.completion: CompletionQueue = self._core.completion
+            self.fill: OwnedFill = self._core.fill
+            self.completion: OwnedCompletion = self._core.completion
 
         uninterrupted(bind, dispose=lambda _: self.close())
 
@@ -143,14 +144,14 @@ class Socket(fork.NotCopied):
     # --- what it is -------------------------------------------------------------------------------------------------
 
     @property
-    def rx(self) -> RXQueue:
+    def rx(self) -> OwnedRX:
         """The RX ring. ToolkitError on a socket made with rx=False."""
         if self._core.rx is None:
             raise ToolkitError(f"the socket on {self._core.where} has no RX ring. Next step: make it with rx=True.")
         return self._core.rx
 
     @property
-    def tx(self) -> TXQueue:
+    def tx(self) -> OwnedTX:
         """The TX ring. ToolkitError on a socket made with tx=False."""
         if self._core.tx is None:
             raise ToolkitError(f"the socket on {self._core.where} has no TX ring. Next step: make it with tx=True.")

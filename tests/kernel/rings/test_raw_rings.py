@@ -37,8 +37,10 @@ from toolkit.abi.if_xdp import (
 from toolkit.errors import ClosedError
 from toolkit.lab import Lab
 from toolkit.program import Program
-from toolkit.rings import CompletionQueue, FillQueue, RingMemory, RXQueue, TXQueue
-from toolkit.umem.accounts import ReceiveAccount, SendAccount
+from toolkit.rings import RingMemory
+from toolkit.umem.descriptor_check import rx_limits, tx_limits
+from toolkit.umem.receiving import OwnedFill, OwnedRX, ReceiveAccount
+from toolkit.umem.sending import OwnedCompletion, OwnedTX, SendAccount
 from toolkit.umem.umem import UMEM
 
 SIZE = 16  # entries of each ring: small, so that a hundred packets go around several times
@@ -66,8 +68,12 @@ class OwnSocket:
         ]
         rx, tx, fill, completion = self.memories
         receive, send = ReceiveAccount(self.umem.ledger, 1), SendAccount(self.umem.ledger, 1)
-        self.rx, self.fill = RXQueue(rx, receive), FillQueue(fill, receive, self.poke)
-        self.tx, self.completion = TXQueue(tx, send, self.kick), CompletionQueue(completion, send)
+        self.fill = OwnedFill(fill, receive, self.poke)
+        self.rx = OwnedRX(rx, receive, self.fill.order, rx_limits(2048, False))
+        self.tx, self.completion = (
+            OwnedTX(tx, send, tx_limits(2048, False, 0), self.kick),
+            OwnedCompletion(completion, send),
+        )
         self.kicks = 0
         self.fill.fill_all(self.umem)
         self._bind(index)
@@ -102,8 +108,8 @@ class OwnSocket:
         for memory in self.memories:
             memory.close()
         self.sock.close()
-        for account in (self.rx._owners, self.tx._owners):
-            account.end(retire=False) if isinstance(account, SendAccount) else account.end()  # type: ignore[union-attr]
+        self.rx._account.close()
+        self.tx._account.close(retire=False)
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "atomic"])
@@ -143,7 +149,7 @@ def put_back(own: OwnSocket, got: list[bytes]) -> None:
     """Every packet is peeked twice: cancelled the first time."""
     n, _ = own.rx.peek()
     own.rx.cancel(n)
-    own.rx.addresses(own.rx.next_index, n)
+    own.rx.get_batch(own.rx.next_index, n)
     one_by_one(own, got)
 
 

@@ -15,9 +15,10 @@ from tests.helpers.sending import RING, PlainCore
 from tests.helpers.wire import frame, number_of
 from toolkit import XDPDesc
 from toolkit.errors import ArgumentError, FrameError
-from toolkit.rings import FillQueue, RingMemory, RXQueue
+from toolkit.rings import RingMemory
 from toolkit.rings.memory import U32
-from toolkit.umem.accounts import ReceiveAccount
+from toolkit.umem.descriptor_check import rx_limits
+from toolkit.umem.receiving import OwnedFill, OwnedRX, ReceiveAccount
 from toolkit.umem.umem import UMEM
 from toolkit.xsk.receiver import Receiver
 from toolkit.xsk.replier import Replier
@@ -36,8 +37,8 @@ class PingPong:
         self.core.receive_account = ReceiveAccount(self.umem.ledger, self.core.holder)
         self._fill = RingMemory.plain(32, 8, start=U32 - 5)
         self._rx = RingMemory.plain(RING, 16, start=U32 - 2)
-        self.fill = FillQueue(self._fill, self.core.receive_account)
-        self.rx = RXQueue(self._rx, self.core.receive_account)
+        self.fill = OwnedFill(self._fill, self.core.receive_account)
+        self.rx = OwnedRX(self._rx, self.core.receive_account, self.fill.order, rx_limits(2048, False))
         self.sender = Sender(self.core, self.core.tx)
         self.receiver = Receiver(self.core, self.umem, self.rx, self.fill, 0)
         self.receiver.limit, self.receiver._next_gone_check = FRAMES // 2, 1 << 62
@@ -78,8 +79,8 @@ class PingPong:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.core.receive_account.end()
-        self.core.send_account.end(retire=False)
+        self.core.receive_account.close()
+        self.core.send_account.close(retire=False)
         self.umem.close()
         self.core.sock.close()
 
@@ -145,7 +146,7 @@ def test_a_frame_that_is_not_the_kernel_s_is_refused_before_it_is_changed() -> N
 def test_one_entry_forms_mind_what_was_peeked_and_reserved() -> None:
     with PingPong() as one:
         one.rx.peek(1)
-        with pytest.raises(ArgumentError, match="take_one"):
+        with pytest.raises(ArgumentError, match="peeked and not released"):
             one.rx.take_one()
         one.core.tx.reserve(1)
         with pytest.raises(ArgumentError, match="put_one"):

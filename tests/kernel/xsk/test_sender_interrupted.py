@@ -21,7 +21,7 @@ from tests.helpers.wire import Wire, assert_all_free, eventually, frame, number_
 from toolkit.forward.forwarder import Forwarder
 from toolkit.lab import Lab
 from toolkit.program import Program
-from toolkit.umem.accounts import ReceiveAccount
+from toolkit.umem.receiving import ReceiveAccount
 from toolkit.umem.umem import UMEM
 from toolkit.xsk.sender import Sender
 
@@ -38,7 +38,7 @@ class Sending:
         self.received = ReceiveAccount(self.umem.ledger, self.umem.new_holder())
         self.sender.send(stream(0, 7))  # completed
         self.sender.send(stream(7, 4), kick=False)  # in the TX ring
-        addresses = self.umem.ledger.alloc(5, self.received._received)
+        addresses = self.umem.ledger.alloc(5, self.received.received)
         self.descs = np.stack([addresses + np.uint64(256), np.full(5, 64, np.uint64)], axis=1)
         assert self.umem.memory is not None
         for address, row in zip(self.descs[:, 0].tolist(), stream(11, 5), strict=True):
@@ -62,7 +62,7 @@ class Sending:
 
     def settled(self) -> None:
         """The source of received packets goes on as well; then nothing is anywhere but free."""
-        self.received.forget_received(np.zeros(0, np.uint64))
+        self.received.free_received()
         assert self.sender.flush(2.0), self.umem.audit()
         assert_all_free(self.umem)
         numbers = assert_in_order(self.core.left)

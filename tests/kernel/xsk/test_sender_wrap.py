@@ -16,7 +16,7 @@ import pytest
 from tests.helpers.sending import RING, U32, PlainCore, stream
 from tests.helpers.wire import assert_all_free, frame
 from toolkit.errors import FrameError
-from toolkit.umem.accounts import ReceiveAccount
+from toolkit.umem.receiving import ReceiveAccount
 from toolkit.umem.umem import UMEM
 from toolkit.xsk.sender import Sender
 
@@ -57,7 +57,7 @@ def test_received_frames_are_passed_on_across_the_wrap(umem: UMEM, start: int) -
     expected: list[bytes] = []
     for turn in range(200):
         n = min(turn % 12, umem.n_free_frames)
-        addresses = umem.ledger.alloc(n, received._received)
+        addresses = umem.ledger.alloc(n, received.received)
         descs = np.stack([addresses + np.uint64(256), np.full(n, 64, np.uint64)], axis=1)
         rows = stream(100 * turn, n)
         for address, row in zip(descs[:, 0].tolist(), rows, strict=True):

@@ -35,12 +35,10 @@ CALLS: dict[Any, dict[str, Callable[[Any], object]]] = {
         "get": lambda r: r.get(0),
         "get_batch": lambda r: r.get_batch(0, 1),
         "get_batch none": lambda r: r.get_batch(0, 0),
-        "addresses": lambda r: r.addresses(0, 1),
         "release": lambda r: r.release(0),
         "cancel": lambda r: r.cancel(0),
         "take": lambda r: r.take(),
         "take 1": lambda r: r.take(1),
-        "take_one": lambda r: r.take_one(),
         "receive": lambda r: r.receive(),
         "unreleased": lambda r: r.unreleased,
         "resync": lambda r: r.resync(),
@@ -54,7 +52,6 @@ CALLS: dict[Any, dict[str, Callable[[Any], object]]] = {
         "set_batch": lambda r: r.set_batch(0, DESCS),
         "put": lambda r: r.put(DESCS),
         "put none": lambda r: r.put(DESCS[:0]),
-        "put_one": lambda r: r.put_one(XDPDesc(1, 2)),
         "submit": lambda r: r.submit(0),
         "unreserve": lambda r: r.unreserve(0),
         "resync": lambda r: r.resync(),
@@ -66,19 +63,16 @@ CALLS: dict[Any, dict[str, Callable[[Any], object]]] = {
         "outstanding": lambda r: r.outstanding,
     },
 }
-CALLS[CompletionQueue] = {
-    name: call for name, call in CALLS[RXQueue].items() if name not in ("receive", "take_one")
-} | {
+CALLS[CompletionQueue] = {name: call for name, call in CALLS[RXQueue].items() if name != "receive"} | {
     "free_all": lambda r: r.free_all(UMEM(4, 4096)),
 }
-CALLS[FillQueue] = {name: call for name, call in CALLS[TXQueue].items() if "umem" not in name and name != "put_one"} | {
+CALLS[FillQueue] = {name: call for name, call in CALLS[TXQueue].items() if "umem" not in name} | {
     "set": lambda r: r.set(0, 1),
     "set_batch": lambda r: r.set_batch(0, ONE),
     "put": lambda r: r.put(ONE),
     "put none": lambda r: r.put(ONE[:0]),
     "fill_all": lambda r: r.fill_all(UMEM(4, 4096)),
     "fill_all none": lambda r: r.fill_all(UMEM(4, 4096), 0),
-    "recover": lambda r: r.recover(),
 }
 LOCAL = {"size", "mask", "next_index", "forget_wake"}  # touch no ring memory
 

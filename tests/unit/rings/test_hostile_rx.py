@@ -56,7 +56,7 @@ def test_one_address_in_two_batches() -> None:
     rig.delivers((rig.posted[0] + 256, 60), (rig.posted[0] + 256, 60))
     assert len(rig.receiver.poll_once(1)) == 1
     for _ in range(3):
-        with pytest.raises(FrameError, match="belongs to the free stack"):
+        with pytest.raises(FrameError, match="belongs to the user, as a received packet"):
             rig.receiver.poll_once(1)
         rig.owners()
     rig.ends()

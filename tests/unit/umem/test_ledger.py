@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger and its custodians against a plain model: whatever is asked for, each frame is in exactly one place."""
+"""The ledger and its accounts against a plain model: whatever is asked for, each frame is in exactly one place."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from toolkit.abi.if_xdp import XDPDesc
 from toolkit.errors import ArgumentError, FrameError
-from toolkit.rings import CompletionQueue, FillQueue, RingMemory
-from toolkit.umem.accounts import ReceiveAccount, SendAccount
-from toolkit.umem.ledger import FREE, RECEIVED, RETIRED, RX, TX, USER, Ledger, describe_owner, owner_code
+from toolkit.rings import RingMemory
+from toolkit.umem.descriptor_check import tx_limits
+from toolkit.umem.ledger import FREE, RECEIVED, RETIRED, RETURNED, RX, TX, USER, Ledger, describe_owner, owner_code
+from toolkit.umem.receiving import OwnedFill, ReceiveAccount
+from toolkit.umem.sending import OwnedCompletion, OwnedTX, SendAccount
+from toolkit.umem.transfer import Account
 from toolkit.umem.umem import UMEM
 
 FRAMES, SHIFT = 8, 11
@@ -27,8 +31,35 @@ def addresses(*numbers: int, offset: int = 0) -> Any:
     return np.array(numbers, dtype=np.uint64) * np.uint64(1 << SHIFT) + np.uint64(offset)
 
 
+class Index:
+    """A ring, as far as a transfer needs it."""
+
+    def __init__(self) -> None:
+        self.now = self.rewound = 0
+
+    def position(self) -> int:
+        return self.now
+
+    def rewind(self, index: int) -> None:
+        self.rewound = index
+
+
+def moved(account: Account, frames: Any, now: int, was: int | None, tried: str = "cannot post") -> None:
+    """A transfer from its begin to its end."""
+    ring = Index()
+    account.begin(ring, ring.position, frames, now, was, tried)
+    account.end()
+
+
+def moved_one(ledger: Ledger, address: int, now: int, was: int | None, tried: str = "cannot post") -> None:
+    """The same for one frame."""
+    with ledger.lock:
+        ledger.claim_one(address, was, tried)
+        ledger.set_one(address, now)
+
+
 class LedgerMachine(RuleBasedStateMachine):
-    """Two sockets with custody of both directions, and a user, on one ledger of 8 frames."""
+    """Two sockets with accounts of both directions, and a user, on one ledger of 8 frames."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,6 +67,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.receive = {holder: ReceiveAccount(self.ledger, holder) for holder in (1, 2)}
         self.send = {holder: SendAccount(self.ledger, holder) for holder in (1, 2)}
         self.model = [owner_code(FREE)] * FRAMES
+        self.batches: list[tuple[int, list[int]]] = []
 
     some = st.lists(st.integers(0, FRAMES), min_size=1, max_size=4)  # FRAMES itself is foreign
     holders = st.sampled_from((1, 2))
@@ -92,9 +124,9 @@ class LedgerMachine(RuleBasedStateMachine):
         numbers = self.pick(data, self.ours())
         account: Any = (self.receive if direction == RX else self.send)[holder]
         after = owner_code(direction, holder)
-        call = functools.partial(account.given, addresses(*numbers))
+        call = functools.partial(moved, account, addresses(*numbers), after, None)
         if len(numbers) == 1:
-            call = functools.partial(account.given_one, int(addresses(*numbers)[0]))
+            call = functools.partial(moved_one, self.ledger, int(addresses(*numbers)[0]), after, None)
         self.expect(call, numbers, self.ours(), after)
 
     @rule(data=st.data(), holder=holders, direction=st.sampled_from((RX, TX)))
@@ -104,15 +136,49 @@ class LedgerMachine(RuleBasedStateMachine):
         account: Any = (self.receive if direction == RX else self.send)[holder]
         after = owner_code(RECEIVED if direction == RX else USER, holder)
         given = addresses(*numbers, offset=256)
-        call = (lambda: account.taken_one(int(given[0]))) if len(numbers) == 1 else (lambda: account.taken(given))
-        self.expect(call, numbers, {owner_code(direction, holder)}, after)
+        was = owner_code(direction, holder)
+        call = functools.partial(moved, account, given, after, was)
+        if len(numbers) == 1:
+            call = functools.partial(moved_one, self.ledger, int(given[0]), after, was)
+        self.expect(call, numbers, {was}, after)
+
+    @rule(data=st.data(), holder=holders)
+    def borrowed(self, data: st.DataObject, holder: int) -> None:
+        """A Batch of frames that are remembered as a whole: theirs from here on, whoever asks."""
+        posted = [number for number, owner in enumerate(self.model) if owner == owner_code(RX, holder)]
+        if posted:
+            numbers = data.draw(st.lists(st.sampled_from(posted), min_size=1, unique=True))
+            key = holder << 32 | len(self.batches)
+            self.ledger.borrowed[key] = owner_code(RECEIVED, holder), addresses(*numbers)
+            self.batches.append((key, numbers))
+            for number in numbers:
+                self.model[number] = owner_code(RECEIVED, holder)
+
+    @precondition(lambda self: self.batches)
+    @rule()
+    def given_back(self) -> None:
+        """As long as nobody asked, they are the kernel's again at once."""
+        key, numbers = self.batches[-1]
+        kept = key in self.ledger.borrowed
+        assert self.ledger.withdraw(key) is kept
+        self.batches[-1] = key, []
+        for number in numbers if kept else []:
+            self.model[number] = owner_code(RX, key >> 32)
+
+    @rule()
+    def audited(self) -> None:
+        """audit() is exact, and the owner array after it."""
+        audit = self.ledger.audit()
+        kinds = ("free", "user", "rx", "received", "tx", "retired")
+        assert [audit[kind] for kind in kinds] == [sum(o & 7 == i for o in self.model) for i in range(len(kinds))]
+        assert self.ledger.owner.tolist() == self.model
 
     @rule(holder=holders, retire=st.booleans())
     def a_socket_ends(self, holder: int, retire: bool) -> None:
         """From a finalizer as well: with the lock held by whoever was interrupted."""
         with self.ledger.lock:
-            self.receive[holder].end()
-            self.send[holder].end(retire=retire)
+            self.receive[holder].close()
+            self.send[holder].close(retire=retire)
         # USER of a socket: what its completion ring returned and nobody freed.
         after = {RX: FREE, RECEIVED: FREE, USER: FREE, TX: RETIRED if retire else FREE}
         self.model = [after.get(owner & 7, owner) if owner >> 3 == holder else owner for owner in self.model]
@@ -120,10 +186,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def agree(self) -> None:
         assert self.ledger.count_free() == self.model.count(FREE)
-        audit = self.ledger.audit()
-        kinds = ("free", "user", "rx", "received", "tx", "retired")
-        assert [audit[kind] for kind in kinds] == [sum(o & 7 == i for o in self.model) for i in range(len(kinds))]
-        assert self.ledger.owner.tolist() == self.model
+
+    def teardown(self) -> None:
+        self.audited()
 
 
 TestLedgerMachine = LedgerMachine.TestCase
@@ -149,16 +214,16 @@ def test_frames_of_a_socket_that_ended_can_be_lent_at_once() -> None:
     """n_free_frames counts what a finalizer left a note about: a fill ring asks it first."""
     with UMEM(4, 4096) as umem:
         first = ReceiveAccount(umem.ledger, 1)
-        assert FillQueue(RingMemory.plain(4, 8), first).fill_all(umem) == 4
-        first.end()
-        second = FillQueue(RingMemory.plain(4, 8), ReceiveAccount(umem.ledger, 2))
+        assert OwnedFill(RingMemory.plain(4, 8), first).fill_all(umem) == 4
+        first.close()
+        second = OwnedFill(RingMemory.plain(4, 8), ReceiveAccount(umem.ledger, 2))
         assert second.fill_all(umem) == 4
         assert umem.audit()["rx"] == 4
 
 
 def test_a_fill_ring_knows_its_umem() -> None:
     with UMEM(4, 4096) as umem, UMEM(4, 4096) as other:
-        fill = FillQueue(RingMemory.plain(4, 8), ReceiveAccount(umem.ledger, 1))
+        fill = OwnedFill(RingMemory.plain(4, 8), ReceiveAccount(umem.ledger, 1))
         with pytest.raises(ArgumentError, match="another UMEM"):
             fill.fill_all(other)
         assert other.n_free_frames == 4
@@ -169,20 +234,31 @@ class Cut(BaseException):
     """An interrupt."""
 
 
-def returned(umem: UMEM, n: int) -> tuple[SendAccount, CompletionQueue]:
-    """A completion ring with `n` frames in it that were sent, and its owners."""
+def sending(account: SendAccount, n: int) -> list[int]:
+    """The addresses of `n` free frames, put into a TX ring."""
+    put: list[int] = []
+
+    def write(frames: Any) -> Any:
+        put.extend(frames.tolist())
+        return np.stack([frames, np.full(n, 60, np.uint64)], axis=1)
+
+    OwnedTX(RingMemory.plain(8, 16), account, tx_limits(4096, False, 0)).put_free(n, write)
+    return put
+
+
+def returned(umem: UMEM, n: int) -> tuple[SendAccount, OwnedCompletion]:
+    """A completion ring with `n` frames in it that were sent, and its account."""
     account, memory = SendAccount(umem.ledger, 1), RingMemory.plain(8, 8)
-    for at, address in enumerate(account.prepare(n, 0).tolist()):
+    for at, address in enumerate(sending(account, n)):
         struct.pack_into("=Q", memory.bytes, 8 * at, address)
-    account.sent()
     memory.producer[0] = n
-    return account, CompletionQueue(memory, account)
+    return account, OwnedCompletion(memory, account)
 
 
 def test_a_completion_ring_knows_its_umem() -> None:
     with UMEM(8, 4096) as umem, UMEM(8, 4096) as other:
         _, completion = returned(umem, 3)
-        SendAccount(other.ledger, 1).prepare(8, 0)  # frames of the same numbers, sent by a socket of the same number
+        sending(SendAccount(other.ledger, 1), 8)  # frames of the same numbers, sent by a socket of the same number
         with pytest.raises(ArgumentError, match="another UMEM"):
             completion.free_all(other)
         assert (other.n_free_frames, umem.n_free_frames) == (0, 5)
@@ -190,71 +266,82 @@ def test_a_completion_ring_knows_its_umem() -> None:
         assert umem.audit()["free"] == 8
 
 
-@pytest.mark.parametrize("afterwards", ["prepare", "given", "given_one", "reclaim"])
+@pytest.mark.parametrize("afterwards", ["put_free", "put", "put_one", "free_all"])
 def test_an_interrupted_return_of_sent_frames_is_finished_by_the_next_call(
     afterwards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with UMEM(8, 4096) as umem:
         mine = umem.alloc_frames(2)
         account, completion = returned(umem, 3)
+        descs = np.stack([mine, np.full(2, 60, np.uint64)], axis=1)
+        tx = OwnedTX(RingMemory.plain(8, 16), account, tx_limits(4096, False, 0))
 
         def cut(*_: object) -> None:
             raise Cut
 
         with monkeypatch.context() as patch:
-            patch.setattr(umem, "recycle", cut)
+            patch.setattr(umem.ledger, "push", cut)
             with pytest.raises(Cut):
                 completion.free_all(umem)
         assert umem.audit()["tx"] == 3
         calls: dict[str, Callable[[], object]] = {
-            "prepare": lambda: account.prepare(2, 0),
-            "given": lambda: account.given(mine),
-            "given_one": lambda: account.given_one(int(mine[0])),
-            "reclaim": lambda: account.reclaim(umem, addresses(), lambda: None),
+            "put_free": lambda: sending(account, 2),
+            "put": lambda: tx.put(descs),
+            "put_one": lambda: tx.put_one(XDPDesc(int(mine[0]), 60)),
+            "free_all": lambda: completion.free_all(umem),
         }
         calls[afterwards]()
-        sent = {"prepare": 2, "given": 2, "given_one": 1, "reclaim": 0}[afterwards]
+        sent = {"put_free": 2, "put": 2, "put_one": 1, "free_all": 0}[afterwards]
         assert umem.audit()["tx"] == sent, "frames were lost"
 
 
-def test_nothing_is_posted_to_a_tx_ring() -> None:
-    account = SendAccount(Ledger(4, SHIFT), 1)
-    with pytest.raises(ArgumentError):
-        account.post(None, 1, 0)
-    with pytest.raises(ArgumentError):
-        account.settle(0)
+@pytest.mark.parametrize("free", [False, True])
+@pytest.mark.parametrize("index_moved", [False, True])
+def test_one_rule_settles_a_transfer(index_moved: bool, free: bool) -> None:
+    """Cut short at any step: the new owner's if the index has moved past it, else the old one's."""
+    for owners_changed in (True,) if index_moved else (False, True):
+        ledger = Ledger(FRAMES, SHIFT)
+        account, ring = ReceiveAccount(ledger, 1), Index()
+        frames = ledger.top(3) if free else ledger.alloc(3, USER)
+        if owners_changed:
+            if free:
+                account.begin_free(ring, ring.position, 3, account.posted)
+            else:
+                account.begin(ring, ring.position, frames, account.posted, None, "cannot post")
+        else:
+            was = FREE if free else USER
+            account.transfer = ring, ring.position, 0, frames, was, account.posted
+        ring.rewound = -1
+        ring.now = int(index_moved)
+        for _ in range(2):
+            account.settle()
+            expected = account.posted if index_moved else FREE if free else USER
+            assert (ledger.owner[ledger.numbers(frames)] == expected).all()
+            assert ledger.audit()["rx"] == (3 if index_moved else 0)
+        assert ring.rewound == (-1 if index_moved else 0), "the ring goes on where it was"
 
 
 @pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize("kind", [ReceiveAccount, SendAccount])
-def test_a_ring_that_returns_a_frame_of_another_socket_is_not_believed(kind: Any, n: int) -> None:
+def test_a_ring_that_returns_a_frame_of_another_socket_is_not_believed(n: int) -> None:
     ledger = Ledger(FRAMES, SHIFT)
-    mine, others = kind(ledger, 1), kind(ledger, 2)
+    mine, others = ReceiveAccount(ledger, 1), ReceiveAccount(ledger, 2)
     frames = ledger.alloc(n, USER)
-    mine.given(frames)
+    moved(mine, frames, mine.posted, None)
     before = ledger.owner.tolist()
+    call = functools.partial(moved, others, frames, others.received, others.posted, RETURNED)
+    if n == 1:
+        call = functools.partial(moved_one, ledger, int(frames[0]), others.received, others.posted, RETURNED)
     with pytest.raises(FrameError, match=r"unexpectedly.*socket 1"):
-        others.taken(frames) if n > 1 else others.taken_one(int(frames[0]))
+        call()
     assert ledger.owner.tolist() == before
-    mine.taken(frames)
-
-
-def test_lent_at_is_the_time_of_the_last_loan() -> None:
-    ledger = Ledger(4, SHIFT)
-    account = ReceiveAccount(ledger, 1)
-    mine = ledger.alloc(3, USER)
-    account.given(mine[:2])
-    account.given_one(int(mine[2]))
-    times = ledger.posted_at[ledger.numbers(mine)]
-    assert (times > 0).all()
-    assert times[2] >= times[0] == times[1]
-    assert (ledger.posted_at == 0).sum() == 1
+    moved(mine, frames, mine.received, mine.posted, RETURNED)
 
 
 def test_refusals_name_the_owner() -> None:
     assert describe_owner(owner_code(RX, 3)) == "the kernel, for receiving (socket 3 of this UMEM)"
     ledger = Ledger(4, SHIFT)
-    SendAccount(ledger, 7).given(ledger.alloc(2, USER))
+    account = SendAccount(ledger, 7)
+    moved(account, ledger.alloc(2, USER), account.sending, None)
     for call in (lambda: ledger.free(addresses(1)), lambda: ledger.free_one(1 << SHIFT)):
         with pytest.raises(FrameError, match=r"0x800.*for sending \(socket 7"):
             call()

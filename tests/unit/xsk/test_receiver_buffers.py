@@ -19,10 +19,10 @@ PIECE = 100  # bytes of a buffer
 class Buffers(Rig):
     """A receiving Socket that takes packets of several buffers, and the kernel that delivers them."""
 
+    SG = True
+
     def __init__(self) -> None:
         super().__init__()
-        self.sock._core.options.sg = True
-        self.sock._receiver._several = True
         assert len(self.sock.poll_once()) == 0
         self.kernel(0)
 

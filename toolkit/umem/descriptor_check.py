@@ -25,7 +25,7 @@ class Limits:
 
         shortest: least length in bytes. ahead: bytes in front of the packet that must lie in its frame (TX metadata).
         """
-        self._frame_size = frame_size
+        self.frame_size = frame_size
         self._in_frame = np.uint64(frame_size - 1)
         self._refused = refused
         self._shortest = shortest
@@ -42,14 +42,14 @@ class Limits:
         reach = first + last
         reach ^= first
         reach |= last
-        if self._ahead or (len(reach) and reach.max() >= self._frame_size):
+        if self._ahead or (len(reach) and reach.max() >= self.frame_size):
             self._check_each(descs)
 
     def check_one(self, desc: XDPDesc) -> None:
         """Do check() for one descriptor, without NumPy's fixed costs."""
-        offset = desc.addr & (self._frame_size - 1)
+        offset = desc.addr & (self.frame_size - 1)
         if (
-            not self._shortest <= desc.len <= self._frame_size - offset
+            not self._shortest <= desc.len <= self.frame_size - offset
             or offset < self._ahead
             or desc.options & self._refused
         ):
@@ -58,7 +58,7 @@ class Limits:
     def _check_each(self, descs: npt.NDArray[np.uint64]) -> None:
         lengths, options = descs[:, 1] & _LENGTH, descs[:, 1] >> _OPTIONS
         offsets = descs[:, 0] & self._in_frame
-        bad = (lengths > np.uint64(self._frame_size) - offsets) | (lengths < np.uint64(self._shortest))
+        bad = (lengths > np.uint64(self.frame_size) - offsets) | (lengths < np.uint64(self._shortest))
         bad |= (offsets < np.uint64(self._ahead)) | (options & np.uint64(self._refused) != 0)
         if bad.any():
             at = int(np.flatnonzero(bad)[0])
@@ -73,7 +73,7 @@ class Limits:
                 "Nothing was changed. Next step: bind the socket for what the descriptors say, or clear their options."
             )
         return FrameError(
-            f"{what} is not within one frame of {self._frame_size} bytes"
+            f"{what} is not within one frame of {self.frame_size} bytes"
             + (f", with {self._ahead} bytes in front of the packet for metadata" if self._ahead else "")
             + (f", or is shorter than {self._shortest} byte" if length < self._shortest else "")
             + ". Nothing was changed. Likely cause: it was computed wrongly, or, in an RX ring, a fault of the "
