@@ -54,7 +54,7 @@ class ArgumentError(ToolkitError, ValueError):
 
 
 class FrameError(ToolkitError, ValueError):
-    """A frame address that is foreign, freed already, named twice, or owned by somebody else; a descriptor that leaves
+    """A frame address that is foreign, freed already, named twice, or has another owner; a descriptor that leaves
     its frame; a ring whose other side wrote what it cannot have written.
     """
 
@@ -104,7 +104,7 @@ class DeviceGoneError(SystemCallError):
 
 
 class DetachedError(DeviceGoneError):
-    """The interface is there, but somebody took the XDP program off it, or put another one in its place."""
+    """The interface is there, but another process took the XDP program off it, or put another one in its place."""
 
 
 class VerifierError(SystemCallError):
@@ -196,7 +196,7 @@ _CAUSES: dict[tuple[str, int], tuple[str, str]] = {
     ("write", _errno.ENOENT): ("its directory does not exist", "make the directory first"),
     ("write", _errno.EISDIR): ("it is a directory", "name a file in it"),
     ("write", _errno.ENXIO): (
-        "nobody reads this pipe (or it is a socket)",
+        "no process reads this pipe (or it is a socket)",
         "start the program that reads it first",
     ),
     ("write", _errno.EROFS): ("the file system is read-only", "write elsewhere"),
@@ -312,9 +312,9 @@ def closed_error(what: str) -> ClosedError:
 
 @_contextlib.contextmanager
 def explained(tried: str) -> Iterator[None]:
-    """Have what the kernel refuses in this block, and nobody has explained yet, come as a sentence.
+    """Raise what the kernel refuses in this block as a sentence, unless it is one already.
 
-    `tried` is its beginning, as for kernel_error(). Memory and threads that Python did not get count too.
+    `tried` is its beginning, as for kernel_error(). So is memory, or a thread, that Python did not get.
     """
     try:
         yield
@@ -342,11 +342,11 @@ def write_error(refused: OSError, name: str, tried: str = "write to") -> SystemC
 
 
 def removed_error(name: str) -> SystemCallError:
-    """Build the exception for a file that somebody removed while it was written: nobody can read what it holds."""
+    """Build the exception for a file that was removed while it was written: what it holds cannot be read any more."""
     return kernel_error(
         "write",
         _errno.ENOENT,
         f"{name} was lost",
-        cause="somebody removed it, or put another file in its place, while it was written",
+        cause="another process removed it, or put another file in its place, while it was written",
         remedy="leave a file alone until it is complete; to keep the newest only, rotate with a number of files",
     )

@@ -54,7 +54,7 @@ class Binding:
         from toolkit.interface.opening import Opening
 
         options = self.open_options(expression) | more
-        if self.tee:  # whose ring need not be a power of two
+        if self.tee:  # the ring of a tee need not be a power of two
             options |= {"ring_size": None, "slots": self.ring_size}
         return Opening.of(interface, **options)
 
@@ -70,7 +70,7 @@ class Binding:
     ) -> Interface:
         """Open `interface` to receive what `expression` takes; the ring size is that of `umem`, if there is one.
 
-        Asks before that where it would take what this host needs; of ARP and the like not if they are `answered`.
+        Before that it asks if the filter takes what this host needs. `answered`: ARP and the like need no question.
         """
         from toolkit.interface.open_interface import open_as
 
@@ -80,9 +80,9 @@ class Binding:
         return open_as(interface, wanted)
 
     def watch(self, interface: str, expression: str | None) -> Interface | Tee:
-        """Open `interface` to receive what `expression` takes, or copies of it with `tee`: nobody misses anything then.
+        """Open `interface` to receive what `expression` takes, or, with `tee`, copies of it.
 
-        But for what the driver is to drop, with or without `tee`.
+        With `tee` this host misses nothing, but for what --on-match drop makes the driver drop.
         """
         if not self.tee:
             return self.open(interface, expression)
@@ -93,12 +93,12 @@ class Binding:
         return tee_as(interface, self._asked(interface, expression))
 
     def ask(self, interface: str | Sequence[str], expression: str | None, *, answered: bool = False) -> None:
-        """Make sure that nobody takes what this host needs by mistake. ArgumentError where the answer is no.
+        """Ask before the filter takes what this host needs. ArgumentError if the answer is no.
 
-        interface: several where the same filter takes from each: one question, and one proposal that serves for all.
+        interface: one, or all from which the same filter takes: then there is one question, and one proposal.
         """
         for name in [interface] if isinstance(interface, str) else interface:
-            self.describe(name)  # no question about what will be refused whatever the answer
+            self.describe(name)  # an interface that cannot be opened is refused before the question
         if expression is not None and self.on_match != "count":
             from toolkit.cli.guard import ask
 
@@ -167,7 +167,7 @@ class Binding:
 
     @contextlib.contextmanager
     def _passing(self, interface: str) -> Iterator[None]:
-        """Have a program attached that passes everything, natively, for the length of the block."""
+        """Attach a program that passes everything, natively, for the length of the block."""
         from toolkit.errors import SystemCallError, kernel_error
         from toolkit.program import Program
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The frame of every subcommand: words that become interface and filter, `-h` on one screen, `--help` in sections.
 
-cloup puts the options into named sections. Of the libraries that do, it draws no boxes and needs no terminal, so that
-the help texts read the same through a pipe; it is click otherwise, and typed.
+cloup puts the options into named sections. It is click otherwise, and typed. Unlike other libraries for this, it draws
+no boxes and needs no terminal, so that a help text is the same in a pipe.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["COLUMNS", "LINES", "SETTINGS", "Command", "Example", "Group", "brief
 LINES, COLUMNS = 24, 80  # of `-h`, at most: it is read without scrolling
 SETTINGS = {"help_option_names": ["--help"], "max_content_width": 100}
 
-# xdpsock's letters. tcpdump has other meanings for all of them, so that here they mean nothing.
+# xdpsock's letters, and our long names for them. tcpdump uses all of these letters for other things, so we use none.
 _XDPSOCK = {
     "-q": "--queue",
     "-p": "--poll",
@@ -35,7 +35,7 @@ _XDPSOCK = {
     "-S": "--generic",
     "-m": "--no-need-wakeup",
 }
-_WORDS = "words"  # the parameter that holds all positional words until they are dealt out
+_WORDS = "words"  # the parameter that holds all positional words until they are assigned
 
 
 class Refused(click.UsageError):
@@ -78,7 +78,7 @@ class Example(NamedTuple):
 
 
 class _WithExamples(click.Command, ABC):
-    """What has examples: at the end of `--help`, and two of them on the one screen of `-h`."""
+    """A command with examples: all at the end of `--help`, two of them on the one screen of `-h`."""
 
     examples: Sequence[Example] = ()
 
@@ -99,7 +99,7 @@ class _WithExamples(click.Command, ABC):
             raise
 
     def brief(self, ctx: click.Context) -> str:
-        """Return the text of `-h`: usage, what it does, two examples, what matters, where all is."""
+        """Return the text of `-h`: usage, what it does, two examples, the options that matter, where to find all."""
         formatter = cloup.HelpFormatter(width=COLUMNS, max_width=COLUMNS)
         formatter.write_usage(ctx.command_path, " ".join(self.collect_usage_pieces(ctx)))
         formatter.write("\n")
@@ -155,7 +155,7 @@ class Group(_WithExamples, cloup.Group):
 
 
 class Command(_WithExamples, cloup.Command):
-    """A subcommand. Its positional words are dealt out by `places`: interface, other, and the filter's words.
+    """A subcommand. Its positional words are assigned by `places`: interface, other, and the words of the filter.
 
     `-i` stands for the first word, so that `xsk receive -i eth0 udp port 9` means what a user of tcpdump expects.
     """
@@ -184,7 +184,7 @@ class Command(_WithExamples, cloup.Command):
     # --- words ------------------------------------------------------------------------------------------------------
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Deal out the words, where the command has any."""
+        """Assign the words, if the command takes any."""
         try:
             left = super().parse_args(ctx, args)
         except click.NoSuchOption as unknown:
@@ -238,13 +238,13 @@ class Command(_WithExamples, cloup.Command):
         return [(names, _first_clause(text)) for names, text in records]
 
     def _mattering(self, ctx: click.Context) -> list[click.Parameter]:
-        """The options that `-h` shows. KeyError for one that the command does not have."""
+        """Return the options that `-h` shows. KeyError for one that the command does not have."""
         by_name = {name: param for param in self.get_params(ctx) for name in param.opts}
         return [by_name[name] for name in self.matters]
 
 
 def _write_examples(formatter: click.HelpFormatter, examples: Sequence[Example]) -> None:
-    """Two columns; a line that is too long for the first one stands alone."""
+    """Write two columns: the command line, and what it is for. A long line has no second column."""
     width = min(max((len(one.line) for one in examples if one.what), default=0), 50)
     for line, what in examples:
         indent = " " * max(formatter.current_indent, 2)
@@ -252,7 +252,7 @@ def _write_examples(formatter: click.HelpFormatter, examples: Sequence[Example])
 
 
 def _first_clause(text: str) -> str:
-    """What stands before the first full stop, semicolon or colon, without the default."""
+    """Return the text before the first full stop, semicolon or colon, without the default."""
     for end in (".  ", ". ", "; ", ": ", "  ["):
         text = text.partition(end)[0]
     return text.rstrip(".") + "."

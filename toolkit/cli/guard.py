@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asking before a filter takes what this host needs: the session one is in, services, connections, ARP.
+"""Ask before a filter takes what this host needs: the user's own session, services, connections, ARP.
 
-The filter itself is asked, by libpcap's own interpreter: does it match frames such as others send?
+To find out, libpcap's interpreter runs the filter on frames such as other hosts send.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def ask(
     assent: bool = False,
     answered: bool = False,
 ) -> None:
-    """Return if nobody misses what the filter takes, or it is wanted all the same: --yes, or yes on a terminal.
+    """Return if this host does not need what the filter takes, or the user wants it: --yes, or yes on a terminal.
 
-    interface: several where the same filter takes from each of them. answered: ARP, neighbour discovery and ping are
-    answered in this host's place. Raises ArgumentError where nobody says so.
+    interface: one, or all from which the same filter takes. answered: ARP, neighbour discovery and ping are
+    answered in this host's place. ArgumentError if the answer is no, or there is no terminal.
     """
     if assent:
         return
@@ -52,7 +52,7 @@ def ask(
     left_out = f"'{instead}' leaves all of them alone" if instead else "leave these packets out of the filter"
     subject = f"the filter {shown!r} on {' and '.join(names)}"
     way_out = f"{left_out}; or take copies (--tee of receive, capture and top)"
-    if answered:  # nobody wrote that filter
+    if answered:  # the user did not write that filter
         subject, way_out = f"answering on {names[0]}", "echo UDP at another port (--udp-port; 0: nowhere)"
     if sys.stdin.isatty() and sys.stderr.isatty():
         click.echo(f"xsk: {subject} {what}. It takes:\n{lines}", err=True)
@@ -69,7 +69,7 @@ def ask(
 
 
 def harms(interfaces: Sequence[str], expression: str, *, answered: bool = False) -> tuple[list[Harm], bool]:
-    """Whom taking what `expression` matches from these interfaces harms; and whether it is the session we are in.
+    """Return whom it harms to take what `expression` matches from these interfaces, and whether it is our own session.
 
     In the calling thread's network namespace.
     """
@@ -87,7 +87,7 @@ def harms(interfaces: Sequence[str], expression: str, *, answered: bool = False)
 
 
 def narrower(interfaces: Sequence[str], expression: str, found: list[Harm]) -> str:
-    """The filter without what would be missed, if that can be said and leaves something; else ""."""
+    """Return a filter without what this host needs, if there is one that leaves something; else ""."""
     terms: dict[str, None] = {}
     for _round in range(_ROUNDS):
         if not all(one.without for one in found):
@@ -97,7 +97,7 @@ def narrower(interfaces: Sequence[str], expression: str, found: list[Harm]) -> s
         proposed = others if expression == "all" else f"({expression}) and {others}"
         try:
             found, _ = harms(interfaces, proposed)
-        except FilterError:  # nothing is left of it
+        except FilterError:  # the filter would match nothing
             return ""
         if not found:
             return proposed

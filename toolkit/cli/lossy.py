@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What would get lost on the way through, said before it does: on stderr, so that --json stays JSON."""
+"""Warn of what forwarded packets may lose, beforehand, on stderr (so that --json stays JSON)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`xsk`: the commands, each a module that is imported when it is asked for, and how errors reach a person."""
+"""`xsk`: the subcommands, each imported when it is asked for, and how errors are shown."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def cli(context: click.Context) -> None:
 
 
 def _note(message: Warning | str, *where: object, **more: object) -> str:
-    """Format a warning for people, to whom a line of our source says nothing."""
+    """Format a warning for people, without the line of our source."""
     return f"xsk: note: {spelled(str(message))}\n"
 
 
@@ -117,9 +117,9 @@ def main() -> None:
 
 
 def _fill_holes() -> None:
-    """Put /dev/null where a standard stream was closed.
+    """Open /dev/null in place of standard streams that were closed.
 
-    print() to no stream at all prints to the other one, and what is opened next would be the children's input.
+    Otherwise the next file that we open would be the standard input of our children.
     """
     for name, flags, mode in (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_WRONLY, "w"), ("stderr", os.O_WRONLY, "w")):
         if getattr(sys, name) is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ending on a signal: a flag that the loops read, so that everything is undone in order. Nothing is half done."""
+"""End on a signal: a flag that the loops read, so that everything is closed in order."""
 
 from __future__ import annotations
 

@@ -107,8 +107,8 @@ class Opening:
                 self._set(name, whole(name, number, 1))
         if self.zero_copy is True and self.mode == "generic":
             raise ArgumentError(
-                'mode="generic" and zero_copy=True contradict each other: a driver has zero-copy only where it also '
-                'runs the program. Next step: `mode="auto"`, or `zero_copy="auto"`.'
+                '`mode="generic"` and `zero_copy=True` contradict each other: a driver has zero-copy only where it '
+                'also runs the program. Next step: `mode="auto"`, or `zero_copy="auto"`.'
             )
         if not 0 <= as_seconds("coalesce", self.coalesce) <= _MOST_COALESCE:
             raise cannot_be("coalesce", self.coalesce, f"a time in seconds from 0 to {_MOST_COALESCE}")

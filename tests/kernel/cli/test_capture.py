@@ -169,7 +169,7 @@ def test_a_fifo_is_opened_when_somebody_reads_it_and_nothing_is_taken_before(
     process.send_signal(signal.SIGINT)  # it can be ended while it waits
     _, err = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert "nobody reads this pipe" in err
+    assert "no process reads this pipe" in err
     process = lab.netns.popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     with open(fifo, "rb") as reader:
         assert process.stderr is not None

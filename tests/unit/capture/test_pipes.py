@@ -101,5 +101,5 @@ def test_a_reader_that_is_slow_gets_everything(tmp_path: Path) -> None:
 
 def test_a_pipe_that_nobody_reads_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(SystemCallError, match="nobody reads this pipe"):
+    with pytest.raises(SystemCallError, match="no process reads this pipe"):
         Capture(None, tmp_path / "fifo")

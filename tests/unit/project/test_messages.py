@@ -41,7 +41,7 @@ MADE_ELSEWHERE = {
     "umem/ledger.py": {"f": "_why(), _FOREIGN, RING_LIES"},
     "wait/waiter.py": {"sock.gone": "kernel_error()"},
     "workers/errors.py": {"f": "the exception whose cause this is"},
-    "xsk/wakeup.py": {"refused.errno": "kernel_error()"},
+    "xsk/wakeup.py": {"number": "kernel_error()"},
 }
 # What ends a command, and is no class of ours.
 _OF_CLICK = {"UsageError", "BadParameter", "fail"}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One file a subcommand: options, help text and what it does. What is too long for that begins with its command's name.
+"""One file for each subcommand: options, help text, and what it does. Further files begin with the command's name.
 
-SECTIONS names them, with what `xsk --help` says of each without importing it.
+SECTIONS has a line for each, so that `xsk --help` need not import them.
 """
 
 from __future__ import annotations

@@ -45,13 +45,13 @@ if TYPE_CHECKING:
 
 __all__ = ["FileTarget", "capture", "run"]
 
-_TIMEOUT = 0.1  # seconds that a wait lasts, at most: so late is a packet in a pipe, and the end after a signal
+_TIMEOUT = 0.1  # seconds that a wait lasts, and a packet in a pipe or the end after a signal is late, at most
 
 _UNITS = {"": 1_000_000, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}  # as tcpdump -C has them
 
 
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Read a size in millions of bytes, or with k, m or g in units of 1024; bytes."""
+    """Return a size in bytes. Given in million bytes, or with k, m or g in powers of 1024."""
     if value is None:
         return None
     unit = value[-1:].lower() if value[-1:].isalpha() else ""
@@ -67,7 +67,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
 
 
 def _mode(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Read permission bits in octal; which of them make sense, Capture knows."""
+    """Return permission bits, given in octal. Capture refuses those that make no sense."""
     if value is None:
         return None
     try:
@@ -78,7 +78,7 @@ def _mode(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
 
 @dataclass(frozen=True)
 class FileTarget:
-    """Where to, as asked for on the command line."""
+    """The file to write, as asked for on the command line."""
 
     file: str
     rotate_size: int | None = None  # bytes
@@ -107,8 +107,8 @@ class FileTarget:
         return Queueing(limit=self.buffer)
 
     def check(self) -> None:
-        """Raise what keeps it from being written: before anything is taken from an interface."""
-        if self.path is None and sys.__stdout__ is None:  # what has its number now is something else of ours
+        """Raise an error if it cannot be written, before anything is taken from an interface."""
+        if self.path is None and sys.__stdout__ is None:  # its number now belongs to another descriptor of ours
             raise ToolkitError("standard output is closed. Next step: name a file, or a pipe: `| tcpdump -r -`.")
         if self.path is None and os.isatty(1):
             raise ToolkitError("standard output is a terminal: packets are no text. Next step: `| tcpdump -r -`.")
@@ -125,7 +125,7 @@ class FileTarget:
 
     @contextlib.contextmanager
     def reader(self, stop: Stop) -> Iterator[None]:
-        """Wait until somebody reads the FIFO, if it is one: without a reader it cannot be opened."""
+        """Wait for a reader, if the file is a FIFO: without one it cannot be opened."""
         if self.path is None or own_descriptor(self.file) is not None or not self.path.is_fifo():
             yield
             return
@@ -139,7 +139,7 @@ class FileTarget:
                         raise
                     time.sleep(min(stop.timeout, _TIMEOUT))
         try:
-            yield  # open, for else the reader would see an end
+            yield  # kept open: otherwise the reader would see an end of file
         finally:
             if fd is not None:
                 os.close(fd)
@@ -228,7 +228,7 @@ class FileTarget:
         ("xsk capture eth0 all --tee -w all.pcapng.zst --seconds 60", ""),
         ("xsk capture eth0 icmp --tee -w ping.pcap -c 100 -s 128", ""),
         ("xsk capture eth0 all --tee --sample 1/1000 -w flows.parquet", ""),
-        ("xsk capture eth0 udp port 9 -w taken.pcapng", "nobody else gets these"),
+        ("xsk capture eth0 udp port 9 -w taken.pcapng", "this host misses these"),
         ("xsk capture eth0 udp --tee -w ring.pcapng -C 100 -W 10", ""),
         ("xsk capture eth0 udp --tee -w 'udp-%Y%m%d-%H%M.pcapng' -G 60", ""),
     ),
@@ -240,7 +240,7 @@ def capture(interface: str, **options: Any) -> int:
     With --tee the file gets copies, and this host gets every packet.
 
     EXPRESSION is tcpdump's, or 'all' (`xsk help filters`). Before it takes what this host needs, it asks
-    (`xsk help taking`). Packets that do not match go on to the kernel untouched.
+    (`xsk help taking`). Packets that do not match go on to the kernel.
 
     The suffix of FILE says its format: .pcapng, .pcap or .parquet, and .gz or .zst behind one of the first two for
     compression. packets/, with a slash at its end, is a directory with a Parquet dataset. `xsk help files` says what is
@@ -287,7 +287,7 @@ def run(
         failure = failure or source.loss()
         report = _report(source, capture, target, elapsed, failure)
         if failure is not None and capture.statistics().write_dropped:
-            # How many packets are not in the file is known, their bytes are not.
+            # The number of packets that are not in the file is known; the number of their bytes is not.
             report["written_bytes"] = report["wire_bytes"] = None
     if as_json:
         with contextlib.redirect_stdout(sys.stderr if target.path is None else sys.stdout):
@@ -307,7 +307,7 @@ def _loop(capture: Capture, stop: Stop, line: LiveLine, count: int | None) -> To
             left = None if left is None else left - came
             try:
                 line.tick()
-            except OSError:  # nobody reads our stderr any more, or its disk is full: no reason to lose packets
+            except OSError:  # stderr was closed, or its disk is full: no reason to lose packets
                 line.next = float("inf")
     except ToolkitError as failure:  # the device is gone, or the disk is full
         return failure

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`xsk demo`: the main job, on a network of its own or on a real interface, for people who have never seen it."""
+"""`xsk demo`: shows AF_XDP at work, on a network of its own or on a real interface, to people who never saw it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["demo", "run"]
 
 _LAB_FILTER = "icmp or udp"
 _LAB_RING = 32768  # entries
-_HOLDS = 0.1  # seconds of the paced flood that the ring holds: so long may drawing, or a busy machine, keep us away
+_HOLDS = 0.1  # seconds of the paced flood that the ring holds, while we draw or the machine is busy
 _QUIET_END = 0.3  # seconds at the end in which nothing is sent, so that everything arrives
 
 
@@ -102,7 +102,7 @@ def run(interface: str | None, expression: str | None, seconds: float, *, as_jso
 
 
 def _watch(opened: Interface, traffic: Traffic | None, stop: Stop, view: DemoView) -> dict[str, Any]:
-    """Receive until the time is over, show what comes, and reconcile."""
+    """Receive until the time is over, show what comes, and compare the counters."""
     totals, began, before = Totals(opened), time.monotonic(), _Counts()
     view.begin()
     gone: DeviceGoneError | None = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's traffic: a kernel's ping and UDP, a flood at the rate that arrives, then more than that. Counts it all."""
+"""The demo's traffic, and its count: ping and UDP of a kernel, a flood at the rate that arrives, then a faster one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ _SLOWER, _FASTER = 0.5, 3.0  # how much the rate may change from one slice to th
 
 
 class SentTraffic:
-    """What one part of the traffic was: packets sent, and how many a veth says it lost, a full socket's among them."""
+    """One part of the traffic: packets that were sent, and those that the veth counts as lost (also by a full "
+    "socket)."""
 
     def __init__(self) -> None:
         self.packets = 0
@@ -99,7 +100,8 @@ class Traffic:
     # --- the course of it -------------------------------------------------------------------------------------------
 
     def step(self, elapsed: float) -> bool:
-        """Begin or end what is due; True once: when all has been sent that comes before the overload."""
+        """Begin or end a part when its time has come. Return True once: when everything before the overload was "
+        "sent."""
         if self._over or elapsed < self._seconds * _FLOOD_FROM:
             return False
         if elapsed >= self._seconds:
@@ -134,7 +136,7 @@ class Traffic:
         return True
 
     def _adapt(self, report: Report) -> None:
-        """Choose the rate of the next slice by what became of the last."""
+        """Choose the rate of the next slice by the losses of the last."""
         cpu, began = self._busy
         busy = (time.thread_time() - cpu) / max(time.monotonic() - began, 1e-3)
         rate = report.sent / max(report.seconds, 1e-3)  # on a busy machine less than was asked for

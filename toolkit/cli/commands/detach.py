@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`xsk detach`: takes an XDP program off an interface, after showing what it is; repairs what a killed process left.
+"""`xsk detach`: takes an XDP program off an interface, after showing what it is; cleans up after a killed process.
 
-Nothing goes unasked: a program that was attached by netlink may be a firewall at work. By its id or name it goes; what
-somebody surely relies on needs --force: a program held by a link, or one whose descriptor a process holds, or
-xdp-tools' dispatcher, which stays on purpose.
+A program that was attached by netlink may be a firewall, so it is taken off only by its id or name. A program that is
+in use needs --force: one that a link or a process holds, or xdp-tools' dispatcher, which stays on purpose.
 """
 
 from __future__ import annotations
@@ -59,14 +58,14 @@ def detach(interface: str, *, program: str | None, force: bool, netns: str | Non
 
 
 def put_back() -> None:
-    """Put back what killed processes took off interfaces of this network namespace, as far as we may; say so."""
+    """Put back programs that killed processes took off interfaces of this network namespace, if we may, and say so."""
     with contextlib.suppress(ToolkitError, OSError):
         for record, outcome in repair():
             output.say(f"xsk: {record.interface}: {as_text(record)} {outcome}")
 
 
 def run(interface: str, *, program: str | None, force: bool, netns: str | None, as_json: bool) -> int:
-    """Detach, say what was done; 1 when it was refused."""
+    """Detach, and say what was done. Return the exit code: 1 if it was refused."""
     with entered(opt.namespace(netns)):
         ifindex = describe(interface).ifindex
         repaired = _deferrals()
@@ -85,7 +84,7 @@ def run(interface: str, *, program: str | None, force: bool, netns: str | None, 
 
 
 def _detach(interface: str, found: Attached, program: str | None, *, force: bool) -> dict[str, object]:
-    """Take off what is there, mode by mode: {"detached": what} or {"refused": why}."""
+    """Take off the program of each mode. Return {"detached": what, "refused": why it stopped, or None}."""
     gone: list[str] = []
     while True:
         why = _refusal(interface, found, program, force=force)
@@ -105,7 +104,7 @@ def _detach(interface: str, found: Attached, program: str | None, *, force: bool
 
 
 def _refusal(interface: str, found: Attached, program: str | None, *, force: bool) -> str:
-    """Why it stays; "" when it is to go."""
+    """Return why the program stays; "" if it is to be taken off."""
     if program is not None and program not in (str(found.program.id), found.program.name):
         return f"not {program} is attached, but {found}. It stays."
     if force and found.link_ids is not None:
@@ -124,7 +123,7 @@ def _holders(interface: str) -> tuple[Holder, ...]:
 
 
 def _in_use(interface: str, found: Attached, holders: tuple[Holder, ...]) -> str:
-    """Why it should stay, unless --force is given; "" when nobody uses it any more."""
+    """Return why the program should stay unless --force is given; "" if no process uses it any more."""
     if found.link_ids is None:
         return f"who holds {found} cannot be seen. Next step: run as root (sudo)."
     who = ", ".join(f"pid {holder.pid} ({holder.command[:60]})" for holder in holders)
@@ -141,7 +140,7 @@ def _in_use(interface: str, found: Attached, holders: tuple[Holder, ...]) -> str
 
 
 def _deferrals() -> list[str]:
-    """Give back the interrupts that a busy-polling process deferred and, killed, did not restore."""
+    """Restore interrupts that a killed process had deferred for busy-polling."""
     from toolkit.net import napi
 
     return [f"{napi.as_text(record)}: {outcome}" for record, outcome in napi.repair()]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`xsk doctor`: each finding with its remedy."""
+"""`xsk doctor`: prints findings, each with its remedy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def doctor(interface: str | None, *, netns: str | None, as_json: bool) -> int:
 
 
 def run(interface: str | None, *, netns: str | None, as_json: bool) -> int:
-    """Print the findings; 1 when one of them is a problem."""
+    """Print the findings. Return the exit code: 1 if there is a problem."""
     findings, area = [], ""
     for found in examine(interface, netns=opt.namespace(netns)):
         finding = dataclasses.replace(found, text=spelled(found.text), remedy=spelled(found.remedy))

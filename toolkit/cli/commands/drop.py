@@ -41,7 +41,7 @@ def drop(interface: str, **options: Any) -> int:
     """TAKE packets that match EXPRESSION, so that this host does not get them, and discard them.
 
     EXPRESSION is tcpdump's, or 'all' (`xsk help filters`). Before it takes what this host needs, it asks
-    (`xsk help taking`). With --on-match count the kernel gets the packets after all.
+    (`xsk help taking`). With --on-match count the kernel gets the packets as well.
 
     Standard output gets a line each second. At the end the program is detached, the rings are emptied, and standard
     error gets the account, to the packet: redirected = received + dropped (`xsk help output`).
@@ -60,7 +60,7 @@ def run(
     extra: bool,
     as_json: bool,
 ) -> int:
-    """Drop until a signal or `seconds`; the exit code."""
+    """Discard until a signal or `seconds`. Return the exit code."""
     # The program writes lengths on the wire where it writes times, at a tenth of the rate: only where packets are cut.
     described = binding.snaplen is not None
     with Stop(seconds) as stop, binding.open(interface, expression, timestamps=described) as opened:

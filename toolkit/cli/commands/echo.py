@@ -117,7 +117,7 @@ def run(
 
 
 def expression_for(addresses: Iterable[str], udp_port: int) -> str:
-    """Return the filter that takes what can be answered, and nothing else: the kernel keeps its own conversations.
+    """Return the filter that takes only what can be answered; all else stays with the kernel.
 
     Fragments are left to the kernel, which can put them together.
     """
@@ -166,7 +166,7 @@ def _summary(
     seconds: float,
     gone: DeviceGoneError | None,
 ) -> dict[str, Any]:
-    """Take no more, answer what still waits, detach, and put the counters side by side."""
+    """Detach, answer what still waits, and compare the counters."""
     left = True
     try:
         opened.stop_taking()
@@ -194,7 +194,7 @@ def _summary(
 
 
 def _reading(responder: Responder, opened: Interface) -> Reading:
-    """For the live line."""
+    """Return the figures of the live line."""
     received, answered = responder.statistics()
     others = {"unanswered": received - answered, **now(opened.statistics())}
     return Reading(answered, others=others)

@@ -45,7 +45,7 @@ _FLUSH = 1.0  # seconds that the last packets have to leave
 
 @dataclass
 class Direction:
-    """One way through."""
+    """One direction of forwarding."""
 
     name: str
     source: Interface
@@ -53,7 +53,7 @@ class Direction:
     forwarder: Forwarder
 
     def reading(self) -> Reading:
-        """For the live line."""
+        """Return the figures of the live line."""
         moved = self.forwarder.statistics()
         lost = {"edited out": moved.edited_out} if moved.edited_out else {}
         others = {**lost, "no room": moved.no_room, **now(self.source.statistics())}
@@ -133,7 +133,7 @@ def forward(interface: str, other: str | None, **options: Any) -> int:
 
 
 def _check_other(interface: str, other: str, binding: Binding) -> None:
-    """Refuse what is no interface: most likely the first word of a filter that was meant for one port."""
+    """Refuse an OTHER that is no interface: most likely it is the first word of a filter."""
     try:
         with entered(binding.netns):
             socket.if_nametoindex(other)
@@ -202,7 +202,8 @@ def _open(
     both: bool,
     parts: contextlib.ExitStack,
 ) -> list[Direction]:
-    """Open what is needed; `parts` closes it. Nothing is taken at one end while somebody is asked about the other."""
+    """Open what is needed; `parts` closes it. Nothing is taken at one end before the question about the other is "
+    "answered."""
     if both and other is not None:
         binding.ask((interface, other), expression)
         binding = dataclasses.replace(binding, yes=True)
@@ -219,7 +220,7 @@ def _open(
 
 
 def _umem(binding: Binding, interface: str, other: str) -> UMEM:
-    """Make the memory that both share: a full ring for every queue to receive into, and as much again to send from."""
+    """Make the UMEM that both share: for every queue frames for a full ring to receive, and as many to send."""
     devices = [binding.describe(name) for name in (interface, other)]
     queues = max(len(queue_numbers(device, binding.queues)) for device in devices)
     ring = binding.ring_size or _RING
@@ -275,9 +276,9 @@ def _waiting_on_both(directions: list[Direction], binding: Binding) -> Callable[
 
 
 def _summary(directions: list[Direction], edits: Edits, seconds: float, gone: DeviceGoneError | None) -> dict[str, Any]:
-    """Take no more, forward what still waits, detach, and put the counters side by side, a direction at a time.
+    """Detach, forward what still waits, and compare the counters of each direction.
 
-    What ended one of them, `gone`, ended all.
+    `gone`: what ended one of them, and so all.
     """
     for way in directions:
         with contextlib.suppress(ClosedError, DeviceGoneError):

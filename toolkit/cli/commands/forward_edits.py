@@ -43,13 +43,13 @@ class Edits:
 
     @property
     def function(self) -> Edit | None:
-        """What a Forwarder is given; None when nothing is to be changed."""
+        """Return the edit function for a Forwarder; None if nothing is to be changed."""
         if self == Edits():
             return None
         return _swap_macs if self == Edits(mac_swap=True) else self._edit
 
     def _edit(self, batch: EditableBatch) -> npt.NDArray[np.bool_] | None:
-        """Change a batch in place; which packets are to be sent, or None for all."""
+        """Change a batch in place. Return a mask of the packets to send, or None for all."""
         keep = None
         width = _NETWORK if self.ttl else _TAGGED if self.vlan_pop else _MACS if self.mac_swap else 0
         if width:
@@ -69,7 +69,7 @@ class Edits:
 
 
 def _pop_vlan(heads: Heads, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Take tags out of heads; bytes to cut from the front of each packet. Packets that end with the tag stay as is."""
+    """Take VLAN tags out of heads. Return the bytes to cut from the front of each packet: 0 if it ends with the tag."""
     whole = lengths >= _TAGGED
     if whole.all():
         return edits.pop_vlan(heads)
@@ -85,7 +85,7 @@ def _swap_macs(batch: EditableBatch) -> None:
 
 
 def _put(batch: EditableBatch, heads: Heads) -> None:
-    """Write heads back, of packets that are shorter as far as they go: usually these are all of one length."""
+    """Write heads back; of a shorter packet, only as much as it has."""
     width, lengths = heads.shape[1], batch.lengths
     held = np.minimum(lengths, width)
     for length in np.unique(held).tolist():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`xsk receive`: a rate line each second, or each packet; counters reconciled at the end."""
+"""`xsk receive`: a line with the rate each second, or each packet; at the end the counters, compared."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`xsk receive --workers`: several processes count; one rate line each second, one summary that reconciles."""
+"""`xsk receive --workers`: several processes count; a line with the rate each second, at the end one account."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Rates:
 
 
 def _summary(pool: Workers, seconds: float, taken: list[int]) -> dict[str, Any]:
-    """Put the program's counters, the workers' and the kernel's side by side; none is computed from the others.
+    """Compare the counters of the program, the workers and the kernel; none is computed from the others.
 
     Of a worker that failed, what it reported last stands in for the rest.
     """

@@ -150,7 +150,7 @@ def send(interface: str, **options: Any) -> int:
 
 
 def _replay(interface: str, file: str, pace: Pace, loop: int | None, options: dict[str, Any], leave: bool) -> int:
-    """Go on with -r: recorded packets are not made of options."""
+    """Send recorded packets (-r). Options that describe packets made here are refused."""
     unfit = [name for name in _MADE if options.pop(name) != (1 if name == "flows" else None)]
     if unfit:
         raise click.UsageError(
@@ -176,7 +176,7 @@ def _replay(interface: str, file: str, pace: Pace, loop: int | None, options: di
 
 
 def _pace(pace: str | None, rate: float | None, max_gap: float | None) -> Pace:
-    """Return how fast, of what was asked for."""
+    """Return the pace that was asked for."""
     from toolkit.cli.commands.send_file import Pace
 
     if rate is not None and pace is not None:

@@ -22,7 +22,7 @@ _FLUSH = 2.0  # seconds that the last packets have to leave
 def summary(sock: Socket, packets: int, octets: int, began: float) -> dict[str, Any]:
     """Wait until the kernel is done, and say what became of the packets.
 
-    `sent` were put into the TX ring, of `completed` the kernel returned the frames; it counts those that it refused.
+    `sent` were put into the TX ring; the kernel returned the frames of `completed`, and counts those that it refused.
     """
     seconds = time.monotonic() - began
     with contextlib.suppress(DeviceGoneError):

@@ -107,7 +107,7 @@ def _introduce(sock: Socket, file: str, pace: Pace) -> None:
 
 
 def _ending_on(stop: Stop) -> Callable[[], None]:
-    """Return what ends reading when it is time: no packet may come for long."""
+    """Return a function that ends reading when it is time, because no packet may come for long."""
 
     def check() -> None:
         if stop:
@@ -117,7 +117,7 @@ def _ending_on(stop: Stop) -> Callable[[], None]:
 
 
 def _source(file: str, stop: Stop) -> Any:
-    """Return what to read: for standard input something that ends when `stop` does, though nothing comes."""
+    """Return what to read. Standard input ends when `stop` says so, although no byte comes."""
     return _Input(stop) if file == "-" else file
 
 
@@ -136,13 +136,13 @@ class _Input:
         while not self._stop:
             if self._poll.poll(self._stop.timeout * 1000):
                 count = self._raw.readinto(target)
-                if count is not None:  # else somebody who shares it was faster
+                if count is not None:  # else another process that reads it was faster
                     return count
         return 0
 
 
 def _play(player: Replay, recorded: Recorded, file: str, loop: int, sock: Socket) -> str:
-    """Send it as often as asked for; why that ended early, if it did."""
+    """Send it as often as asked for. Return why that ended early, or None."""
     try:
         player.round(recorded)
         rounds = 1

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Flood"]
 
-# RFC 2544 (RFC 5180): addresses for benchmarks, which are nobody's.
+# RFC 2544 (RFC 5180): addresses for benchmarks, which belong to no host.
 _BENCHMARK = {4: ("198.18.0.1", "198.18.0.2"), 6: ("2001:2::1", "2001:2::2")}
 _SOURCE_PORT, _DISCARD = 5000, 9
 _LINK_HEADER, _TAG = 14, 4  # bytes
@@ -28,7 +28,7 @@ _LINK_HEADER, _TAG = 14, 4  # bytes
 
 @dataclass(frozen=True)
 class Flood:
-    """The packets as asked for; None where the command line says nothing."""
+    """The packets that were asked for; None for what the command line leaves open."""
 
     eth_dst: str | None = None
     eth_src: str | None = None
@@ -60,7 +60,7 @@ class Flood:
         return template.fill(self.flows * repeat, checksums=self.frame is None or bool(columns), **columns)
 
     def _columns(self) -> dict[str, Any]:
-        """What overrides a frame given in hex. A frame that was made here has it already."""
+        """Return the columns that override a frame given in hex. A frame that was made here has them already."""
         if self.frame is None:
             return {}
         names = ("eth_dst", "eth_src", "ip_src", "ip_dst", "src_port", "dst_port")

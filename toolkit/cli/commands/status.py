@@ -38,7 +38,7 @@ def status(*, as_json: bool, everything: bool, netns: str | None) -> int:
     """Show the XDP program on every interface, which process holds it, and every AF_XDP socket with its drops.
 
     A program held by a link goes when its process ends; one attached by netlink (ip link, bpftool, older tools) stays
-    until somebody detaches it: `ip link set dev NAME xdp off`. The command changes nothing, and keeps no program alive.
+    until it is detached: `ip link set dev NAME xdp off`. The command changes nothing, and keeps no program alive.
     """
     return run(as_json=as_json, everything=everything, netns=opt.namespace(netns))
 
@@ -80,7 +80,7 @@ def run(*, as_json: bool, everything: bool, netns: NetNS = None) -> int:
 
 
 def _taken(one: InterfaceStatus) -> list[int]:
-    """The queues that AF_XDP sockets hold, whoever's they are; newer kernels say so without sock_diag."""
+    """Return the queues that AF_XDP sockets of any process hold. Newer kernels report them without sock_diag."""
     with contextlib.suppress(OSError):
         return taken_queues(socket.if_nametoindex(one.interface), one.queues)
     return []

@@ -70,7 +70,7 @@ _GROUPS: dict[str, Group] = {"f": "flow", "s": "source", "d": "destination", "o"
         ("xsk top eth0 all --tee", "who sends what arrives"),
         ("xsk top eth0 udp --tee --group source", "which hosts send UDP"),
         ("xsk top eth0 udp --tee --seconds 10 --json", ""),
-        ("xsk top eth0 udp port 4789", "taken: nobody else gets these"),
+        ("xsk top eth0 udp port 4789", "taken: this host misses them"),
         ("xsk top eth0 tcp --sample 1/100 --group port", "one of a hundred is taken"),
     ),
     matters=("--tee", "--group", "--by", "--rows", "--interval", "--seconds", "--json", "--yes"),
@@ -141,7 +141,7 @@ class _Watch:
         self._view.begin(self.flows)
 
     def loop(self) -> DeviceGoneError | None:
-        """Count and show until it is time to stop; what became of the device, if it went."""
+        """Count and show until it is time to stop. Return the error of a device that went away, or None."""
         with Keys() as keys:
             while not self._stop:
                 timeout = min(self._stop.timeout, max(self._view.next - time.monotonic(), 0.0))
@@ -156,7 +156,7 @@ class _Watch:
         return None
 
     def _obey(self, pressed: str) -> bool:
-        """Do what the keys say; whether something is to be shown anew."""
+        """Act on the keys. Return whether the picture must be drawn again."""
         changed = False
         for key in pressed:
             if key == "q":

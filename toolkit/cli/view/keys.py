@@ -40,7 +40,7 @@ class Keys:
                 tty.setcbreak(fd)
                 self._fd = fd
                 for number, handler in ((signal.SIGTSTP, self._suspend), (signal.SIGCONT, self._resume)):
-                    if signal.getsignal(number) != signal.SIG_IGN:  # then nobody is there who could resume us
+                    if signal.getsignal(number) != signal.SIG_IGN:  # then there is no shell that could resume us
                         self._handlers[number] = signal.signal(number, handler)
         except (AttributeError, ValueError, OSError, termios.error):
             self._fd = -1
@@ -62,7 +62,7 @@ class Keys:
                 termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
 
     def _suspend(self, number: int, frame: FrameType | None) -> None:
-        """Give the terminal back, then stop as if nobody had handled the signal."""
+        """Give the terminal back, then stop as without a handler."""
         self._restore()
         with contextlib.suppress(OSError):
             os.write(self._fd, _SHOW_CURSOR)

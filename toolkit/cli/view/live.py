@@ -17,7 +17,7 @@ class Reading(NamedTuple):
     """What was counted from the start until now."""
 
     packets: int
-    octets: int | None = None  # bytes; None where nobody counts them
+    octets: int | None = None  # bytes; None where they are not counted
     others: Mapping[str, int] = {}  # what else the line shows, by name: "dropped", ...
     note: str = ""  # what it ends with
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was lost, and who counted it: the kernel of the sockets, the NIC of what no program ever saw."""
+"""Losses, and who counted them: the kernel those of the sockets, the NIC those that no program saw."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def loss_lines(report: Mapping[str, Any], *, reasons: Statistics | None = None, 
 
 
 def complete(statistics: Statistics, *, zero_copy: bool) -> bool:
-    """Return whether nothing was lost, as far as anybody counts; in zero-copy mode the NIC has to."""
+    """Return whether nothing was lost, as far as it is counted; in zero-copy mode the NIC must count."""
     return not statistics.dropped and (statistics.missed == 0 or (statistics.missed is None and not zero_copy))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How figures look, and where they go: one way for all commands.
+"""The format of figures, and where they are printed: the same for all commands.
 
 Standard output gets data: packets, the lines of each interval, tables, JSON. Standard error gets all else: what was
 opened, notes, questions, errors, and the account at the end. Times are UTC, with a Z.
@@ -79,7 +79,8 @@ def octets(size: float) -> str:
 
 
 def _scaled(value: float, unit: float, *names: str) -> str:
-    """Write three digits, and the first of the names, of units a thousand times apart, in which they say it."""
+    """Write three digits, in the smallest unit of `names` that needs no more; each unit is a thousand of the one "
+    "before."""
     for name in names[:-1]:
         if abs(value) < 999.5 * unit:  # from there on, three digits are 1e+03
             return f"{value / unit:.3g}{name}"
@@ -113,7 +114,7 @@ def kernel_counters(statistics: Statistics, *, sending: bool = False) -> list[st
 
 
 def takes(stream: TextIO, timeout: float = 0.0) -> bool:
-    """Whether a line can be printed within `timeout` seconds: a pipe that nobody reads is full after a while."""
+    """Return whether a line can be printed within `timeout` seconds: a pipe without a reader fills up."""
     try:
         poll = select.poll()
         poll.register(stream.fileno(), select.POLLOUT)
@@ -123,7 +124,7 @@ def takes(stream: TextIO, timeout: float = 0.0) -> bool:
 
 
 def say(*lines: str) -> None:
-    """Print lines to standard error, if anybody reads it: no command waits for that, or ends because of it."""
+    """Print lines to standard error. If it is not read, the command neither waits nor ends."""
     with contextlib.suppress(OSError):
         if takes(sys.stderr, _TIMEOUT):
             print(*lines, sep="\n", file=sys.stderr, flush=True)

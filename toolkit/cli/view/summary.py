@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counting, and the end of it: the program detached, the rings drained, three independent counts side by side."""
+"""Count packets; at the end detach, drain the rings, and compare three independent counts."""
 
 from __future__ import annotations
 
@@ -69,7 +69,10 @@ class Totals:
 def becomes(opened: Attachment) -> str:
     """Say what becomes of the packets that match, and whether this host gets them."""
     actions = {rule.action for rule in opened.program.rules} or {"redirect"}
-    lost = {"redirect": "TAKEN, this host does not get them", "drop": "DROPPED in the driver, nobody gets them"}
+    lost = {
+        "redirect": "TAKEN, this host does not get them",
+        "drop": "DROPPED in the driver, this host does not get them",
+    }
     if isinstance(opened, Tee):
         lost["redirect"] = "copied, the kernel gets them as well"
     names = [lost[action] for action in ("redirect", "drop") if action in actions]
@@ -77,7 +80,7 @@ def becomes(opened: Attachment) -> str:
 
 
 def introduce(opened: Attachment, what: str | None = None, *more: str) -> None:
-    """Say in a line what came about: mode, queues, filter (or `what` is taken, where the filter is no matter).
+    """Say in a line how it was opened: mode, queues, filter (or, in place of the filter, `what` is taken).
 
     more: lines that follow it.
     """
@@ -120,7 +123,7 @@ def drain(opened: Source, totals: Totals) -> None:
 
 
 def summary(opened: Source, totals: Totals, seconds: float, gone: DeviceGoneError | None = None) -> dict[str, Any]:
-    """Drain, then put the program's counters, ours and the kernel's side by side. `gone` is what ended it, if anything.
+    """Drain, then compare the counters of the program, ours, and the kernel's. `gone` is what ended it, if anything.
 
     `taken` is what was received before the end was asked for (with --count, just that many); `received` is all. Bytes
     are those on the wire, whatever --snaplen left of them.
@@ -144,7 +147,7 @@ def summary(opened: Source, totals: Totals, seconds: float, gone: DeviceGoneErro
 
 
 def ended(opened: Source, gone: DeviceGoneError | None) -> DeviceGoneError | None:
-    """Return what kept packets from coming before the end was asked for: `gone`, or what nobody had noticed until then.
+    """Return what kept packets from coming before the end was asked for: `gone`, or a loss that was not noticed before.
 
     After detach(): what we took off ourselves is no news.
     """

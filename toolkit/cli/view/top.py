@@ -52,7 +52,7 @@ class TopView:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Leave the last picture standing."""
+        """Leave the last picture on the terminal."""
         if self._live is not None:
             self._live.stop()
             self._live = None
