@@ -51,7 +51,7 @@ def check_packets(memory: Bytes, offsets: npt.ArrayLike, lengths: npt.ArrayLike)
     if starts.size:
         # If no number is as large as this, none is negative either, and no sum wraps around into range.
         most = np.maximum.reduce((starts | sizes).view(np.uint64))
-        if most >> 62 or np.maximum.reduce(starts + sizes) > memory.size:
+        if int(most) >> 62 or np.maximum.reduce(starts + sizes) > memory.size:
             raise _outside(memory.size, starts, sizes)
     return starts, sizes
 

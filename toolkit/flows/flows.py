@@ -30,6 +30,7 @@ Words = npt.NDArray[np.uint64]
 Order = Literal["bytes", "packets", "last"]
 
 _SHOWN = 10  # rows of a repr
+_HALF, _LAST = np.array(32, dtype=np.uint64), np.array(29, dtype=np.uint64)  # arrays cost less than numbers
 
 
 class Evicted(NamedTuple):
@@ -83,6 +84,7 @@ class Flows:
             return
         names = COLUMNS[self.group] + (("tcp_flags",) if self.group == "flow" else ())
         columns = batch.decode(columns=names)
+        columns.to_dict()  # all at once is quicker
         keys = keys_of(columns, self.group, both_ways=self.bidirectional)
         times = batch.timestamps.view(np.int64)
         missing = times == NAT
@@ -125,14 +127,14 @@ class Flows:
     def _counted(self, keys: FlowKeys, times: Array, sizes: Array, flags: Array | None) -> Sums:
         """Sum the packets by key."""
         n = len(times)
-        varying = [word for word in keys.words if word is not None and (word != word[0]).any()]
-        hashes = self._hashes(keys, n)
-        order, starts = grouped(hashes, varying) if varying else (np.arange(n), np.zeros(1, dtype=np.int64))
+        held = [at for at, word in enumerate(keys.words) if word is not None]
+        matrix = np.array([keys.words[at] for at in held])
+        hashes = self._hashes(matrix, held)
+        varying = matrix[(matrix != matrix[:, :1]).any(axis=1)]
+        order, starts = grouped(hashes, varying) if len(varying) else (np.arange(n), np.zeros(1, dtype=np.int64))
         firsts = order[starts]
         words = np.zeros((5, len(starts)), dtype=np.uint64)
-        for at, word in enumerate(keys.words):
-            if word is not None:
-                words[at] = word[firsts]
+        words[held] = matrix.take(firsts, axis=1)
         packets, octets = np.diff(starts, append=n), np.add.reduceat(sizes[order], starts)
         back = dict.fromkeys(("back_packets", "back_octets"), np.zeros(len(starts), dtype=np.int64))
         turned = np.zeros(len(starts), dtype=np.bool_)
@@ -152,15 +154,16 @@ class Flows:
             {"packets": packets, "octets": octets, **back},
         )
 
-    def _hashes(self, keys: FlowKeys, n: int) -> Words:
-        """Hash the keys to 64 bits. A word of 0 contributes nothing, so words that are None can be left out."""
-        hashes = np.zeros(n, dtype=np.uint64)
-        for word, factor in zip(keys.words, self._factors, strict=False):
-            if word is not None:
-                mixed = word * factor
-                mixed ^= mixed >> np.uint64(32)
-                hashes += mixed * self._factors[5]
-        hashes ^= hashes >> np.uint64(29)
+    def _hashes(self, words: Words, held: list[int]) -> Words:
+        """Hash keys to 64 bits; words: shape (k, n), those of the keys' words that `held` names.
+
+        A word of 0 contributes nothing, so words that are 0 in all packets can be left out.
+        """
+        mixed = words * self._factors[held][:, None]
+        mixed ^= mixed >> _HALF
+        mixed *= self._factors[5]
+        hashes: Words = np.add.reduce(mixed)
+        hashes ^= hashes >> _LAST
         return hashes
 
     # --- reading ----------------------------------------------------------------------------------------------------

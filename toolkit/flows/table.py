@@ -47,23 +47,22 @@ class Sums(NamedTuple):
         )
 
 
-def grouped(hashes: Words, words: list[Words]) -> tuple[Rows, Rows]:
+def grouped(hashes: Words, words: Words) -> tuple[Rows, Rows]:
     """Return an order in which packets of the same key are neighbours, and the positions in it where groups begin.
 
-    hashes: shape (n,), of the keys; n is not 0. words: the words of the keys that are not the same in all packets.
+    hashes: shape (n,), of the keys; n is not 0. words: shape (k, n), those that are not the same in all packets.
     """
     order = np.argsort(hashes)
     ranked = hashes[order]
     begins = np.ones(len(order), dtype=np.bool_)
     np.not_equal(ranked[1:], ranked[:-1], out=begins[1:])
     # If two keys have the same hash, a word changes where the hash does not: then the keys themselves are sorted.
-    inside = ~begins[1:]
-    sorted_words = [word[order] for word in words]
-    if any(np.any((word[1:] != word[:-1]) & inside) for word in sorted_words):
-        order = np.lexsort(words)
-        begins[1:] = False
-        for word in (word[order] for word in words):
-            begins[1:] |= word[1:] != word[:-1]
+    ranked_words = words.take(order, axis=1)
+    changes = (ranked_words[:, 1:] != ranked_words[:, :-1]).any(axis=0)
+    if (changes > begins[1:]).any():
+        order = np.lexsort(tuple(words))
+        ranked_words = words.take(order, axis=1)
+        begins[1:] = (ranked_words[:, 1:] != ranked_words[:, :-1]).any(axis=0)
     return order, np.flatnonzero(begins)
 
 

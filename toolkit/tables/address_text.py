@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses as text, many at once: no loop over the packets, no object for each of them."""
+"""Addresses as text, many at once: no loop over the packets, no object for each of them, unless they are few."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from itertools import pairwise
+from socket import inet_ntoa
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
 
+_FEW = 32  # addresses that are written one by one: most batches have no more distinct ones, and arrays cost more
 _COLON = ord(":")
 _MAPPED = np.frombuffer(b"::ffff:", dtype=np.uint8)
 _FFFF = np.frombuffer(b"\0\0\xff\xff", dtype=np.uint32)[0]  # the third word of an IPv4-mapped address
@@ -71,11 +73,15 @@ def joined(one: Text, other: Text) -> Text:
 
 def ip4_text(addresses: Array) -> Text:
     """Write IPv4 addresses: shape (n,), numbers of 32 bits in host order, -1 (empty) where there is none."""
+    if len(addresses) <= _FEW:
+        return _from_strings(["" if one < 0 else inet_ntoa(one.to_bytes(4, "big")) for one in addresses.tolist()])
     return _compact(_ip4_cells(addresses, addresses >= 0))
 
 
 def ip6_text(addresses: Bytes) -> Text:
     """Write IPv6 addresses, shape (n, 16) uint8, as RFC 5952 has them: IPv4-mapped ones as `::ffff:192.0.2.1`."""
+    if len(addresses) <= _FEW:
+        return _from_strings([_ip6_string(one.tobytes()) for one in addresses])
     return _compact(_ip6_cells(addresses))
 
 
@@ -94,11 +100,24 @@ def ip_text(ip4: Array, ip6: Bytes, is6: Flags) -> Text:
 
 def mac_text(addresses: Array) -> Text:
     """Write Ethernet addresses: shape (n,), numbers of 48 bits, -1 (empty) where there is none."""
+    if len(addresses) <= _FEW:
+        return _from_strings(["" if one < 0 else one.to_bytes(6, "big").hex(":") for one in addresses.tolist()])
     groups = addresses.astype(">u8").view(">u2").reshape(-1, 4)[:, 1:]
     flat = _mac_groups().take(groups).view(np.uint8).reshape(-1, 18)[:, :17]  # no colon behind the last
     present = addresses >= 0
     sizes = present.astype(np.int32) * 17
     return Text((flat if present.all() else flat[present]).ravel(), _offsets(sizes))
+
+
+def _from_strings(strings: list[str]) -> Text:
+    """Return ASCII strings as a Text."""
+    data = np.frombuffer("".join(strings).encode("ascii"), dtype=np.uint8)
+    return Text(data, _offsets(np.fromiter(map(len, strings), dtype=np.int64, count=len(strings))))
+
+
+@lru_cache(maxsize=1 << 12)
+def _ip6_string(address: bytes) -> str:
+    return _compact(_ip6_cells(np.frombuffer(address, dtype=np.uint8).reshape(1, 16))).strings()[0]
 
 
 def octets(rows: Bytes, sizes: Array) -> Text:

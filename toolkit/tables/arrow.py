@@ -28,6 +28,7 @@ _Form = tuple[
 ]  # the name, the kind, the type in NumPy, whether any may be missing
 
 _BOOL = np.dtype(np.bool_)
+_SAMPLE = 64  # rows that say whether most addresses are distinct
 
 
 def pyarrow(what: str) -> Any:
@@ -133,7 +134,7 @@ class _Arrays:
 
     def any(self, present: Flags | None) -> bool:
         """Return whether any row has a value."""
-        return self._validity(present)[1] < self.n
+        return self.n > 0 if present is None else self._validity(present)[1] < self.n
 
     def _validity(self, present: Flags | None) -> tuple[Any, int]:
         """Return the bitmap of a mask, and how many rows are missing."""
@@ -176,9 +177,19 @@ class _Arrays:
             arrays[at] = pa.Array.from_buffers(kinds[at], n, [validity, buffer.slice(row * size, size)], missing)
 
     def written(self, places: list[int], columns: Sequence[Cells], arrays: list[Any]) -> None:
-        """Make columns of addresses of one kind, as text: all together, each distinct address written once."""
+        """Make columns of addresses of one kind, as text: all together, each distinct address written once.
+
+        Where most are distinct, finding that out would cost more than to write them all.
+        """
         pa, n = self._pa, self.n
-        stacked = _stacked([columns[at].values for at in places], n)
+        given: list[Any] = [columns[at].values for at in places]
+        if _many(given):
+            for at, numbers in zip(places, given, strict=True):
+                text, (validity, missing) = numbers.text(), self._validity(columns[at].present)
+                buffers = [validity, pa.py_buffer(text.offsets), pa.py_buffer(text.data)]
+                arrays[at] = pa.Array.from_buffers(pa.string(), n, buffers, missing)
+            return
+        stacked = _stacked(given, n)
         index, text = _encoded(stacked)
         validity = None
         present = [columns[at].present for at in places]
@@ -191,6 +202,18 @@ class _Arrays:
             strings = strings.take(pa.Array.from_buffers(pa.int32(), len(index), [validity, pa.py_buffer(index)]))
         for turn, at in enumerate(places):
             arrays[at] = strings.slice(turn * n, n)
+
+
+def _many(columns: list[Any]) -> bool:
+    """Return whether most of the addresses in some of these columns (Numbers) are distinct, by a sample of the rows."""
+    for column in columns:
+        every = slice(None, None, max(len(column.ip4) // _SAMPLE, 1))
+        sample = column.ip4[every].tolist()
+        if column.is6 is not None and column.ip6 is not None:
+            sample = list(zip(sample, column.ip6.view(np.uint64)[every, 1].tolist(), strict=True))
+        if len(set(sample)) > len(sample) // 2 > _SAMPLE // 4:
+            return True
+    return False
 
 
 def _stacked(values: list[Any], n: int) -> Numbers:

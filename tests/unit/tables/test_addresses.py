@@ -43,6 +43,10 @@ KINDS = {
         *[frame(ip6(n % 7), ip6(0xFFFF << 32 | 9)) for n in range(40)],
         *ALL,
     ],
+    "mixed, all distinct": [
+        frame(ip6((0x2001 << 112) + n), ip6(n << 40)) if n % 3 else frame(ip4(0x0A000000 + n), ip4(n), n)
+        for n in range(600)
+    ],
     "none": [b"", bytes(13), bytes(60)],
     "empty": [],
 }

@@ -130,8 +130,14 @@ ip4s = st.one_of(st.integers(0, 2**32 - 1), st.sampled_from([-1, 0, 2**32 - 1, 0
 ip6s = st.lists(st.sampled_from([0, 0, 0, 1, 0xF, 0x10, 0xFF, 0x100, 0xFFF, 0x1000, 0xFFFF]), min_size=8, max_size=8)
 
 
-@given(st.lists(st.tuples(ip4s, ip6s, st.booleans()), max_size=20))
-def test_addresses_are_written_as_the_standard_library_does(cases: list[tuple[int, list[int], bool]]) -> None:
+TURNS = st.sampled_from([1, 40])  # few are written one by one, many as arrays
+
+
+@given(st.lists(st.tuples(ip4s, ip6s, st.booleans()), max_size=20), TURNS)
+def test_addresses_are_written_as_the_standard_library_does(
+    drawn: list[tuple[int, list[int], bool]], turns: int
+) -> None:
+    cases = drawn * turns
     ip4 = np.array([case[0] for case in cases], dtype=np.int64)
     ip6 = np.array([case[1] for case in cases], dtype=">u2").reshape(-1, 8).view(np.uint8).reshape(-1, 16)
     is6 = np.array([case[2] for case in cases], dtype=np.bool_)
@@ -144,8 +150,9 @@ def test_addresses_are_written_as_the_standard_library_does(cases: list[tuple[in
     ]
 
 
-@given(st.lists(st.one_of(st.integers(0, 2**48 - 1), st.just(-1)), max_size=20))
-def test_ethernet_addresses_are_written(cases: list[int]) -> None:
+@given(st.lists(st.one_of(st.integers(0, 2**48 - 1), st.just(-1)), max_size=20), TURNS)
+def test_ethernet_addresses_are_written(drawn: list[int], turns: int) -> None:
+    cases = drawn * turns
     wanted = [case.to_bytes(6, "big").hex(":") if case >= 0 else "" for case in cases]
     assert mac_text(np.array(cases, dtype=np.int64)).strings() == wanted
 
