@@ -22,7 +22,8 @@ from guests import nics
 LATE = 124  # the command's time was over, as of timeout(1)
 FAILED = 125  # the guest did not come so far, or ended before the command did
 _GRACE = 30.0  # seconds that the guest has to end the command itself, and to switch itself off
-_CONSOLE_LINES = 25
+_CONSOLE_LINES, _MOST_LINES = 25, 80  # of the console: at least, and where the kernel was in trouble
+_TROUBLE = re.compile(r"Kernel panic|\bBUG: |\bOops: ")
 
 
 @dataclass(frozen=True)
@@ -223,18 +224,23 @@ class Machine:
         if returncode and words:
             return GuestError(FAILED, f"qemu ended with status {returncode}: {words}{console}")
         panic = re.search(r"Kernel panic - not syncing: (.*)", console)
-        what = f"the kernel panicked: {panic[1]}" if panic else "the guest ended before the command did"
+        what = f"the kernel panicked: {panic[1].strip()}" if panic else "the guest ended before the command did"
         return GuestError(FAILED, f"{what}. It waited for {self._phase}.{console}")
 
     def _console(self) -> str:
-        """The last lines of the serial console, to end a sentence with."""
+        """The last lines of the serial console, from where the kernel's trouble began, to end a sentence with."""
         try:
-            lines = self._console_file.read_text(errors="replace").splitlines()[-_CONSOLE_LINES:]
+            lines = self._console_file.read_text(errors="replace").splitlines()
         except OSError:
             lines = []
         if not lines:
             return " The serial console is empty."
-        return " The end of its serial console:" + "".join(f"\n  | {line.rstrip()}" for line in lines)
+        trouble = next((n for n, line in enumerate(lines) if _TROUBLE.search(line)), len(lines))
+        first = min(trouble, len(lines) - _CONSOLE_LINES)
+        shown = lines[max(first, len(lines) - _MOST_LINES, 0) :]
+        if trouble < len(lines) - len(shown):
+            shown.insert(0, lines[trouble])
+        return " The end of its serial console:" + "".join(f"\n  | {line.rstrip()}" for line in shown)
 
     def _show_console(self, shown: int) -> int:
         with self._console_file.open("rb") as console:

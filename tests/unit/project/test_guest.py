@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from guests import matrix, nics, support
+from guests import machine, matrix, nics, support
 from guests.__main__ import main
 
 from tests.helpers import ROOT
@@ -181,3 +181,27 @@ def test_a_later_run_replaces_what_it_ran_again(tmp_path: Path, monkeypatch: pyt
     matrix._keep(support.Run("Linux 7.3", "today", "other versions", [result("test_x", "igb", "", "passed")]))
     (kept,) = matrix._kept()
     assert [one["nic"] for one in kept.results] == ["igb"], "of another kernel nothing is kept"
+
+
+# --- what is said of a guest that ended -------------------------------------------------------------------------------
+
+
+def test_the_console_is_shown_from_where_the_trouble_began(tmp_path: Path) -> None:
+    guest = machine.Machine(tmp_path, "6.1.0-57", tmp_path / "initramfs", machine.Wanted(["true"], tmp_path))
+    guest._console_file = console = tmp_path / "console"
+    (tmp_path / "qemu").touch()
+    assert "The serial console is empty." in str(guest._ended_early(0, tmp_path / "qemu"))
+    trace = [f"[ 2.0] line {number}" for number in range(30)]
+    console.write_text("\n".join(["[ 1.0] all is well", "[ 2.0] Kernel panic - not syncing: no reason", *trace]))
+    said = str(guest._ended_early(0, tmp_path / "qemu"))
+    assert said.startswith("the kernel panicked: no reason. It waited for the kernel to start.")
+    assert said.endswith("line 29")
+    assert "all is well" not in said
+    console.write_text("\n".join(["[ 2.0] Kernel panic - not syncing: no reason", *trace * 10]))
+    said = str(guest._ended_early(0, tmp_path / "qemu"))
+    assert said.startswith("the kernel panicked: no reason.")
+    assert len(said.splitlines()) < 90
+    console.write_text("\n".join(trace))
+    said = str(guest._ended_early(0, tmp_path / "qemu"))
+    assert said.startswith("the guest ended before the command did.")
+    assert len(said.splitlines()) == 26
