@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.abi.if_xdp import XDPDesc
+from toolkit.abi.if_xdp import XDP_RING_NEED_WAKEUP, XDPDesc
 from toolkit.errors import ArgumentError
 from toolkit.rings import FillQueue, RingMemory, RXQueue
 from toolkit.rings.fillqueue import as_addresses
@@ -327,6 +327,11 @@ class OwnedFill(FillQueue):
             memory.store(memory.producer, index)
         account.transfer = None
         return withdrawn
+
+    @property
+    def asks(self) -> bool:
+        """Do needs_wakeup without its fence, for calls that come again soon: they see what this one missed."""
+        return bool(self._memory.load(self._memory.flags) & XDP_RING_NEED_WAKEUP)
 
     def resync(self) -> None:
         """Drop unpublished reservations; frames of an interrupted call that were not posted are whose they were."""

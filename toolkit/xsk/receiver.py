@@ -75,6 +75,9 @@ class Receiver:
         # After that, so that the kernel has its full share while these packets are processed.
         if self._limit - ((self._fill.next_index - self._rx.next_index) & U32) > self._tolerated:
             self._refill()
+        elif self._fill.asks:  # a zero-copy driver that ran out of frames; its loss is reported when nothing comes
+            with contextlib.suppress(OSError):
+                self._fill.wake()
         batch = Batch(self._umem, descs, queue=self._queue, borrowed=True, rx=self._rx, frames=frames)
         if not len(descs):
             self.nothing_came()

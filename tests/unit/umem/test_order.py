@@ -136,3 +136,17 @@ def test_when_each_frame_was_posted_is_known(shuffled: bool, monkeypatch: pytest
         posted.update(dict.fromkeys(new.tolist(), now[0]))
         seen = rig.fill.next_index
     rig.ends()
+
+
+def test_a_driver_that_ran_out_of_frames_is_woken_when_some_go_back() -> None:
+    """It sets NEED_WAKEUP, and brings nothing until a system call is made."""
+    rig, woken = Kernel(), []
+    rig.fill._wake = lambda: bool(woken.append(1))  # type: ignore[func-returns-value]
+    rig.receiver.limit = 80  # so that none come from the free stack
+    rig.receiver._tolerated = 80
+    for turn in range(6):
+        rig.fill_memory.flags[0] = turn % 2
+        rig.brings(1)
+        assert len(rig.receiver.poll_once()) == 1
+        assert len(woken) == (turn + 1) // 2
+    rig.ends()
