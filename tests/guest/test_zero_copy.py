@@ -42,12 +42,6 @@ def refusal(sends: Callable[[], bool]) -> SystemCallError | None:
     return None
 
 
-@pytest.fixture
-def needs_zero_copy(nic: str) -> None:
-    if reason := missing("zero-copy", nic):
-        pytest.skip(reason)
-
-
 def test_auto_is_zero_copy_where_the_driver_runs_a_program(cable: Cable, nic: str, seen: Seen) -> None:
     def bound(**how: Any) -> bool:
         with toolkit.Socket(cable.interface, netns=cable.netns, **how) as sock:
@@ -67,9 +61,9 @@ def test_auto_is_zero_copy_where_the_driver_runs_a_program(cable: Cable, nic: st
     seen(", ".join(f"{one}: {'zero-copy' if zero_copy else 'copy mode'}" for one, zero_copy in found.items()))
 
 
-@pytest.mark.usefixtures("needs_zero_copy")
+@pytest.mark.parametrize("mode", ["zero-copy"], indirect=True)
 @pytest.mark.parametrize("wait", WAITS)
-def test_without_a_program_it_leaves_or_the_error_says_what_is_missing(cable: Cable, wait: Any, seen: Seen) -> None:
+def test_without_a_program_it_leaves_or_the_error_says_why(cable: Cable, mode: str, wait: Any, seen: Seen) -> None:
     packets = sent_frames(64)
     with (
         toolkit.Socket(cable.interface, zero_copy=True, tx_size=64, wait=wait, netns=cable.netns) as sock,

@@ -19,7 +19,7 @@ from toolkit.interface.nic import Nic
 from toolkit.interface.opening import Opening
 from toolkit.net.device import Device, check_ethernet, describe, queue_numbers
 from toolkit.net.napi import Deferral
-from toolkit.program import Action, Program, Replace, Rule, attached
+from toolkit.program import Action, Link, Program, Replace, Rule, attached
 from toolkit.program.query import runs_natively
 from toolkit.umem.umem import LONGEST_PACKET, UMEM, frame_size_for
 from toolkit.wait.coalesce import LONGEST_DELAY
@@ -173,12 +173,7 @@ def _open(device: Device, wanted: Opening, undo: contextlib.ExitStack) -> Interf
     """Open as wanted; each step registers its reverse with `undo`."""
     interface = device.name
     if not device.up:
-        raise kernel_error(
-            "bind",
-            errno.ENETDOWN,
-            f"cannot receive on {interface}",
-            interface=interface,
-        )
+        raise kernel_error("bind", errno.ENETDOWN, f"cannot receive on {interface}", interface=interface)
     numbers = queue_numbers(device, wanted.queues)
     umem = wanted.umem or undo.enter_context(_umem(device, len(numbers), wanted))
     program = wanted.program
@@ -195,13 +190,8 @@ def _open(device: Device, wanted: Opening, undo: contextlib.ExitStack) -> Interf
     sockets = bind() if wanted.replace and attached(device.ifindex) is not None else []
     # Attached while the map is empty, when all packets pass: zero-copy drivers need the program before the bind.
     link = undo.enter_context(program.attach(interface, mode=wanted.mode, replace=wanted.replace, netns=wanted.netns))
-    if link.mode != "native" and wanted.zero_copy is True:
-        raise kernel_error(
-            "bind",
-            errno.EOPNOTSUPP,
-            f"cannot open {interface} zero-copy",
-            cause=f"a driver has zero-copy only where it runs the program: this one does not ({link.fallback_reason})",
-        )
+    if wanted.zero_copy is True:
+        _check_native(link)
     if sockets and ran_natively != (link.mode == "native"):
         for sock in sockets:  # zero-copy or not was decided by the program that was there
             sock.close()
@@ -225,6 +215,17 @@ def _open(device: Device, wanted: Opening, undo: contextlib.ExitStack) -> Interf
         nic=nic,
         deferral=deferral,
     )
+
+
+def _check_native(link: Link) -> None:
+    """Raise NotSupportedError where a program came about in generic mode, and zero-copy was demanded."""
+    if link.mode != "native":
+        raise kernel_error(
+            "bind",
+            errno.EOPNOTSUPP,
+            f"cannot open {link.interface} zero-copy",
+            cause=f"a driver has zero-copy only where it runs the program: this one does not ({link.fallback_reason})",
+        )
 
 
 def _socket(interface: str, queue: int, umem: UMEM, sharing: int, wanted: Opening) -> Socket:

@@ -25,6 +25,7 @@ from toolkit.abi.if_xdp import XDP_UMEM_TX_METADATA_LEN
 from toolkit.abi.libxdp import XskRing, XskUmemConfig, XskUmemOpts, has_opts, libxdp
 from toolkit.errors import NotSupportedError, kernel_error
 from toolkit.net.netdev import NETDEV_XDP_ACT_XSK_ZEROCOPY, abilities
+from toolkit.program.query import runs_natively
 from toolkit.umem.umem import UMEM
 from toolkit.xsk.options import SocketOptions
 
@@ -145,6 +146,8 @@ def ways(umem: UMEM, wanted: SocketOptions, ifindex: int) -> list[SocketOptions]
     if wanted.zero_copy is not None:
         return [wanted]
     zero_copy, copy = (wanted._replace(zero_copy=choice) for choice in (True, False))
+    if not runs_natively(ifindex):
+        return [copy]  # a driver that has zero-copy would bind, and then refuse to send
     there = [one for one in umem.registrations if one.fits(zero_copy) or one.fits(copy)]
     if any(one.zero_copy for one in there):
         return [zero_copy, copy]

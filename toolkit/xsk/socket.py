@@ -27,7 +27,6 @@ from toolkit.batch.batch import Batch
 from toolkit.errors import ArgumentError, SystemCallError, ToolkitError, explained, kernel_error
 from toolkit.net.device import Device, check_ethernet, check_queue, describe
 from toolkit.program.loss import Location
-from toolkit.program.query import runs_natively
 from toolkit.umem.receiving import OwnedFill, OwnedRX
 from toolkit.umem.sending import OwnedCompletion, OwnedTX
 from toolkit.umem.umem import UMEM
@@ -107,13 +106,10 @@ class Socket(fork.NotCopied):
             with explained(f"cannot open a socket on queue {queue} of {interface}"), entered(netns):
                 self.device: Device = describe(interface)
                 _check_device(self.device, queue)
-                how = options
-                if options.zero_copy is None and not runs_natively(self.device.ifindex):
-                    how = options._replace(zero_copy=False)  # zero-copy drivers refuse to send without a program
                 self.umem: UMEM = UMEM() if umem is None else umem
                 try:
                     feed = Feed(Location(Home(netns), self.device.ifindex))
-                    self._core = Core(interface, queue, self.umem, how, whole("prefill", prefill), feed)
+                    self._core = Core(interface, queue, self.umem, options, whole("prefill", prefill), feed)
                 except BaseException as refused:
                     if self._own_umem:
                         self.umem.close()

@@ -61,6 +61,8 @@ def test_what_auto_tries_beside_what_is_there(
     """A first Socket in copy mode, of a veth say, must not keep a NIC from zero-copy, nor the other way round."""
     answer = None if features is None else Abilities(features, 1)
     monkeypatch.setattr(registration, "abilities", lambda ifindex: answer)
+    natively = True
+    monkeypatch.setattr(registration, "runs_natively", lambda ifindex: natively)
     umem = umem_of(*(registered(False, True, zero_copy) for zero_copy in there))
     wanted = SocketOptions.checked(sg="auto", need_wakeup="auto", zero_copy="auto")
     assert [way.zero_copy for way in ways(umem, wanted, 1)] == expected
@@ -69,3 +71,5 @@ def test_what_auto_tries_beside_what_is_there(
         assert ways(umem, wish, 1) == [wish]
     other = SocketOptions.checked(sg=True, need_wakeup="auto", zero_copy="auto")
     assert ways(umem, other, 1) == [other], "those are bound in another way, and say nothing of this one"
+    natively = False
+    assert [way.zero_copy for way in ways(umem, wanted, 1)] == [False], "the driver would not send"
