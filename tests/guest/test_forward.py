@@ -47,7 +47,7 @@ def forwarded(source: Any, target: Any, near: Cable, other: Cable, count: int = 
 @pytest.mark.parametrize("order", ["source first", "target first"])
 def test_between_two_nics(cable: Cable, second: Cable, mode: str, order: str, seen: Seen) -> None:
     both = [cable, second] if order == "source first" else [second, cable]
-    with UMEM(2048, 2048, fill_size=512, comp_size=512) as umem, contextlib.ExitStack() as stack:
+    with UMEM(2048, 4096, fill_size=512, comp_size=512) as umem, contextlib.ExitStack() as stack:
         ends = {one.number: stack.enter_context(opened(one, mode, umem=umem, ring_size=None)) for one in both}
         count = forwarded(ends[0], ends[1], cable, second)
         assert forwarded(ends[1], ends[0], second, cable) == count
@@ -61,7 +61,7 @@ def test_between_a_nic_and_a_veth(cable: Cable, order: str, seen: Seen) -> None:
         pytest.skip("that is a check of two drivers")
     with Cable(2, beside=cable, kind="veth") as veth:
         both = [cable, veth] if order == "NIC first" else [veth, cable]
-        with UMEM(2048, 2048, fill_size=512, comp_size=512) as umem, contextlib.ExitStack() as stack:
+        with UMEM(2048, 4096, fill_size=512, comp_size=512) as umem, contextlib.ExitStack() as stack:
             chosen = {"filter": "ether proto 0x88b5", "umem": umem, "netns": cable.netns}
             ends = {
                 one.number: stack.enter_context(toolkit.open(one.interface, **chosen))  # type: ignore[arg-type]
@@ -77,7 +77,7 @@ def test_between_a_nic_and_a_veth(cable: Cable, order: str, seen: Seen) -> None:
 def test_between_zero_copy_and_copy_mode(cable: Cable, second: Cable, mode: str, order: str, seen: Seen) -> None:
     """What the second asks for was not honoured where it differed from what the first one had."""
     both = [(cable, mode), (second, "native")]
-    with UMEM(2048, 2048, fill_size=512, comp_size=512) as umem, contextlib.ExitStack() as stack:
+    with UMEM(2048, 4096, fill_size=512, comp_size=512) as umem, contextlib.ExitStack() as stack:
         ends = {
             one.number: stack.enter_context(opened(one, how, umem=umem, ring_size=None))
             for one, how in (both if order == "source first" else both[::-1])
@@ -116,7 +116,7 @@ def test_a_bridge_passes_what_is_for_hosts_behind_it(
 ) -> None:
     """Their addresses are not the NIC's, which brings such frames only if it is promiscuous."""
     packets = [bytes.fromhex(second.peer_mac.replace(":", "")) + one[6:] for one in numbered(64)]
-    with UMEM(2048, 2048, fill_size=512, comp_size=512) as umem, contextlib.ExitStack() as stack:
+    with UMEM(2048, 4096, fill_size=512, comp_size=512) as umem, contextlib.ExitStack() as stack:
         left, right = (
             stack.enter_context(opened(one, mode, umem=umem, ring_size=None, promisc=promisc))
             for one in (cable, second)

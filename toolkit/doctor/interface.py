@@ -125,7 +125,7 @@ def _queues(device: Device) -> Iterator[Finding]:
 def _mtu(device: Device) -> Iterator[Finding]:
     name, longest = device.name, device.longest
     if longest <= LONGEST_PACKET:
-        size = frame_size_for(longest)
+        size = frame_size_for(device.room)
         yield ok(name, "mtu", f"MTU {device.mtu}: packets fit frames of {size} bytes")
         return
     text = f"MTU {device.mtu}: packets longer than {LONGEST_PACKET} bytes do not fit a frame"

@@ -92,7 +92,7 @@ def open(
     ring_size: entries of each ring, a power of two; by default 8192 (20 MB a queue) for up to
     4 queues, then less, so that 64 queues do not cost a gigabyte, and less where a cgroup or a limit leaves little.
     frames: a queue; by default a quarter more than the ring, so that there are always frames for sending.
-    frame_size: 2048 or 4096 bytes; by default the smaller one that has room for the MTU. poison: see UMEM.
+    frame_size: 2048 or 4096 bytes; by default the smaller that has room for the MTU in every mode. poison: see UMEM.
     wait: "poll" sleeps until packets come. "spin" and "busy-poll" never sleep, and take a core for the lowest latency;
     the latter makes the driver poll its NIC queues instead of waiting for interrupts, which are deferred until close()
     (napi_defer_hard_irqs, gro_flush_timeout; toolkit.net.repair() restores them after a crash).
@@ -255,7 +255,7 @@ def _socket(interface: str, queue: int, umem: UMEM, sharing: int, wanted: Openin
 
 def _umem(device: Device, queues: int, wanted: Opening) -> UMEM:
     """Make the memory that the Sockets of an Interface share."""
-    frame_size = wanted.frame_size or frame_size_for(device.longest)
+    frame_size = wanted.frame_size or frame_size_for(device.room)
     size = wanted.ring_size or _ring_size(queues, frame_size)
     per_queue = wanted.frames if wanted.frames is not None else max(size + size // 4, 2)
     total = per_queue * queues

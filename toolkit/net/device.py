@@ -56,6 +56,9 @@ _KINDS = {  # those that XDP can be attached to, or that people may try
 LINK_HEADERS = 14 + 2 * 4  # bytes of Ethernet and two VLAN tags, which an MTU does not count
 _HARDWARE = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$|usb-")  # a place on PCI, or on USB
 _SHARED = ("virtio_net", "vmxnet3")
+# In zero-copy mode these tell their NIC the room of a frame in whole KiB (the register SRRCTL): of a frame of 2048
+# bytes, 256 of them the kernel's, it uses 1024. A longer packet then comes as several, and nobody says so.
+_WHOLE_KIB = ("igb", "igc", "ixgbe")
 # Seconds: some drivers restart the link when a program is attached or taken off, and autonegotiation takes its time.
 _CARRIER_TIMEOUT = 10.0
 _CABLE_TIMEOUT = 4.0  # the same where perhaps there is no cable
@@ -80,6 +83,15 @@ class Device(NamedTuple):
     def longest(self) -> int:
         """Bytes of the longest packet that the MTU lets arrive."""
         return self.mtu + LINK_HEADERS
+
+    @property
+    def room(self) -> int:
+        """Bytes that a frame must have room for, so that the driver puts the longest packet into it in every mode."""
+        return -(-self.longest // 1024) * 1024 if self.driver in _WHOLE_KIB else self.longest
+
+    def splits(self, room: int) -> bool:
+        """Whether in zero-copy mode packets would come in pieces from frames that have room for `room` bytes."""
+        return self.driver in _WHOLE_KIB and room // 1024 * 1024 < min(self.longest, room)
 
     @property
     def link(self) -> str:

@@ -33,6 +33,7 @@ from toolkit.abi.if_xdp import (
 from toolkit.abi.libc import munmap
 from toolkit.abi.libxdp import XskRing, libxdp
 from toolkit.errors import FrameError, kernel_error
+from toolkit.net.device import describe
 from toolkit.rings import RingMemory
 from toolkit.rings.memory import ADDRESS_BYTES, DESC_BYTES
 from toolkit.umem.descriptor_check import rx_limits, tx_limits
@@ -101,7 +102,7 @@ class Core(Closable):
 
     def _open(self, interface: str, queue: int, prefill: int) -> None:
         self._check_not_held_here(queue)  # of two on one UMEM, libxdp says EINVAL, or nothing at all
-        left = ways(self.umem, self.options, self.feed.location.ifindex)
+        left = ways(self.umem, self.options, describe(interface))
         while number := self._bind(interface, queue, left.pop(0), prefill):
             if number == errno.EBUSY or not left:
                 raise not_bound(number, self.where, interface)

@@ -24,6 +24,7 @@ from typing import Protocol
 from toolkit.abi.if_xdp import XDP_UMEM_TX_METADATA_LEN
 from toolkit.abi.libxdp import XskRing, XskUmemConfig, XskUmemOpts, has_opts, libxdp
 from toolkit.errors import NotSupportedError, kernel_error
+from toolkit.net.device import Device
 from toolkit.net.netdev import NETDEV_XDP_ACT_XSK_ZEROCOPY, abilities
 from toolkit.program.query import runs_natively
 from toolkit.umem.umem import UMEM
@@ -138,16 +139,26 @@ class Registration:
         self.umem.registrations.remove(self)
 
 
-def ways(umem: UMEM, wanted: SocketOptions, ifindex: int) -> list[SocketOptions]:
+def ways(umem: UMEM, wanted: SocketOptions, device: Device) -> list[SocketOptions]:
     """Return how to try to bind, the best first. A further one is tried when the kernel refuses the one before.
 
-    In the network namespace of the interface `ifindex`.
+    In the network namespace of the device. NotSupportedError where zero-copy is demanded and would split packets.
     """
+    ifindex, splits = device.ifindex, wanted.rx and device.splits(umem.packet_capacity)
+    if wanted.zero_copy and splits:
+        raise kernel_error(
+            "bind",
+            errno.EOPNOTSUPP,
+            f"cannot bind zero-copy to {device.name}",
+            cause=f"of each frame its NIC would use {umem.packet_capacity // 1024 * 1024} bytes, and split longer "
+            f"packets, which an MTU of {device.mtu} allows",
+            remedy="frames of 4096 bytes, an MTU that they have room for, or copy mode: `zero_copy=False`",
+        )
     if wanted.zero_copy is not None:
         return [wanted]
     zero_copy, copy = (wanted._replace(zero_copy=choice) for choice in (True, False))
-    if not runs_natively(ifindex):
-        return [copy]  # a driver that has zero-copy would bind, and then refuse to send
+    if splits or not runs_natively(ifindex):
+        return [copy]  # without a program a driver that has zero-copy would bind, and then refuse to send
     there = [one for one in umem.registrations if one.fits(zero_copy) or one.fits(copy)]
     if any(one.zero_copy for one in there):
         return [zero_copy, copy]

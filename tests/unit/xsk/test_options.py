@@ -10,6 +10,8 @@ from typing import Any, Literal
 import pytest
 
 from toolkit.abi.if_xdp import XDP_COPY, XDP_USE_NEED_WAKEUP, XDP_USE_SG, XDP_ZEROCOPY
+from toolkit.errors import NotSupportedError
+from toolkit.net.device import Device
 from toolkit.net.netdev import NETDEV_XDP_ACT_BASIC, NETDEV_XDP_ACT_XSK_ZEROCOPY, Abilities
 from toolkit.xsk import registration
 from toolkit.xsk.options import SocketOptions
@@ -24,8 +26,12 @@ def registered(sg: bool, need_wakeup: bool, zero_copy: bool) -> Registration:
     return made
 
 
-def umem_of(*there: Registration) -> Any:
-    return SimpleNamespace(registrations=list(there))
+def umem_of(*there: Registration, capacity: int = 3840) -> Any:
+    return SimpleNamespace(registrations=list(there), packet_capacity=capacity)
+
+
+def device(driver: str = "veth", mtu: int = 1500) -> Device:
+    return Device("a test", 1, True, True, mtu, bytes(6), 1, driver, False)
 
 
 def test_the_flags_of_every_wish() -> None:
@@ -65,11 +71,32 @@ def test_what_auto_tries_beside_what_is_there(
     monkeypatch.setattr(registration, "runs_natively", lambda ifindex: natively)
     umem = umem_of(*(registered(False, True, zero_copy) for zero_copy in there))
     wanted = SocketOptions.checked(sg="auto", need_wakeup="auto", zero_copy="auto")
-    assert [way.zero_copy for way in ways(umem, wanted, 1)] == expected
+    assert [way.zero_copy for way in ways(umem, wanted, device())] == expected
     for asked in (True, False):  # what is asked for is not replaced by anything else
         wish = SocketOptions.checked(sg="auto", need_wakeup="auto", zero_copy=asked)
-        assert ways(umem, wish, 1) == [wish]
+        assert ways(umem, wish, device()) == [wish]
     other = SocketOptions.checked(sg=True, need_wakeup="auto", zero_copy="auto")
-    assert ways(umem, other, 1) == [other], "those are bound in another way, and say nothing of this one"
+    assert ways(umem, other, device()) == [other], "those are bound in another way, and say nothing of this one"
     natively = False
-    assert [way.zero_copy for way in ways(umem, wanted, 1)] == [False], "the driver would not send"
+    assert [way.zero_copy for way in ways(umem, wanted, device())] == [False], "the driver would not send"
+
+
+@pytest.mark.parametrize("driver", ["igb", "ice"])
+@pytest.mark.parametrize(("capacity", "mtu", "splits"), [(1792, 1500, True), (3840, 1500, False), (1792, 900, False),
+                                                         (3840, 3000, False), (3840, 9000, True)])  # fmt: skip
+def test_a_nic_that_would_split_packets_is_not_bound_zero_copy(
+    driver: str, capacity: int, mtu: int, splits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In guests of igb, each packet of more than 1024 bytes came as two from frames of 2048."""
+    monkeypatch.setattr(registration, "runs_natively", lambda ifindex: True)
+    umem, nic, splits = umem_of(capacity=capacity), device(driver, mtu), splits and driver == "igb"
+    auto = SocketOptions.checked(sg="auto", need_wakeup="auto", zero_copy="auto")
+    assert [way.zero_copy for way in ways(umem, auto, nic)] == [False if splits else None]
+    asked = auto._replace(zero_copy=True)
+    assert ways(umem, asked._replace(rx=False), nic), "what is sent is not split"
+    if splits:
+        with pytest.raises(NotSupportedError, match=f"an MTU of {mtu} allows"):
+            ways(umem, asked, nic)
+    else:
+        assert ways(umem, asked, nic) == [asked]
+    assert (nic.room > 1792) == (mtu > 1700 or (driver == "igb" and mtu > 1002)), "by this open() chooses its frames"

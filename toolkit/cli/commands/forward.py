@@ -224,9 +224,9 @@ def _umem(binding: Binding, interface: str, other: str) -> UMEM:
     devices = [binding.describe(name) for name in (interface, other)]
     queues = max(len(queue_numbers(device, binding.queues)) for device in devices)
     ring = binding.ring_size or _RING
-    longest = max(device.longest for device in devices)
+    room = max(device.room for device in devices)
     # Each Interface posts a quarter of a shared UMEM's frames.
-    return UMEM(4 * ring * queues, frame_size_for(longest), fill_size=ring, comp_size=ring)
+    return UMEM(4 * ring * queues, frame_size_for(room), fill_size=ring, comp_size=ring)
 
 
 # --- work -------------------------------------------------------------------------------------------------------------
