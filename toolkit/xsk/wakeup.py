@@ -45,8 +45,9 @@ class Wakeup:
         try:
             self._sock.recv(1, socket.MSG_DONTWAIT)
         except OSError as refused:
-            # Without a program the driver does not use the ring yet. It will, without a call, when it gets one.
-            return self._idle(refused) or self._busy(refused, "receive on")
+            # Without a program the driver does not use the ring yet. It will, without a call, when it gets one. An
+            # interface that is down brings nothing, and is no error: it may be up again soon.
+            return self._idle(refused) or (refused.errno != errno.ENETDOWN and self._busy(refused, "receive on"))
         return True
 
     def sending(self) -> bool:
