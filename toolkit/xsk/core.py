@@ -121,7 +121,7 @@ class Core(Closable):
             raise kernel_error("bind", errno.EOPNOTSUPP, f"cannot bind zero-copy to {self.where}")
         self._registration.zero_copy = self.zero_copy
         busy_polled = self.options.wait == "busy-poll"
-        self._wakeup = Wakeup(self.sock, self.where, self.feed, zero_copy=self.zero_copy, busy_polled=busy_polled)
+        self._wakeup = Wakeup(self.sock, interface, queue, self.feed, zero_copy=self.zero_copy, busy_polled=busy_polled)
         if not self._first:
             if not self._structs[2].ring:  # libxdp made it share the rings of another socket on the same queue
                 raise not_bound(errno.EBUSY, self.where, interface)

@@ -25,10 +25,13 @@ _BUSY = (errno.EAGAIN, errno.EBUSY, errno.ENOBUFS)
 class Wakeup:
     """Wakes the kernel for one bound socket. It keeps the Core alive no longer than that lives."""
 
-    def __init__(self, sock: DeviceSocket, where: str, feed: Feed, *, zero_copy: bool, busy_polled: bool) -> None:
+    def __init__(
+        self, sock: DeviceSocket, interface: str, queue: int, feed: Feed, *, zero_copy: bool, busy_polled: bool
+    ) -> None:
         """busy_polled: the socket prefers busy-polling (SO_PREFER_BUSY_POLL)."""
         self._sock = sock
-        self._where = where
+        self._interface = interface
+        self._where = f"queue {queue} of {interface}"
         self._feed = feed
         self._zero_copy = zero_copy
         self._insists = zero_copy and busy_polled
@@ -111,7 +114,7 @@ class Wakeup:
             ) from None
         if number == errno.ENXIO:
             raise self._feed.gone().error(tried, errno.ENXIO) from None
-        error = kernel_error("wake", number, tried)
+        error = kernel_error("wake", number, tried, interface=self._interface)
         if number == errno.ENETDOWN:
             error = DeviceGoneError(number, error.strerror)
         raise error from None
