@@ -140,7 +140,7 @@ class Forwarder:
             try:
                 taken += self._move(source, target, limit)
             except DeviceGoneError as error:
-                if source.feed.lost() is None and source.feed.left is None:
+                if source.feed.loss() is None and source.feed.left is None:
                     raise  # the target's device is gone
                 gone = error  # raised when no packet waits on the other queues
         if gone is not None and not taken:

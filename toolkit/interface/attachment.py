@@ -38,19 +38,26 @@ class Attachment(Closable):
         """How the program runs: "native" (in the driver), "generic" (behind the driver, slower), or "detached"."""
         return "detached" if self.link.closed or self.loss() is not None else self.link.mode
 
-    @property
-    def lost(self) -> str | None:
-        """Why no packet comes any more, as a sentence, if another program or user ended that; else None.
-
-        Known after detach() and close() as well.
-        """
-        error = self.loss()
-        return None if error is None else error.strerror
-
     def loss(self) -> DeviceGoneError | None:
-        """Return the error with which receiving ends, if the program was taken off or the interface is gone."""
-        found = self.link.lost()
+        """Return the error with which receiving ends: the program was taken off or replaced, or the interface is gone.
+
+        None while packets can come, or where detach() or close() ended that. Known after both as well.
+        """
+        found = self.link.loss()
         return None if found is None else found.error(f"cannot receive on {self.name} any more")
+
+    def _about(self) -> dict[str, Any]:
+        """Return what every info() has."""
+        loss = self.loss()
+        return {
+            "interface": self.name,
+            "driver": self.device.driver,
+            "mode": self.mode,
+            "fallback_reason": self.link.fallback_reason,
+            "replaced": self.link.replaced,
+            "promisc": self._nic.promisc,
+            "loss": None if loss is None else loss.strerror,
+        }
 
     def counters(self) -> dict[str, int]:
         """Return what the XDP program counted, summed over the CPUs: `redirected`, `passed`, …

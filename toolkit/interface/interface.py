@@ -105,13 +105,7 @@ class Interface(OneReceiver):
     def info(self) -> dict[str, Any]:
         """Return the options in effect, for display and for JSON."""
         return {
-            "interface": self.name,
-            "driver": self.device.driver,
-            "mode": self.mode,
-            "fallback_reason": self.link.fallback_reason,
-            "replaced": self.link.replaced,
-            "promisc": self._nic.promisc,
-            "lost": self.lost,
+            **self._about(),
             "zero_copy": self.zero_copy,
             "frags": all(sock.sg for sock in self.sockets),
             "need_wakeup": all(sock.need_wakeup for sock in self.sockets),

@@ -20,7 +20,7 @@ from toolkit.interface.ringbuf import ring_bytes
 from toolkit.interface.tee import Tee
 from toolkit.net.device import LINK_HEADERS, Device, check_ethernet, describe, queue_numbers
 from toolkit.program import Action, Program, Replace, Rule
-from toolkit.program.rules import describe as describe_rules
+from toolkit.program.rules import as_line
 from toolkit.wait.coalesce import LONGEST_DELAY
 
 __all__ = ["Tee", "tee", "tee_as"]
@@ -93,7 +93,7 @@ def tee_as(interface: str, wanted: Opening) -> Tee:
                 link,
                 snaplen=longest,
                 queues=numbers,
-                filter=describe_rules(rules),
+                filter=as_line(rules),
                 nic=nic,
                 coalesce=wanted.coalesce,
             )

@@ -47,7 +47,7 @@ class TeeWaiter(Waiter):
 
     def _raise_if_unfed(self) -> None:
         """Raise when no copies come any more, as the link tells: nothing else does."""
-        if not self._link.closed and (loss := self._link.lost(ASK_EVERY)) is not None:
+        if not self._link.closed and (loss := self._link.loss(ASK_EVERY)) is not None:
             raise loss.error(f"cannot receive on {self._where} any more")
 
 
@@ -110,13 +110,7 @@ class Tee(OneReceiver):
     def info(self) -> dict[str, Any]:
         """Return the options in effect, for display and for JSON: those keys of Interface.info() that apply."""
         return {
-            "interface": self.name,
-            "driver": self.device.driver,
-            "mode": self.mode,
-            "fallback_reason": self.link.fallback_reason,
-            "replaced": self.link.replaced,
-            "promisc": self._nic.promisc,
-            "lost": self.lost,
+            **self._about(),
             "zero_copy": False,
             "queues": list(self._queues),
             "filter": self.filter,

@@ -32,8 +32,13 @@ class Endpoint(NamedTuple):
 def endpoints() -> Iterator[Endpoint]:
     """Sockets of the calling thread's network namespace: TCP listening or established, UDP bound or connected."""
     kinds: tuple[tuple[Literal["tcp", "udp"], str], ...] = (
-        ("tcp", "tcp"), ("tcp", "tcp6"), ("udp", "udp"), ("udp", "udp6"), ("udp", "udplite"), ("udp", "udplite6")
-    )  # fmt: skip
+        ("tcp", "tcp"),
+        ("tcp", "tcp6"),
+        ("udp", "udp"),
+        ("udp", "udp6"),
+        ("udp", "udplite"),
+        ("udp", "udplite6"),
+    )
     with explained("cannot see which sockets are open here"):
         os.stat("/proc/thread-self/net")  # a table may be missing by itself, as of IPv6
     for kind, name in kinds:

@@ -42,7 +42,7 @@ _IN_FLIGHT = 0.1  # seconds to wait without membarrier(2): every driver's poll l
 
 
 class Link:
-    """An XDP program on an interface, while this object is open, and no other program or user detaches it: see lost().
+    """An XDP program on an interface, while this object is open, and no other program or user detaches it: see loss().
 
     mode: "native" or "generic". fallback_reason: why it is generic although native was tried first, else None.
     """
@@ -100,9 +100,9 @@ class Link:
     @property
     def attached(self) -> bool:
         """Whether the program is attached. Asks the kernel."""
-        return not self.closed and self.lost() is None
+        return not self.closed and self.loss() is None
 
-    def lost(self, within: float = 0.0) -> Loss | None:
+    def loss(self, within: float = 0.0) -> Loss | None:
         """Return why the program is not attached any more, if not by close(); None while it is.
 
         Asks the kernel (3 us), unless that was done in the last `within` seconds: there is no event for it. A loss is
@@ -174,7 +174,7 @@ class Link:
     @property
     def state(self) -> str:
         """The state: "native" or "generic" while attached, else "detached", "replaced" or "deleted"."""
-        found = self.lost()
+        found = self.loss()
         return self.mode if found is None else found.kind
 
 

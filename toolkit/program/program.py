@@ -171,20 +171,20 @@ class Program:
         # Uninterrupted: otherwise an interrupt could leave a program attached without an object that detaches it.
         return uninterrupted(work, dispose=Link.close)
 
-    def lost(self, location: Location, within: float = 0.0) -> Loss | None:
+    def loss(self, location: Location, within: float = 0.0) -> Loss | None:
         """Return why the program is not attached at `location` any more, if neither this object nor its Link detached
         it.
 
-        None otherwise. See Link.lost().
+        None otherwise. See Link.loss().
         """
         mine = [link for link in self._links if link.location == location]
         if not mine:
-            return self._lost_elsewhere(location, within)
-        found = [link.lost(within) for link in mine if not link.closed]
+            return self._loss_elsewhere(location, within)
+        found = [link.loss(within) for link in mine if not link.closed]
         return None if None in found or not found else found[-1]
 
-    def _lost_elsewhere(self, location: Location, within: float) -> Loss | None:
-        """Do lost() for a program that others attached: by netlink (BCC, `ip link`), or in the process that made it.
+    def _loss_elsewhere(self, location: Location, within: float) -> Loss | None:
+        """Do loss() for a program that others attached: by netlink (BCC, `ip link`), or in the process that made it.
 
         A loss is known only after the program was once seen there.
         """

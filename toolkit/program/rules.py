@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from toolkit._base.arguments import cannot_be, whole
 from toolkit.errors import ArgumentError
 
-__all__ = ["Action", "Filtering", "Rule", "RuleCounters", "describe", "generate", "plain"]
+__all__ = ["Action", "Filtering", "Rule", "RuleCounters", "as_line", "generate", "plain"]
 
 Action = Literal["redirect", "drop", "count", "pass"]
 
@@ -152,10 +152,10 @@ class Filtering:
 
     def __str__(self) -> str:
         """Return the rules in a line, for people."""
-        return describe(self.rules)
+        return as_line(self.rules)
 
 
-def describe(rules: Sequence[Rule]) -> str:
+def as_line(rules: Sequence[Rule]) -> str:
     """Return the rules as one line of text: only the expression for a plain filter."""
     return "; ".join(map(str, rules))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from toolkit._base.arguments import cannot_be
 from toolkit.errors import ArgumentError
 from toolkit.filter.translate import translate
-from toolkit.program.rules import Action, Filtering, Rule, describe, generate, plain
+from toolkit.program.rules import Action, Filtering, Rule, as_line, generate, plain
 
 __all__ = ["SourceText", "directory", "headers", "read", "source_text"]
 
@@ -115,7 +115,7 @@ def _rules(source: SourceText, rules: Sequence[Rule], frags: bool) -> str:
     """Return the decide() that replaces the one in xsk_rules.h."""
     if '"xsk_rules.h"' not in source.text:
         raise ArgumentError(
-            f'{source.name} does not include "xsk_rules.h", so the rules {describe(rules)!r} would have no effect. '
+            f'{source.name} does not include "xsk_rules.h", so the rules {as_line(rules)!r} would have no effect. '
             "Next step: include it and do what decide(ctx) says, or pass a filter alone."
         )
     return generate(rules, frags=frags)

@@ -40,18 +40,18 @@ class Feed:
         """The program that redirects to the socket, if it is known and still alive."""
         return None if self._program is None else self._program()
 
-    def lost(self, within: float = ASK_EVERY) -> Loss | None:
+    def loss(self, within: float = ASK_EVERY) -> Loss | None:
         """Return why no packet comes from the program any more, or None if it is attached or not known.
 
         within: seconds that the answer may be old.
         """
         program = self.program
-        return None if program is None or program.closed else program.lost(self.location, within)
+        return None if program is None or program.closed else program.loss(self.location, within)
 
     def gone(self) -> Loss:
         """Return why the socket has lost its device; the same answer each time."""
         if self.left is None:
-            found, program = self.lost(within=0), self.program
+            found, program = self.loss(within=0), self.program
             links = () if program is None else program.links
             attached = any(link.location == self.location and link.attached for link in links)
             deleted = found is not None and found.kind == "deleted"

@@ -84,7 +84,7 @@ def raise_if_unfed(sock: DeviceSocket, where: str) -> None:
     """
     tried = f"cannot receive on {where} any more"
     _raise_if_gone(sock, tried)
-    if sock.feed is not None and (loss := sock.feed.lost()) is not None:
+    if sock.feed is not None and (loss := sock.feed.loss()) is not None:
         raise loss.error(tried)
 
 

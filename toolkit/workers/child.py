@@ -20,7 +20,7 @@ from toolkit._base.fork import map_file
 from toolkit.abi.libc import PR_SET_PDEATHSIG, prctl
 from toolkit.errors import ArgumentError, ToolkitError
 from toolkit.interface.interface import Interface
-from toolkit.program.rules import describe
+from toolkit.program.rules import as_line
 from toolkit.workers.errors import portable
 from toolkit.workers.shared import Handover, SharedProgram, receive_fds
 from toolkit.workers.work import Work, unpacked
@@ -161,7 +161,7 @@ def _do(
         SharedProgram(job.handover, fds, job.queues, lambda: bool(parents[0])) as program,
         open_interface(job.interface, program=program, queues=job.queues, **job.options) as interface,
     ):
-        interface.filter = describe(program.rules) or None
+        interface.filter = as_line(program.rules) or None
         connection.send(("ready", interface.info()))
         if connection.recv() != ("go",):
             return ("result", None)

@@ -211,9 +211,7 @@ class Workers(Attachment):
         seen = [member.info for member in self._members if member.info]
         return {
             **seen[0],
-            "mode": self.mode,
-            "lost": self.lost,
-            "promisc": self._nic.promisc,
+            **self._about(),
             "zero_copy": all(one["zero_copy"] for one in seen),
             "queues": sorted(queue for mine in self._dealt for queue in mine),
             "frames": sum(one["frames"] for one in seen),

@@ -115,10 +115,10 @@ class SharedLink(Link):
         """Whether close() was called here."""
         return self._closed
 
-    def lost(self, within: float = 0.0) -> Loss | None:
+    def loss(self, within: float = 0.0) -> Loss | None:
         """Return why the program is not attached any more, if neither this process nor the owner detached it."""
         if not self._closed:
-            self._loss = self._shared.lost(self.location, within)
+            self._loss = self._shared.loss(self.location, within)
         return self._loss
 
     def close(self, *, wait: bool = False) -> None:

@@ -101,7 +101,7 @@ class Wakeup:
             return False
         tried = f"cannot {what} {self._where}"
         if self._idle(refused):
-            if (loss := self._feed.lost(within=0)) is not None:
+            if (loss := self._feed.loss(within=0)) is not None:
                 raise loss.error(tried) from None
             raise kernel_error(
                 "wake",

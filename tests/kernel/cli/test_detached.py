@@ -25,8 +25,6 @@ from toolkit.lab.veth import End, connect
 from toolkit.program import attached
 from toolkit.workers import Workers
 
-pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
-
 
 def link_of(lab: Lab) -> int:
     found: Any = what_runs(lab)
@@ -138,7 +136,7 @@ def test_workers(lab: Lab, wire: Wire, way: Way, caplog: pytest.LogCaptureFixtur
         way.end(lab, workers.link.id, other, elsewhere)
         with pytest.raises(way.kind, match="veth0"):
             workers.results(timeout=20)
-        assert workers.lost
+        assert workers.loss()
         assert workers.info()["mode"] == "detached"
 
 
@@ -156,7 +154,7 @@ def test_workers_that_are_stopped_lost_nothing(lab: Lab, monkeypatch: pytest.Mon
         monkeypatch.setattr(keeper, "send", send_late)
         workers.stop()
         workers.results(timeout=20)
-        assert workers.lost is None
+        assert workers.loss() is None
 
 
 @pytest.mark.parametrize("tee", [False, True], ids=["taken", "copied"])

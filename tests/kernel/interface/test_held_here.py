@@ -29,7 +29,7 @@ def test_an_interface_that_one_holds(lab: Lab, entrance: Callable[..., Any], rep
             entrance("veth0", filter="tcp", replace=replace, netns=lab.netns)
         assert "replace" not in str(caught.value)
         assert what_runs(lab) == runs
-        assert first.lost is None
+        assert first.loss() is None
     entrance("veth0", filter="tcp", replace=replace, netns=lab.netns).close()  # what the advice leads to
 
 

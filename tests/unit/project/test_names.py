@@ -63,6 +63,18 @@ def test_who_counts_says_so_by_them() -> None:
     }
 
 
+def test_lost_is_a_number_of_packets() -> None:
+    """Why none can come any more is loss()."""
+    found = {one: vars(one)["lost"] for one in public_classes() if "lost" in vars(one)}
+    assert len(found) > 2
+    for one, lost in found.items():
+        asked = lost.fget if isinstance(lost, property) else lost
+        if inspect.isfunction(asked):
+            assert inspect.signature(asked).return_annotation == "int", one
+        else:
+            assert one.__annotations__["lost"] in ("int", "int | None"), one
+
+
 def test_rules_are_rules() -> None:
     """Not numbers of them (Batch.rule_numbers), nor what they counted (rule_counters())."""
     given = [(one, vars(one)["rules"]) for one in public_classes() if "rules" in vars(one)]

@@ -134,7 +134,7 @@ def _summary(pool: Workers, seconds: float, taken: list[int]) -> dict[str, Any]:
     """
     packets = received_bytes = 0
     failures = []
-    ended = pool.lost
+    ended = pool.info()["loss"]
     for future, reports in zip(pool.futures, pool.reports.tolist(), strict=True):
         if (error := future.exception()) is None:
             counted: Counted = future.result()
