@@ -23,11 +23,13 @@ __all__ = [
     "ENVIRONMENT",
     "WAITS",
     "XSK",
+    "descendants",
     "ended",
     "ended_after",
     "events",
     "index_of",
     "inheriting",
+    "line_with",
     "reconciles",
     "running",
     "transfer",
@@ -77,6 +79,19 @@ def running(
         process.communicate()
 
 
+def descendants(pid: int) -> dict[int, str]:
+    """Programs that it started, and theirs: pid and command line."""
+    found: dict[int, str] = {}
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children") as file:
+                for child in map(int, file.read().split()):
+                    with open(f"/proc/{child}/cmdline") as line:
+                        found[child] = line.read().replace("\0", " ")
+                    found |= descendants(child)
+    return found
+
+
 def events(pid: int) -> int:
     """How many event descriptors it has: one for each Socket, and one for an Interface, which is made last."""
     found = 0
@@ -96,6 +111,15 @@ def ended(process: subprocess.Popen[str], number: int | None = signal.SIGINT, st
     assert "Traceback" not in err
     report: dict[str, Any] = json.loads(out)
     return report
+
+
+def line_with(process: subprocess.Popen[str], text: str) -> str:
+    """Wait for a line on standard output that has `text` in it. What was printed before is not seen again."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return line
+    raise AssertionError(f"it ended without a line that has {text!r} in it")
 
 
 def index_of(namespace: Namespace, name: str) -> int:
@@ -146,10 +170,10 @@ def transfer(server: Namespace, client: Namespace, address: str, size: int) -> b
     return digest.digest() == hashlib.sha256(data).digest()
 
 
-def ended_after(process: Any, lab: Lab, packets: int) -> Any:
-    """Interrupt xsk when the driver has seen N packets; the object it prints, or what it says on standard error."""
+def ended_after(process: Any, lab: Lab, packets: int, number: int = signal.SIGINT) -> Any:
+    """End xsk when the driver has seen N packets; the object it prints, or what it says on standard error."""
     assert eventually(lambda: lab.counters()["rx_packets"] >= packets)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
     return json.loads(out) if out.startswith("{") else err

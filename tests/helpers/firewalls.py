@@ -22,7 +22,7 @@ from toolkit.abi import libbpf as abi
 from toolkit.lab import Lab
 from toolkit.program import Attached, Program, attached, pins
 
-__all__ = ["FIREWALL", "Machine", "by_netlink", "drops", "own_places", "present"]
+__all__ = ["FIREWALL", "Machine", "by_netlink", "drops", "held_by_netlink", "own_places", "present"]
 
 # Drops what has this number in its first byte behind the Ethernet header; everything else passes.
 FIREWALL = """
@@ -35,11 +35,21 @@ int firewall(struct xdp_md *ctx)
 """
 
 
+@contextlib.contextmanager
+def held_by_netlink(
+    lab: Lab, mode: int = abi.XDP_FLAGS_DRV_MODE, text: str = "xdp_pass.c", interface: str = "veth0"
+) -> Iterator[Program]:
+    """A program attached as `ip link set dev veth0 xdp` does: it outlives its descriptor, which the block has open."""
+    with Program.build(text) as program:
+        with lab.netns.entered():
+            index = socket.if_nametoindex(interface)
+            assert abi.libbpf().bpf_xdp_attach(index, program.fd, mode | abi.XDP_FLAGS_UPDATE_IF_NOEXIST, None) == 0
+        yield program
+
+
 def by_netlink(lab: Lab, mode: int = abi.XDP_FLAGS_DRV_MODE, text: str = FIREWALL, interface: str = "veth0") -> int:
-    """Attach a program as `ip link set dev veth0 xdp` does, and let go of it: its id."""
-    with Program.build(text) as program, lab.netns.entered():
-        index = socket.if_nametoindex(interface)
-        assert abi.libbpf().bpf_xdp_attach(index, program.fd, mode | abi.XDP_FLAGS_UPDATE_IF_NOEXIST, None) == 0
+    """Attach such a program, and let go of it: its id."""
+    with held_by_netlink(lab, mode, text, interface) as program:
         return program.id
 
 

@@ -43,11 +43,21 @@ class Plain:
         self.rx = OwnedRX(self.rx_memory, receive, self.fill.order, rx_limits(FRAME, sg))
         self.tx = OwnedTX(self.tx_memory, send, tx_limits(FRAME, sg, tx_metadata_len), lambda: True)
         core: Any = types.SimpleNamespace(
-            umem=self.umem, where="queue 0 of a test", closed=False, sock=None, zero_copy=False, batch=None,
-            options=types.SimpleNamespace(sg=sg, need_wakeup=True), rx_guard=threading.Lock(),
-            tx_guard=threading.Lock(), receive_account=receive, send_account=send, completion=self.completion,
-            check_open=lambda: None, on_close=lambda callback: None,
-        )  # fmt: skip
+            umem=self.umem,
+            where="queue 0 of a test",
+            closed=False,
+            sock=None,
+            zero_copy=False,
+            batch=None,
+            options=types.SimpleNamespace(sg=sg, need_wakeup=True),
+            rx_guard=threading.Lock(),
+            tx_guard=threading.Lock(),
+            receive_account=receive,
+            send_account=send,
+            completion=self.completion,
+            check_open=lambda: None,
+            on_close=lambda callback: None,
+        )
         self.core = core
         self.receiver = Receiver(core, self.umem, self.rx, self.fill, 0)
         self.receiver.limit, self.receiver._next_gone_check = 8, 1 << 62

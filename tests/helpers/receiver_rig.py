@@ -36,10 +36,15 @@ class Receiver:
         sock: Any = Socket.__new__(Socket)
         sock.fill = OwnedFill(self.fill_memory, account)
         core = types.SimpleNamespace(
-            rx_guard=threading.Lock(), receive_account=account, closed=False, where="queue 0 of a test", sock=None,
+            rx_guard=threading.Lock(),
+            receive_account=account,
+            closed=False,
+            where="queue 0 of a test",
+            sock=None,
             options=types.SimpleNamespace(sg=self.SG),
-            check_open=lambda: None, rx=OwnedRX(self.rx_memory, account, sock.fill.order, rx_limits(2048, self.SG)),
-        )  # fmt: skip
+            check_open=lambda: None,
+            rx=OwnedRX(self.rx_memory, account, sock.fill.order, rx_limits(2048, self.SG)),
+        )
         sock._core, sock.umem, sock.queue = core, self.umem, 0
         sock._receiver._next_gone_check, sock.rx_limit = 1 << 62, FRAMES * 3 // 4
         self.sock: Socket = sock

@@ -59,15 +59,25 @@ class LibxdpRing:
         self.words[0] = self.words[16] = start
         base = ct.addressof(self.words)
         self.struct = XskRing(
-            start, start + size if produces else start, size - 1, size, base, base + 64, ct.addressof(self._entries),
+            start,
+            start + size if produces else start,
+            size - 1,
+            size,
+            base,
+            base + 64,
+            ct.addressof(self._entries),
             base + 128,
-        )  # fmt: skip
+        )
         self.entries = memoryview(self._entries).cast("B")
         self._reference = ct.byref(self.struct)
         self._index = ct.c_uint32()
         self._call = _libxdp()
-        names = ("xsk_ring_prod__tx_desc", "xsk_ring_prod__fill_addr", "xsk_ring_cons__rx_desc",
-                 "xsk_ring_cons__comp_addr")  # fmt: skip
+        names = (
+            "xsk_ring_prod__tx_desc",
+            "xsk_ring_prod__fill_addr",
+            "xsk_ring_cons__rx_desc",
+            "xsk_ring_cons__comp_addr",
+        )
         self._slot = getattr(self._call, names[2 * (not produces) + (entry_bytes == 8)])
 
     def peek(self, limit: int) -> tuple[int, int]:

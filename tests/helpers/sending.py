@@ -7,15 +7,16 @@ import contextlib
 import itertools
 import random
 import socket
+import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 import toolkit
-from tests.helpers.wire import DEADLINE, ETHERTYPE, HEADER, frame, number_of
+from tests.helpers.wire import DEADLINE, ETHERTYPE, HEADER, eventually, frame, number_of
 from toolkit.lab import Lab, Namespace
 from toolkit.rings import RingMemory
 from toolkit.umem.descriptor_check import tx_limits
@@ -28,10 +29,15 @@ __all__ = [
     "RING",
     "U32",
     "PlainCore",
+    "Stopwatch",
     "Tap",
     "assert_in_order",
     "edit_matrix",
+    "hold_the_completion_ring",
+    "in_thread",
+    "let_go",
     "plain_socket",
+    "send_for_ever",
     "sent_frames",
     "stream",
 ]
@@ -80,6 +86,26 @@ class Tap:
         return got
 
 
+class Stopwatch(Tap):
+    """Frames with the kernel's times of arrival."""
+
+    SO_TIMESTAMPNS = 35
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(lab.far, lab.peer)
+        self.sock.setsockopt(1, self.SO_TIMESTAMPNS, 1)  # SOL_SOCKET
+
+    def timed(self, count: int, timeout: float = 10.0) -> list[tuple[bytes, int]]:
+        """The next frames, each with its time in ns since 1970."""
+        found = []
+        self.sock.settimeout(timeout)
+        for _ in range(count):
+            data, ancillary, _, _ = self.sock.recvmsg(65536, 128)
+            seconds, ns = struct.unpack("qq", ancillary[0][2])
+            found.append((data, seconds * 10**9 + ns))
+        return found
+
+
 def sent_frames(count: int, *, start: int = 0, lengths: range = range(64, 65)) -> list[bytes]:
     """Numbered frames whose lengths go round in `lengths`."""
     return [frame(start + i, lengths[i % len(lengths)]) for i in range(count)]
@@ -126,6 +152,42 @@ def plain_socket(
         ) as sock,
     ):
         yield sock
+
+
+def hold_the_completion_ring(sock: toolkit.Socket) -> tuple[int, int]:
+    """Fill the completion ring and keep its entries, so that the kernel cannot send: (n, index) of the peek."""
+    size = sock.completion.size
+    assert sock.send(stream(0, size)) == size
+    assert eventually(lambda: sock.completion.available(size) == size)
+    return sock.completion.peek()
+
+
+def let_go(sock: toolkit.Socket, held: tuple[int, int]) -> None:
+    """Give these entries back: the kernel sends on."""
+    n, index = held
+    sock.umem.free_frames(sock.completion.get_batch(index, n))
+    sock.completion.release(n)
+
+
+def send_for_ever(sock: toolkit.Socket, packets: np.ndarray) -> None:
+    """Until it raises."""
+    while True:
+        sock.send(packets)
+
+
+def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    """Run `work` in a thread; what it returned or raised comes into the list."""
+    result: list[Any] = []
+
+    def run() -> None:
+        try:
+            result.append(work())
+        except BaseException as error:
+            result.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, result
 
 
 class PlainCore:

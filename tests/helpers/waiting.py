@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def check_whole(numbers: np.ndarray[Any, Any], redirected: int, sent: int) -> No
 MODES_AND_TEE: tuple[Any, ...] = (*get_args(WaitMode), "tee")
 
 
-def near_or_tee(lab: Lab, mode: str = "poll", **options: Any) -> Any:
+def near_or_tee(lab: Lab, mode: WaitMode | Literal["tee"] = "poll", **options: Any) -> Any:
     """An Interface that waits in one of its ways, or a Tee."""
     if mode == "tee":
         return toolkit.tee("veth0", filter="all", netns=lab.netns)

@@ -23,7 +23,6 @@ from toolkit.umem.umem import UMEM
 pytestmark = [
     # A warning of Python 3.12 and later about forking with threads; the lab's thread is one.
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
-    pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for"),
 ]
 
 

@@ -27,8 +27,6 @@ from toolkit.lab import Lab
 from toolkit.program import Program, build, sources
 from toolkit.workers import Workers
 
-pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
-
 
 class Descriptors:
     """How many more this process may open."""
@@ -223,7 +221,7 @@ def test_a_python_package_that_is_not_there_or_damaged() -> None:
         pytest.raises(LibraryError, match="take it from there"),
         importing("nothing", LibraryError("take it from there")),
     ):
-        import nothing  # type: ignore[import-not-found]  # noqa: F401
+        import nothing  # noqa: F401 - it is to fail
     with (
         pytest.raises(LibraryError, match=r"cannot load the Python package it: undefined symbol.*force-reinstall it`"),
         importing("it", LibraryError("missing")),
@@ -291,7 +289,7 @@ def test_in_a_process_that_sees_another_namespace_s_sysfs() -> None:
     assert "no such interface" not in said
 
 
-def test_a_library_of_the_c_world_tells_its_errno_in_words_only() -> None:
+def test_a_library_of_the_c_world_gives_its_errno_as_text_only() -> None:
     """What refused_by() leans on: the dynamic linker's text has the C library's own words."""
     with pytest.raises(OSError, match=os.strerror(errno.ENOENT)) as refused:
         ctypes.CDLL("libno-such-thing.so.1")

@@ -101,7 +101,7 @@ def test_a_file_tells_where_it_comes_from_and_that_it_is_whole(lab: Lab, wire: W
     assert fields(path, "frame.packet_flags_direction")[0] in (["0x00000001"], ["0x01"], ["1"])  # inbound
 
 
-def test_what_is_missing_is_told_to_the_packet(lab: Lab, tmp_path: Path) -> None:
+def test_what_is_missing_is_reported_to_the_packet(lab: Lab, tmp_path: Path) -> None:
     """More than a small ring holds comes at once, before anybody looks."""
     path = tmp_path / "a.pcapng"
     with (
@@ -264,6 +264,6 @@ with Lab() as lab, toolkit.open(lab.interface, netns=lab.netns, filter="udp") as
 """
 
 
-def test_a_full_disk_is_told_and_what_is_there_is_whole(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_what_is_there_is_whole(tmp_path: Path) -> None:
     code = textwrap.dedent(FULL).replace("sys.argv[1]", repr(str(tmp_path)))
     assert run_child(code, "unshare", "--mount").endswith("well\n")

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import toolkit
-from tests.helpers.cli import ENVIRONMENT, XSK, running, xsk
+from tests.helpers.cli import ENVIRONMENT, XSK, descendants, ended_after, reconciles, running, xsk
 from tests.helpers.wire import eventually, netns_cookie, netns_in_use
 from toolkit.abi import libbpf as abi
 from toolkit.cli.commands import demo
@@ -26,26 +26,13 @@ from toolkit.errors import ToolkitError
 from toolkit.lab import Lab
 from toolkit.program import Program, attached, xdp_links
 
-pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
-
-
-def reconciles(report: dict[str, Any]) -> bool:
-    reasons = report["drop_reasons"]
-    assert report["dropped"] == reasons["rx_dropped"] + reasons["rx_ring_full"]
-    return bool(report["received"] + report["dropped"] == report["redirected"])
-
-
 # --- receive -------------------------------------------------------------------------------------------------------
 
 
 def test_receive_counts_what_was_sent_and_ends_on_sigint(lab: Lab) -> None:
     with running(lab, "receive", "veth0", "--filter", "udp", "--json") as process:
         assert lab.udp(count=250, rate=2000) == 250
-        time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
-    assert process.returncode == 0, err
-    report = json.loads(out)
+        report = ended_after(process, lab, 250)
     assert report["received"] == report["redirected"] == 250
     assert report["dropped"] == 0
     assert report["mode"] == "native"
@@ -53,6 +40,7 @@ def test_receive_counts_what_was_sent_and_ends_on_sigint(lab: Lab) -> None:
     assert reconciles(report)
 
 
+@pytest.mark.timing("two lines in 2.5 s")
 def test_receive_prints_a_rate_line_each_second(lab: Lab) -> None:
     with running(lab, "receive", "veth0", "--filter", "udp", "--seconds", "2.5") as process:
         lab.udp(count=200, rate=200)
@@ -96,7 +84,7 @@ def test_packets_in_hex_and_as_json(lab: Lab) -> None:
         assert before / 1e9 - 1 <= arrived.timestamp() <= time.time()
 
 
-def test_receive_takes_exactly_count_and_reconciles_the_rest(lab: Lab) -> None:
+def test_receive_takes_exactly_count_and_reconciles_the_others(lab: Lab) -> None:
     with running(lab, "receive", "veth0", "--filter", "udp", "-c", "10", "--json") as process:
         lab.udp(count=200)
         out, _ = process.communicate(timeout=20)
@@ -266,6 +254,7 @@ def descriptors(pid: int | str) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.timing("a flood for 2.5 s")
 def test_demo_adds_up_and_leaves_nothing() -> None:
     command = [*XSK, "demo", "--seconds", "2.5", "--json"]
     with subprocess.Popen(
@@ -328,6 +317,7 @@ def test_demo_on_a_terminal_shows_a_live_picture() -> None:
         assert words in text
 
 
+@pytest.mark.timing("it receives for 2 s, in which the packets have to come")
 def test_demo_on_a_real_interface_sends_nothing(lab: Lab) -> None:
     with running(lab, "demo", "--interface", "veth0", "--filter", "udp", "--seconds", "2", "--json") as process:
         lab.udp(count=30)
@@ -342,7 +332,7 @@ def test_demo_killed_leaves_no_program_and_no_namespace() -> None:
     process = subprocess.Popen([*XSK, "demo", "--seconds", "20"], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     try:
         made = Made(process)
-        time.sleep(0.5)  # its ping runs by now
+        assert eventually(lambda: any("ping" in line for line in descendants(process.pid).values()))
         assert made.links
         assert not made.gone()
     finally:
@@ -352,10 +342,10 @@ def test_demo_killed_leaves_no_program_and_no_namespace() -> None:
 
 
 def test_help_teaches() -> None:
-    told = subprocess.run([*XSK, "--help"], env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
-    assert told.returncode == 0
+    shown_help = subprocess.run([*XSK, "--help"], env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
+    assert shown_help.returncode == 0
     for text in ("demo", "receive", "status", "do NOT reach the kernel", "udp port 53"):
-        assert text in told.stdout
+        assert text in shown_help.stdout
     for command in ("receive", "drop", "capture"):
         shown = subprocess.run([*XSK, command, "--help"], env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
         assert "`xsk help filters`" in shown.stdout

@@ -44,7 +44,7 @@ def test_echo_loses_nothing_of_a_flood(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_echo_returns_datagrams_and_leaves_the_rest_to_the_kernel(lab: Lab, family: socket.AddressFamily) -> None:
+def test_echo_returns_datagrams_and_leaves_the_others_to_the_kernel(lab: Lab, family: socket.AddressFamily) -> None:
     address = lab.ip6 if family == socket.AF_INET6 else lab.ip
     with (
         running(lab, "echo", "veth0", "--udp-port", "4007", "--json") as process,

@@ -22,8 +22,6 @@ from toolkit.cli.guard_probes import Probe
 from toolkit.lab import Lab, Namespace
 from toolkit.net import reach
 
-pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
-
 PORT = 8080
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -15,11 +14,9 @@ from pathlib import Path
 import pytest
 
 import toolkit
-from tests.helpers.cli import ENVIRONMENT, XSK, ended, events, inheriting, running, xsk
+from tests.helpers.cli import ENVIRONMENT, XSK, descendants, ended, events, inheriting, running, xsk
 from tests.helpers.wire import eventually, run_child
 from toolkit.lab import Lab
-
-pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
 
 INT, TERM, HUP, QUIT, CHLD = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD
 BACKGROUND = inheriting([INT, QUIT])
@@ -39,19 +36,6 @@ def status(pid: int, name: str) -> set[int]:
     with open(f"/proc/{pid}/status") as file:
         mask = next(int(line.split()[1], 16) for line in file if line.startswith(name + ":"))
     return {bit + 1 for bit in range(64) if mask >> bit & 1}
-
-
-def descendants(pid: int) -> dict[int, str]:
-    """Programs that it started, and theirs: pid and command line."""
-    found: dict[int, str] = {}
-    with contextlib.suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/children") as file:
-                for child in map(int, file.read().split()):
-                    with open(f"/proc/{child}/cmdline") as line:
-                        found[child] = line.read().replace("\0", " ")
-                    found |= descendants(child)
-    return found
 
 
 def worker_of(process: subprocess.Popen[str]) -> int:
@@ -107,7 +91,7 @@ def test_a_hang_up_that_was_ignored_stays_ignored(lab: Lab, how: str, more: list
         if more:
             worker_of(process)
         os.killpg(process.pid, HUP)
-        time.sleep(0.5)  # nothing happens
+        time.sleep(0.5)  # for what must not happen
         before = lab.counters()["rx_packets"]
         sent = lab.udp(count=50)
         assert eventually(lambda: lab.counters()["rx_packets"] >= before + sent)
@@ -161,6 +145,7 @@ def test_a_signal_to_the_whole_job_while_it_compiles(lab: Lab, number: int, tmp_
     assert json.loads(out)["received"] == 0
 
 
+@pytest.mark.timing("packets have to come in a second")
 @pytest.mark.parametrize("number", [INT, HUP, TERM])
 def test_the_demo_ends_in_order_when_all_of_it_is_signalled(number: int) -> None:
     command = [*XSK, "demo", "--seconds", "30", "--json"]
@@ -169,7 +154,7 @@ def test_the_demo_ends_in_order_when_all_of_it_is_signalled(number: int) -> None
     )
     try:
         assert eventually(lambda: any("ping" in line for line in descendants(process.pid).values()), 30)
-        time.sleep(1)
+        time.sleep(1)  # for packets of which nothing is to be seen from here
         os.killpg(process.pid, number)
         report = ended(process, None)
     finally:
@@ -231,7 +216,7 @@ def test_other_signals_that_would_end_it_end_it_in_order(lab: Lab, number: int) 
     with running(lab, "receive", "veth0", "-f", "udp", "--json", wrapper=inheriting([number])) as process:
         process.send_signal(number)
         lab.udp(count=5)
-        time.sleep(0.3)
+        time.sleep(0.3)  # for what must not happen
         assert process.poll() is None
         assert ended(process)["received"] == 5
 

@@ -25,9 +25,27 @@ def test_send_reaches_a_socket_of_the_kernel(lab: Lab, family: socket.AddressFam
     with udp_socket(lab.far, 4000, family) as receiver:
         receiver.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)  # SO_RCVBUFFORCE
         done = xsk(
-            lab, "send", "veth0", "--ip-dst", address, "--dst-port", "4000", "--src-port", "6000", "--flows", "3",
-            "--size", "200", "-c", "1501", "--batch-size", "64", "--rate", "50000", "--json",
-        )  # fmt: skip
+            lab,
+            "send",
+            "veth0",
+            "--ip-dst",
+            address,
+            "--dst-port",
+            "4000",
+            "--src-port",
+            "6000",
+            "--flows",
+            "3",
+            "--size",
+            "200",
+            "-c",
+            "1501",
+            "--batch-size",
+            "64",
+            "--rate",
+            "50000",
+            "--json",
+        )
         for _ in range(1501):  # the kernel checked MAC address, IP address and both checksums
             payload, sender = receiver.recvfrom(2000)
             assert len(payload) == 200 - 14 - (40 if family == socket.AF_INET6 else 20) - 8
@@ -62,8 +80,11 @@ def test_send_a_frame_of_ones_own_and_leave_what_arrives_alone(lab: Lab, wire: W
 def test_send_until_a_signal_attaches_nothing_and_completes(lab: Lab, wire: Wire) -> None:
     process = lab.netns.popen(
         [*XSK, "send", "veth0", "--ip-dst", "10.11.0.2", "--rate", "5000", "--json"],
-        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert len(wire.receive(500, timeout=20)) == 500
         assert attached(index_of(lab.netns, "veth0"), lab.netns) is None
@@ -80,8 +101,11 @@ def test_send_until_a_signal_attaches_nothing_and_completes(lab: Lab, wire: Wire
 def test_send_says_that_the_interface_went_down_and_how_far_it_got(lab: Lab, wire: Wire) -> None:
     process = lab.netns.popen(
         [*XSK, "send", "veth0", "--ip-dst", "10.11.0.2", "--rate", "5000", "--json"],
-        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert len(wire.receive(200, timeout=20)) == 200
         lab.set_down()

@@ -19,7 +19,7 @@ from toolkit.lab import Lab
 
 pytestmark = [
     pytest.mark.needs("nsenter"),
-    pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for"),
+    pytest.mark.timing("signals in the time in which they count as one, or after it"),
 ]
 
 STUCK = """

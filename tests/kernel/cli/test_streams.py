@@ -126,7 +126,7 @@ def beside(lab: Lab, *arguments: str) -> str:
     return str(lab.far.run(command, env=child_environment(), capture_output=True, text=True, check=True).stdout)
 
 
-def test_status_names_the_command_and_looks_into_namespaces(lab: Lab) -> None:
+def test_status_names_the_command_and_asks_in_namespaces(lab: Lab) -> None:
     with running(lab, "receive", "veth0", "-f", "udp port 9") as process:
         path = f"/proc/{process.pid}/ns/net"
         inside = xsk(lab, "status").stdout

@@ -18,10 +18,7 @@ from tests.helpers.cli import ENVIRONMENT, XSK, running, xsk
 from tests.helpers.wire import Wire, eventually, udp_frame
 from toolkit.lab import Lab
 
-pytestmark = [
-    pytest.mark.needs("bcc"),
-    pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for"),
-]
+pytestmark = pytest.mark.needs("bcc")
 
 TOP = ["top", "veth0", "-f", "udp port 9000"]
 TERMINAL = ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "120"}

@@ -24,10 +24,7 @@ from tests.helpers.cli import ENVIRONMENT, XSK, ended, running
 from tests.helpers.wire import Wire, eventually, udp_frame
 from toolkit.lab import Lab
 
-pytestmark = [
-    pytest.mark.needs("bcc"),
-    pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for"),
-]
+pytestmark = pytest.mark.needs("bcc")
 
 COUNT, SIZE = 200, 1042  # packets, and the bytes of each
 FRAMES = [udp_frame(bytes(1000))] * COUNT

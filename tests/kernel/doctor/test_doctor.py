@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`xsk doctor` and `xsk detach`: what they find is so, their remedies cure, and nothing in use is taken off unasked."""
+"""`xsk doctor`: what it finds is so, and its remedies cure."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
@@ -14,26 +13,23 @@ import subprocess
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import toolkit
+from tests.helpers.cli import XSK
+from tests.helpers.firewalls import held_by_netlink
 from tests.helpers.wire import child_environment, eventually, run_child
-from toolkit.abi import libbpf as abi
 from toolkit.doctor import Finding, compiler, examine, libraries, system
-from toolkit.errors import DetachedError, LibraryError, SystemCallError, ToolkitError
+from toolkit.errors import LibraryError, SystemCallError
 from toolkit.lab import Lab
 from toolkit.net import netdev
 from toolkit.net.netdev import NETDEV_XDP_ACT_BASIC, abilities
-from toolkit.program import Program, attached
-from toolkit.program.removal import take_off
+from toolkit.program import Program
 
-pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
-
-XSK = [sys.executable, "-m", "toolkit.cli"]
 COMMANDS = {"ip", "ethtool"}
 
 
@@ -46,10 +42,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 def xsk(lab: Lab, *arguments: str) -> subprocess.CompletedProcess[str]:
-    done: subprocess.CompletedProcess[str] = lab.netns.run(
-        [*XSK, *arguments], env=child_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    return done
+    """Run it with the environment as it is now: the cache is the test's."""
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return lab.netns.run([*XSK, *arguments], env=child_environment(), **options)
 
 
 def findings(lab: Lab, name: str | None = "veth0") -> dict[str, Finding]:
@@ -64,24 +59,6 @@ def cure(lab: Lab, finding: Finding) -> None:
     if not shutil.which(words[0]):
         pytest.skip(f"the command {words[0]} is missing")
     lab.netns.run(words, check=True)
-
-
-def present(lab: Lab) -> Any:
-    with lab.netns.entered():
-        return attached(socket.if_nametoindex(lab.interface))
-
-
-@contextlib.contextmanager
-def by_netlink(lab: Lab, *, mode: int = abi.XDP_FLAGS_DRV_MODE) -> Iterator[Program]:
-    """A program attached as older tools do it: it outlives its process. Its descriptor is open in the block only."""
-    program = Program.build("xdp_pass.c")
-    try:
-        with lab.netns.entered():
-            ifindex = socket.if_nametoindex(lab.interface)
-            assert abi.libbpf().bpf_xdp_attach(ifindex, program.fd, mode, None) == 0
-        yield program
-    finally:
-        program.close()
 
 
 # --- doctor: an interface -------------------------------------------------------------------------------------------
@@ -196,7 +173,7 @@ def test_a_program_at_work_and_taken_queues_are_named(lab: Lab) -> None:
 
 
 def test_a_program_that_stays_is_no_problem_and_goes_by_its_id(lab: Lab) -> None:
-    with by_netlink(lab):
+    with held_by_netlink(lab):
         pass
     found = findings(lab)["program"]
     assert found.level == "note"
@@ -304,93 +281,6 @@ def test_a_cache_that_others_can_write(cache: Path) -> None:
         (found,) = system._cache()
     assert [one.level for one in (before, mine, found)] == ["ok", "ok", "note"]
     assert "others can write" in found.text
-
-
-# --- detach ---------------------------------------------------------------------------------------------------------
-
-
-def test_detach_where_nothing_is_attached(lab: Lab) -> None:
-    done = xsk(lab, "detach", "veth0")
-    assert (done.returncode, done.stdout) == (0, "veth0: no XDP program is attached\n")
-    done = xsk(lab, "detach", "nonesuch")
-    assert done.returncode == 1
-    assert "nonesuch" in done.stderr
-
-
-@pytest.mark.parametrize("mode", ["native", "generic"])
-def test_detach_takes_off_what_it_is_asked_to_by_name(lab: Lab, mode: str) -> None:
-    with by_netlink(lab, mode=abi.XDP_FLAGS_DRV_MODE if mode == "native" else abi.XDP_FLAGS_SKB_MODE):
-        pass
-    there = present(lab)
-    assert there.mode == mode
-    done = xsk(lab, "detach", "veth0")  # it may be a firewall
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.rstrip().endswith(f"Next step: if it may go, `xsk detach veth0 --program {there.program.id}`.")
-    done = xsk(lab, "detach", "veth0", "--program", "xdp_drop")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert f"not xdp_drop is attached, but program {there.program.id} (xdp_pass)" in done.stderr
-    assert present(lab) == there
-    how = ["--program", str(there.program.id)] if mode == "native" else ["--program", "xdp_pass"]
-    done = xsk(lab, "detach", "veth0", *how)
-    assert done.returncode == 0, done.stderr
-    assert f"detached program {there.program.id} (xdp_pass), {mode}, held by netlink" in done.stdout
-    assert present(lab) is None
-
-
-def test_detach_refuses_what_a_process_still_has_open(lab: Lab) -> None:
-    with by_netlink(lab) as program:
-        done = xsk(lab, "detach", "veth0", "--program", str(program.id))
-        assert done.returncode == 1
-        assert f"in use by pid {os.getpid()}" in done.stderr
-        assert "--force" in done.stderr
-        assert present(lab).program.id == program.id
-        done = xsk(lab, "detach", "veth0", "--force", "--json")
-        assert json.loads(done.stdout)["refused"] is None
-        assert present(lab) is None
-
-
-def test_detach_refuses_a_link_and_says_whose(lab: Lab) -> None:
-    with toolkit.open("veth0", filter="udp", netns=lab.netns, ring_size=1024) as near:
-        done = xsk(lab, "detach", "veth0")
-        assert done.returncode == 1
-        assert f"in use by pid {os.getpid()}" in done.stderr
-        lab.udp(count=3)
-        assert len(near.receive(timeout=1.0)) > 0  # undisturbed
-        done = xsk(lab, "detach", "veth0", "--force")
-        assert done.returncode == 0, done.stderr
-        assert "detached program" in done.stdout
-        assert present(lab) is None
-        with pytest.raises(DetachedError, match="somebody took the XDP program xsk_redirect off"):
-            list(iter(lambda: bool(near.receive(timeout=1.0)), False))  # what came before that goes first
-    assert present(lab) is None
-
-
-def test_detach_leaves_xdp_tools_dispatcher(lab: Lab) -> None:
-    text = "#include <uapi/linux/bpf.h>\nint xdp_dispatcher(struct xdp_md *ctx) { return XDP_PASS; }\n"
-    with Program.build(text) as program, lab.netns.entered():
-        ifindex = socket.if_nametoindex("veth0")
-        assert abi.libbpf().bpf_xdp_attach(ifindex, program.fd, 0, None) == 0
-    done = xsk(lab, "detach", "veth0")
-    assert done.returncode == 1
-    assert "xdp-loader unload" in done.stderr
-    assert present(lab) is not None
-    assert xsk(lab, "detach", "veth0", "--force").returncode == 0
-    assert present(lab) is None
-
-
-def test_detach_takes_off_only_what_it_has_shown(lab: Lab) -> None:
-    with by_netlink(lab):
-        shown = present(lab)
-    with Program.build("xdp_drop.c") as other, lab.netns.entered():
-        assert abi.libbpf().bpf_xdp_attach(shown.ifindex, other.fd, abi.XDP_FLAGS_DRV_MODE, None) == 0
-        # The one that was shown is gone from the kernel; with it still open, the kernel has to tell them apart.
-        with pytest.raises(ToolkitError):
-            take_off("veth0", shown)
-        with Program.build("xdp_pass.c") as third:
-            info = shown.program.__class__(third.id, "xdp_pass", 0, 0)
-            with pytest.raises(SystemCallError, match="another program took its place"):
-                take_off("veth0", shown.__class__(shown.ifindex, info, "native", ()))
-        assert present(lab).program.id == other.id
 
 
 # --- what a killed busy-polling process leaves ----------------------------------------------------------------------

@@ -28,7 +28,7 @@ with Program.build("xdp_pass.c") as program, program.attach("veth0"):
 """
 
 
-def test_a_socket_is_told_with_what_it_dropped(lab: Lab, wire: Wire) -> None:
+def test_a_socket_is_shown_with_what_it_dropped(lab: Lab, wire: Wire) -> None:
     with toolkit.open("veth0", filter="all", ring_size=16, netns=lab.netns) as near:
         wire.send([frame(i) for i in range(100)])
         assert eventually(lambda: near.statistics().dropped > 50)

@@ -28,8 +28,6 @@ from toolkit.errors import SystemCallError
 from toolkit.lab import Lab
 from toolkit.program import Program
 
-pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
-
 LOOKING = """
 import sys
 from toolkit.doctor import status
@@ -116,6 +114,7 @@ def test_a_listener_that_closes_frees_its_port_at_once(lab: Lab) -> None:
         looker.process.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.timing("open() waits 3 s for a queue that the kernel is about to free")
 def test_a_killed_owner_s_queue_and_link_are_free_at_once(lab: Lab) -> None:
     """At once: as soon as the kernel has freed them without a looker, some 30 ms, which open() itself waits for."""
     netns = lab.netns.fileno()
@@ -165,7 +164,7 @@ print(*held, sep=chr(10))
 """
 
 
-def test_at_no_line_does_it_hold_what_it_looks_at(lab: Lab) -> None:
+def test_at_no_line_does_it_hold_what_it_reads(lab: Lab) -> None:
     """No foreign socket, and no link of somebody who can be seen: at every line of Python that collect() runs."""
     with (
         toolkit.open("veth0", filter="all", ring_size=64, netns=lab.netns) as opened,
@@ -220,7 +219,8 @@ def open_times(lab: Lab, count: int) -> list[float]:
     return taken
 
 
-def test_opening_beside_a_looker(lab: Lab, record_property: Callable[[str, object], None]) -> None:
+@pytest.mark.timing("open() waits 3 s for a queue that the kernel is about to free")
+def test_opening_while_somebody_asks(lab: Lab, record_property: Callable[[str, object], None]) -> None:
     """It never meets a queue that is busy for good. What it takes is reported: a busy machine is no failure."""
     alone = open_times(lab, 30)
     with looking():

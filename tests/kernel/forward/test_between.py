@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -19,19 +18,6 @@ from toolkit.lab import Lab
 from toolkit.umem.umem import UMEM
 
 pytestmark = pytest.mark.timing("a veth loses packets when its softirq or the receiver waits too long for a CPU")
-
-
-@pytest.fixture
-def near(lab: Lab) -> Iterator[toolkit.Interface]:
-    """The near end, which receives everything."""
-    with toolkit.open("veth0", filter="all", ring_size=64, frames=256, netns=lab.netns) as interface:
-        yield interface
-
-
-@pytest.fixture
-def middle() -> Iterator[Middle]:
-    with contextlib.ExitStack() as stack:
-        yield Middle(stack)
 
 
 def test_ends_that_do_not_fit(lab: Lab, make_lab: Callable[..., Lab], near: toolkit.Interface) -> None:

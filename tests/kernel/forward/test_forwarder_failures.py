@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,19 +17,6 @@ from tests.helpers.wire import Wire, frame, number_of
 from toolkit.errors import ClosedError, DeviceGoneError, ToolkitError
 from toolkit.forward.forwarder import Forwarder
 from toolkit.lab import Lab
-
-
-@pytest.fixture
-def near(lab: Lab) -> Iterator[toolkit.Interface]:
-    """The near end, which receives everything."""
-    with toolkit.open("veth0", filter="all", ring_size=64, frames=256, netns=lab.netns) as interface:
-        yield interface
-
-
-@pytest.fixture
-def middle() -> Iterator[Middle]:
-    with contextlib.ExitStack() as stack:
-        yield Middle(stack)
 
 
 @pytest.mark.timing("the end is due in a second")

@@ -19,12 +19,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def asking(make_lab: Callable[..., Lab]) -> Lab:
-    """A Lab whose far end asks by ARP and neighbour discovery."""
-    return make_lab(neighbours=False)
-
-
 @pytest.fixture(params=["sleeping", "spinning"])
 def host(asking: Lab, request: pytest.FixtureRequest) -> Iterator[Host]:
     with Host(asking, spin=request.param == "spinning") as running:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,12 +24,6 @@ pytestmark = [
     pytest.mark.needs("ping"),
     pytest.mark.timing("a veth loses packets when its softirq or the receiver waits too long for a CPU"),
 ]
-
-
-@pytest.fixture
-def asking(make_lab: Callable[..., Lab]) -> Lab:
-    """A Lab whose far end asks by ARP and neighbour discovery."""
-    return make_lab(neighbours=False)
 
 
 @pytest.mark.parametrize("ring_size", [1, 8])
@@ -73,7 +66,7 @@ def test_step_without_waiting_also_notices(asking: Lab) -> None:
             step_on()
 
 
-def test_a_busy_kernel_is_told_again(lab: Lab) -> None:
+def test_a_busy_kernel_is_kicked_again(lab: Lab) -> None:
     """An answer that the kernel had no time for leaves without another question, also while spinning."""
     question = answerable()
     for spin in (False, True):

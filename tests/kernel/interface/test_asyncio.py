@@ -101,7 +101,7 @@ def test_two_interfaces_in_one_loop(make_lab: Callable[..., Lab]) -> None:
     asyncio.run(main())
 
 
-def test_the_next_batch_ends_the_loan_of_the_last(lab: Lab, wire: Wire) -> None:
+def test_the_next_batch_makes_the_last_one_stale(lab: Lab, wire: Wire) -> None:
     async def main() -> None:
         with near(lab, ring_size=64) as interface:
             wire.send([frame(1)])

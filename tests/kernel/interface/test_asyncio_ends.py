@@ -25,10 +25,7 @@ from tests.helpers.wire import Wire, child_environment, frame, numbers
 from toolkit.errors import ClosedError, DeviceGoneError, ToolkitError
 from toolkit.lab import Lab
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning"),
-    pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning")
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -99,7 +99,7 @@ def test_receive_without_a_timeout_waits_for_the_packet(lab: Lab, wire: Wire) ->
 
 
 @pytest.mark.parametrize("end", ["release", "with", "receive", "empty receive", "close"])
-def test_a_loan_ends_and_the_batch_says_so(lab: Lab, wire: Wire, end: str) -> None:
+def test_a_batch_that_has_become_stale_says_so(lab: Lab, wire: Wire, end: str) -> None:
     with toolkit.open("veth0", filter="all", netns=lab.netns) as interface:
         wire.send([frame(1), frame(2)])
         batch = interface.receive(timeout=5.0)

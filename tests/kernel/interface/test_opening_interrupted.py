@@ -55,7 +55,7 @@ def test_namespace_run(lab: Lab) -> None:
 @pytest.mark.parametrize("options", [{}, {"wait": "busy-poll"}], ids=["poll", "busy-poll"])
 def test_open(lab: Lab, options: dict[str, str]) -> None:
     def make() -> toolkit.Interface:
-        return toolkit.open("veth0", filter="udp port 9", netns=lab.netns, ring_size=64, **options)  # type: ignore[arg-type]
+        return toolkit.open("veth0", filter="udp port 9", netns=lab.netns, ring_size=64, **options)
 
     assert at_every_line(make, toolkit.Interface.close, look=lambda: nothing_attached(lab)) > 10
 

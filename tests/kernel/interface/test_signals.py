@@ -109,7 +109,7 @@ def test_sigint_while_opening(lab: Lab, traffic: None) -> None:
         for _ in range(60):
             opened: list[toolkit.Interface] = []
             storm.strike_during(
-                lambda opened=opened: opened.append(  # type: ignore[misc]
+                lambda opened=opened: opened.append(
                     toolkit.open("veth0", program=program, ring_size=64, netns=lab.netns)
                 )
             )

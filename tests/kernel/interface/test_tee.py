@@ -132,7 +132,7 @@ def test_rules(lab: Lab, wire: Wire) -> None:
         assert t.counters()["dropped"] == 1
 
 
-def test_segments_joined_on_the_way_are_cut_and_told_or_whole_if_asked_for(make_lab: Callable[..., Lab]) -> None:
+def test_segments_joined_on_the_way_are_cut_and_reported_or_whole_if_asked_for(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab(offloads=True)
     for snaplen in (None, 65535):
         with toolkit.tee("veth0", filter="tcp", mode="generic", snaplen=snaplen, netns=lab.netns) as t:
@@ -242,7 +242,7 @@ def test_the_ring_wraps_many_times(lab: Lab, wire: Wire) -> None:
 # --- the loan ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_is_a_loan_and_a_copy_is_for_good(lab: Lab, wire: Wire) -> None:
+def test_a_batch_borrows_and_a_copy_stays(lab: Lab, wire: Wire) -> None:
     with toolkit.tee("veth0", filter="all", netns=lab.netns) as t:
         wire.send([frame(1), frame(2)])
         assert eventually(lambda: t.counters()["redirected"] == 2)

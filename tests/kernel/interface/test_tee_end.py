@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,8 +27,6 @@ from toolkit.errors import (
 )
 from toolkit.lab import Lab
 from toolkit.program import Rule, attached, query
-
-pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
 
 # --- the end ----------------------------------------------------------------------------------------------------------
 
@@ -58,7 +55,7 @@ def test_its_end_just_now_is_no_vanished_interface(lab: Lab, monkeypatch: pytest
         monkeypatch.undo()  # the end asks as well
         try:
             ending.start()
-            assert eventually(lambda: query.link_info(copy).ifindex == 0)  # type: ignore[union-attr]
+            assert eventually(lambda: query.link_info(copy).ifindex == 0)
             return query.link_info(copy)
         finally:
             os.close(copy)
@@ -75,11 +72,12 @@ def test_its_end_just_now_is_no_vanished_interface(lab: Lab, monkeypatch: pytest
 
 def test_two_receivers_are_refused(lab: Lab) -> None:
     with toolkit.tee("veth0", filter="all", netns=lab.netns) as t:
-        first = threading.Thread(target=lambda: t.receive(timeout=0.5))
+        first = threading.Thread(target=lambda: t.receive(timeout=20))
         first.start()
-        time.sleep(0.1)
+        assert eventually(t._guard.locked)
         with pytest.raises(ToolkitError, match="two threads"):
             t.receive(timeout=0)
+        t.wake()
         first.join()
 
 
@@ -243,9 +241,13 @@ def test_packets_of_several_queues_import_nothing(make_lab: Callable[..., Lab]) 
             print(len(queues), *(set(sys.modules) - before), flush=True)
     """
     with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), str(lab.netns.fileno())], pass_fds=[lab.netns.fileno()],
-        env=child_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as child:  # fmt: skip
+        [sys.executable, "-c", textwrap.dedent(code), str(lab.netns.fileno())],
+        pass_fds=[lab.netns.fileno()],
+        env=child_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
         assert child.stdout is not None
         assert child.stdin is not None
         assert child.stdout.readline() == "ready\n"

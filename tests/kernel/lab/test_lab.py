@@ -14,34 +14,24 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import ROOT
+from tests.helpers.wire import eventually
 from toolkit._base.netns import entered
 from toolkit.errors import ArgumentError, ClosedError, SystemCallError
 from toolkit.lab import Lab, Namespace
 from toolkit.lab.veth import connect
 from toolkit.net import ethtool
 
-pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
-
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
     with Lab(queues=2, mtu=2000) as lab:
         yield lab
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def has_interface(fd: int, name: str) -> bool:
@@ -274,7 +264,7 @@ def test_a_program_outlives_the_thread_that_asked_for_it(lab: Lab) -> None:
     thread = threading.Thread(target=start)
     thread.start()
     thread.join()
-    time.sleep(0.1)
+    time.sleep(0.1)  # for what must not happen
     assert started[0].poll() is None
 
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 import gc
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import toolkit
-from tests.helpers.napi import BEFORE, busy, defer, own_records, settings
+from tests.helpers.napi import BEFORE, busy, defer
 from tests.helpers.wire import Wire, collect, frame
 from toolkit._base import records
 from toolkit.errors import PrivilegeError, SystemCallError, ToolkitError
@@ -23,20 +23,9 @@ from toolkit.net.napi import DEFERRAL
 from toolkit.net.sysfs import InterfaceDirectory
 
 pytestmark = [
+    pytest.mark.usefixtures("directory"),
     pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Records of this test alone."""
-    yield from own_records(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def interface(lab: Lab) -> Callable[..., dict[str, int]]:
-    """The near end's settings: call it to read them, with values to set them."""
-    return settings(lab)
 
 
 # --- set and restored -----------------------------------------------------------------------------------------------

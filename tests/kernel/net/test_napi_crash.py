@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.napi import BEFORE, busy, defer, own_records, settings
+from tests.helpers.napi import BEFORE, busy, defer
 from tests.helpers.wire import child_environment, eventually, run_child
 from toolkit._base import records
 from toolkit.lab import Lab
@@ -22,8 +22,8 @@ from toolkit.net import napi
 from toolkit.net.napi import DEFERRAL
 
 pytestmark = [
+    pytest.mark.usefixtures("directory"),
     pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning"),
-    pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for"),
 ]
 
 
@@ -40,18 +40,6 @@ def repair(lab: Lab) -> list[tuple[records.Record, str]]:
 
 
 RESTORED, CHANGED = "restored", "changed by somebody else meanwhile, and left as it is"
-
-
-@pytest.fixture(autouse=True)
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Records of this test alone."""
-    yield from own_records(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def interface(lab: Lab) -> Callable[..., dict[str, int]]:
-    """The near end's settings: call it to read them, with values to set them."""
-    return settings(lab)
 
 
 OWNER = """

@@ -134,7 +134,7 @@ def test_doctor_says_so_too(hosts: Hosts) -> None:
     assert "in generic mode TCP segments arrive joined" in found["segments"].text
 
 
-def test_hardware_is_looked_at_in_generic_mode_only(hosts: Hosts) -> None:
+def test_hardware_is_summed_in_generic_mode_only(hosts: Hosts) -> None:
     """What comes off a wire is whole, unless the kernel joined it."""
     from toolkit.forward.forwarder import Forwarder
 

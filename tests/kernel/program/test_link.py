@@ -116,7 +116,7 @@ def test_wrong_arguments(program: Program, lab: Lab) -> None:
         program.attach("no-such", netns=lab.netns)
     assert error.value.errno == 19
     with pytest.raises(ArgumentError, match="offload"):
-        program.attach(lab.interface, mode="offload", netns=lab.netns)  # type: ignore[arg-type]
+        program.attach(lab.interface, mode="offload", netns=lab.netns)
 
 
 def test_a_foreign_link_is_named_and_kept(program: Program, other: Program, lab: Lab) -> None:

@@ -225,10 +225,10 @@ def test_no_jump_ends_elsewhere_unnoticed() -> None:
 
 
 def test_rules_of_a_program_that_bcc_loaded() -> None:
-    text = source_text(rules=["udp", Rule("tcp", action="drop")]).encode()  # type: ignore[list-item]
+    text = source_text(rules=["udp", Rule("tcp", action="drop")]).encode()
     bpf = import_bcc().BPF(text=text, cflags=[f"-I{directory()}"])
     try:
-        with Program.from_bcc(bpf, "xsk_redirect", rules=["udp", Rule("tcp", "drop")]) as program:  # type: ignore[list-item]
+        with Program.from_bcc(bpf, "xsk_redirect", rules=["udp", Rule("tcp", "drop")]) as program:
             assert [one.rule for one in program.rule_counters()] == ["udp", "tcp [drop]"]
         with Program.from_bcc(bpf, "xsk_redirect") as program:
             assert [one.rule for one in program.rule_counters()] == ["rule 0", "rule 1"]
@@ -238,12 +238,12 @@ def test_rules_of_a_program_that_bcc_loaded() -> None:
         ):
             program.rule_counters()
         with pytest.raises(ArgumentError, match="give a list such as"):
-            Program.from_bcc(bpf, "xsk_redirect", rules="udp")  # type: ignore[arg-type]
+            Program.from_bcc(bpf, "xsk_redirect", rules="udp")
     finally:
         bpf.cleanup()
 
 
-def test_rules_in_words() -> None:
+def test_rules_as_text() -> None:
     assert str(Rule("udp")) == "udp"
     assert str(Rule("udp", sample=1 / 100, snaplen=64)) == "udp [1 of 100, first 64 B]"
     assert str(Rule("tcp port 23", action="drop", sample=3, queue=2)) == "tcp port 23 [drop, 1 of 3, queue 2]"
@@ -251,7 +251,7 @@ def test_rules_in_words() -> None:
 
 def test_rules_that_cannot_be() -> None:
     with pytest.raises(ArgumentError, match="'steal'"):
-        Rule("udp", action="steal")  # type: ignore[arg-type]
+        Rule("udp", action="steal")
     with pytest.raises(ArgumentError, match="redirected: those of"):
         Rule("udp", action="drop", snaplen=64)
     with pytest.raises(ArgumentError, match="queue cannot be"):
@@ -259,10 +259,10 @@ def test_rules_that_cannot_be() -> None:
     with pytest.raises(ArgumentError, match="queue cannot be"):
         Rule("udp", queue=1 << 32)
     with pytest.raises(ArgumentError, match="expression"):
-        Rule(53)  # type: ignore[arg-type]
+        Rule(53)
     for wrong in ([], "udp", [53]):
         with pytest.raises(ArgumentError, match="give a list such as"):
-            Program.build(rules=wrong)  # type: ignore[arg-type]
+            Program.build(rules=wrong)
     with pytest.raises(ArgumentError, match="cannot be given beside rules="):
         Program.build(filter="tcp", rules=[Rule("udp")])
     with pytest.raises(FilterError, match="no such port"):

@@ -77,4 +77,4 @@ def test_numbers_of_all_kinds(sample: float) -> None:
 @pytest.mark.parametrize("sample", [10**400, 0, -1, 1e-12, math.inf, math.nan, True, "2", None, 1 << 33])
 def test_a_sample_that_cannot_be(sample: object) -> None:
     with pytest.raises(ArgumentError, match="sample cannot be"):
-        Rule("all", sample=sample)  # type: ignore[arg-type]
+        Rule("all", sample=sample)

@@ -105,7 +105,7 @@ def test_a_program_of_one_s_own_says_nothing_of_lengths_and_rules(lab: Lab, wire
 @pytest.mark.parametrize("snaplen", [13, 0, -1, 1 << 31, 64.0, True, "64"])
 def test_a_snaplen_that_cannot_be(snaplen: object) -> None:
     with pytest.raises(ArgumentError, match="snaplen"):
-        Rule("all", snaplen=snaplen)  # type: ignore[arg-type]
+        Rule("all", snaplen=snaplen)
 
 
 def test_options_without_a_filter_to_go_with() -> None:

@@ -16,7 +16,7 @@ from tests.helpers.papers import PAGES, programs_of
 from tests.helpers.wire import eventually, what_runs
 from toolkit.lab import Lab
 
-pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+pytestmark = pytest.mark.timing("packets come for 1.5 s, in which a program has to receive them")
 
 PROGRAMS = [
     pytest.param(program, id=f"{page.relative_to(ROOT)}-{number}")

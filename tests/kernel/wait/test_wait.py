@@ -87,7 +87,7 @@ def test_the_timeout_is_kept(lab: Lab, mode: WaitMode, timeout: float) -> None:
 
 def test_another_mode_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"'sleep'.*\"poll\", \"busy-poll\" or \"spin\""):
-        toolkit.open("veth0", filter="all", wait="sleep")  # type: ignore[arg-type]
+        toolkit.open("veth0", filter="all", wait="sleep")
     with pytest.raises(ArgumentError, match="coalesce"):
         toolkit.open("veth0", filter="all", coalesce=-1)
 

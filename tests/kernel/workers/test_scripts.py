@@ -17,8 +17,6 @@ from tests.helpers.wire import child_environment, eventually, run_child
 from tests.helpers.workers import gone
 from toolkit.program import xdp_links
 
-pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
-
 SCRIPT = """
     import os, signal, sys, time
     from tests.helpers import worker_jobs
@@ -36,6 +34,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.timing("a process gets 0.2 s to come to where it waits")
 @pytest.mark.parametrize("body", ["time.sleep(60)", "workers.results()"])
 def test_ctrl_c_reaches_all_processes_and_ends_them_cleanly(body: str, tmp_path: Any) -> None:
     path = tmp_path / "script.py"
@@ -109,7 +108,8 @@ def test_a_fork_of_the_parent_leaves_the_workers_alone() -> None:
                         sys.exit(0)  # with all its exit handlers
                     assert os.waitpid(child, 0)[1] == 0
                     lab.udp(count=20)
-                    time.sleep(0.1)
+                    while workers.counters()["redirected"] < 20:
+                        time.sleep(0.01)
                     print("alive", workers.alive, flush=True)
                     workers.stop()
                     print("received", sum(one["received"] for one in workers.results(10)))
@@ -155,7 +155,7 @@ def test_work_defined_in_a_script_is_found_there(tmp_path: Any) -> None:
         assert done.stdout.strip() == "__toolkit_main__"
 
 
-def test_a_script_without_the_main_guard_is_told_so(tmp_path: Any) -> None:
+def test_a_script_without_the_main_guard_is_reported(tmp_path: Any) -> None:
     path = tmp_path / "unguarded.py"
     path.write_text(textwrap.dedent(MAIN) + "\nbegin()\n")
     done = subprocess.run(
@@ -165,7 +165,7 @@ def test_a_script_without_the_main_guard_is_told_so(tmp_path: Any) -> None:
     assert 'if __name__ == "__main__"' in done.stderr.strip().splitlines()[-1]
 
 
-def test_work_of_an_interactive_session_is_refused_in_words() -> None:
+def test_work_of_an_interactive_session_is_refused_with_the_reason() -> None:
     run_child(
         """
         import pytest

@@ -6,28 +6,15 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from tests.helpers import worker_jobs
 from tests.helpers.wire import eventually
-from tests.helpers.workers import starting
 from toolkit.errors import ClosedError
 from toolkit.lab import Lab
 from toolkit.workers import Workers
-
-
-@pytest.fixture
-def wide(make_lab: Callable[..., Lab]) -> Lab:
-    """A cable with two queues."""
-    return make_lab(queues=2)
-
-
-@pytest.fixture
-def start(wide: Lab) -> Iterator[Callable[..., Workers]]:
-    """Start workers on the wide cable."""
-    yield from starting(wide)
 
 
 def overload(lab: Lab, *, queue: int = 0) -> int:

@@ -5,32 +5,17 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 import toolkit
 from tests.helpers import worker_jobs
 from tests.helpers.wire import eventually
-from tests.helpers.workers import gone, is_attached, send, starting, two_cpus
+from tests.helpers.workers import gone, is_attached, send, two_cpus
 from toolkit.errors import ClosedError
 from toolkit.lab import Lab
 from toolkit.workers import Workers, current
-
-pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
-
-
-@pytest.fixture
-def wide(make_lab: Callable[..., Lab]) -> Lab:
-    """A cable with two queues."""
-    return make_lab(queues=2)
-
-
-@pytest.fixture
-def start(wide: Lab) -> Iterator[Callable[..., Workers]]:
-    """Start workers on the wide cable."""
-    yield from starting(wide)
 
 
 @two_cpus
@@ -62,14 +47,14 @@ def test_a_flood_on_both_queues_reconciles_to_the_packet(wide: Lab, start: Calla
 def test_stop_under_fire_reconciles(wide: Lab, start: Callable[..., Workers]) -> None:
     workers = start()
     with wide.generator(cpu=0):
-        time.sleep(0.2)
+        assert eventually(lambda: workers.counters()["redirected"] > 1000)
         workers.stop()
         results = workers.results(timeout=10)
     assert sum(one["received"] + one["dropped"] for one in results) == workers.counters()["redirected"] > 0
     assert all(one["stopping"] for one in results)
 
 
-def test_work_that_looks_at_the_flag_has_received_everything(wide: Lab, start: Callable[..., Workers]) -> None:
+def test_work_that_reads_the_flag_has_received_everything(wide: Lab, start: Callable[..., Workers]) -> None:
     workers = start(worker_jobs.slowly_until_stopped)
     send(wide, queue=0, count=1000, rate=1_000_000)
     workers.stop()
@@ -81,7 +66,7 @@ def test_payloads_arrive_whole_and_once(wide: Lab, start: Callable[..., Workers]
     workers = start(worker_jobs.payloads)
     sent = [f"datagram {number}".encode() for number in range(500)]
     assert wide.udp(sent, rate=20_000) == 500
-    time.sleep(0.1)
+    assert eventually(lambda: workers.counters()["redirected"] >= 500)
     workers.stop()
     seen = [packet[42 : 42 + len(b"datagram 0") + 2].rstrip(b"\0") for one in workers.results(10) for packet in one]
     assert sorted(seen) == sorted(sent)
@@ -105,7 +90,7 @@ def test_one_worker_serves_several_queues(make_lab: Callable[..., Lab]) -> None:
         assert workers.info()["queues"] == [0, 1, 2, 3]
         assert workers.info()["frames"] == 4 * 1280
         lab.udp(count=100)
-        time.sleep(0.1)
+        assert eventually(lambda: workers.counters()["redirected"] >= 100)
         workers.stop()
         assert sum(one["received"] for one in workers.results(10)) == 100
 
@@ -115,7 +100,7 @@ def test_a_program_of_ones_own_is_used_and_stays_open(
 ) -> None:
     workers = start(program=program)
     wide.udp(count=50)
-    time.sleep(0.1)
+    assert eventually(lambda: workers.counters()["redirected"] >= 50)
     workers.stop()
     assert sum(one["received"] for one in workers.results(10)) == 50
     workers.close()

@@ -48,30 +48,30 @@ def test_open_refuses(lab: Lab, options: dict[str, Any], says: str) -> None:
 
 
 def test_a_pid_may_be_one_of_numpys_integers() -> None:
-    with toolkit._base.netns.entered(np.int64(os.getpid())):  # type: ignore[arg-type]
+    with toolkit._base.netns.entered(np.int64(os.getpid())):
         pass
 
 
 def test_receive_and_send_refuse_and_go_on(near: toolkit.Interface, lab: Lab) -> None:
     sock = near.sockets[0]
     calls: list[tuple[Callable[[], object], str]] = [
-        (lambda: near.receive(0, 2.5), "limit"),  # type: ignore[arg-type]
+        (lambda: near.receive(0, 2.5), "limit"),
         (lambda: near.receive(0, -1), "-1"),
         (lambda: near.receive(0, 0), "from 1 on"),
         (lambda: near.receive(float("nan")), "timeout cannot be nan.* a number of seconds"),
         (lambda: near.wait(float("nan")), "timeout cannot be nan.* a number of seconds"),
-        (lambda: near.receive("x"), "timeout cannot be 'x'.* a number of seconds"),  # type: ignore[arg-type]
-        (lambda: near.send([frame(0)], timeout="1"), "timeout cannot be '1'.* a number of seconds"),  # type: ignore[arg-type]
-        (lambda: near.flush("x"), "timeout cannot be 'x'.* a number of seconds"),  # type: ignore[arg-type]
+        (lambda: near.receive("x"), "timeout cannot be 'x'.* a number of seconds"),
+        (lambda: near.send([frame(0)], timeout="1"), "timeout cannot be '1'.* a number of seconds"),
+        (lambda: near.flush("x"), "timeout cannot be 'x'.* a number of seconds"),
         (lambda: setattr(sock, "rx_limit", 0), "rx_limit"),
         (lambda: setattr(sock, "rx_limit", 1.5), "rx_limit"),
-        (lambda: Forwarder("veth0", near), "a Socket or an Interface"),  # type: ignore[arg-type]
-        (lambda: Forwarder(near, near, 5), "function"),  # type: ignore[arg-type]
+        (lambda: Forwarder("veth0", near), "a Socket or an Interface"),
+        (lambda: Forwarder(near, near, 5), "function"),
     ]
     for call, says in calls:
         with pytest.raises(ArgumentError, match=says):
             call()
-    assert not near.receive(np.float32(0.01))  # type: ignore[arg-type]
+    assert not near.receive(np.float32(0.01))
     assert sock.reply(lambda packet: True, limit=0, polls=5) == (0, 0)
     with Wire(lab) as wire:
         wire.send([frame(1)])

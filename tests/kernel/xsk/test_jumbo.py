@@ -109,7 +109,7 @@ def test_what_a_batch_says_of_long_packets(jumbo: Lab) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7])
-def test_a_look_ends_at_the_end_of_a_packet(jumbo: Lab, limit: int) -> None:
+def test_a_poll_ends_at_the_end_of_a_packet(jumbo: Lab, limit: int) -> None:
     """`limit` counts buffers; the last packet is completed."""
     packets = [frame(i, 8000) for i in range(12)]
     with Wire(jumbo) as wire, socket_of(jumbo) as sock:

@@ -1,27 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sending on a bad day: bad packets, full rings, links that go down, devices that vanish, other threads."""
+"""Sending on a bad day: bad packets, full rings, links that go down, devices that vanish."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 import toolkit
-from tests.helpers.sending import Tap, assert_in_order, plain_socket, stream
-from tests.helpers.wire import Wire, assert_all_free, eventually, frame, number_of
-from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, FrameError, ToolkitError
+from tests.helpers.sending import (
+    Tap,
+    assert_in_order,
+    hold_the_completion_ring,
+    let_go,
+    plain_socket,
+    send_for_ever,
+    stream,
+)
+from tests.helpers.wire import Wire, assert_all_free, frame, number_of
+from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, FrameError
 from toolkit.lab import Lab
 from toolkit.net import ethtool
-
-pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
 
 if TYPE_CHECKING:
     from tests.helpers.accounts import Accounts
@@ -55,12 +59,6 @@ BAD: dict[str, tuple[Any, Any, str]] = {
 }
 
 
-@pytest.fixture
-def sock(lab: Lab) -> Iterator[toolkit.Socket]:
-    with plain_socket(lab) as made:
-        yield made
-
-
 def test_what_is_no_packet_is_refused_whole(lab: Lab, sock: toolkit.Socket) -> None:
     """Nothing of the call is sent, no frame is taken, and the Socket sends on."""
     with Tap.far(lab) as tap:
@@ -84,20 +82,6 @@ def test_a_stale_batch_cannot_be_sent(lab: Lab) -> None:
 
 
 # --- full rings -----------------------------------------------------------------------------------------------------
-
-
-def hold_the_completion_ring(sock: toolkit.Socket) -> tuple[int, int]:
-    """Fill the completion ring and keep its entries, so that the kernel cannot send: (n, index) of the peek."""
-    size = sock.completion.size
-    assert sock.send(stream(0, size)) == size
-    assert eventually(lambda: sock.completion.available(size) == size)
-    return sock.completion.peek()
-
-
-def let_go(sock: toolkit.Socket, held: tuple[int, int]) -> None:
-    n, index = held
-    sock.umem.free_frames(sock.completion.get_batch(index, n))
-    sock.completion.release(n)
 
 
 @pytest.mark.timing("a timeout is kept to half a second, as far as a CPU is free then")
@@ -192,7 +176,7 @@ def test_receiving_and_sending_threads_share_few_frames(lab: Lab) -> None:
         thread.start()
         sent = 0
         end = time.monotonic() + 1.5
-        while time.monotonic() < end:
+        while time.monotonic() < end or sent <= 100:
             wire.send([frame(i) for i in range(8)])
             sent += near.send(stream(sent, 20), timeout=0.05)
         stop.set()
@@ -229,6 +213,7 @@ def test_a_link_that_goes_down_and_up_again(lab: Lab, sock: toolkit.Socket) -> N
         assert_all_free(sock.umem)
 
 
+@pytest.mark.timing("1000 packets in the half second that a link goes down and up")
 def test_a_link_that_goes_down_and_up_under_a_stream(lab: Lab, sock: toolkit.Socket) -> None:
     """Nothing is sent twice, no frame is lost; of packets, at most those that were on the cable."""
     stop = threading.Event()
@@ -279,11 +264,6 @@ def test_a_peer_that_goes_down(lab: Lab, sock: toolkit.Socket) -> None:
     assert_all_free(sock.umem)
 
 
-def send_for_ever(sock: toolkit.Socket, packets: np.ndarray) -> None:
-    while True:
-        sock.send(packets)
-
-
 @pytest.mark.parametrize("how", ["delete", "far namespace"])
 def test_a_device_that_vanishes_under_a_stream(
     lab: Lab, sock: toolkit.Socket, how: str, conservation: Accounts
@@ -302,108 +282,3 @@ def test_a_device_that_vanishes_under_a_stream(
         sock.flush(0.5)
     audit = sock.umem.audit()
     assert audit["tx"] + audit["free"] == audit["frames"]
-
-
-# --- threads --------------------------------------------------------------------------------------------------------
-
-
-def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    """Run `work` in a thread; what it returned or raised comes into the list."""
-    result: list[Any] = []
-
-    def run() -> None:
-        try:
-            result.append(work())
-        except BaseException as error:
-            result.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, result
-
-
-def test_two_threads_that_send_are_reported(sock: toolkit.Socket) -> None:
-    held = hold_the_completion_ring(sock)
-    thread, result = in_thread(lambda: sock.send(stream(0, 500), timeout=20.0))
-    assert eventually(sock._core.tx_guard.locked)
-    for call in (lambda: sock.send([frame(1)]), lambda: sock.flush(0), sock.reclaim):
-        with pytest.raises(ToolkitError, match="two threads send on queue 0 of veth0 at once"):
-            call()
-    let_go(sock, held)
-    thread.join(20)
-    assert result == [500]
-    assert sock.send([frame(1)]) == 1
-    sock.flush(5.0)
-    assert_all_free(sock.umem)
-
-
-def test_two_threads_that_do_not_listen_break_nothing(lab: Lab, sock: toolkit.Socket) -> None:
-    """Each packet that was accepted arrives once; each refusal is the one above."""
-    accepted: list[int] = []
-
-    refusals: list[str] = []
-
-    def send(base: int) -> None:
-        for number in range(base, base + 2000):
-            try:
-                if sock.send(stream(number, 1), timeout=5.0):
-                    accepted.append(number)
-            except ToolkitError as said:
-                refusals.append(str(said))
-
-    with Tap.far(lab) as tap:
-        threads = [in_thread(functools.partial(send, base)) for base in (0, 10_000)]
-        for thread, _ in threads:
-            thread.join(30)
-        assert [result for _, result in threads] == [[None], [None]]
-        assert all("two threads" in said for said in refusals)
-        assert sock.flush(5.0)
-        got = [number_of(one) for one in tap.take(len(accepted))]
-        assert sorted(got) == sorted(accepted)
-    assert_all_free(sock.umem)
-
-
-@pytest.mark.timing("the end is due 2 s after close()")
-@pytest.mark.parametrize("call", ["send", "flush"])
-def test_close_while_another_thread_waits_to_send(sock: toolkit.Socket, call: str, conservation: Accounts) -> None:
-    """The waiting call ends with ClosedError, at once."""
-    conservation.may_retire = 64  # what the full completion ring keeps in the TX ring
-    n, index = hold_the_completion_ring(sock)
-    sock.send(stream(0, 200), timeout=0)
-    thread, result = in_thread((lambda: sock.send(stream(0, 200))) if call == "send" else sock.flush)
-    assert eventually(sock._core.tx_guard.locked)
-    sock.umem.free_frames(sock.completion.get_batch(index, n))
-    begin = time.monotonic()
-    sock.close()
-    assert time.monotonic() - begin < 2
-    thread.join(5)
-    assert isinstance(result[0], ClosedError), result
-
-
-@pytest.mark.timing("the end is due 2 s after close()")
-@pytest.mark.parametrize("length", [1, 200_000])
-def test_close_while_another_thread_sends_without_end(sock: toolkit.Socket, length: int) -> None:
-    thread, result = in_thread(lambda: send_for_ever(sock, stream(0, length)))
-    time.sleep(0.1)
-    begin = time.monotonic()
-    sock.close()
-    assert time.monotonic() - begin < 2
-    thread.join(5)
-    assert isinstance(result[0], ClosedError), result
-    assert_all_free(sock.umem)
-    for call in (lambda: sock.send([frame(1)]), sock.flush, sock.reclaim):
-        with pytest.raises(ClosedError):
-            call()
-
-
-def test_a_socket_forgotten_while_packets_are_on_their_way(lab: Lab, conservation: Accounts) -> None:
-    """Garbage collection instead of close(): what left arrives, and the queue is free for the next Socket."""
-    conservation.may_retire = 30  # a finalizer does not wait for the kernel
-    with Tap.far(lab) as tap, toolkit.UMEM(64, 2048, fill_size=64, comp_size=64) as umem:
-        sock = toolkit.Socket("veth0", umem=umem, tx_size=64, rx_size=64, netns=lab.netns)
-        assert sock.send(stream(0, 30)) == 30
-        del sock
-        assert len(tap.take(30)) == 30
-        with toolkit.Socket("veth0", umem=umem, tx_size=64, rx_size=64, netns=lab.netns) as another:
-            assert another.send(stream(0, 100)) == 100
-            assert len(tap.take(100)) == 100

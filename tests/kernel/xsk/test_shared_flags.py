@@ -28,8 +28,14 @@ class Two:
         self.lab = lab = stack.enter_context(Lab(mtu=9000))
         far = stack.enter_context(Namespace())
         right = End(lab.netns, "right", "02:00:00:00:00:0a", "10.12.0.1", "fd12::1")
-        connect(right, End(far, "veth1", "02:00:00:00:00:03", "10.12.0.2", "fd12::2"),
-                queues=1, mtu=9000, neighbours=True, offloads=False)  # fmt: skip
+        connect(
+            right,
+            End(far, "veth1", "02:00:00:00:00:03", "10.12.0.2", "fd12::2"),
+            queues=1,
+            mtu=9000,
+            neighbours=True,
+            offloads=False,
+        )
         self.wires = {"veth0": stack.enter_context(Wire(lab)), "right": stack.enter_context(Wire(other(lab, far)))}
         self.umem = stack.enter_context(UMEM(1024, 4096, fill_size=256, comp_size=256))
 

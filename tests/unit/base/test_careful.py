@@ -310,7 +310,7 @@ def test_groups_and_modes_that_make_no_sense_are_refused() -> None:
             access_of(mode, None)
     for group in ("no-such-group", -1, 1 << 32, "", 1.5):
         with pytest.raises(ArgumentError, match=r"group|whole number"):
-            access_of(None, group)  # type: ignore[arg-type]
+            access_of(None, group)
     assert access_of(0o644, "root") == Access(0o644, 0)
     assert access_of(None, "0").bits == 0o640
 

@@ -14,15 +14,13 @@ import pytest
 from tests.helpers import ROOT
 from toolkit._base import children
 
-pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
-
 TERMINAL = {signal.SIGHUP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 
 
 def masks(status: str) -> tuple[set[int], set[int]]:
     """Signals ignored and blocked, as /proc/PID/status has them."""
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    return tuple({bit + 1 for bit in range(64) if int(fields[name], 16) >> bit & 1} for name in ("SigIgn", "SigBlk"))  # type: ignore[return-value]
+    return tuple({bit + 1 for bit in range(64) if int(fields[name], 16) >> bit & 1} for name in ("SigIgn", "SigBlk"))
 
 
 def started(setup: str, rest: str) -> str:
@@ -55,6 +53,7 @@ def test_nothing_goes_in_front_where_nothing_is_odd() -> None:
     assert (ignored, blocked) == ({signal.SIGHUP}, set())
 
 
+@pytest.mark.timing("the signals are due in the second in which the helper works")
 def test_a_helper_does_not_hear_what_ends_a_job() -> None:
     """Ctrl-C, a hang-up and `timeout` signal all processes of a job: the helper's work goes on meanwhile."""
     helper = [sys.executable, "-c", "import sys, time; print('at work', file=sys.stderr); time.sleep(1); print('done')"]
@@ -79,6 +78,7 @@ assert sorted(came) == [1, 2, 15], came
     assert child.wait(60) == 0
 
 
+@pytest.mark.timing("an interpreter has 1.5 s to start")
 def test_a_helper_goes_with_an_exception(tmp_path: Path) -> None:
     mark = tmp_path / "pid"
     helper = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(60)"

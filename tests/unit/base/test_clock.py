@@ -132,7 +132,7 @@ def test_no_time_stays_no_time() -> None:
     assert clock.to_utc(np.empty(0, np.int64)).shape == (0,)
 
 
-def test_times_before_the_first_look() -> None:
+def test_times_before_the_first_pairing() -> None:
     clocks = Clocks()
     clock = UTCClock(clocks.monotonic, clocks.utc)
     assert abs(convert(clock, 1 * SECOND)[0] - clocks.true(1 * SECOND)) < 200

@@ -22,8 +22,6 @@ from toolkit._base import uninterrupted as module
 from toolkit._base.uninterrupted import apart, uninterrupted
 from toolkit.errors import ToolkitError
 
-pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
-
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +54,7 @@ def test_work_is_done_once_where_no_thread_begins(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(_thread, "start_new_thread", start)
     done: list[int] = []
     assert uninterrupted(lambda: done.append(1) or len(done)) == 1
-    time.sleep(0.1)
+    time.sleep(0.1)  # for what must not happen
     assert done == [1]
 
 

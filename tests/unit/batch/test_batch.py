@@ -181,7 +181,7 @@ def test_release_after_the_umem_was_closed() -> None:
     assert batch.stale
 
 
-def test_a_batch_without_a_loan_keeps_its_frames() -> None:
+def test_a_batch_that_borrows_nothing_keeps_its_frames() -> None:
     umem, batch = loan(borrowed=False)
     batch.release()
     batch.invalidate()
@@ -239,10 +239,11 @@ def test_a_time_counts_only_where_it_can_be_the_packet_s() -> None:
     umem.ledger.posted_at[numbers] = now - 1000
     #        good, wrong magic, earlier than the loan, at its moment, in the future, no time at all
     stamp(
-        umem, batch,
+        umem,
+        batch,
         [now - 500, now - 500, now - 1001, now - 1000, now + 10**12, 0],
         [XSK_META_MAGIC, XSK_META_MAGIC + 1, *[XSK_META_MAGIC] * 4],
-    )  # fmt: skip
+    )
     assert batch.arrival_ns.tolist() == [now - 500, 0, 0, now - 1000, 0, 0]
     assert np.isnat(batch.timestamps).tolist() == [False, True, True, False, True, True]
 

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.captures import batch_of, blocks_of, fill, frames, packets_of, until_it_fails
+from tests.helpers.wire import eventually
 from toolkit.capture import Capture, Queueing
 from toolkit.errors import SystemCallError, ToolkitError
-
-pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
 
 
 def test_a_pipe_whose_reader_has_gone_is_reported(tmp_path: Path) -> None:
@@ -45,6 +44,7 @@ def test_who_reads_a_pipe_sees_packets_as_they_come(tmp_path: Path) -> None:
     os.close(reader)
 
 
+@pytest.mark.timing("a write() has a second at most")
 def test_a_reader_that_sleeps_costs_packets_and_no_time(tmp_path: Path) -> None:
     """The rings do not wait for it; close() gives up on it."""
     fifo = tmp_path / "fifo"
@@ -66,9 +66,7 @@ def test_a_reader_that_sleeps_costs_packets_and_no_time(tmp_path: Path) -> None:
     assert capture.statistics().written < reported.written  # what waited was given up, and is not called written
     assert capture.statistics().write_dropped == 50_000 - capture.statistics().written
     os.close(reader)  # the thread that was left behind ends of that
-    deadline = time.monotonic() + 5
-    while any(one.name == "toolkit-capture" for one in threading.enumerate()) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    eventually(lambda: all(one.name != "toolkit-capture" for one in threading.enumerate()))
 
 
 def test_a_reader_that_is_slow_gets_everything(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def course(monkeypatch: pytest.MonkeyPatch, world: World, seconds: float, most: 
     monkeypatch.setattr(demo_traffic.time, "thread_time", lambda: world.cpu)
     monkeypatch.setattr(demo_traffic.os, "sched_setaffinity", lambda pid, cpus: None)
     monkeypatch.setattr(Traffic, "_end_kernel", lambda self: None)
-    traffic, overload = Traffic(world, seconds, most=most), []  # type: ignore[arg-type]
+    traffic, overload = Traffic(world, seconds, most=most), []
     while world.clock < seconds + 0.2:
         if traffic.step(world.clock):
             overload.append(world.clock)

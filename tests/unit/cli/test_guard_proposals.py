@@ -29,14 +29,35 @@ PORTS = st.sampled_from([22, 53, 68, 80, 123, 443, 5432, 8080, 33000, 45000])
 SERVICES = st.tuples(st.sampled_from(["tcp", "udp"]), PORTS)
 WRITTEN = st.sampled_from(
     [
-        "all", "tcp", "udp", "not port 22", "not tcp", "arp or udp", "tcp or arp", "port 53 or port 80", "ip", "ip6",
-        "inbound", "vlan", "vlan 7 and tcp", "host 10.11.0.9", "ether proto 0x0806 or ip", "udp[8] = 0",
-        "tcp[tcpflags] & tcp-syn != 0", "len < 200", "greater 300", "icmp6 or tcp", "broadcast or multicast",
-        "tcp portrange 20-9000", "port 22 and host 10.11.0.9", "ip[8] > 32", "src net 10.11.0.0/16",
+        "all",
+        "tcp",
+        "udp",
+        "not port 22",
+        "not tcp",
+        "arp or udp",
+        "tcp or arp",
+        "port 53 or port 80",
+        "ip",
+        "ip6",
+        "inbound",
+        "vlan",
+        "vlan 7 and tcp",
+        "host 10.11.0.9",
+        "ether proto 0x0806 or ip",
+        "udp[8] = 0",
+        "tcp[tcpflags] & tcp-syn != 0",
+        "len < 200",
+        "greater 300",
+        "icmp6 or tcp",
+        "broadcast or multicast",
+        "tcp portrange 20-9000",
+        "port 22 and host 10.11.0.9",
+        "ip[8] > 32",
+        "src net 10.11.0.0/16",
         "not (vlan or udp)",
         *EXPRESSIONS,
     ]
-)  # fmt: skip
+)
 FILTERS = st.one_of(WRITTEN, st.tuples(WRITTEN, st.sampled_from(["or", "and"]), WRITTEN).map(" ".join))
 
 
@@ -63,7 +84,7 @@ class Host:
         self.lanes = [draw(lanes(number)) for number in range(ports)]
         addresses = [address for lane in self.lanes for address in lane.addresses]
         bound = [
-            Endpoint(kind, draw(st.sampled_from(["", *addresses])), port, "", 0, 0)  # type: ignore[arg-type]
+            Endpoint(kind, draw(st.sampled_from(["", *addresses])), port, "", 0, 0)
             for kind, port in draw(st.lists(SERVICES, max_size=4, unique=True))
         ]
         four = [address for address in addresses if "." in address]
@@ -71,7 +92,7 @@ class Host:
         if four:
             local, peer = four[0], draw(st.sampled_from(["203.0.113.5", four[0][:-1] + "9"]))
             for kind, port in draw(st.lists(SERVICES, max_size=2, unique=True)):
-                connected.append(Endpoint(kind, local, 50000, peer, port, 0))  # type: ignore[arg-type]
+                connected.append(Endpoint(kind, local, 50000, peer, port, 0))
             if draw(st.booleans()):
                 self.sessions = (Session(local, 22, peer, 51000, 1, "sshd"),)
                 lane = next(one for one in self.lanes if local in one.addresses)

@@ -9,14 +9,9 @@ import pty
 import subprocess
 import sys
 import termios
-import time
-from collections.abc import Callable
-
-import pytest
 
 from tests.helpers import ROOT
-
-pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
+from tests.helpers.wire import eventually
 
 JOB = """
 import sys, time
@@ -45,15 +40,6 @@ print("continued", flush=True)
 _, status = os.waitpid(job.pid, 0)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 30) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def test_suspended_and_continued() -> None:

@@ -44,7 +44,7 @@ def value_of(text: str, unit: str) -> float:
     ],
 )
 def test_figures(figure: object, value: float, text: str) -> None:
-    assert figure(value) == text  # type: ignore[operator]
+    assert figure(value) == text
 
 
 @given(st.floats(0.01, 1e17))

@@ -36,4 +36,4 @@ def test_as_libc_has_them() -> None:
     mixed = ip_text(np.full(len(raw), 0x01020304, dtype=np.int64), raw, some).strings()
     assert mixed == [text if six else "1.2.3.4" for text, six in zip(wanted, some.tolist(), strict=True)]
     for row, text in zip(raw[:500], wanted, strict=False):
-        assert cell({"ip6_src": row[None], "ip_version": np.array([6])}, "ip6_src", 0) == text  # type: ignore[arg-type]
+        assert cell({"ip6_src": row[None], "ip_version": np.array([6])}, "ip6_src", 0) == text

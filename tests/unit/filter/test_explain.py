@@ -110,7 +110,7 @@ def test_without_a_place_there_is_no_caret() -> None:
         expression.instructions("tcp and udp")
     # Nobody to ask, and a libpcap that cannot be asked so.
     for answers in (None, ["syntax error"] * 3):
-        text = explain("udp prt", "syntax error", lambda texts, answers=answers: answers)  # type: ignore[misc]
+        text = explain("udp prt", "syntax error", lambda texts, answers=answers: answers)
         assert text.startswith("libpcap refuses the filter 'udp prt': syntax error. Next step")
 
 

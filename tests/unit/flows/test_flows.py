@@ -278,21 +278,21 @@ def test_bad_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ArgumentError):
         Flows(**options)
     with pytest.raises(ArgumentError, match="by cannot be"):
-        Flows().top(by="rate")  # type: ignore[arg-type]
+        Flows().top(by="rate")
 
 
 @pytest.mark.parametrize("odd", [1.5, "8", True])
 def test_numbers_of_any_kind_and_nothing_else(odd: Any) -> None:
-    flows = Flows(np.int64(8))  # type: ignore[arg-type]
+    flows = Flows(np.int64(8))
     flows.add(batch_of([udp_frame(b"")]))
-    assert len(flows.top(np.int64(3))) == 1  # type: ignore[arg-type]
+    assert len(flows.top(np.int64(3))) == 1
     with pytest.raises(ArgumentError, match="max_flows"):
         Flows(odd)
     with pytest.raises(ArgumentError, match="number of rows"):
         flows.top(odd)
 
 
-def test_one_thread_counts_while_another_looks() -> None:
+def test_one_thread_counts_while_another_reads() -> None:
     flows = Flows(100)
     batches = [batch_of(packets) for packets in traffic(4, 20, 200, 40)]
     over = threading.Event()

@@ -105,9 +105,7 @@ QUESTIONS: dict[str, bytes] = {
     "ping to another of ours": bytes(ping4(dst="10.11.0.99") / scapy.ICMP(id=3, seq=4)),
     "ping, don't fragment": bytes(ping4(flags="DF", tos=0xB8, ttl=255) / scapy.ICMP(id=3, seq=4)),
     "udp": bytes(ping4() / scapy.UDP(sport=40000, dport=ECHO) / b"hello"),
-    "udp, options": bytes(
-        ping4(options=scapy.IPOption_NOP()) / scapy.UDP(sport=40000, dport=ECHO) / b"hello"
-    ),
+    "udp, options": bytes(ping4(options=scapy.IPOption_NOP()) / scapy.UDP(sport=40000, dport=ECHO) / b"hello"),
     "udp, no checksum": bytes(ping4() / scapy.UDP(sport=40000, dport=ECHO, chksum=0) / b"hello"),
     "ping6": bytes(ping6() / scapy.ICMPv6EchoRequest(id=5, seq=6, data=bytes(range(56)))),
     "ping6, empty": bytes(ping6() / scapy.ICMPv6EchoRequest(id=5, seq=6)),
@@ -119,7 +117,7 @@ QUESTIONS: dict[str, bytes] = {
     "neighbour, two options": solicit(option=scapy.ICMPv6NDOptSrcLLAddr(lladdr=ASKER) / NONCE),
     "duplicate?": solicit("::", option=scapy.Raw(NONCE)),
     "duplicate?, no option": solicit("::"),
-}  # fmt: skip
+}
 
 IGNORED: dict[str, bytes] = {
     "arp reply": bytes(ether() / scapy.ARP(op=2, hwsrc=ASKER, psrc=PEER4, pdst=IP4)),
@@ -175,7 +173,7 @@ IGNORED: dict[str, bytes] = {
     "vlan": bytes(ether() / scapy.Dot1Q(vlan=5) / ping4().payload / scapy.ICMP()),
     "nothing": b"",
     "a header": QUESTIONS["ping"][:14],
-}  # fmt: skip
+}
 
 
 def rebuilt(packet: bytes) -> bytes:

@@ -128,7 +128,7 @@ def test_numbers_of_numpy_are_numbers_and_an_iterator_is_asked_once() -> None:
 
 def test_the_record_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
-        Opening.of("eth0", filter="udp").tx = False  # type: ignore[misc]
+        Opening.of("eth0", filter="udp").tx = False
 
 
 def test_other_errors_are_not_taken_for_refusals() -> None:

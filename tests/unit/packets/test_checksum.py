@@ -228,9 +228,9 @@ REFUSED = {
     "float": (
         lambda: fill_checksums(np.zeros((2, 60))),
         r"packets cannot be an array of shape \(2, 60\) and dtype float64",
-    ),  # type: ignore[arg-type]
+    ),
     "one row": (lambda: fill_checksums(np.zeros(60, dtype=np.uint8)), r"shape \(n, width\)"),
-    "a list": (lambda: fill_checksums([b"x"]), "packets cannot be .b'x'."),  # type: ignore[arg-type]
+    "a list": (lambda: fill_checksums([b"x"]), "packets cannot be .b'x'."),
     "not contiguous": (lambda: fill_checksums(np.zeros((2, 60), dtype=np.uint8)[:, ::2]), "not contiguous"),
     "read-only": (lambda: fill_checksums(np.frombuffer(bytes(60), np.uint8).reshape(1, 60)), "cannot be written"),
     "lengths": (lambda: fill_checksums(SQUARE.copy(), [20]), "one for each packet"),

@@ -151,7 +151,7 @@ def test_a_udp_length_shorter_than_the_packet() -> None:
     assert (checked == matrix).all()
 
 
-def test_addresses_in_words() -> None:
+def test_addresses_as_text() -> None:
     four, six = Template(bytes(FRAMES["udp"][0])), Template(bytes(FRAMES["udp6"][0]))
     got = read(four.fill(2, ip_src="1.2.3.4", ip_dst=ipaddress.ip_address("5.6.7.8"), eth_dst="02-00-00-00-00-AB"))
     assert (got.ip_src[0], got.ip_dst[1], got.eth_dst[0]) == (0x01020304, 0x05060708, 0x0200000000AB)
@@ -224,7 +224,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "short frame": (lambda: Template(bytes(13)), "cannot have 13 bytes"),
     "out too narrow": (lambda: U.fill_into(np.zeros((2, 60), np.uint8)), r"shape \(n, 61\)"),
     "out of words": (lambda: U.fill_into(np.zeros((2, 61))), "float64"),
-    "out a list": (lambda: U.fill_into([]), "out cannot be"),  # type: ignore[arg-type]
+    "out a list": (lambda: U.fill_into([]), "out cannot be"),
     "out read-only": (lambda: U.fill_into(np.frombuffer(bytes(61), np.uint8).reshape(1, 61)), "read-only"),
     "out transposed": (lambda: U.fill_into(np.zeros((61, 3), np.uint8).T), "rows do not lie together"),
     "out and columns": (lambda: U.fill_into(np.zeros((2, 61), np.uint8), ip_ttl=[1, 2, 3]), "n 2, ip_ttl 3"),

@@ -88,9 +88,7 @@ def test_a_second_time_there_is_no_worker(monkeypatch: pytest.MonkeyPatch, own_c
 
 NESTED = "[" * 100_000
 FIRST = {"instructions": "twAAAAIAAACVAAAAAAAAAA==", "relocations": []}
-MAP = {
-    "name": "m", "type": 2, "key_size": 4, "value_size": 8, "max_entries": 1, "flags": 0, "value_layout": ""
-}  # fmt: skip
+MAP = {"name": "m", "type": 2, "key_size": 4, "value_size": 8, "max_entries": 1, "flags": 0, "value_layout": ""}
 
 
 @pytest.mark.parametrize(

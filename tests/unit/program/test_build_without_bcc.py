@@ -86,7 +86,7 @@ def test_what_others_could_have_written_is_not_taken(
         compiled(program)
 
 
-def test_with_bcc_it_is_never_looked_at(own_cache: Path, program: Path) -> None:
+def test_with_bcc_it_is_never_read(own_cache: Path, program: Path) -> None:
     """What the last BCC made is for a machine without any: with one, everything is by the whole toolchain."""
     first = compiled(program)
     (last,) = own_cache.glob("last-*")

@@ -140,7 +140,7 @@ def test_what_the_kernel_refuses(call: str, number: int) -> None:
 BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: Rule("udp", snaplen=3), "snaplen"),
     (lambda: Rule("udp", action="count", snaplen=64), "redirected"),
-    (lambda: Rule("udp", action="burn"), "burn"),  # type: ignore[arg-type]
+    (lambda: Rule("udp", action="burn"), "burn"),
     (lambda: toolkit.matches("", [bytes(60)]), "filter is empty"),
     (lambda: toolkit.matches("udp\0", [bytes(60)]), "zero byte"),
     (lambda: toolkit.matches("udp", "text"), "packets cannot be"),
@@ -149,7 +149,7 @@ BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: toolkit.matches("udp", [bytes(70_000)]), "70000 bytes"),
     (lambda: toolkit.Capture(None, "x.pcap", rotate_files=3), "number of files"),
     (lambda: toolkit.Capture(None, "x.parquet", snaplen=64), "snaplen"),
-    (lambda: toolkit.Capture(object(), "x.pcap"), "Interface or a Tee"),  # type: ignore[arg-type]
+    (lambda: toolkit.Capture(object(), "x.pcap"), "Interface or a Tee"),
     (lambda: toolkit.open("veth0", filter="udp", netns="nowhere"), "nowhere"),
     (lambda: attach(0, "program", "no-such-device", "auto", False, None), "no-such-device"),
     (lambda: Lab(mtu=1), "mtu"),

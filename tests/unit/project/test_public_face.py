@@ -39,7 +39,7 @@ def test_every_name_is_there_in_a_fresh_interpreter(order: str) -> None:
 
 
 @pytest.mark.parametrize("package", sorted(PUBLIC))
-def test_a_door_has_what_it_names(package: str) -> None:
+def test_a_package_has_what_it_names(package: str) -> None:
     module = importlib.import_module(f"toolkit.{package}")
     for name in module.__all__:
         assert getattr(module, name) is not None
@@ -50,7 +50,7 @@ def test_a_door_has_what_it_names(package: str) -> None:
 
 def test_what_is_not_there_is_said() -> None:
     with pytest.raises(AttributeError, match="module 'toolkit' has no attribute 'recieve'"):
-        _ = toolkit.recieve  # type: ignore[attr-defined]
+        _ = toolkit.recieve
 
 
 def test_the_version_is_that_of_the_project() -> None:

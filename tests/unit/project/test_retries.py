@@ -33,8 +33,13 @@ def run(place: Path, marker: str, last: int, *arguments: str, ci: bool = True) -
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "--strict-markers"]
     done = subprocess.run(
         [*command, f"--rootdir={place}", *arguments, "test_it.py"],
-        cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-    )  # fmt: skip
+        cwd=place,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
     tries = place / "tries"
     return done.returncode, tries.stat().st_size if tries.exists() else 0, done.stdout
 

@@ -82,7 +82,7 @@ def test_reading_ends_soon(compress: str, what: str) -> None:
     began = time.process_time()
     with toolkit.read(file) as recorded:
         found = 0
-        with pytest.warns() if what == "zeros" else pytest.raises(RecordedError) as reported:  # type: ignore[attr-defined]
+        with pytest.warns() if what == "zeros" else pytest.raises(RecordedError) as reported:
             for batch in recorded:
                 found += len(batch)
     spent = time.process_time() - began

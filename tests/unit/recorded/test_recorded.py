@@ -83,8 +83,15 @@ def test_sections_interfaces_and_blocks_of_every_kind() -> None:
     found, recorded = read_all(file.data)
     untimed = [(-1, *PACKETS[i][1:]) for i in (2, 7)]
     assert found == [
-        MICRO[0], PACKETS[1], untimed[0], MICRO[3], MICRO[4], MICRO[5], untimed[1], MICRO[6],
-    ]  # fmt: skip
+        MICRO[0],
+        PACKETS[1],
+        untimed[0],
+        MICRO[3],
+        MICRO[4],
+        MICRO[5],
+        untimed[1],
+        MICRO[6],
+    ]
     assert [one.name for one in recorded.interfaces] == ["a", "b", "c", ""]
     assert recorded.statistics() == {"received": 1110, "dropped": 1, "os_dropped": 3}, "the last word of each interface"
     assert recorded.comment == "by hand"
@@ -204,8 +211,12 @@ def zstd(data: bytes) -> bytes:
 
 
 COMPRESSORS: dict[str, Any] = {
-    "plain": bytes, "gz": gzip.compress, "zst": zstd, "bz2": bz2.compress, "xz": lzma.compress,
-}  # fmt: skip
+    "plain": bytes,
+    "gz": gzip.compress,
+    "zst": zstd,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+}
 
 
 @pytest.mark.usefixtures("piece")

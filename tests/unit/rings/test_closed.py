@@ -170,7 +170,7 @@ def test_an_exception_from_inside_does_not_keep_a_ring_open(atomic: bool, monkey
         lambda memory: memory.read(0, 9),
         lambda memory: memory.write(0, np.ones(9, np.uint64)),
         lambda memory: memory.write(0, np.ones((2, 2), np.uint64)),
-        lambda memory: memory.store(memory.producer, "1"),  # type: ignore[arg-type]
+        lambda memory: memory.store(memory.producer, "1"),
         lambda memory: memory.producer.__setitem__(0, object()),
         lambda memory: memory.producer[1],
     )

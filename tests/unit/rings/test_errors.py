@@ -87,7 +87,7 @@ def test_the_producers_refuse_what_does_not_fit(kind: Any) -> None:
     assert (n, index) == (2, U32 - 1)
     for bad in (-1, 1 << 64, 1.5, None):
         with pytest.raises(ArgumentError, match="cannot be"):
-            ring.set(index, XDPDesc(bad, 2) if kind is TXQueue else bad)  # type: ignore[arg-type]
+            ring.set(index, XDPDesc(bad, 2) if kind is TXQueue else bad)
     with pytest.raises(ArgumentError, match=r"reserved and not published|peeked and not released"):
         ring.put(some)
     ring.set(index, entry)
@@ -122,7 +122,7 @@ def test_tx_reserve_asks_the_umem_as_gvisor_does() -> None:
 @pytest.mark.parametrize("kind", [TXQueue, FillQueue])
 def test_notify_wakes_only_where_the_kernel_asks(kind: Any) -> None:
     woken: list[int] = []
-    ring = make(kind, wake=lambda: woken.append(1) or False)  # type: ignore[func-returns-value]
+    ring = make(kind, wake=lambda: woken.append(1) or False)
     ring.reserve(1)
     ring.notify()
     assert not woken
@@ -149,7 +149,7 @@ def test_an_error_of_the_wake_up_reaches_the_caller() -> None:
 
 def test_fill_all_wakes_the_driver_where_it_asks() -> None:
     woken: list[int] = []
-    fill = make(FillQueue, wake=lambda: bool(woken.append(1)))  # type: ignore[func-returns-value]
+    fill = make(FillQueue, wake=lambda: bool(woken.append(1)))
     fill._memory.flags[0] = 1
     with UMEM(4, 4096) as umem:
         assert fill.fill_all(umem, 3) == 3

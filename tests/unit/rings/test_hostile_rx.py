@@ -30,7 +30,7 @@ LIES: dict[str, tuple[Callable[[Plain], Entries], str]] = {
     "the largest length": (lambda rig: [(rig.posted[0] + 256, 0xFFFFFFFF)], "not within one frame"),
     "a length that wraps": (lambda rig: [(rig.posted[0] + 256, 0xFFFFFFFF - 200, 0xFFFFFFFF)], "not bound for"),
     "several buffers": (lambda rig: [(rig.posted[0], 60, XDP_PKT_CONTD), (rig.posted[1], 60)], "not bound for"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", LIES)
@@ -154,9 +154,15 @@ def test_a_producer_index_that_jumps(jump: int, sg: bool) -> None:
     rig.delivers((rig.posted[0] + 256, 60), jump=jump)
     before = rig.owners()
     calls: list[Callable[[], object]] = [
-        rig.receiver.poll_once, rig.rx.peek, rig.rx.take_one, rig.rx.receive, rig.rx.available,
-        lambda: rig.replier.reply(bool, 2, 2), lambda: rig.rx.peek(1), lambda: rig.receiver.poll_once(1),
-    ]  # fmt: skip
+        rig.receiver.poll_once,
+        rig.rx.peek,
+        rig.rx.take_one,
+        rig.rx.receive,
+        rig.rx.available,
+        lambda: rig.replier.reply(bool, 2, 2),
+        lambda: rig.rx.peek(1),
+        lambda: rig.receiver.poll_once(1),
+    ]
     for call in calls * 2:
         with pytest.raises(FrameError, match=rf"ahead of what was taken.*{RING} entries"):
             call()
@@ -196,7 +202,7 @@ def test_odd_and_allowed() -> None:
     assert 0 in rig.posted
     stranger = np.zeros(1, dtype=XSK_META)  # what the program wrote for a packet of the frame before
     stranger["magic"], stranger["time"], stranger["length"] = XSK_META_MAGIC, 1 << 62, 9000
-    size = XSK_META.itemsize  # type: ignore[union-attr]
+    size = XSK_META.itemsize
     memory[FRAME - size : FRAME] = stranger.view(np.uint8)
     rig.umem.ledger.posted_at[:] = 0
     rig.delivers((0, 0), (FRAME, FRAME), (2 * FRAME + 256, FRAME - 256))

@@ -97,9 +97,13 @@ def test_a_completion_index_that_jumps(jump: int) -> None:
     rig.completes(mine, jump=jump)
     before = rig.owners()
     calls: list[Callable[[], object]] = [
-        lambda: rig.sender.send([bytes(60)]), lambda: rig.sender.flush(1), rig.sender.reclaim, rig.completion.peek,
-        lambda: rig.completion.free_all(rig.umem), lambda: rig.sender.pass_on(descs(), 0),
-    ]  # fmt: skip
+        lambda: rig.sender.send([bytes(60)]),
+        lambda: rig.sender.flush(1),
+        rig.sender.reclaim,
+        rig.completion.peek,
+        lambda: rig.completion.free_all(rig.umem),
+        lambda: rig.sender.pass_on(descs(), 0),
+    ]
     for call in calls[:5] * 2:
         with pytest.raises(FrameError, match="ahead of what was taken"):
             call()
@@ -266,7 +270,7 @@ def test_frames_that_are_not_posted(offset: int) -> None:
         rig.fill.unreserve(n)
         assert rig.owners() == before
     with pytest.raises(ArgumentError, match="addresses cannot be"):
-        rig.fill.put([a, b])  # type: ignore[arg-type]
+        rig.fill.put([a, b])
     assert rig.fill.put(np.array([a + offset, b], dtype=np.uint64)) == 2, "any address names its frame"
     rig.ends()
 

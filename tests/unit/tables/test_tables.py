@@ -86,7 +86,7 @@ def test_what_is_not_there_is_refused_by_name() -> None:
     with pytest.raises(ArgumentError, match=r"'head'.*head="):
         batch.to_arrow(["head"])
     with pytest.raises(ArgumentError, match='"text", "dictionary" or "binary"'):
-        batch.to_arrow(addresses="hex")  # type: ignore[arg-type]
+        batch.to_arrow(addresses="hex")
     with pytest.raises(ArgumentError, match="head cannot be -1"):
         batch.to_arrow(head=-1)
 
@@ -166,7 +166,7 @@ def test_one_name_is_a_column_not_its_letters() -> None:
 
 @pytest.mark.needs("pandas")
 @pytest.mark.parametrize("odd", [1.5, "8", None, True])
-def test_a_head_is_so_many_whole_bytes(odd: Any) -> None:
+def test_a_head_is_n_whole_bytes(odd: Any) -> None:
     batch = batch_of([bytes(60), bytes(90)])
     with pytest.raises(ArgumentError, match="whole number"):
         batch.head(odd)

@@ -210,7 +210,7 @@ def test_what_audit_finds() -> None:
         ledger.audit()
 
 
-def test_frames_of_a_socket_that_ended_can_be_lent_at_once() -> None:
+def test_frames_of_a_socket_that_ended_can_be_posted_at_once() -> None:
     """n_free_frames counts what a finalizer left a note about: a fill ring asks it first."""
     with UMEM(4, 4096) as umem:
         first = ReceiveAccount(umem.ledger, 1)

@@ -104,7 +104,7 @@ def test_a_burst_between_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("longest", "ring"), [(0.0, 8192), (LONGEST_DELAY, 255), (LONGEST_DELAY, 64)])
-def test_no_rest_when_told_so_or_when_the_ring_is_small(
+def test_no_delay_when_asked_for_none_or_when_the_ring_is_small(
     longest: float, ring: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     play = Play(Coalescer(longest, ring), lambda now: int(now * 200_000), monkeypatch)
@@ -114,7 +114,7 @@ def test_no_rest_when_told_so_or_when_the_ring_is_small(
 
 @pytest.mark.parametrize("ring", [256, 1024, 8192])
 @pytest.mark.parametrize("jump", [400_000, 2_000_000, 8_000_000])
-def test_a_rest_leaves_room_in_the_ring(ring: int, jump: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_delay_leaves_room_in_the_ring(ring: int, jump: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also at the moment when the rate jumps: only that one delay was planned for less."""
 
     def arrived(now: float) -> int:

@@ -59,7 +59,7 @@ def test_whole_packets() -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4])
-def test_a_limit_in_the_middle_of_a_packet_takes_the_rest_of_it(limit: int) -> None:
+def test_a_limit_in_the_middle_of_a_packet_takes_all_of_it(limit: int) -> None:
     rig = Buffers()
     rig.deliver(MORE, MORE, MORE, 0, 0)
     assert rig.taken(0) == []
