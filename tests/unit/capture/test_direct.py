@@ -282,21 +282,12 @@ def test_what_waits_lies_in_memory_as_in_the_file_and_never_upon_other() -> None
     free = threading.Event()
     seen: list[bytes] = []
 
-    class Slow:
+    class Slow(Paced):
         def take(self, items: list[Item]) -> None:
             free.wait(10)
             seen.extend(item.payload.tobytes() for item in items)
 
-        def timeout(self) -> None:
-            return None
-
-        def idle(self) -> None:
-            pass
-
-        def progress(self) -> int:
-            return 0
-
-    writer = Writer(Slow(), limit=1 << 20, timeout=0.0)
+    writer = Writer(Slow(0), limit=1 << 20, timeout=0.0)
     waiting = Waiting(writer, memory_for(1 << 20))
     random = np.random.default_rng(3)
     expected: list[bytes] = []

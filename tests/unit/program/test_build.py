@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.interpreters import finding_first
 from toolkit._base.cache import Cache, CacheWarning
 from toolkit.errors import ArgumentError, CompileError, LibraryError, ToolkitError
 from toolkit.program import bcc, build, sources
@@ -51,16 +52,7 @@ def interpreter(tmp_path: Path, bcc_source: str) -> str:
     package = tmp_path / "site" / "bcc"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(textwrap.dedent(bcc_source))
-    script = tmp_path / "python"
-    script.write_text(
-        f"#!{sys.executable}\n"
-        "import runpy, sys\n"
-        f"sys.path.insert(0, {str(package.parent)!r})\n"
-        "sys.argv = sys.argv[2:]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    )
-    script.chmod(0o755)
-    return str(script)
+    return finding_first(package.parent, str(sys.executable), tmp_path / "python")
 
 
 def test_instructions_come_back() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.interpreters import finding_first
 from toolkit.program import build, dependencies, sources
 
 MAIN = "#include <uapi/linux/bpf.h>\n{include}\nint mine(struct xdp_md *ctx) {{ return VERDICT; }}\n"
@@ -194,16 +195,7 @@ def interpreter(tmp_path: Path, after: Callable[[Path], str], header: Path) -> s
                     {after(header)}
         """)
         )
-    script = tmp_path / "python"
-    script.write_text(
-        f"#!{build.SYSTEM_PYTHON}\n"
-        "import runpy, sys\n"
-        f"sys.path.insert(0, {str(package.parent)!r})\n"
-        "sys.argv = sys.argv[2:]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    )
-    script.chmod(0o755)
-    return str(script)
+    return finding_first(package.parent, str(build.SYSTEM_PYTHON), tmp_path / "python")
 
 
 CHANGES: dict[str, Callable[[Path], str]] = {
