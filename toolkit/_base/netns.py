@@ -80,7 +80,8 @@ def entered(netns: NetNS) -> contextlib.AbstractContextManager[None]:
     """Run the block with the calling thread in `netns`; None: no change.
 
     Other threads stay in their namespace. /sys still shows the old one (setns does not remount it): use ioctl or
-    netlink, not paths. ToolkitError in a coroutine, because other tasks run in the same thread while one awaits.
+    netlink, not paths. ToolkitError in a coroutine, because other tasks run in the same thread while one awaits. (Only
+    where the coroutine itself calls this: a context manager of your own that enters a namespace is not noticed there.)
     """
     if netns is None:
         return contextlib.nullcontext()

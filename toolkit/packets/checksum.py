@@ -136,6 +136,8 @@ def update(
     k), k even, uint8 (IPv6 addresses). The field must begin at an even offset in the bytes that the checksum covers, as
     every field of IP, TCP and UDP does that has more than one byte; of a field of one byte pass the whole 16-bit word.
     udp: a checksum of 0 means none and stays; one that becomes 0 is written as 0xffff.
+    A message that becomes all zeros (only ICMP has such) gets 0, where 0xffff alone verifies (RFC 1624, section 3): use
+    fill_checksums() there.
     rows: which packets, a mask or indices; m is their number, n when None. ArgumentError for anything else.
     """
     where = np.arange(len(matrix)) if rows is None else np.arange(len(matrix))[rows]

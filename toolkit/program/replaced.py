@@ -294,7 +294,10 @@ def _restore(record: Record, program: int) -> tuple[bool, str]:
     """Restore one program; return (whether to keep the record, result as text). program: its descriptor, or -1."""
     name = _name_today(record)
     if not name:
-        return False, "is not put back: the interface is gone"
+        return False, (
+            "is not put back: the interface is gone from this network namespace. If it was moved to another one, "
+            "attach the program again there"
+        )
     present = query.attached(record.ifindex)
     if present is None:
         try:
