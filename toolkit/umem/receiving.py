@@ -31,7 +31,7 @@ _FEW = 16  # packets below which Python is quicker than NumPy
 _POST = "cannot post to the fill ring"
 
 
-def _nothing() -> None:
+def _nothing(taking: int) -> None:
     """Do nothing."""
 
 
@@ -111,17 +111,17 @@ class OwnedRX(RXQueue):
             self._cached_consumer = index
             account.end()
 
-    def take(self, limit: int | None = None, first: Callable[[], None] = _nothing) -> npt.NDArray[np.uint64]:
+    def take(self, limit: int | None = None, first: Callable[[int], None] = _nothing) -> npt.NDArray[np.uint64]:
         """Do RXQueue.take(); the frames are the user's, and each is entered in the owner array.
 
-        first: called once the entries have proved right, before any is taken.
+        first: called with the number of entries, once they have proved right and before any is taken.
         """
         index, entries = self._next(limit)
         self._take_each(index, entries, first)
         return entries
 
     def borrow(
-        self, limit: int | None = None, first: Callable[[], None] = _nothing
+        self, limit: int | None = None, first: Callable[[int], None] = _nothing
     ) -> tuple[npt.NDArray[np.uint64], Borrowed | None]:
         """Do take() for a Batch; return (descriptors, its frames if they are remembered as a whole).
 
@@ -140,7 +140,7 @@ class OwnedRX(RXQueue):
             n = self._wanted(n, limit)
         entries = memory.read(index, n)
         if not n:
-            first()
+            first(0)
             return entries, None
         if memory.load(memory.consumer) != index:
             raise self._peeked_before()
@@ -154,7 +154,7 @@ class OwnedRX(RXQueue):
         # In Python's integers, which do not wrap; an option makes a length large.
         if offset + longest > self._limits.frame_size:
             self._limits.check(entries)
-        first()
+        first(n)
         self._order.take(index)
         account.transfer = self, self._released_to, index, frames, account.posted, account.received
         self._cached_consumer = end = (index + n) & U32
@@ -223,7 +223,7 @@ class OwnedRX(RXQueue):
             "cannot take others: entries are peeked and not released. Next step: release() or cancel() them first."
         )
 
-    def _take_each(self, index: int, entries: npt.NDArray[np.uint64], first: Callable[[], None]) -> None:
+    def _take_each(self, index: int, entries: npt.NDArray[np.uint64], first: Callable[[int], None]) -> None:
         """Check entries frame by frame, enter them in the owner array, and take them."""
         if len(entries):
             self._limits.check(entries)
@@ -232,10 +232,10 @@ class OwnedRX(RXQueue):
             self._memory.store(self._memory.consumer, index)
             self._account.end()
         else:
-            first()
+            first(0)
 
     def _receive(
-        self, index: int, addresses: Addresses, position: Callable[[], int], first: Callable[[], None] = _nothing
+        self, index: int, addresses: Addresses, position: Callable[[], int], first: Callable[[int], None] = _nothing
     ) -> None:
         """Begin a transfer of frames that the RX ring names, to the user."""
         account, order, ledger = self._account, self._order, self._account.ledger
@@ -243,7 +243,7 @@ class OwnedRX(RXQueue):
         numbers = ledger.numbers(addresses)
         with ledger.lock:
             ledger.claim(numbers, addresses, account.posted, RETURNED, distinct=known)
-        first()
+        first(len(numbers))
         if known:
             ledger.posted_at[numbers] = order.posted_ns(index, len(numbers))
         elif order.kept:

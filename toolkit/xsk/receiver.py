@@ -199,27 +199,26 @@ class Receiver:
             self._batch.invalidate()
             self._batch = None
 
-    def _take_back(self) -> None:
-        """Post the frames of the last Batch again, as far as the kernel may have them; the others are free."""
+    def _take_back(self, taking: int = 0) -> None:
+        """Post the frames of the last Batch again, as far as the kernel may have them; the others are free.
+
+        taking: packets that are about to be taken from the RX ring.
+        """
         batch = self._batch
         if batch is None:
             return
         if batch.borrowed:
-            frames = batch.frames
-            if (
-                frames is None
-                or self._umem.poison
-                or not self._fill.give_back(frames, self._rx.next_index, self._limit)
-            ):
-                self._give_back_each(batch)
+            frames, fill, rx_index = batch.frames, self._fill, (self._rx.next_index + taking) & U32
+            if frames is None or self._umem.poison or not fill.give_back(frames, rx_index, self._limit):
+                self._give_back_each(batch, rx_index)
             batch.invalidate()
         self._batch = None
 
-    def _give_back_each(self, batch: Batch) -> None:
+    def _give_back_each(self, batch: Batch, rx_index: int) -> None:
         if self._umem.poison:
             batch.release()
             return
-        room = self._limit - ((self._fill.next_index - self._rx.next_index) & U32)
+        room = self._limit - ((self._fill.next_index - rx_index) & U32)
         addresses = batch.addresses
         try:
             posted = self._fill.put(addresses[: max(room, 0)], distinct=True)

@@ -150,3 +150,18 @@ def test_a_driver_that_ran_out_of_frames_is_woken_when_some_go_back() -> None:
         assert len(rig.receiver.poll_once()) == 1
         assert len(woken) == (turn + 1) // 2
     rig.ends()
+
+
+def test_large_batches_go_straight_back_as_well() -> None:
+    """The room for them is that which the packets leave that are taken in their place."""
+    rig = Kernel()
+    rig.brings(4)
+    rig.receiver.poll_once(4)
+    for _ in range(20):
+        came = rig.brings(4)
+        batch = rig.receiver.poll_once(4)
+        assert len(batch) == 4
+        free = rig.umem.ledger.depth
+        assert rig.codes(came) == {POSTED}
+        assert free == 16 - 8 - 4, "none went by way of the free stack"
+    rig.ends()
