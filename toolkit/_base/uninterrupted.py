@@ -15,14 +15,15 @@ from typing import Any, Generic, TypeVar
 
 from toolkit.errors import ToolkitError
 
-__all__ = ["afterwards", "apart", "uninterrupted"]
+__all__ = ["afterwards", "apart", "hurry", "interrupted", "uninterrupted"]
 
 T = TypeVar("T")
 
 _SLICE = 0.25  # seconds between two checks whether a thread has begun or ended
 _STARTS = 20  # checks until the work is done in the calling thread, because no thread has begun
 
-_passing = threading.local()  # in a thread that does such work: `steps`, to be done when the work is done
+_passing = threading.local()  # in a thread that does such work: `job`, the _Job
+_hurries = 0  # calls of hurry()
 
 
 def afterwards(step: Callable[[], object]) -> None:
@@ -30,11 +31,26 @@ def afterwards(step: Callable[[], object]) -> None:
 
     For steps that need a thread of the threading module, such as logging.
     """
-    steps: list[Callable[[], object]] | None = getattr(_passing, "steps", None)
-    if steps is None:
+    job: _Job[Any] | None = getattr(_passing, "job", None)
+    if job is None:
         step()
     else:
-        steps.append(step)
+        job.steps.append(step)
+
+
+def interrupted() -> bool:
+    """Whether the uninterrupted work that calls this is to end soon: a signal came since it began.
+
+    What waits for seconds asks this, and then waits no longer. False outside of such work, which a signal interrupts.
+    """
+    job: _Job[Any] | None = getattr(_passing, "job", None)
+    return job is not None and (job.interrupt is not None or job.hurries != _hurries)
+
+
+def hurry() -> None:
+    """Have the work that is being done end soon. For a signal handler that raises nothing."""
+    global _hurries
+    _hurries += 1
 
 
 def uninterrupted(
@@ -71,13 +87,14 @@ class _Job(Generic[T]):
     report its end.
     """
 
-    __slots__ = ("_claim", "_done", "failure", "interrupt", "made", "over", "result", "steps", "work")
+    __slots__ = ("_claim", "_done", "failure", "hurries", "interrupt", "made", "over", "result", "steps", "work")
 
     def __init__(self, work: Callable[[], T]) -> None:
         self.work = work
         self.result: Any = None
         self.failure: BaseException | None = None
         self.interrupt: BaseException | None = None  # what a signal handler raised in the waiting thread
+        self.hurries = _hurries  # as of the beginning
         self.steps: list[Callable[[], object]] = []  # to be done afterwards
         self.made = False  # whether there is a result
         self.over = False
@@ -102,8 +119,8 @@ class _Job(Generic[T]):
         """Do the work; the calling thread has claimed it."""
         before = None
         try:
-            before = getattr(_passing, "steps", None)
-            _passing.steps = self.steps
+            before = getattr(_passing, "job", None)
+            _passing.job = self
             self.result = self.work()
             self.made = True
         except BaseException as failure:
@@ -111,7 +128,7 @@ class _Job(Generic[T]):
         finally:
             self.over = True
             self._done.release()
-            _passing.steps = before
+            _passing.job = before
 
     def wait(self, seconds: float) -> None:
         """Wait until the work is over, `seconds` at most. Check `over` then: an interrupt may hide the wake-up."""

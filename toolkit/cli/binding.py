@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit._base.netns import NetNS, entered
+from toolkit._base.uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
     from toolkit.interface.interface import Interface
@@ -141,8 +142,11 @@ class Binding:
         from toolkit.net.device import await_carrier
         from toolkit.xsk.socket import Socket
 
-        with entered(self.netns):  # what is sent into a link that is just coming back is lost, and nobody counts it
-            await_carrier(self.describe(interface))
+        def ready() -> None:
+            with entered(self.netns):
+                await_carrier(self.describe(interface))
+
+        uninterrupted(ready)  # what is sent into a link that is just coming back is lost, and nobody counts it
         with contextlib.ExitStack() as parts:
             if self.zero_copy is True and not self._runs_natively(interface):
                 parts.enter_context(self._passing(interface))

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from toolkit._base.uninterrupted import hurry
+
 __all__ = ["BURST", "Stop", "forget_inherited", "interruptible"]
 
 _ALWAYS = (signal.SIGINT, signal.SIGTERM)
@@ -86,6 +88,7 @@ class Stop:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal, self._burst = number, time.monotonic() + BURST
+            hurry()
         elif time.monotonic() >= self._burst:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from toolkit._base.arguments import cannot_be, whole
+from toolkit._base.uninterrupted import interrupted
 from toolkit.errors import ArgumentError, kernel_error
 from toolkit.net.ethtool import IFF_UP, SIOCGIFFLAGS, Asker
 from toolkit.net.links import link_state
@@ -218,7 +219,7 @@ def check_ethernet(device: Device) -> None:
 
 
 def await_carrier(device: Device) -> Device:
-    """Wait until the link is there; return the device as it is then.
+    """Wait until the link is there, or until a signal; return the device as it is then.
 
     Some drivers take it down for a second or two (igb) when a program is attached, and when one is taken off, so that
     it may have been missing already when the `device` was described. Where nothing on a wire is behind the device, its
@@ -231,6 +232,6 @@ def await_carrier(device: Device) -> Device:
         now, carrier = describe(device.name), link_state(device.ifindex).carrier
         if carrier is not None:
             now = now._replace(running=carrier)
-        if now.running or not now.up or time.monotonic() > deadline:
+        if now.running or not now.up or time.monotonic() > deadline or interrupted():
             return now
         time.sleep(0.02)

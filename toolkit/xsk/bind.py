@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
+from toolkit._base.uninterrupted import interrupted
 from toolkit.abi.libxdp import XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD, XskRing, XskSocketConfig, libxdp
 from toolkit.errors import SystemCallError, kernel_error
 from toolkit.xsk.options import SocketOptions
@@ -33,7 +34,7 @@ def bind(
     *,
     on_busy: Callable[[], None],
 ) -> int:
-    """Call xsk_socket__create_shared() until it does not fail with EBUSY, for 5 s at most; return errno or 0.
+    """Call xsk_socket__create_shared() until it does not fail with EBUSY, for 5 s or until a signal; return errno or 0.
 
     handle: receives the struct xsk_socket. umem: the struct xsk_umem. rings: rx, tx, fill and completion, to be filled
     in. on_busy: called before each retry.
@@ -59,7 +60,7 @@ def bind(
         )
         if number == errno.ENOENT and _out_of_descriptors():  # libxdp returns ENOENT then
             return errno.EMFILE
-        if number != errno.EBUSY or time.monotonic() > deadline:
+        if number != errno.EBUSY or time.monotonic() > deadline or interrupted():
             return number
         on_busy()
         time.sleep(0.005)
