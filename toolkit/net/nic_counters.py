@@ -28,6 +28,9 @@ _LOSS = re.compile(
     r"drop|discard|miss|no_?buf|out_?of_?buf|oob|no_?desc|no_dma|overflow|overrun|fifo|fail|errors?$|_err(_|$)",
     re.IGNORECASE,
 )
+# Packets that an XDP program dropped, as it was to: rx_queue_0_xdp_drops of veth, rx_xdp_drop of mlx5. Some drivers add
+# redirects that failed, which the sockets count themselves.
+_MEANT = re.compile(r"xdp_drops?$", re.IGNORECASE)
 _SENDING = re.compile(r"(?:^|[^a-z])tx|transmit|collision|carrier", re.IGNORECASE)
 
 
@@ -89,4 +92,4 @@ class NicCounters:
 
 def is_loss(name: str) -> bool:
     """Return whether a driver's counter of this name counts packets that were lost on the way in."""
-    return _LOSS.search(name) is not None and _SENDING.search(name) is None
+    return _LOSS.search(name) is not None and not (_SENDING.search(name) or _MEANT.search(name))

@@ -71,6 +71,16 @@ def test_they_count_from_the_opening_on(lab: Lab, wire: Wire, opener: Callable[.
         assert again.statistics().missed == 0
 
 
+def test_what_a_rule_drops_is_no_loss(lab: Lab, wire: Wire) -> None:
+    """The driver counts it (rx_queue_0_xdp_drops), but it was to be dropped."""
+    with toolkit.open("veth0", filter="all", on_match="drop", mode="native", netns=lab.netns) as veth0:
+        wire.send([frame(number) for number in range(50)])
+        assert eventually(lambda: veth0.counters()["dropped"] == 50)
+        told = lab.netns.run(["ethtool", "-S", "veth0"], capture_output=True, text=True)
+        assert "rx_queue_0_xdp_drops: 50" in told.stdout
+        assert veth0.nic_counters() == {}
+
+
 def test_the_drivers_names_are_those_of_ethtool(lab: Lab) -> None:
     """Against the program itself, where it is installed."""
     with lab.netns.entered():

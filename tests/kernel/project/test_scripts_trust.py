@@ -98,6 +98,7 @@ def test_a_directory_for_temporary_files(scripts: Path, tmp_path: Path, owner: i
         ("test-aarch64", "AARCH64_ROOT", ()),
         ("test-debian", "DEBIAN_ROOT", ("trixie",)),
         ("guest", "GUEST_ROOT", ("--", "true")),
+        ("guest", "GUEST_ROOT", ("--", "ls", "-h")),
     ],
 )
 @pytest.mark.parametrize("how", ["owner", "mode", "link"])

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -79,9 +81,12 @@ def store(tmp_path: Path) -> Path:
     return made
 
 
+def environment(store: Path) -> dict[str, str]:
+    return {"PATH": f"{store}/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
 def meant(store: Path, kernel: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": f"{store}/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-    return subprocess.run([PARTS, store, kernel], env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run([PARTS, store, kernel], env=environment(store), capture_output=True, text=True, check=False)
 
 
 MEANT = {
@@ -109,13 +114,42 @@ def test_a_kernel_that_there_is_not(store: Path) -> None:
     assert "Debian has no kernel 5.10. It has: 6.1 6.12 6.18 7.3 7.10" in done.stderr
 
 
+def grown_old(store: Path, answers: bool) -> Path:
+    """The lists are nine days old, and 6.1.0-9 was the newest 6.1 then. Returns the log of what apt-get was asked."""
+    asked = store / "asked"
+    (store / "kernels/means-6.1").write_text("6.1.0-9\n")
+    past = time.time() - 9 * 86400
+    os.utime(store / "apt/updated", (past, past))
+    (store / "bin/apt-get").write_text(
+        f'#!/bin/sh\n[ "$1" != indextargets ] || {{ echo Debian http://mirror/debian; exit; }}\n'
+        f'echo "$*" >>{asked}\nexit {0 if answers else 100}\n'
+    )
+    (store / "bin/apt-get").chmod(0o755)
+    return asked
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_the_mirror_is_asked_again_after_a_week(store: Path, answers: bool) -> None:
+    """Where it does not answer, what is here serves as before, and the next run does not wait for it again."""
+    asked = grown_old(store, answers)
+    for _ in range(2):
+        done = meant(store, "6.1")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[0] == "6.1.0-57"
+        assert asked.read_text().count("update") == 1
+    (store / "apt/unanswered").touch()
+    subprocess.run([PARTS, store, "6.1", "update"], env=environment(store), capture_output=True, check=True)
+    assert asked.read_text().count("update") == 2, "told to, it asks in any case"
+
+
 def test_without_a_mirror_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/apt-get").write_text("#!/bin/sh\n")  # knows no archive
     (tmp_path / "bin/apt-get").chmod(0o755)
-    environment = {"PATH": f"{tmp_path}/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
     store = tmp_path / "store"
-    done = subprocess.run([PARTS, store, "newest"], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [PARTS, store, "newest"], env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 75
     assert "apt knows no Debian mirror" in done.stderr
 
