@@ -102,10 +102,18 @@ def _assignment(text: str) -> tuple[str, str]:
 def parts(where: Path, kernel: str, update: bool) -> tuple[str, Path]:
     """The version that is meant, and its initramfs, made if need be; SystemExit after an error message."""
     command = [str(Path(__file__).with_name("parts")), str(where), kernel, *(["update"] if update else [])]
-    made = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False)
+    # A session of its own, so that a signal to us ends what it has started as well: apt would go on, and keep the lock.
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as made:
+        try:
+            output, _ = made.communicate()
+        except BaseException:
+            os.killpg(made.pid, signal.SIGKILL)
+            raise
     if made.returncode:
         sys.exit(made.returncode)
-    version, initramfs = made.stdout.splitlines()
+    version, initramfs = output.splitlines()
     return version, Path(initramfs)
 
 

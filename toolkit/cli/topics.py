@@ -255,7 +255,8 @@ TOPICS: dict[str, Topic] = {
         --promisc makes it let in all others as well, until the command ends. A bridge needs them, so `forward` does so
         by itself.
 
-        Zero-copy is used if the driver has it. --zero-copy insists on it, --copy does without.
+        Zero-copy is used if the driver has it and runs an XDP program natively; without a program, `send` is in copy
+        mode. --zero-copy insists on it, --copy does without.
 
         --poll, the default, sleeps until packets come. --busy-poll makes the driver poll for packets, --spin polls the
         rings without a pause. Both take a whole core, and answer sooner.

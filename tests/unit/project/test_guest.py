@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from guests import machine, matrix, nics, support
 from guests.__main__ import main
 
 from tests.helpers import ROOT
+from tests.helpers.wire import eventually
 
 PARTS = ROOT / "scripts/guests/parts"
 
@@ -152,6 +154,23 @@ def test_without_a_mirror_it_says_so(tmp_path: Path) -> None:
     )
     assert done.returncode == 75
     assert "apt knows no Debian mirror" in done.stderr
+
+
+def test_a_signal_ends_the_download_as_well(tmp_path: Path) -> None:
+    """What goes on would keep the lock, and the next run would wait for it."""
+    (tmp_path / "bin").mkdir()
+    pid = tmp_path / "pid"
+    (tmp_path / "bin/apt-get").write_text(
+        f'#!/bin/sh\n[ "$1" != indextargets ] || {{ echo Debian http://mirror/debian; exit; }}\n'
+        f"echo $$ >{pid}.new\nmv {pid}.new {pid}\nexec sleep 60\n"
+    )
+    (tmp_path / "bin/apt-get").chmod(0o755)
+    given = {**environment(tmp_path), "GUEST_ROOT": str(tmp_path / "store"), "PYTHONPATH": str(ROOT / "scripts")}
+    with subprocess.Popen([sys.executable, "-m", "guests", "--prepare"], env=given) as running:
+        assert eventually(pid.exists, 30)
+        running.terminate()
+        assert running.wait(10) == 128 + signal.SIGTERM
+    assert eventually(lambda: not Path("/proc", pid.read_text().strip()).exists(), 10)
 
 
 # --- NICs -------------------------------------------------------------------------------------------------------------
