@@ -185,7 +185,7 @@ class RingMemory(fork.NotCopied):
         finally:
             entries = None  # as in read()
 
-    def write_bytes(self, index: int, entries: bytes) -> None:
+    def write_raw(self, index: int, entries: bytes) -> None:
         """Do write() with entries given as bytes, without NumPy's fixed costs."""
         at = (index & (self.size - 1)) * self.entry_bytes
         end, most = at + len(entries), self.size * self.entry_bytes

@@ -322,7 +322,7 @@ class OwnedFill(FillQueue):
         withdrawn = account.ledger.withdraw(key)
         if withdrawn:
             self.order.post(index, frames, packets)
-            memory.write_bytes(index, frames)
+            memory.write_raw(index, frames)
             self._cached_producer = index = (index + n) & U32
             memory.store(memory.producer, index)
         account.transfer = None

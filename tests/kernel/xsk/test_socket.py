@@ -70,7 +70,7 @@ def test_every_length_arrives_byte_for_byte(lab: Lab, wire: Wire, program: Progr
             wire.send(sent)
             assert collect(sock.receive, len(sent)) == sent
             assert program.counters()["redirected"] == len(sent)
-            assert sock.statistics() == (0,) * 6
+            assert sock.statistics() == (*(0,) * 6, None), "what the NIC missed is known of an Interface"
     assert_all_free(umem)
     umem.close()
 
@@ -131,7 +131,7 @@ def test_ring_full_and_fill_ring_empty_are_counted_exactly(lab: Lab, wire: Wire,
     ):
         wire.send([frame(i) for i in range(10)])  # the fill ring is empty: rx_dropped
         _await_redirected(program, 10)
-        assert sock.statistics() == (10, 0, 0, 0, 10, sock.statistics().tx_ring_empty_descs)
+        assert sock.statistics() == (10, 0, 0, 0, 10, sock.statistics().tx_ring_empty_descs, None)
         assert sock.fill.fill_all(umem, 100) == 100
         wire.send([frame(i) for i in range(50)])  # the RX ring holds 32: rx_ring_full
         _await_redirected(program, 60)
@@ -300,7 +300,7 @@ def test_a_socket_without_tx_receives_and_says_what_it_lacks(lab: Lab, wire: Wir
         sock.receive(timeout=0)
         wire.send([frame(1)])
         assert numbers(sock.receive(timeout=5.0)) == [1]
-        with pytest.raises(ToolkitError, match="tx=False"):
+        with pytest.raises(ToolkitError, match=r"has no TX ring.*tx=True"):
             _ = sock.tx
 
 
@@ -308,7 +308,7 @@ def test_a_socket_without_rx_sends_and_says_what_it_lacks(lab: Lab, wire: Wire) 
     with toolkit.Socket("veth0", rx=False, netns=lab.netns) as sock:
         _send(sock, [frame(1)])
         assert wire.receive(1) == [frame(1)]
-        with pytest.raises(ToolkitError, match="rx=False"):
+        with pytest.raises(ToolkitError, match=r"has no RX ring.*rx=True"):
             sock.receive(timeout=0)
         assert sock.completion.free_all(sock.umem) == 1
 
