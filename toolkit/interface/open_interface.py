@@ -192,7 +192,7 @@ def _open(device: Device, wanted: Opening, undo: contextlib.ExitStack) -> Interf
     link = undo.enter_context(program.attach(interface, mode=wanted.mode, replace=wanted.replace, netns=wanted.netns))
     if wanted.zero_copy is True:
         _check_native(link)
-    if sockets and ran_natively != (link.mode == "native"):
+    if sockets and wanted.zero_copy is not False and ran_natively != (link.mode == "native"):
         for sock in sockets:  # zero-copy or not was decided by the program that was there
             sock.close()
         sockets = []

@@ -110,6 +110,8 @@ class Opening:
                 '`mode="generic"` and `zero_copy=True` contradict each other: a driver has zero-copy only where it '
                 'also runs the program. Next step: `mode="auto"`, or `zero_copy="auto"`.'
             )
+        if self.mode == "generic" and self.zero_copy == "auto":
+            self._set("zero_copy", False)  # also while a native program is there that this one replaces
         if not 0 <= as_seconds("coalesce", self.coalesce) <= _MOST_COALESCE:
             raise cannot_be("coalesce", self.coalesce, f"a time in seconds from 0 to {_MOST_COALESCE}")
         shape = (self.ring_size, self.frames, self.frame_size, self.poison)
