@@ -309,7 +309,10 @@ class Batch:
             self._stale = True
             assert self._umem is not None
             if not self._umem.closed:
-                self._umem.recycle(self._descs[:, 0], distinct=True)  # checked when the ring returned them
+                was = None if self._rx is None else self._rx.received
+                # That no frame is named twice was checked when the ring returned them. One that the user has freed, and
+                # perhaps taken again, is no longer of this Batch.
+                self._umem.recycle(self._descs[:, 0], distinct=True, was=was)
             self._borrowed = False
 
     @property

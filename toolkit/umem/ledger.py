@@ -91,9 +91,9 @@ def as_array(addresses: Addresses | bytes | Sequence[int]) -> Addresses:
     return np.frombuffer(addresses, np.uint64) if isinstance(addresses, bytes) else np.asarray(addresses, np.uint64)
 
 
-def _why(was: int | None) -> str:
-    """Return the likely cause of a wrong frame. `was` is None: the user named it. Otherwise a ring named it."""
-    return _GIVEN_TWICE if was is None else RING_LIES
+def _why(tried: str) -> str:
+    """Return the likely cause of a wrong frame that a ring (RETURNED), or else the user, named."""
+    return RING_LIES if tried == RETURNED else _GIVEN_TWICE
 
 
 class Ledger:
@@ -190,8 +190,7 @@ class Ledger:
     ) -> None:
         """Return frames to the free stack, all or none.
 
-        was: the owner code that each frame must have, where a ring returned them. None: each must be the user's, that
-        is, USER or RECEIVED.
+        was: the owner code that each frame must have. None: each must be the user's, that is, USER or RECEIVED.
         distinct: the caller knows that no frame is named twice; otherwise that is checked.
         wipe: called with the frames' numbers once they are known to be freed.
         FrameError when one is outside the UMEM, has another owner, or is named twice.
@@ -199,7 +198,7 @@ class Ledger:
         numbers = self.numbers(addresses)
         with self.lock:
             self.mend()
-            self.claim(numbers, addresses, was, "cannot free" if was is None else RETURNED, distinct=distinct)
+            self.claim(numbers, addresses, was, "cannot free", distinct=distinct)
             self.push(numbers, wipe)
 
     def push(self, numbers: FrameNumbers, wipe: Callable[[FrameNumbers], None] | None = None) -> None:
@@ -219,7 +218,7 @@ class Ledger:
         number = address >> self.shift
         with self.lock:
             if not 0 <= number < self.frames:
-                raise self._foreign(address, "cannot free", None)
+                raise self._foreign(address, "cannot free")
             if self.borrowed:
                 self.write_down()
             if self._owner_view[number] & 7 not in (USER, RECEIVED):
@@ -272,13 +271,13 @@ class Ledger:
         """Do claim() for one frame, without NumPy's fixed costs; return its owner code. The caller holds the lock."""
         number = address >> self.shift
         if not 0 <= number < self.frames:
-            raise self._foreign(address, tried, was)
+            raise self._foreign(address, tried)
         if self.borrowed:
             self.write_down()
         owner = self._owner_view[number]
         if owner != was if was is not None else owner & 7 not in (USER, RECEIVED):
             raise FrameError(
-                f"{tried} the frame at address {address:#x}: it belongs to {describe_owner(owner)}. {_why(was)}"
+                f"{tried} the frame at address {address:#x}: it belongs to {describe_owner(owner)}. {_why(tried)}"
             )
         return owner
 
@@ -363,8 +362,8 @@ class Ledger:
         """Return the owner codes of frames, shape (n,), u32; FrameError unless each may be taken from its owner.
 
         That is: it exists, belongs to `was` (None: to the user, as USER or RECEIVED), and is named once. The caller
-        holds the lock. numbers: of the addresses. was is given where a ring named the frames. distinct: the caller
-        knows that no frame is named twice. tried: begin of the error.
+        holds the lock. numbers: of the addresses. distinct: the caller knows that no frame is named twice. tried: begin
+        of the error; RETURNED where a ring named the frames.
         """
         # Results are compared as bytes: NumPy's own all() and any() cost 1 us more.
         if self.borrowed:
@@ -372,7 +371,7 @@ class Ledger:
         try:
             owners = self.owner[numbers]
         except IndexError:
-            raise self._foreign(int(addresses[numbers >= self.frames][0]), tried, was) from None
+            raise self._foreign(int(addresses[numbers >= self.frames][0]), tried) from None
         if was is None:
             refused = b"\0" in (owners & _USERS == _USER).tobytes()
         else:
@@ -381,14 +380,14 @@ class Ledger:
             at = int(np.flatnonzero(owners & _USERS != _USER if was is None else owners != was)[0])
             raise FrameError(
                 f"{tried} the frame at address {int(addresses[at]):#x} (number {at + 1} of {len(addresses)}): it "
-                f"belongs to {describe_owner(int(owners[at]))}. {_why(was)}"
+                f"belongs to {describe_owner(int(owners[at]))}. {_why(tried)}"
             )
         if not distinct and len(numbers) > 1:
             at = self._duplicate(numbers)
             if at >= 0:
                 raise FrameError(
                     f"{tried} the frame at address {int(addresses[at]):#x} (number {at + 1} of {len(addresses)}): it "
-                    f"is named twice. {_why(was)}"
+                    f"is named twice. {_why(tried)}"
                 )
         return owners
 
@@ -407,8 +406,8 @@ class Ledger:
         stamps = self._stamp[numbers]
         return -1 if stamps.tobytes() == positions.tobytes() else int(np.flatnonzero(stamps != positions)[0])
 
-    def _foreign(self, address: int, tried: str, was: int | None) -> FrameError:
-        cause = _FOREIGN if was is None else RING_LIES
+    def _foreign(self, address: int, tried: str) -> FrameError:
+        cause = RING_LIES if tried == RETURNED else _FOREIGN
         return FrameError(
             f"{tried} the frame at address {address:#x}: it is outside the UMEM of {self.frames} frames of "
             f"{1 << self.shift} bytes. {cause}"

@@ -105,11 +105,12 @@ class Order:
         return (frames, packets, largest) if largest < self._frame_size else None
 
     def next_one(self, rx_index: int, address: int) -> bool:
-        """Return whether an entry of the RX ring names the frame that is next."""
+        """Return whether an entry of the RX ring, which is about to be taken, names the frame that is next."""
         index = (rx_index + self._difference) & U32
         if not self.kept or self._fill.load(self._fill.producer) == index:
             return False
         frame: int = _ADDRESS.unpack_from(self._frames, (index & (self.size - 1)) << 3)[0]
+        self._since = index  # as take() does
         return 0 <= address - frame < self._frame_size
 
     def take(self, rx_index: int) -> None:

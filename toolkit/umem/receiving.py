@@ -21,7 +21,7 @@ from toolkit.rings.fillqueue import as_addresses
 from toolkit.rings.frames import FrameStore
 from toolkit.rings.memory import U32
 from toolkit.umem.descriptor_check import Limits
-from toolkit.umem.ledger import FREE, RECEIVED, RETIRED, RETURNED, RX, Addresses, Ledger, as_array, owner_code
+from toolkit.umem.ledger import FREE, RECEIVED, RETIRED, RETURNED, RX, Addresses, Ledger, owner_code
 from toolkit.umem.order import Order
 from toolkit.umem.transfer import Account
 
@@ -54,18 +54,20 @@ class ReceiveAccount(Account):
             self.ledger.reassign(self.received, FREE)
 
     def close(self, *, linger: float = 0.0) -> None:
-        """Free all frames of this account, since the Socket is gone. Takes no lock, so finalizers may call it.
+        """Free all frames of this account, since the Socket is gone. Never waits for its own thread (finalizers).
 
         linger: seconds during which the driver may still write to the posted frames (zero-copy).
         """
         self.transfer = None
         ledger = self.ledger
-        for key, (code, addresses) in list(ledger.borrowed.items()):
-            if code == self.received:
-                ledger.owner[ledger.numbers(as_array(addresses))] = (
-                    code  # before it is removed: see Ledger.write_down()
-                )
-                ledger.borrowed.pop(key, None)
+        if ledger.lock.locked():
+            # Perhaps by this thread, in which a finalizer runs; by another, it may be freeing them: nothing is written.
+            for key, (code, _) in list(ledger.borrowed.items()):
+                if code == self.received:
+                    ledger.borrowed.pop(key, None)  # in the owner array they are posted
+        else:
+            with ledger.lock:
+                ledger.write_down()
         if linger:
             ledger.disown_later(self.posted, owner_code(RETIRED, self.holder), linger)
         else:
@@ -83,6 +85,7 @@ class OwnedRX(RXQueue):
     def __init__(self, memory: RingMemory, account: ReceiveAccount, order: Order, limits: Limits) -> None:
         """Consume the ring in `memory`. order: of the fill ring. limits: of the descriptors."""
         super().__init__(memory)
+        self.received = account.received  # owner code of the frames that it returned
         self._account = account
         self._order = order
         self._limits = limits
@@ -190,14 +193,24 @@ class OwnedRX(RXQueue):
         return desc
 
     def resync(self) -> None:
-        """Drop every peek that was not released: the frames are the kernel's again, and the next peek returns them."""
+        """Drop every peek that was not released: the frames are the kernel's again, and the next peek returns them.
+
+        Entries up to the last whose frame was passed on count as released: such a frame would be in two places.
+        """
         account, ledger = self._account, self._account.ledger
         account.settle()
         if n := self.unreleased:
-            addresses = self._addresses((self._cached_consumer - n) & U32, n)
+            index = (self._cached_consumer - n) & U32
+            addresses = self._addresses(index, n)
             with ledger.lock:
-                ledger.swap(addresses, account.received, account.posted)
+                done = account.passed_on(addresses, account.received)
+                self._memory.store(self._memory.consumer, index + done)
+                ledger.swap(addresses[done:], account.received, account.posted)
         super().resync()
+
+    def settle(self) -> None:
+        """Make frames and index agree after an interrupt; what is peeked stays so."""
+        self._account.settle()
 
     def rewind(self, index: int) -> None:
         """Go on at `index`: see Account.settle()."""
@@ -248,7 +261,7 @@ class OwnedRX(RXQueue):
             ledger.posted_at[numbers] = order.posted_ns(index, len(numbers))
         elif order.kept:
             order.leave()
-        order.take(index)
+        order.take(self._released_to())  # entries that are peeked and not released may come again: see cancel()
         # What is with the kernel for receiving is not changed by any other thread, so the claim still holds.
         with ledger.lock:
             account.transfer = self, position, position(), addresses, account.posted, account.received
@@ -281,18 +294,18 @@ class OwnedFill(FillQueue):
         self._in_frame = np.array(-1 << account.ledger.shift & (1 << 64) - 1, dtype=np.uint64)
         self.order = Order(account.ledger, memory, headroom)
 
-    def put(self, entries: Addresses, *, distinct: bool = False) -> int:
+    def put(self, entries: Addresses, *, distinct: bool = False, was: int | None = None) -> int:
         """Do FillQueue.put() with frames of the user, all or none of those that fit. Addresses may be anywhere in them.
 
-        distinct: the caller knows that no frame is named twice; otherwise that is checked. FrameError when one is not
-        the user's, or is named twice.
+        distinct: the caller knows that no frame is named twice; otherwise that is checked. was: the owner code that
+        each must have, by default any of the user. FrameError when one is not the user's, or is named twice.
         """
         self._account.settle()
         entries, index = self._fitting(as_addresses(entries))
         if len(entries):
             frames = entries & self._in_frame
             self._memory.write(index, frames)
-            self._begin(index, frames, distinct=distinct)
+            self._begin(index, frames, distinct=distinct, was=was)
             self._publish(index, len(entries))
             self._account.end()
         return len(entries)
@@ -356,9 +369,9 @@ class OwnedFill(FillQueue):
         self._publish(index, n)
         account.end()
 
-    def _begin(self, index: int, frames: Addresses, *, distinct: bool = False) -> None:
+    def _begin(self, index: int, frames: Addresses, *, distinct: bool = False, was: int | None = None) -> None:
         account = self._account
-        account.begin(self, self._published_to, frames, account.posted, None, _POST, distinct=distinct)
+        account.begin(self, self._published_to, frames, account.posted, was, _POST, distinct=distinct)
         self.order.post(index, frames.tobytes())
 
     def _published_to(self) -> int:

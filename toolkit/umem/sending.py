@@ -136,6 +136,10 @@ class OwnedTX(TXQueue):
         self._account.settle()
         super().resync()
 
+    def settle(self) -> None:
+        """Make frames and index agree after an interrupt; what is reserved stays so."""
+        self._account.settle()
+
     def rewind(self, index: int) -> None:
         """Go on at `index`: see Account.settle()."""
         self._cached_producer = index
@@ -243,13 +247,16 @@ class OwnedCompletion(CompletionQueue):
         return numbers, None
 
     def resync(self) -> None:
-        """Drop every peek that was not released: the frames are the kernel's again, and the next peek returns them."""
+        """Drop every peek that was not released: see OwnedRX.resync()."""
         account, ledger = self._account, self._account.ledger
         account.settle()
         if n := self.unreleased:
-            addresses = self._memory.read((self._cached_consumer - n) & U32, n)
+            index = (self._cached_consumer - n) & U32
+            addresses = self._memory.read(index, n)
             with ledger.lock:
-                ledger.swap(addresses, account.at_hand, account.sending)
+                done = account.passed_on(addresses, account.at_hand)
+                self._memory.store(self._memory.consumer, index + done)
+                ledger.swap(addresses[done:], account.at_hand, account.sending)
         super().resync()
 
     def rewind(self, index: int) -> None:

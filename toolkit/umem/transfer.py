@@ -86,6 +86,18 @@ class Account:
         """End a transfer: frames and index agree."""
         self.transfer = None
 
+    def passed_on(self, addresses: Addresses, code: int) -> int:
+        """Return how many of the entries that were peeked are processed: up to the last whose frame `code` lost.
+
+        That is, it was freed, posted or sent since, or a later entry names it again. The caller holds the lock.
+        """
+        numbers = self.ledger.numbers(addresses)
+        _, last = np.unique(numbers[::-1], return_index=True)
+        lost = np.ones(len(numbers), dtype=np.bool_)
+        lost[len(numbers) - 1 - last] = False
+        lost |= ~self.ledger.belong(numbers, code)
+        return int(np.flatnonzero(lost)[-1]) + 1 if lost.any() else 0
+
     def settle(self) -> None:
         """Make frames and index agree again after an interrupt; without effect when no transfer is under way."""
         transfer, ledger = self.transfer, self.ledger

@@ -168,13 +168,13 @@ class UMEM(Closable):
         """
         self.recycle(addrs)
 
-    def recycle(self, addresses: npt.ArrayLike, *, distinct: bool = False) -> None:
-        """Give frames back as free_frames() does.
+    def recycle(self, addresses: npt.ArrayLike, *, distinct: bool = False, was: int | None = None) -> None:
+        """Give frames back as free_frames() does. was: the owner code that each must have, by default any of the user.
 
         distinct: the caller knows that no frame is named twice, as in a batch of a ring that was checked when it came.
         """
         self._check_open()
-        self.ledger.free(_as_addresses(addresses), distinct=distinct, wipe=self.wipe)
+        self.ledger.free(_as_addresses(addresses), was=was, distinct=distinct, wipe=self.wipe)
 
     @property
     def wipe(self) -> Callable[[FrameNumbers], None] | None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from toolkit._base.arguments import whole
 from toolkit.abi.if_xdp import XDP_PKT_CONTD
 from toolkit.batch.batch import Batch
-from toolkit.errors import RING_LIES, DeviceGoneError, FrameError, ToolkitError
+from toolkit.errors import RING_LIES, ArgumentError, DeviceGoneError, FrameError, ToolkitError
 from toolkit.rings.memory import U32
 from toolkit.umem.receiving import OwnedFill, OwnedRX
 from toolkit.umem.umem import UMEM
@@ -69,7 +69,7 @@ class Receiver:
         self.begin()
         try:
             descs, frames = self._rx.borrow(self._whole(limit) if self._several else limit, self._take_back)
-        except FrameError:
+        except (ArgumentError, FrameError):
             self.settled()
             raise
         # After that, so that the kernel has its full share while these packets are processed.
@@ -96,7 +96,8 @@ class Receiver:
     def settled(self) -> None:
         """End what begin() began: the RX ring raised before any frame changed owner.
 
-        Nothing needs recovery then; and recovery would rely on a ring that has just proved wrong.
+        Nothing needs recovery then; it would drop what the user has peeked, and rely on a ring that has just proved
+        wrong.
         """
         self._unfinished = False
 
@@ -143,7 +144,7 @@ class Receiver:
     def _taken(self, limit: int) -> npt.NDArray[np.uint64]:
         try:
             return self._rx.take(self._whole(limit) if self._several else limit, self._take_back)
-        except FrameError:
+        except (ArgumentError, FrameError):
             self.settled()
             raise
 
@@ -208,21 +209,27 @@ class Receiver:
         if batch is None:
             return
         if batch.borrowed:
-            frames, fill, rx_index = batch.frames, self._fill, (self._rx.next_index + taking) & U32
-            if frames is None or self._umem.poison or not fill.give_back(frames, rx_index, self._limit):
-                self._give_back_each(batch, rx_index)
+            frames, rx_index = batch.frames, (self._rx.next_index + taking) & U32
+            if self._umem.poison:
+                batch.release()
+            elif frames is None:
+                addresses = batch.addresses
+                batch.expire()
+                self._give_back_each(addresses, rx_index)
+            else:
+                batch.expire()  # before its frames go, so that an interrupt leaves none that seems to have them
+                if not self._fill.give_back(frames, rx_index, self._limit):
+                    self._give_back_each(np.frombuffer(frames[2], np.uint64), rx_index)
             batch.invalidate()
         self._batch = None
 
-    def _give_back_each(self, batch: Batch, rx_index: int) -> None:
-        if self._umem.poison:
-            batch.release()
-            return
-        room = self._limit - ((self._fill.next_index - rx_index) & U32)
-        addresses = batch.addresses
+    def _give_back_each(self, addresses: npt.NDArray[np.uint64], rx_index: int) -> None:
+        fill = self._fill
+        # What the user has reserved is his to publish first.
+        room = 0 if fill.unpublished else max(self._limit - ((fill.next_index - rx_index) & U32), 0)
         try:
-            posted = self._fill.put(addresses[: max(room, 0)], distinct=True)
-            self._umem.recycle(addresses[posted:], distinct=True)
+            posted = fill.put(addresses[:room], distinct=True, was=self._rx.received) if room else 0
+            self._umem.recycle(addresses[posted:], distinct=True, was=self._rx.received)
         except FrameError:  # the user has freed, posted or sent one himself: the others are free
             self._recover()
             raise
@@ -231,7 +238,8 @@ class Receiver:
         """Post frames again, if more than `_tolerated` are missing. The reserve for sending stays free."""
         # The kernel has every frame that was posted and has not come back in the RX ring.
         missing = self._limit - ((self._fill.next_index - self._rx.next_index) & U32)
-        if missing > self._tolerated and (postable := self._umem.postable(missing)):
+        # What the user has reserved is his to publish first.
+        if missing > self._tolerated and not self._fill.unpublished and (postable := self._umem.postable(missing)):
             self._fill.fill_all(self._umem, postable)
 
     def nothing_came(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from toolkit.errors import FrameError
+from toolkit.errors import ArgumentError, FrameError
 from toolkit.rings.memory import U32
 from toolkit.umem.receiving import OwnedRX
 from toolkit.umem.sending import OwnedTX
@@ -50,7 +50,7 @@ class Replier:
             for _ in range(polls if limit > 0 else 0):
                 try:
                     desc = take_one()
-                except FrameError:
+                except (ArgumentError, FrameError):
                     self._receiver.settled()
                     raise
                 if desc is None:
@@ -77,8 +77,8 @@ class Replier:
 
     def _recount(self, taken: int, sent: int, received_to: int, sent_to: int) -> None:
         """Count by the ring indices: they include an answer whose kick failed, and what an interrupt left uncounted."""
-        self._rx.resync()
-        self._tx.resync()
+        self._rx.settle()
+        self._tx.settle()
         came = (self._rx.next_index - received_to) & U32
         self.taken = taken + came
         # Not more than came: an entry that an interrupted send() had left reserved may have been given back.
