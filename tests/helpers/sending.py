@@ -126,12 +126,20 @@ def edit_matrix(frames: list[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(frames), dtype=np.uint8).reshape(len(frames), -1)
 
 
-def assert_in_order(frames: list[bytes]) -> list[int]:
-    """Each frame is one that frame() made, whole; none comes twice or late. Returns their numbers."""
+def assert_once(frames: list[bytes]) -> list[int]:
+    """Each frame is one that frame() made, whole; none comes twice. Returns their numbers."""
     found = [number_of(one) for one in frames]
     for one, number in zip(frames, found, strict=True):
         assert one == frame(number, len(one)), f"frame {number} was damaged"
-    assert all(a < b for a, b in itertools.pairwise(found)), "out of order, or twice"
+    assert len(set(found)) == len(found), "twice"
+    return found
+
+
+def assert_in_order(frames: list[bytes]) -> list[int]:
+    """Each frame is one that frame() made, whole; none comes twice or late. Returns their numbers."""
+    found = assert_once(frames)
+    late = [b for a, b in itertools.pairwise(found) if a >= b]
+    assert not late, f"out of order: {late}"
     return found
 
 

@@ -33,7 +33,7 @@ __all__ = ["ParquetSink"]
 _GATHER = 2048  # packets that are decoded at a time: 60 columns cost 0.3 ms each time, however few packets there are
 _GATHER_BYTES = 1 << 24
 _ROWS = 1 << 17  # rows of a row group by default
-_ROW = 900  # bytes of a row: its columns, twice while they are written, and those of the next group meanwhile
+_ROW = 1800  # bytes of a row: its columns, twice while a thread writes them, and those of the next group meanwhile
 # Columns whose values repeat: a dictionary makes them small. In other columns it costs time and saves nothing.
 _REPEATING = (
     *("eth_", "arp_", "ip_src", "ip_dst", "ip_proto", "ip_ttl", "ip6_", "src_port", "dst_port", "vlan", "queue"),

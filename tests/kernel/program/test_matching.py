@@ -111,7 +111,7 @@ def test_what_are_no_packets_is_said() -> None:
         ([DNS, "x"], "packet 1 of 2 is not bytes-like but of type str"),
         ([DNS, 5], "packet 1 of 2 is not bytes-like but of type int"),
         ([np.zeros(20, dtype=np.uint16)], "packet 0 of 1 is an array of shape"),
-        (np.zeros(20, dtype=np.uint8), "a row a packet"),
+        (np.zeros(20, dtype=np.uint8), "one row for each packet"),
         (np.zeros((2, 20), dtype=np.int64), "int64"),
         ([DNS, bytes(70_000)], "packet 1 of 2 has 70000 bytes"),
     ):

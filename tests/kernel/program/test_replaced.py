@@ -141,7 +141,7 @@ def test_what_a_link_of_another_process_holds_needs_to_be_named(lab: Lab, said: 
         assert present(lab) is None
         holder.stdin.close()
         assert holder.wait(20)  # not 0: input() ends with EOFError
-    with pytest.raises(ArgumentError, match="not 'all'"):
+    with pytest.raises(ArgumentError, match="replace cannot be 'all'"):
         opened(lab, replace="all")
 
 

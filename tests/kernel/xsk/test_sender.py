@@ -147,7 +147,7 @@ def test_every_queue_sends(make_lab: Callable[..., Lab]) -> None:
         assert sorted(number_of(one) for one in tap.take(801)) == sorted(
             [1000 * queue + i for queue in range(4) for i in range(200)] + [4000]
         )
-        with pytest.raises(ArgumentError, match="queue 4 of veth0 was not opened"):
+        with pytest.raises(ArgumentError, match="queue 4 of veth0 is not open; open are 0, 1, 2, 3"):
             near.send(stream(0, 1), queue=4)
         audit = near.umem.audit()
         assert audit["tx"] == audit["user"] == 0

@@ -75,6 +75,7 @@ def test_what_must_not_run_here_does_not(monkeypatch: pytest.MonkeyPatch, quick:
 
 def test_apart_is_another_thread_from_any() -> None:
     idents: list[int] = []
+    before = _dummies()
 
     def both() -> None:
         idents.extend((threading.get_ident(), apart(lambda: threading.current_thread().ident or 0)))
@@ -85,7 +86,12 @@ def test_apart_is_another_thread_from_any() -> None:
     thread.join()
     assert idents[0] != idents[1]
     assert idents[2] != idents[3]
-    assert not [one for one in threading.enumerate() if type(one).__name__ == "_DummyThread"]
+    assert not _dummies() - before
+
+
+def _dummies() -> set[threading.Thread]:
+    """What `threading` made for threads that it does not know, and keeps after their end."""
+    return {one for one in threading.enumerate() if type(one).__name__ == "_DummyThread"}
 
 
 def test_interrupted_at_any_line_the_work_is_done_once_or_not_begun_and_disposed_of() -> None:
