@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import types
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tests.helpers.rings_oracle import U32
 from toolkit.rings import RingMemory
 from toolkit.umem.descriptor_check import rx_limits, tx_limits
 from toolkit.umem.receiving import OwnedFill, OwnedRX, ReceiveAccount
@@ -94,3 +96,28 @@ class Plain:
         assert audit["free"] + audit["user"] == FRAMES, audit
         taken = self.umem.alloc_frames(audit["free"])
         assert len(set(taken.tolist())) == audit["free"]
+
+
+class Kernel(Plain):
+    """Takes what is posted, and delivers it: in order, or in any other."""
+
+    def __init__(self, *, shuffled: bool = False) -> None:
+        super().__init__()
+        self.random = random.Random(1) if shuffled else None
+
+    def brings(self, n: int) -> list[int]:
+        """Deliver packets into `n` of the frames that it has; returns these."""
+        fill = self.fill_memory
+        waiting = (fill.producer[0] - fill.consumer[0]) & U32
+        self.posted += fill.read(fill.consumer[0], waiting).tolist()
+        fill.consumer[0] = fill.producer[0]
+        assert len(set(self.posted)) == len(self.posted), "a frame was posted twice"
+        if self.random:
+            self.random.shuffle(self.posted)
+        came, self.posted = self.posted[:n], self.posted[n:]
+        self.delivers(*((address + 256, 60) for address in came))
+        return came
+
+    def codes(self, addresses: list[int]) -> set[int]:
+        """Owner codes of frames as the array has them, without asking anybody."""
+        return {self.umem.ledger.owner_of(address) for address in addresses}

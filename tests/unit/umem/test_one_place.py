@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.helpers.hostile import descs
-from tests.unit.umem.test_order import Kernel
+from tests.helpers.hostile import Kernel, descs
 from toolkit.errors import ArgumentError, FrameError
 from toolkit.umem.ledger import FREE, USER, owner_code
 

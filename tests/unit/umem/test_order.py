@@ -9,38 +9,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.helpers.hostile import Plain
+from tests.helpers.hostile import Kernel
 from tests.helpers.rings_oracle import U32
 from toolkit.batch.batch import Batch
 from toolkit.errors import FrameError
 from toolkit.umem.ledger import RECEIVED, RX, owner_code
 
 POSTED, BORROWED = owner_code(RX, 1), owner_code(RECEIVED, 1)
-
-
-class Kernel(Plain):
-    """Takes what is posted, and delivers it: in order, or in any other."""
-
-    def __init__(self, *, shuffled: bool = False) -> None:
-        super().__init__()
-        self.random = random.Random(1) if shuffled else None
-
-    def brings(self, n: int) -> list[int]:
-        """Deliver packets into `n` of the frames that it has; returns these."""
-        fill = self.fill_memory
-        waiting = (fill.producer[0] - fill.consumer[0]) & U32
-        self.posted += fill.read(fill.consumer[0], waiting).tolist()
-        fill.consumer[0] = fill.producer[0]
-        assert len(set(self.posted)) == len(self.posted), "a frame was posted twice"
-        if self.random:
-            self.random.shuffle(self.posted)
-        came, self.posted = self.posted[:n], self.posted[n:]
-        self.delivers(*((address + 256, 60) for address in came))
-        return came
-
-    def codes(self, addresses: list[int]) -> set[int]:
-        """Owner codes of frames as the array has them, without asking anybody."""
-        return {self.umem.ledger.owner_of(address) for address in addresses}
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
