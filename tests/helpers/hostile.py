@@ -107,16 +107,20 @@ class Kernel(Plain):
 
     def brings(self, n: int) -> list[int]:
         """Deliver packets into `n` of the frames that it has; returns these."""
-        fill = self.fill_memory
-        waiting = (fill.producer[0] - fill.consumer[0]) & U32
-        self.posted += fill.read(fill.consumer[0], waiting).tolist()
-        fill.consumer[0] = fill.producer[0]
+        self.posted += self.unfilled()
+        self.fill_memory.consumer[0] = self.fill_memory.producer[0]
         assert len(set(self.posted)) == len(self.posted), "a frame was posted twice"
         if self.random:
             self.random.shuffle(self.posted)
         came, self.posted = self.posted[:n], self.posted[n:]
         self.delivers(*((address + 256, 60) for address in came))
         return came
+
+    def unfilled(self) -> list[int]:
+        """Frames in the fill ring."""
+        fill = self.fill_memory
+        frames: list[int] = fill.read(fill.consumer[0], (fill.producer[0] - fill.consumer[0]) & U32).tolist()
+        return frames
 
     def codes(self, addresses: list[int]) -> set[int]:
         """Owner codes of frames as the array has them, without asking anybody."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.hostile import Kernel, descs
+from tests.helpers.interrupts import Interrupt, every_line
 from toolkit.errors import ArgumentError, FrameError
 from toolkit.umem.ledger import FREE, USER, owner_code
 
@@ -147,3 +148,31 @@ def test_close_writes_nothing_while_another_thread_may_free_the_batch() -> None:
         account.close()
     assert rig.codes(came) == {FREE}
     assert rig.umem.audit()["free"] == 16
+
+
+@pytest.mark.parametrize("how", ["as a whole", "asked for single ones", "out of order", "poisoned"])
+@pytest.mark.parametrize("call", ["poll_once", "take_back"])
+def test_no_batch_seems_valid_while_the_kernel_has_its_frames(call: str, how: str) -> None:
+    """It expires before the first of its frames goes: an interrupt in between leaves it stale, or all frames its."""
+
+    def at(k: int) -> bool:
+        rig, interrupt = Kernel(shuffled=how == "out of order"), Interrupt(k)
+        came = rig.brings(4)
+        batch = rig.receiver.poll_once(4)
+        assert (batch.frames is None) == (how == "out of order")
+        rig.umem.poison = how == "poisoned"
+        if how == "asked for single ones":
+            rig.umem.audit()
+        rig.brings(2)
+        interrupted = interrupt.run(getattr(rig.receiver, call))
+        if not batch.stale:
+            where = f"after an interrupt at {interrupt.where} (event {k})"
+            assert not set(came) & set(rig.unfilled()), f"{where} the Batch seems valid, and its frames are posted"
+            rig.rx.settle()
+            rig.umem.audit()  # enters in the array what the Batch borrows
+            assert rig.codes(came) == {rig.rx.received}, f"{where} the Batch seems valid, and its frames are not its"
+        rig.receiver.poll_once()
+        rig.ends()
+        return interrupted
+
+    assert every_line(at) > 20
