@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -46,6 +47,7 @@ settings.register_profile("default", deadline=None, suppress_health_check=[Healt
 settings.register_profile("ci", settings.get_profile("default"), max_examples=500, print_blob=True)
 settings.load_profile("ci" if CI else "default")
 
+_ON_A_KERNEL = [Path(__file__).with_name(name) for name in ("kernel", "guest")]
 _CAPABILITIES = {"net_admin": 12, "net_raw": 13, "sys_admin": 21}  # linux/capability.h
 
 
@@ -157,10 +159,16 @@ def _reasons(item: pytest.Item) -> list[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In CI, try again what a busy machine changes; each report carries the reason. Leave out what boots machines."""
+    """Mark what needs a kernel; in CI, try again what a busy machine changes. Leave out what boots machines.
+
+    Each report carries the reason for which its test may be tried again.
+    """
     if "boots" not in str(config.getoption("-m")):
         items[:] = [item for item in items if not item.get_closest_marker("boots")]
     for item in items:
+        if any(item.path.is_relative_to(one) for one in _ON_A_KERNEL):
+            item.add_marker(pytest.mark.needs_root)
+            item.add_marker(pytest.mark.needs("af_xdp", "libxdp"))
         if reasons := _reasons(item):
             item.user_properties.append(("sensitive", "; ".join(reasons)))
             if CI:

@@ -4,17 +4,25 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable
 
 
-def in_child(work: Callable[[], None]) -> int:
-    """Run `work` in a fork; its wait status, 0 if it returned."""
+def started(work: Callable[[], object]) -> int:
+    """Run `work` in a fork, which ends with status 0 if that returned, else with its traceback. Its pid."""
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
             work()
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
-    return os.waitpid(pid, 0)[1]
+    return pid
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run `work` in a fork; its wait status, 0 if it returned."""
+    return os.waitpid(started(work), 0)[1]

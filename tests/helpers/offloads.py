@@ -15,6 +15,7 @@ from typing import Any
 
 import toolkit
 from tests.helpers.cli import running
+from tests.helpers.second_cable import second_cable
 from toolkit.cli.commands.forward_edits import Edits
 from toolkit.forward.forwarder import Forwarder
 from toolkit.lab import Lab
@@ -32,14 +33,7 @@ class Hosts:
         self.lab = stack.enter_context(Lab(neighbours=False, offloads=True))
         self.left = self.lab.far
         self.right = stack.enter_context(Namespace())
-        connect(
-            End(self.lab.netns, "veth2", "02:00:00:00:00:03", "10.12.0.1", "fd12::1"),
-            End(self.right, "veth3", "02:00:00:00:00:04", "10.11.0.3", "fd11::3"),
-            queues=1,
-            mtu=1500,
-            neighbours=False,
-            offloads=True,
-        )
+        second_cable(self.lab.netns, self.right, offloads=True)
 
     def know_each_other(self) -> None:
         """Tell left the MAC address of right, for where no ARP goes across."""

@@ -6,7 +6,6 @@ Every test here makes the anonymous namespaces that it works in; none touches an
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,15 +17,6 @@ from toolkit.lab import Lab
 from toolkit.program import Program, directory, import_bcc, source_text
 
 DOORS = ("build", "from_bcc")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test in this directory needs root and AF_XDP."""
-    here = os.path.dirname(__file__)
-    for item in items:
-        if str(item.path).startswith(here):
-            item.add_marker(pytest.mark.needs_root)
-            item.add_marker(pytest.mark.needs("af_xdp", "libxdp"))
 
 
 @pytest.fixture

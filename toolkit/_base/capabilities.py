@@ -24,7 +24,7 @@ def handed_on(*capabilities: int) -> Iterator[None]:
     """Let programs that the calling thread starts in the block have these of its capabilities, as far as it has them.
 
     What a program has from its file (setcap) ends with it; only ambient capabilities go on. Those of root do by
-    themselves. Where the kernel is told to raise none (securebits), the program goes without.
+    themselves. Where the kernel is to raise none (securebits), the program goes without.
     """
     before = capget()
     held, permitted, inheritable = before

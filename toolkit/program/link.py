@@ -270,6 +270,6 @@ def attach(
             raise
         link = Link(fd, interface, location, actual, reason, name, replaced)
         if actual == "native":
-            with contextlib.suppress(SystemCallError):  # it is gone: whoever receives is told
+            with contextlib.suppress(SystemCallError):  # it is gone, which whoever receives gets reported
                 await_carrier(device)
     return link

@@ -7,13 +7,13 @@ import gc
 import multiprocessing
 import os
 import signal
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import toolkit
+from tests.helpers.forks import started
 from tests.helpers.wire import Wire, eventually, frame, numbers, piece_by_piece
 from toolkit.errors import ClosedError
 from toolkit.lab import Lab
@@ -32,21 +32,16 @@ def in_child(work: Callable[[], None], *, stay: bool = False) -> int:
     Without `stay` the child is waited for, and must have succeeded.
     """
     reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            os.close(reader)
-            work()
-            os.write(writer, b"ok")
-            os.close(writer)
-            if stay:
-                signal.pause()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
+
+    def steps() -> None:
+        os.close(reader)
+        work()
+        os.write(writer, b"ok")
+        os.close(writer)
+        if stay:
+            signal.pause()
+
+    pid = started(steps)
     os.close(writer)
     said = os.read(reader, 10)
     os.close(reader)
@@ -210,16 +205,7 @@ def test_the_child_opens_for_itself(lab: Lab, wire: Wire) -> None:
                 assert numbers(own.receive(timeout=5.0)) == [8]
 
         ready_r, ready_w = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                work()
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(status)
+        pid = started(work)
         os.close(ready_w)
         assert os.read(ready_r, 1) == b"x"
         os.close(ready_r)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import load, rows, table, tuning
+from benchmarks import load, rows, table, tuning, turns
 from benchmarks.consumer import Counts, PeerError, Worker
 from benchmarks.figures import ratios, spread
 from benchmarks.isolation import Cores, cores, cpu_ns, undisturbed
@@ -171,20 +171,20 @@ def test_testpmd_is_held_to_its_faster_settings() -> None:
     def runs(*mpps: float) -> list[load.Run]:
         return [load.Run(9e6, rate * 1e6, 1.0, 1.0, 1, 1, 0) for rate in mpps]
 
-    who = {"toolkit": runs(3, 3, 3), "testpmd": runs(1.5, 1.5, 1.5), rows.UNTUNED: runs(3, 3, 3)}
-    assert rows._ratios(who, {"testpmd": 1.0})["testpmd"]["median"] == 1.0
+    who = {"toolkit": runs(3, 3, 3), "testpmd": runs(1.5, 1.5, 1.5), turns.UNTUNED: runs(3, 3, 3)}
+    assert turns.rate_ratios(who, {"testpmd": 1.0})["testpmd"]["median"] == 1.0
     who["testpmd"] = runs(6, 6, 6)
-    assert rows._ratios(who, {"testpmd": 1.0})["testpmd"]["median"] == 0.5
+    assert turns.rate_ratios(who, {"testpmd": 1.0})["testpmd"]["median"] == 0.5
 
 
 def test_a_setting_of_testpmd_that_fails_is_not_a_rate_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(_: rows.Plan, mode: str, settings: Settings) -> load.Run:
+    def run(_: turns.Plan, mode: str, settings: Settings) -> load.Run:
         if settings == CHOICES[0]:
             raise PeerError("it ended")
         return load.Run(0, 1e6, 1.0, 1.0, 1, 1, 0)
 
     monkeypatch.setattr(tuning, "_run", run)
-    plan = rows.Plan(Cores(0, 1), 1, 1.0, 1, 1)
+    plan = turns.Plan(Cores(0, 1), 1, 1.0, 1, 1)
     tried = tuning.tune(plan, 2)["rxonly"]
     assert tried["pps"]["busy_budget=0"] == []
     assert tried["failed"] == {"busy_budget=0": ["it ended", "it ended"]}

@@ -17,11 +17,11 @@ import toolkit
 from tests.helpers import worker_jobs
 from tests.helpers.cli import ended, index_of, reconciles, running, xsk
 from tests.helpers.detaching import WAYS, Way, detach, pass_program
+from tests.helpers.second_cable import second_cable
 from tests.helpers.wire import Wire, eventually, frame, what_runs
 from toolkit.capture import Capture
 from toolkit.errors import DetachedError, DeviceGoneError
 from toolkit.lab import Lab, Namespace
-from toolkit.lab.veth import End, connect
 from toolkit.program import attached
 from toolkit.workers import Workers
 
@@ -83,14 +83,7 @@ def test_the_same_for_people(lab: Lab) -> None:
 def test_a_bridge(lab: Lab, end: int) -> None:
     """One of its two ends is cut, while packets keep coming at the other."""
     with Namespace() as far:
-        connect(
-            End(lab.netns, "right", "02:00:00:00:00:0a", "10.12.0.1", "fd12::1"),
-            End(far, "veth1", "02:00:00:00:00:03", "10.12.0.3", "fd12::3"),
-            queues=1,
-            mtu=1500,
-            neighbours=True,
-            offloads=False,
-        )
+        second_cable(lab.netns, far, ("right", "veth1"), bridged=False, neighbours=True)
         arguments = ["forward", "veth0", "right", "-f", "all", "--both", "--json"]
         with running(lab, *arguments, ready=4) as process, Wire(lab) as w:
             w.send([frame(n) for n in range(20)])

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.helpers.cli import WAITS, ended, index_of, reconciles, running, transfer, xsk
+from tests.helpers.second_cable import second_cable
 from tests.helpers.wire import Wire, frame
 from toolkit.lab import Lab
 from toolkit.lab.namespace import Namespace
 from toolkit.lab.sniffer import Sniffer
-from toolkit.lab.veth import End, connect
 from toolkit.packets import frames
 from toolkit.program import attached
 
@@ -27,14 +27,7 @@ class Bridged:
         self.lab = lab
         self.beyond = Namespace()
         try:
-            connect(
-                End(lab.netns, "veth2", "02:00:00:00:00:03", "10.12.0.1", "fd12::1"),
-                End(self.beyond, "veth3", "02:00:00:00:00:04", "10.11.0.3", "fd11::3"),
-                queues=1,
-                mtu=1500,
-                neighbours=False,
-                offloads=False,
-            )
+            second_cable(self.lab.netns, self.beyond)
         except BaseException:
             self.beyond.close()
             raise

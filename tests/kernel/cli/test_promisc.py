@@ -11,8 +11,8 @@ import pytest
 
 from tests.helpers.cli import running
 from tests.helpers.promiscuity import seen
+from tests.helpers.second_cable import second_cable
 from toolkit.lab import Lab
-from toolkit.lab.veth import End, connect
 
 BANNER = "promiscuous until the end"
 
@@ -21,14 +21,7 @@ BANNER = "promiscuous until the end"
 def two_ports(make_lab: Callable[..., Lab]) -> Lab:
     """veth0 and veth2 in one namespace, each with its other end in that of the far host."""
     lab = make_lab(neighbours=False)
-    connect(
-        End(lab.netns, "veth2", "02:00:00:00:00:03", "10.12.0.1", "fd12::1"),
-        End(lab.far, "veth3", "02:00:00:00:00:04", "10.12.0.3", "fd12::3"),
-        queues=1,
-        mtu=1500,
-        neighbours=False,
-        offloads=False,
-    )
+    second_cable(lab.netns, lab.far, bridged=False)
     return lab
 
 

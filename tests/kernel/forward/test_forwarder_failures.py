@@ -141,7 +141,7 @@ def test_close_while_another_thread_forwards(lab: Lab, near: toolkit.Interface) 
 
 
 def test_another_thread_that_sends_on_the_target(lab: Lab, near: toolkit.Interface) -> None:
-    """It is told; or the Forwarder is. Frames stay whole."""
+    """It gets the error, or the Forwarder does. Frames stay whole."""
     stop = threading.Event()
     refused: list[str] = []
 

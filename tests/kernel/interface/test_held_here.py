@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this process holds already: it is told so, and advised to close it; never to what fails next."""
+"""What this process holds already: the error says so, and advises to close it; never what fails next."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ROOT
+from tests.helpers.forks import in_child
 from tests.helpers.wire import eventually
 from toolkit._base.netns import entered
 from toolkit.errors import ArgumentError, ClosedError, SystemCallError
@@ -301,16 +302,12 @@ def test_a_program_that_failed_is_named_as_it_was_asked_for(lab: Lab) -> None:
 def test_fork(lab: Lab) -> None:
     """In a forked child the lab is dead; in the parent nothing has changed."""
     sleeper = lab.far.popen(["sleep", "60"])
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        with contextlib.suppress(BaseException):
-            try:
-                lab.far.fileno()
-            except ClosedError:
-                lab.close()
-                status = 0
-        os._exit(status)
-    assert os.waitpid(pid, 0)[1] == 0
+
+    def work() -> None:
+        with pytest.raises(ClosedError):
+            lab.far.fileno()
+        lab.close()
+
+    assert in_child(work) == 0
     assert sleeper.poll() is None
     assert lab.ping().received == 1

@@ -15,9 +15,9 @@ import pytest
 
 from tests.helpers import ROOT
 from tests.helpers.cli import ENVIRONMENT, XSK, events
+from tests.helpers.second_cable import second_cable
 from tests.helpers.wire import eventually, what_runs
 from toolkit.lab import Lab, Namespace
-from toolkit.lab.veth import End, connect
 
 pytestmark = pytest.mark.timing("it gives a process part of a second for its work, which it may have to wait for")
 
@@ -35,14 +35,7 @@ COUNTED = re.compile(r"-c \d+")
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     with Lab(interface="eth0") as lab, Namespace() as beyond:
-        connect(
-            End(lab.netns, "eth1", "02:00:00:00:00:03", "10.12.0.1", "fd12::1"),
-            End(beyond, "veth3", "02:00:00:00:00:04", "10.11.0.3", "fd11::3"),
-            queues=1,
-            mtu=1500,
-            neighbours=False,
-            offloads=False,
-        )
+        second_cable(lab.netns, beyond, ("eth1", "veth3"))
         for words in (
             f"ip address add 192.0.2.1/24 dev {lab.interface}",
             f"ip neighbour add {TARGET} lladdr {lab.peer_mac} dev {lab.interface}",

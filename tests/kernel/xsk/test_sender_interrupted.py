@@ -194,7 +194,7 @@ def test_sigint_in_a_forwarding_loop(lab: Lab, forwarder: Forwarder) -> None:
 
 
 def test_a_signal_handler_that_sends_while_send_is_interrupted(lab: Lab) -> None:
-    """It is told that it cannot, and breaks nothing."""
+    """It is refused, and breaks nothing."""
     import signal
 
     from toolkit.errors import ToolkitError

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -28,6 +29,19 @@ def full_batch(near: toolkit.Interface, wire: Wire) -> toolkit.Batch:
     batch = near.receive(timeout=5.0)
     assert len(batch) == want
     return batch
+
+
+@contextlib.contextmanager
+def nothing_free(lab: Lab) -> Iterator[toolkit.Socket]:
+    """A Socket whose frames are all in the fill ring."""
+    with (
+        toolkit.UMEM(RING, 2048, fill_size=RING, comp_size=RING) as umem,
+        Program.build("xsk_redirect.c", filter="all") as program,
+        toolkit.Socket("veth0", umem=umem, prefill=RING, netns=lab.netns) as sock,
+    ):
+        program.attach("veth0", netns=lab.netns)
+        program.register(sock)
+        yield sock
 
 
 @pytest.mark.timing("it is due in a second, without a wait")
@@ -91,13 +105,7 @@ def test_answers_and_forwarding_go_on_while_another_holds_a_batch(lab: Lab, make
 
 @pytest.mark.timing("the error is due at once")
 def test_without_a_free_frame_the_error_comes_at_once_and_names_the_batch(lab: Lab, wire: Wire) -> None:
-    with (
-        toolkit.UMEM(RING, 2048, fill_size=RING, comp_size=RING) as umem,
-        Program.build("xsk_redirect.c", filter="all") as program,
-        toolkit.Socket("veth0", umem=umem, prefill=RING, netns=lab.netns) as sock,
-    ):
-        program.attach("veth0", netns=lab.netns)
-        program.register(sock)
+    with nothing_free(lab) as sock:
         wire.send([frame(i) for i in range(RING)])
         batch = sock.receive(timeout=5.0)
         assert batch
@@ -105,7 +113,7 @@ def test_without_a_free_frame_the_error_comes_at_once_and_names_the_batch(lab: L
         with pytest.raises(FrameError, match=rf"{len(batch)} are in the Batch that you hold, \d+ are posted.*release"):
             sock.send(stream(0, 3))
         assert time.monotonic() - begin < 1
-        assert sock.send(stream(0, 3), timeout=0) == 0, "who does not wait is only told how many"
+        assert sock.send(stream(0, 3), timeout=0) == 0, "who does not wait only gets the number"
         batch.release()
         assert sock.send(stream(0, 3)) == 3
         assert sock.flush(5.0)
@@ -113,13 +121,7 @@ def test_without_a_free_frame_the_error_comes_at_once_and_names_the_batch(lab: L
 
 def test_another_thread_that_holds_the_batch_may_give_it_back_meanwhile(lab: Lab, wire: Wire) -> None:
     """Then send() waits for it."""
-    with (
-        toolkit.UMEM(RING, 2048, fill_size=RING, comp_size=RING) as umem,
-        Program.build("xsk_redirect.c", filter="all") as program,
-        toolkit.Socket("veth0", umem=umem, prefill=RING, netns=lab.netns) as sock,
-    ):
-        program.attach("veth0", netns=lab.netns)
-        program.register(sock)
+    with nothing_free(lab) as sock:
         wire.send([frame(i) for i in range(RING)])
         held, go = threading.Event(), threading.Event()
 

@@ -362,7 +362,7 @@ def test_a_transmitted_descriptor_that_the_kernel_refuses_is_counted(lab: Lab, w
         with pytest.raises(FrameError, match="not within one frame"):
             sock.tx.put_one(desc)
         assert sock.tx.put_one(desc._replace(len=60))
-        sock.tx.set(index, desc)  # over what was looked at, and before the kernel is told
+        sock.tx.set(index, desc)  # over what was looked at, and before it is published
         sock.tx.wake()
         _send(sock, [HEADER + b"fine"])
         assert wire.receive(1) == [HEADER + b"fine"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import gzip
-import os
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 
 from tests.helpers import ROOT
 from tests.helpers.captures import batch_of, fill, frames, numbers, packets_of
+from tests.helpers.forks import in_child
 from toolkit.capture import Capture, Queueing
 from toolkit.errors import ArgumentError, ClosedError, PrivilegeError, SystemCallError
 
@@ -173,16 +173,13 @@ def test_a_forked_child_leaves_the_capture_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
     capture = Capture(None, path)
     fill(capture, 1)
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
+
+    def work() -> None:
+        with pytest.raises(ClosedError):
             fill(capture, 1)
-        except ClosedError:
-            status = 0
         capture.close()
-        os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
+
+    assert in_child(work) == 0
     fill(capture, 1, 1)
     capture.close()
     assert numbers(path) == [0, 1]

@@ -86,7 +86,7 @@ def test_every_protocol_is_counted_by(group: Any) -> None:
     reported = plain([ALL, ALL[::-1]], group)
     assert len(flows) == len(reported)
     assert counted(flows) == sorted(reported.values())
-    assert len({str(flow) for flow in flows.top(None)}) >= len(reported) - 2  # what a name leaves out is told elsewhere
+    assert len({str(flow) for flow in flows.top(None)}) >= len(reported) - 2  # two share a name
 
 
 def traffic(seed: int, batches: int, size: int, hosts: int) -> list[list[bytes]]:
