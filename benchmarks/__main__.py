@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import batches, costs, decoding, isolation, rows, table, tuning
-from benchmarks.rows import Plan
+from benchmarks.turns import Plan
 
 _EXTRAS = ("startup", "batches", "decode", "profile")  # measurements that are not rows of the table
 

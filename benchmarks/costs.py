@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks import profiles, rows, startup
 from benchmarks.consumer import PeerError
 from benchmarks.figures import spread
-from benchmarks.rows import Plan
+from benchmarks.turns import Plan
 
 __all__ = ["profile_figures", "startup_figures"]
 

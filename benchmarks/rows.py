@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import functools
-import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,36 +18,23 @@ from benchmarks.load import Run
 from benchmarks.pinging import Pinged, pinging
 from benchmarks.tcpdump import Tcpdump
 from benchmarks.testpmd import Settings, Testpmd
+from benchmarks.turns import SPINNING, UNTUNED, Plan, alternate, rate_ratios, summary
 from toolkit.lab import Lab
 from toolkit.packets import frames
 from toolkit.packets.checksum import folded
 
-__all__ = ["NAMES", "Plan", "measure", "start_testpmd", "start_worker"]
+__all__ = ["NAMES", "measure", "start_testpmd", "start_worker"]
 
 STEADY = 200_000.0  # packets/s of the row that waits in poll
 # For the saturated rows: enough for the packets of a delay (1 ms), and few enough that the frames fit the CPU's cache.
 # With 32768 entries the kernel, on the generator's CPU, needs 150 ns more for each packet.
 _RING = 4096
 
-UNTUNED, SPINNING, TIMED = "testpmd, as it comes", "toolkit, spinning", "toolkit, with arrival times"
+TIMED = "toolkit, with arrival times"
 LOOKING, FINISHING = "toolkit, looking for open checksums", "toolkit, finishing every checksum"
 LONG, FINISHING_LONG = "toolkit, 1500 B", "toolkit, 1500 B, finishing every checksum"
 
 Start = Callable[[Lab], Consumer]
-Note = Callable[[str], None]
-
-
-@dataclass
-class Plan:
-    """How much is measured."""
-
-    where: Cores
-    pairs: int
-    seconds: float
-    pings: int
-    slow_peers: int  # runs of tcpdump and scapy, which are much slower
-    note: Note = lambda _: None  # called with the progress
-    settings: dict[str, Settings] = field(default_factory=dict)  # of testpmd, by mode: the fastest of those tried
 
 
 def start_worker(
@@ -94,13 +79,13 @@ def receive(plan: Plan) -> dict[str, Any]:
         ),
     }
     ceilings: list[float] = []
-    runs = _alternate(plan, who, after=lambda: ceilings.append(load.ceiling(where, seconds)))
-    runs.update(_alternate(plan, slow, pairs=plan.slow_peers))
+    runs = alternate(plan, who, after=lambda: ceilings.append(load.ceiling(where, seconds)))
+    runs.update(alternate(plan, slow, pairs=plan.slow_peers))
     return {
         "title": "receive and drop, 64 B, saturated",
         "ceiling_pps": spread(ceilings),
-        "who": _summary(runs),
-        "ratios": _ratios(runs, {"testpmd": 1.0, "AF_PACKET in Python": 10.0}),
+        "who": summary(runs),
+        "ratios": rate_ratios(runs, {"testpmd": 1.0, "AF_PACKET in Python": 10.0}),
     }
 
 
@@ -113,8 +98,8 @@ def steady(plan: Plan) -> dict[str, Any]:
             start_worker(where, "af_packet", module="benchmarks.peers"), where, seconds, rate=STEADY, gro=True
         ),
     }
-    runs = _alternate(plan, who)
-    return {"title": "receive at 200 000 packets/s, waiting in poll", "who": _summary(runs), "wanted_cpu": 0.10}
+    runs = alternate(plan, who)
+    return {"title": "receive at 200 000 packets/s, waiting in poll", "who": summary(runs), "wanted_cpu": 0.10}
 
 
 def half(plan: Plan) -> dict[str, Any]:
@@ -125,8 +110,8 @@ def half(plan: Plan) -> dict[str, Any]:
         rate = load.ceiling(where, seconds / 3) / 2
         return load.receiving(start_worker(where, "receive", sum_lengths=True), where, seconds, rate=rate)
 
-    runs = _alternate(plan, {"toolkit": run})
-    return {"title": "receive at half speed, default rings, summing lengths", "who": _summary(runs)}
+    runs = alternate(plan, {"toolkit": run})
+    return {"title": "receive at half speed, default rings, summing lengths", "who": summary(runs)}
 
 
 def send(plan: Plan) -> dict[str, Any]:
@@ -136,8 +121,8 @@ def send(plan: Plan) -> dict[str, Any]:
         "toolkit": lambda: load.sending(start_worker(where, "send"), where, seconds),
         **_testpmds(plan, "txonly", lambda start: load.sending(start, where, seconds)),
     }
-    runs = _alternate(plan, who)
-    return {"title": "send 64 B", "who": _summary(runs), "ratios": _ratios(runs, {"testpmd": 1.0})}
+    runs = alternate(plan, who)
+    return {"title": "send 64 B", "who": summary(runs), "ratios": rate_ratios(runs, {"testpmd": 1.0})}
 
 
 def forward(plan: Plan) -> dict[str, Any]:
@@ -161,12 +146,12 @@ def forward(plan: Plan) -> dict[str, Any]:
         **_testpmds(plan, "macswap", lambda start: load.forwarding(start, where, seconds)),
     }
     ceilings: list[float] = []
-    runs = _alternate(plan, who, after=lambda: ceilings.append(load.ceiling(where, seconds)))
+    runs = alternate(plan, who, after=lambda: ceilings.append(load.ceiling(where, seconds)))
     return {
         "title": "forward with MAC swap, 64 B",
         "ceiling_pps": spread(ceilings),
-        "who": _summary(runs),
-        "ratios": _ratios(runs, {"testpmd": 1.0}),
+        "who": summary(runs),
+        "ratios": rate_ratios(runs, {"testpmd": 1.0}),
     }
 
 
@@ -187,8 +172,8 @@ def one_by_one(plan: Plan) -> dict[str, Any]:
             start_worker(where, "receive", touch=True, ring_size=_RING), where, seconds
         ),
     }
-    runs = _alternate(plan, who)
-    return {"title": "per-packet API, 64 bytes of each touched", "who": _summary(runs), "wanted_pps": 500_000.0}
+    runs = alternate(plan, who)
+    return {"title": "per-packet API, 64 bytes of each touched", "who": summary(runs), "wanted_pps": 500_000.0}
 
 
 def ping(plan: Plan) -> dict[str, Any]:
@@ -201,7 +186,7 @@ def ping(plan: Plan) -> dict[str, Any]:
         "toolkit, in poll": lambda: pinging(start_worker(where, "echo", spin=False, **echo), where, plan.pings),
         "the kernel": lambda: pinging(None, where, plan.pings),
     }
-    runs = _alternate(plan, who)
+    runs = alternate(plan, who)
     by = {
         name: {
             "adaptive_us": spread([one.adaptive for one in many]),
@@ -225,11 +210,11 @@ def passing(plan: Plan) -> dict[str, Any]:
         "toolkit": lambda: filtering.through(where, seconds, expression),
         "bare XDP_PASS": lambda: filtering.through(where, seconds, None),
     }
-    runs = _alternate(plan, who)
+    runs = alternate(plan, who)
     return {
         "title": "pass a filter that matches nothing",
-        "who": _summary(runs),
-        "ratios": _ratios(runs, {"bare XDP_PASS": 0.85}),
+        "who": summary(runs),
+        "ratios": rate_ratios(runs, {"bare XDP_PASS": 0.85}),
         "program_ns": filtering.program_ns(plan.pairs),
     }
 
@@ -247,11 +232,11 @@ def capture(plan: Plan, size: int = 64) -> dict[str, Any]:
     who: dict[str, Callable[[], Run]] = {name: functools.partial(run, name) for name in names}
     if size > 1000:
         who["the disk alone"] = lambda: _disk(plan, size)
-    runs = _alternate(plan, who, pairs=plan.slow_peers)
+    runs = alternate(plan, who, pairs=plan.slow_peers)
     return {
         "title": f"capture {size} B to a file in {target_directory()}",
-        "who": _summary(runs),
-        "ratios": _ratios(runs, {name: 3.0 for name in names if name != "toolkit"}),
+        "who": summary(runs),
+        "ratios": rate_ratios(runs, {name: 3.0 for name in names if name != "toolkit"}),
     }
 
 
@@ -296,17 +281,17 @@ def capture_paced(plan: Plan, size: int = 64) -> dict[str, Any]:
 
     try:
         rate = whole()
-    except (PeerError, FileNotFoundError):  # _alternate() reports that
+    except (PeerError, FileNotFoundError):  # alternate() reports that
         rate = STEADY
     who: dict[str, Callable[[], Run]] = {
         "toolkit": lambda: run("toolkit", 3 * rate),
         "tcpdump": lambda: run("tcpdump", rate),
     }
-    runs = _alternate(plan, who, pairs=plan.slow_peers)
+    runs = alternate(plan, who, pairs=plan.slow_peers)
     return {
         "title": f"capture {size} B, tcpdump at what it keeps, the toolkit at 3x that",
-        "who": _summary(runs),
-        "ratios": _ratios(runs, {"tcpdump": 2.99}),
+        "who": summary(runs),
+        "ratios": rate_ratios(runs, {"tcpdump": 2.99}),
     }
 
 
@@ -325,11 +310,11 @@ def tee(plan: Plan) -> dict[str, Any]:
         ),
         "bare XDP_PASS": lambda: filtering.through(where, seconds, None),
     }
-    runs = _alternate(plan, who)
+    runs = alternate(plan, who)
     return {
         "title": "copy all, and pass it on",
-        "who": _summary(runs),
-        "ratios": _ratios(runs, {"bare XDP_PASS": 0.75}),
+        "who": summary(runs),
+        "ratios": rate_ratios(runs, {"bare XDP_PASS": 0.75}),
     }
 
 
@@ -354,75 +339,3 @@ NAMES = tuple(_ROWS)
 def measure(plan: Plan, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Measure the rows of these names."""
     return {name: _ROWS[name](plan) for name in names}
-
-
-def _alternate(
-    plan: Plan,
-    who: dict[str, Callable[[], Any]],
-    *,
-    after: Callable[[], object] = lambda: None,
-    pairs: int | None = None,
-) -> dict[str, list[Any]]:
-    """Run all programs in turn, `pairs` times. A program that cannot run is left out, with a note."""
-    runs: dict[str, list[Any]] = {name: [] for name in who}
-    missing: set[str] = set()
-    for turn in range(plan.pairs if pairs is None else pairs):
-        for name, work in who.items():
-            if name in missing:
-                continue
-            plan.note(f"{name}, run {turn + 1}")
-            try:
-                runs[name].append(work())
-            except (PeerError, FileNotFoundError) as absent:
-                missing.add(name)
-                plan.note(f"{name} is left out: {absent}\n")
-        after()
-    return runs
-
-
-def _summary(runs: dict[str, list[Run]]) -> dict[str, Any]:
-    return {
-        name: {
-            "offered_pps": spread([one.offered for one in many]),
-            "pps": spread([one.rate for one in many]),
-            "cpu": spread([one.cpu for one in many]),
-            "cpu_ns_per_packet": spread([one.cpu_ns for one in many]),
-            "lost": sum(max(one.lost, 0) for one in many),
-            "counted": [one.counted for one in many],
-            "witnessed": [one.witnessed for one in many],
-        }
-        for name, many in runs.items()
-        if many
-    }
-
-
-def _ratios(runs: dict[str, list[Run]], wanted: dict[str, float]) -> dict[str, Any]:
-    """Return our rate divided by theirs; testpmd with the settings that have the better median in these runs."""
-    found: dict[str, Any] = {}
-    for name, least in wanted.items():
-        peer = runs[name]
-        untuned = runs.get(UNTUNED) if name == "testpmd" else None
-        if untuned and (not peer or _median(untuned) > _median(peer)):
-            peer = untuned
-        ratio = ratios([one.rate for one in runs["toolkit"]], [one.rate for one in peer])
-        if ratio:
-            found[name] = {**ratio, "wanted": least, "offered": _offered(runs["toolkit"], peer)}
-        if name == "testpmd" and SPINNING in runs and peer:
-            ratio = ratios([one.rate for one in runs[SPINNING]], [one.rate for one in peer])
-            if ratio:
-                found["testpmd (toolkit spinning)"] = {
-                    **ratio,
-                    "wanted": least,
-                    "offered": _offered(runs[SPINNING], peer),
-                }
-    return found
-
-
-def _median(runs: list[Run]) -> float:
-    return statistics.median(one.rate for one in runs)
-
-
-def _offered(ours: list[Run], theirs: list[Run]) -> float | None:
-    """Return our offered load divided by theirs, by medians; None if the consumer is the source."""
-    a, b = (statistics.median(one.offered for one in runs) for runs in (ours, theirs))
-    return a / b if b else None

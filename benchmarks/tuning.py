@@ -9,8 +9,8 @@ from typing import Any
 from benchmarks import load
 from benchmarks.consumer import PeerError
 from benchmarks.load import Run
-from benchmarks.rows import Plan
 from benchmarks.testpmd import CHOICES, Settings, Testpmd
+from benchmarks.turns import Plan
 from toolkit.lab import Lab
 
 __all__ = ["tune"]

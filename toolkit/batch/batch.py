@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,8 @@ import numpy.typing as npt
 from toolkit._base.arguments import whole
 from toolkit._base.clock import clock
 from toolkit.abi.if_xdp import XDP_PKT_CONTD
-from toolkit.abi.xsk_meta import NO_RULE, XSK_META_MAGIC, XSK_META_SIZE
+from toolkit.abi.xsk_meta import NO_RULE
+from toolkit.batch.meta import LENGTH, RULE, Meta, no_meta, read_meta
 from toolkit.errors import StaleBatchError
 from toolkit.umem.receiving import Borrowed, OwnedRX
 from toolkit.umem.umem import UMEM
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Batch"]
 
 Descs = npt.NDArray[np.uint64]  # shape (n, 2): columns addr, len | options << 32
-
-_MAGIC, _LENGTH, _RULE = 2, 4, 5  # words of XSK_META
 
 
 class Batch:
@@ -84,7 +82,7 @@ class Batch:
         self._wire = wire_lengths
         self._rule_numbers = rule_numbers
         self._utc = utc_ns
-        self._meta: tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]] | None = None  # see _read_meta()
+        self._meta: Meta | None = None  # see _read_meta()
         self._borrowed = borrowed and len(descs) > 0  # whether frames are to be given back
         self._rx = rx
         self.frames: Borrowed | None = frames  # the frames, where they are remembered as a whole
@@ -176,7 +174,7 @@ class Batch:
         self._checked()
         if self._rule_numbers is None:
             meta, good = self._read_meta()
-            self._rule_numbers = np.where(good, meta[:, _RULE], np.uint32(NO_RULE))
+            self._rule_numbers = np.where(good, meta[:, RULE], np.uint32(NO_RULE))
         return self._rule_numbers.copy()
 
     @property
@@ -365,7 +363,7 @@ class Batch:
         self._checked()
         if self._wire is None:
             meta, good = self._read_meta()
-            self._wire = np.where(good, meta[:, _LENGTH], self._words()[:, 2])
+            self._wire = np.where(good, meta[:, LENGTH], self._words()[:, 2])
         return self._wire
 
     def _words(self) -> npt.NDArray[np.uint32]:
@@ -380,30 +378,13 @@ class Batch:
         assert memory is not None
         return memory
 
-    def _read_meta(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
-        """Read struct xsk_meta in front of every packet: its words, shape (n, 6), u32; whether it is valid, (n,), bool.
-
-        It is valid with the magic word, and with a time that is not before the frame was posted: where the program
-        could not write it, that of an earlier packet is left in the frame.
-        """
+    def _read_meta(self) -> Meta:
+        """Return what the program wrote in front of the packets."""
         if self._meta is None:
-            n = len(self)
-            meta, good = np.zeros((n, XSK_META_SIZE // 4), dtype=np.uint32), np.zeros(n, dtype=np.bool_)
-            if self._umem is not None and n:
-                from toolkit.decode.gather import windows
-
-                ledger, starts = self._umem.ledger, self._offsets()
-                room = starts & ((1 << ledger.shift) - 1)
-                # As few operations as possible: a program that only adds up wire_lengths spends most of its time here.
-                before = starts - np.minimum(room, XSK_META_SIZE)
-                meta = windows(self._bytes(), XSK_META_SIZE)[before].view(np.uint32).reshape(n, -1)
-                times = meta.view(np.int64)[:, 0]
-                good = meta[:, _MAGIC] == XSK_META_MAGIC
-                good &= times >= self._posted_ns()
-                good &= times <= time.monotonic_ns()
-                # A packet at the very start of its frame has none: the bytes in front belong to another frame.
-                good &= room >= XSK_META_SIZE
-            self._meta = meta, good
+            if self._umem is None or not len(self):
+                self._meta = no_meta(len(self))
+            else:
+                self._meta = read_meta(self._bytes(), self._offsets(), self._umem.ledger.shift, self._posted_ns)
         return self._meta
 
     def _posted_ns(self) -> npt.NDArray[np.int64]:
