@@ -17,6 +17,7 @@ import toolkit
 from tests.helpers.cable import Cable
 from tests.helpers.drivers import assert_whole, delivered, numbered, opened
 from tests.helpers.napi import own_records
+from tests.helpers.waiting import busy_polling_or_not
 from tests.helpers.wire import child_environment
 from toolkit.doctor import examine
 from toolkit.doctor.status import collect
@@ -24,7 +25,7 @@ from toolkit.net import repair
 from toolkit.net.napi import DEFERRAL
 from toolkit.net.sysfs import InterfaceDirectory
 
-pytestmark = pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning")
+pytestmark = busy_polling_or_not
 Seen = Callable[[str], None]
 
 

@@ -13,8 +13,9 @@ from tests.helpers.cable import Cable
 from tests.helpers.drivers import assert_whole, opened
 from tests.helpers.sending import Tap, assert_in_order, sent_frames
 from tests.helpers.waiting import MODES as WAITS
+from tests.helpers.waiting import busy_polling_or_not
 
-pytestmark = pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning")
+pytestmark = busy_polling_or_not
 Seen = Callable[[str], None]
 
 

@@ -14,11 +14,12 @@ from tests.helpers.cable import Cable
 from tests.helpers.drivers import assert_whole, missing, numbered, opened
 from tests.helpers.sending import Tap, sent_frames
 from tests.helpers.waiting import MODES as WAITS
+from tests.helpers.waiting import busy_polling_or_not
 from tests.helpers.wire import Wire, eventually
 from toolkit.abi.libbpf import libbpf
 from toolkit.errors import ArgumentError, DetachedError, SystemCallError
 
-pytestmark = pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning")
+pytestmark = busy_polling_or_not
 Seen = Callable[[str], None]
 
 

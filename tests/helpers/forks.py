@@ -7,6 +7,14 @@ import os
 import traceback
 from collections.abc import Callable
 
+import pytest
+
+__all__ = ["forks_with_threads", "in_child", "started"]
+
+# Python 3.12 and later warn of every fork in a process with threads: the child may wait for a lock that one of them
+# held. These tests fork beside threads on purpose (a Lab has one): what the toolkit promises of such a child is tested.
+forks_with_threads = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+
 
 def started(work: Callable[[], object]) -> int:
     """Run `work` in a fork, which ends with status 0 if that returned, else with its traceback. Its pid."""

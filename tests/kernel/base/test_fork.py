@@ -10,20 +10,15 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 import toolkit
-from tests.helpers.forks import started
+from tests.helpers.forks import forks_with_threads, started
 from tests.helpers.wire import Wire, eventually, frame, numbers, piece_by_piece
 from toolkit.errors import ClosedError
 from toolkit.lab import Lab
 from toolkit.program import Program
 from toolkit.umem.umem import UMEM
 
-pytestmark = [
-    # A warning of Python 3.12 and later about forking with threads; the lab's thread is one.
-    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
-]
+pytestmark = forks_with_threads
 
 
 def in_child(work: Callable[[], None], *, stay: bool = False) -> int:

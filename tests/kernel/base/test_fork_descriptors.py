@@ -15,15 +15,14 @@ import pytest
 
 import toolkit
 from tests.helpers import worker_jobs
+from tests.helpers.forks import forks_with_threads
 from toolkit.capture import Capture
 from toolkit.lab import Lab
 from toolkit.program import Program
 from toolkit.rings import RingMemory
 from toolkit.workers import Workers
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
-]
+pytestmark = forks_with_threads
 
 
 def opened() -> dict[str, str]:
@@ -89,8 +88,6 @@ THINGS: dict[str, Callable[[Lab, Path], Any]] = {
 
 @pytest.mark.parametrize("thing", THINGS)
 def test_nothing_inherited_stays_open_in_a_child(lab: Lab, tmp_path: Path, thing: str) -> None:
-    if thing in ("Capture to Parquet", "dataset"):
-        pytest.importorskip("pyarrow")
     with Lab() as other:  # what is made once, libraries and threads, is made
         (tmp_path / "first").mkdir()
         THINGS[thing](other, tmp_path / "first").close()

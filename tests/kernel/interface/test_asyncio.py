@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from tests.helpers.waiting import MODES_AND_TEE as MODES
+from tests.helpers.waiting import busy_polling_or_not
 from tests.helpers.waiting import near_or_tee as near
 from tests.helpers.wire import Wire, frame, numbers, run_child, stamps
 from toolkit.errors import StaleBatchError
 from toolkit.lab import Lab
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning"),
+    busy_polling_or_not,
     pytest.mark.timing("a veth loses packets when its softirq or the receiver waits too long for a CPU"),
 ]
 

@@ -20,12 +20,13 @@ from typing import Any
 import pytest
 
 from tests.helpers.waiting import MODES_AND_TEE as MODES
+from tests.helpers.waiting import busy_polling_or_not
 from tests.helpers.waiting import near_or_tee as near
 from tests.helpers.wire import Wire, child_environment, frame, numbers
 from toolkit.errors import ClosedError, DeviceGoneError, ToolkitError
 from toolkit.lab import Lab
 
-pytestmark = pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning")
+pytestmark = busy_polling_or_not
 
 
 @pytest.mark.parametrize("mode", MODES)

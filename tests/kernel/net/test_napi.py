@@ -14,6 +14,7 @@ import pytest
 
 import toolkit
 from tests.helpers.napi import BEFORE, busy, defer
+from tests.helpers.waiting import busy_polling_or_not
 from tests.helpers.wire import Wire, collect, frame
 from toolkit._base import records
 from toolkit.errors import PrivilegeError, SystemCallError, ToolkitError
@@ -24,7 +25,7 @@ from toolkit.net.sysfs import InterfaceDirectory
 
 pytestmark = [
     pytest.mark.usefixtures("directory"),
-    pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning"),
+    busy_polling_or_not,
 ]
 
 

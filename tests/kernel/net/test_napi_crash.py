@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.napi import BEFORE, busy, defer
+from tests.helpers.waiting import busy_polling_or_not
 from tests.helpers.wire import child_environment, eventually, run_child
 from toolkit._base import records
 from toolkit.lab import Lab
@@ -23,7 +24,7 @@ from toolkit.net.napi import DEFERRAL
 
 pytestmark = [
     pytest.mark.usefixtures("directory"),
-    pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning"),
+    busy_polling_or_not,
 ]
 
 

@@ -63,7 +63,7 @@ def test_what_is_not_taken_reaches_the_kernel_whole(lab: Lab, wire: Wire, door: 
         assert not near.receive(timeout=0.05)
 
 
-@pytest.mark.filterwarnings("ignore:veth0 has an MTU")
+@pytest.mark.filterwarnings("ignore:veth0 has an MTU")  # larger than a frame: what it warns of is meant here
 def test_jumbo_frames_are_received_when_they_are_cut(make_lab: Callable[..., Lab]) -> None:
     """A packet of several buffers does not fit a frame; its beginning does."""
     lab = make_lab(mtu=9000)

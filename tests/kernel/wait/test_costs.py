@@ -12,15 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.helpers.waiting import MODES, ROOMY, check_whole, near
+from tests.helpers.waiting import MODES, ROOMY, busy_polling_or_not, check_whole, near
 from tests.helpers.wire import Wire, frame, stamps
 from toolkit.lab import Lab
 from toolkit.wait.waiter import WaitMode
 
-pytestmark = [
-    # A veth's copy mode has no NAPI to poll on newer kernels, and that is said: see test_busy_polling_says_if_it_works.
-    pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning"),
-]
+pytestmark = busy_polling_or_not
 
 
 def compute() -> None:

@@ -16,17 +16,14 @@ import numpy as np
 import pytest
 
 import toolkit
-from tests.helpers.waiting import MODES, ROOMY, check_whole, near
+from tests.helpers.waiting import MODES, ROOMY, busy_polling_or_not, check_whole, near
 from tests.helpers.wire import Wire, child_environment, collect, frame, piece_by_piece, run_child, stamps
 from toolkit.abi.libc import libc_with_gil
 from toolkit.errors import ArgumentError, ClosedError, DeviceGoneError, PrivilegeError
 from toolkit.lab import Lab
 from toolkit.wait.waiter import WaitMode
 
-pytestmark = [
-    # A veth's copy mode has no NAPI to poll on newer kernels, and that is said: see test_busy_polling_says_if_it_works.
-    pytest.mark.filterwarnings("ignore:busy polling does not reach the driver:RuntimeWarning"),
-]
+pytestmark = busy_polling_or_not
 
 
 # --- packets --------------------------------------------------------------------------------------------------------
@@ -227,7 +224,7 @@ def test_busy_polling_alone_drives_the_driver(
             assert len(driven) < 20
 
 
-@pytest.mark.filterwarnings("default:busy polling:RuntimeWarning")
+@pytest.mark.filterwarnings("default:busy polling:RuntimeWarning")  # the others ignore it; here it is counted
 def test_busy_polling_says_if_it_works(lab: Lab, wire: Wire, recwarn: pytest.WarningsRecorder) -> None:
     with near(lab, "busy-poll") as interface:
         wire.send([frame(1)])

@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from tests.helpers.filter_corpus import EXPRESSIONS
+from tests.helpers.filter_corpus import EXPRESSIONS, some_warn
 from toolkit.cli.guard_probes import Probe, Source, Target, _templates
 from toolkit.errors import FilterError
 from toolkit.packets import frames
@@ -56,7 +56,7 @@ def probes() -> list[Probe]:
     return found
 
 
-@pytest.mark.filterwarnings("ignore::toolkit.filter.expression.FilterWarning")
+@some_warn
 @pytest.mark.parametrize("target", [FOUR, SIX], ids=["ipv4", "ipv6"])
 def test_members_of_a_kind_are_alike_to_the_filter(target: Target) -> None:
     several = senders(30, 6 if target is SIX else 4)

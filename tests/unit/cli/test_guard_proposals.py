@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.filter_corpus import EXPRESSIONS
+from tests.helpers.filter_corpus import EXPRESSIONS, some_warn
 from toolkit.cli import guard, guard_services
 from toolkit.errors import ArgumentError, FilterError
 from toolkit.filter.expression import instructions
@@ -22,7 +22,7 @@ from toolkit.net.reach import Lane
 from toolkit.net.sessions import Path, Session, Sessions
 from toolkit.net.sockets import Endpoint
 
-pytestmark = pytest.mark.filterwarnings("ignore::toolkit.filter.expression.FilterWarning")
+pytestmark = some_warn
 
 MAC = "02:00:00:00:00:0{}"
 PORTS = st.sampled_from([22, 53, 68, 80, 123, 443, 5432, 8080, 33000, 45000])
