@@ -13,9 +13,10 @@ import importlib.util
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,8 @@ settings.register_profile("ci", settings.get_profile("default"), max_examples=50
 settings.load_profile("ci" if CI else "default")
 
 _ON_A_KERNEL = [Path(__file__).with_name(name) for name in ("kernel", "guest")]
-_CAPABILITIES = {"net_admin": 12, "net_raw": 13, "sys_admin": 21}  # linux/capability.h
+_CAPABILITIES = {"chown": 0, "net_admin": 12, "net_raw": 13, "sys_admin": 21}  # linux/capability.h
+_OF_THE_KERNEL_TESTS = ("net_admin", "net_raw", "sys_admin")
 
 
 def _effective_capabilities() -> int:
@@ -56,9 +58,9 @@ def _effective_capabilities() -> int:
         return next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
 
 
-def _no_privilege() -> str:
+def _no_privilege(wanted: Iterable[str]) -> str:
     held = _effective_capabilities()
-    missing = [f"CAP_{name.upper()}" for name, bit in _CAPABILITIES.items() if not held >> bit & 1]
+    missing = [f"CAP_{name.upper()}" for name in sorted(wanted) if not held >> _CAPABILITIES[name] & 1]
     return f"needs root: this process has no {', '.join(missing)}" if missing else ""
 
 
@@ -92,8 +94,15 @@ def _no_module(name: str) -> str:
     return "" if importlib.util.find_spec(name) else f"the package {name} is missing"
 
 
-def _no_command(name: str) -> str:
-    return "" if shutil.which(name) else f"the command {name} is missing"
+def _no_command(name: str, package: str = "") -> str:
+    return "" if shutil.which(name) else f"the command {name} is missing" + (f" (package {package})" if package else "")
+
+
+def _no_iputils_arping() -> str:
+    if missing := _no_command("arping", "iputils-arping"):
+        return missing
+    shown = subprocess.run(["arping", "-h"], capture_output=True, text=True, check=False)
+    return "" if "-D" in shown.stdout + shown.stderr else "this arping has no -D (package iputils-arping has)"
 
 
 # Why a feature is missing, or "".
@@ -103,7 +112,10 @@ FEATURES: dict[str, Callable[[], str]] = {
     "bcc": _no_bcc,
     "setpriv": lambda: _no_command("setpriv"),
     "nsenter": lambda: _no_command("nsenter") or _no_command("unshare"),
+    "ethtool": lambda: _no_command("ethtool"),
     "ping": lambda: _no_command("ping"),
+    "arping": lambda: _no_command("arping", "iputils-arping"),
+    "iputils-arping": _no_iputils_arping,
     "tcpdump": lambda: _no_command("tcpdump"),
     "tshark": lambda: _no_command("tshark"),
     "capinfos": lambda: _no_command("capinfos"),
@@ -118,9 +130,9 @@ FEATURES: dict[str, Callable[[], str]] = {
 }
 
 
-def require(*features: str, root: bool = False) -> None:
+def require(*features: str, capabilities: Iterable[str] = ()) -> None:
     """Skip the running test unless the machine has all of this; under CI=true a want of privilege fails instead."""
-    if root and (reason := _no_privilege()):
+    if reason := _no_privilege(capabilities):
         if CI:
             pytest.fail(f"{reason} (CI=true: a skip for privilege is a failure)", pytrace=False)
         pytest.skip(reason)
@@ -143,7 +155,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, meaning in SENSITIVE.items():
         config.addinivalue_line("markers", f"{name}(reason): {meaning}")
     config.addinivalue_line("markers", f"boots(reason): {BOOTS}")
-    config.addinivalue_line("markers", "needs_root: needs CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN")
+    wanted = f"of {', '.join(_CAPABILITIES)}; without any named: {', '.join(_OF_THE_KERNEL_TESTS)}"
+    config.addinivalue_line("markers", f"needs_root(capability, ...): needs these capabilities, {wanted}")
     config.addinivalue_line("markers", f"needs(feature, ...): needs features of the machine: {', '.join(FEATURES)}")
 
 
@@ -193,4 +206,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Decide about the skips that markers ask for, before any fixture runs."""
     features = [feature for marker in item.iter_markers("needs") for feature in marker.args]
-    require(*features, root=any(item.iter_markers("needs_root")))
+    of_root = [marker.args or _OF_THE_KERNEL_TESTS for marker in item.iter_markers("needs_root")]
+    require(*features, capabilities={capability for some in of_root for capability in some})

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 from collections.abc import Callable, Iterator
 
@@ -102,26 +101,19 @@ def test_many_hosts_ask_at_once(make_lab: Callable[..., Lab]) -> None:
 # --- who has? -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not shutil.which("arping"), reason="the command arping is missing (package iputils-arping)")
+@pytest.mark.needs("arping")
 def test_arping(asking: Lab, host: Host) -> None:
     said = run(asking, "arping", "-c", "2", "-I", "veth1", IP4)
     assert said.upper().count("02:00:00:00:00:01") == 2, said
 
 
-@pytest.mark.skipif(not shutil.which("arping"), reason="the command arping is missing (package iputils-arping)")
+@pytest.mark.needs("iputils-arping")
 def test_a_duplicate_ipv4_address_is_found(asking: Lab) -> None:
     """RFC 5227: a probe from 0.0.0.0 is answered, so the address is taken."""
-    if "-D" not in _arping_help(asking):
-        pytest.skip("this arping has no -D (package iputils-arping has)")
     with Host(asking):
         for address, taken in ((IP4, True), ("10.11.0.78", False)):
             done = asking.far.run(["arping", "-D", "-c", "2", "-w", "1", "-I", "veth1", address], capture_output=True)
             assert (done.returncode != 0) is taken, done.stdout
-
-
-def _arping_help(lab: Lab) -> str:
-    done = lab.far.run(["arping", "-h"], capture_output=True, text=True)
-    return str(done.stdout + done.stderr)
 
 
 @pytest.mark.parametrize("address", [IP4, IP6])

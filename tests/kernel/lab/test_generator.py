@@ -19,6 +19,7 @@ from scapy.layers.inet import UDP
 from scapy.layers.l2 import Ether
 
 from tests.helpers import ROOT
+from tests.helpers.workers import two_cpus
 from toolkit.abi.libbpf import BPF_PROG_TYPE_XDP, BPF_XDP, XDP_FLAGS_DRV_MODE, LinkCreateOpts, libbpf
 from toolkit.errors import ArgumentError, ToolkitError
 from toolkit.lab import Lab
@@ -145,7 +146,8 @@ def test_given_frames_take_turns_and_stay_as_they_are(passing: Lab) -> None:
     assert seen[:3] == given
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+@two_cpus
+@pytest.mark.needs("ethtool")
 def test_queue_follows_the_cpu() -> None:
     with Lab(queues=2) as lab:
         link = drop_everything(lab)

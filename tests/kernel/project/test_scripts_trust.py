@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.checkouts import copy_checkout
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+pytestmark = pytest.mark.needs_root("chown")
 
 SOMEBODY = 12345  # a user
 

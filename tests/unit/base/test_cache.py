@@ -46,7 +46,7 @@ def test_a_directory_that_others_can_write_is_not_trusted(place: Path, mode: int
     assert not (place / "other.json").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+@pytest.mark.needs_root("chown")
 def test_a_directory_of_somebody_else_is_not_trusted(place: Path) -> None:
     place.mkdir(parents=True, mode=0o755)
     os.chown(place, 12345, -1)
@@ -147,7 +147,7 @@ def test_no_home_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
             assert kept.load("key") is None
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has a home that is not its own, under sudo -E")
+@pytest.mark.needs_root("chown")
 def test_root_leaves_another_s_home_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     os.chown(tmp_path, 12345, -1)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)

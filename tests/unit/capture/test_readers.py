@@ -50,7 +50,7 @@ def test_only_the_owner_reads_whatever_the_umask(tmp_path: Path, umask: None, na
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("mode", "expected", "directory"), [(None, 0o640, 0o750), (0o664, 0o664, 0o775)])
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another group")
+@pytest.mark.needs_root("chown")
 def test_a_group_reads_where_one_was_named(
     tmp_path: Path, umask: None, name: str, mode: int | None, expected: int, directory: int
 ) -> None:
