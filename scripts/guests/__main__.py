@@ -171,6 +171,9 @@ def main() -> int:
     except GuestError as ended:
         say(str(ended))
         return ended.status
+    except BrokenPipeError:  # who reads the output wants no more of it (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        return 128 + signal.SIGPIPE
 
 
 if __name__ == "__main__":

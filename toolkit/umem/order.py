@@ -51,9 +51,8 @@ class Order:
         self._frames, self._packets = memoryview(bytearray(8 * self.size)), memoryview(bytearray(8 * self.size))
         # (fill index of the end, CLOCK_MONOTONIC ns) of each posting, from that of `since` on.
         self._times: deque[tuple[int, int]] = deque()
-        self._since = (
-            self._first
-        )  # fill index of the first frame of the last call of take(): what is before is not kept
+        # Fill index of the first frame of the last call of take(): what is before is not kept.
+        self._since = self._first
 
     def start(self, rx: RingMemory) -> None:
         """Record that the frame that was posted first comes back as the next entry of the RX ring."""

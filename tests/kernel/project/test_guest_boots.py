@@ -100,6 +100,17 @@ def test_a_panic_is_reported_with_the_console() -> None:
     assert "  | " in done.stderr
 
 
+def test_it_ends_quietly_when_nobody_reads_its_output() -> None:
+    command = ["--memory", "768", "--", "bash", "-c", "while echo line; do sleep 0.05; done"]
+    with subprocess.Popen([GUEST, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "line\n"
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()
+        assert process.wait(60) == 128 + signal.SIGPIPE
+
+
 def test_a_guest_that_does_not_come_up_is_reported() -> None:
     done = guest("--boot-timeout", "1", "--", "true", timeout=120)
     assert done.returncode == 125
