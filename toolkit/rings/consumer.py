@@ -8,7 +8,7 @@ from operator import index as index_of  # NumPy's integers would overflow where 
 import numpy as np
 import numpy.typing as npt
 
-from toolkit._base.arguments import cannot_be, whole
+from toolkit._base.arguments import whole
 from toolkit.errors import RING_LIES, ArgumentError, FrameError
 from toolkit.rings.memory import U32, RingMemory
 
@@ -95,8 +95,8 @@ class Consumer:
 
         Unlike peek(), it reads the shared index again when fewer than `limit` entries are known.
         """
-        limit = None if limit is None else whole("limit", limit)
-        n = self._wanted(self.available(self.size if limit is None else limit), limit)
+        limit = self.size if limit is None else whole("limit", limit, 0)
+        n = min(self.available(limit), limit)
         index = self._cached_consumer
         entries = self._memory.read(index, n)
         self._cached_consumer = (index + n) & U32
@@ -110,11 +110,7 @@ class Consumer:
 
     @staticmethod
     def _wanted(entries: int, limit: int | None) -> int:
-        if limit is None or entries <= limit:
-            return entries
-        if limit < 0:
-            raise cannot_be("limit", limit, "a whole number from 0 on")
-        return index_of(limit)
+        return entries if limit is None else min(entries, whole("limit", limit, 0))
 
     def _peeked(self, n: int, tried: str) -> int:
         """Return `n`, a number of entries that are peeked and not released; else ArgumentError."""

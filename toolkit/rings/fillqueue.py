@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 
-from toolkit._base.arguments import cannot_be
+from toolkit._base.arguments import cannot_be, whole
 from toolkit.rings.frames import Addresses, FrameStore
 from toolkit.rings.producer import Producer
 
@@ -61,8 +61,8 @@ class FillQueue(Producer):
     def _postable(self, umem: FrameStore, limit: int | None) -> int:
         """Return how many free frames there are, and room for, at most `limit`."""
         wanted = umem.n_free_frames
-        if limit is not None and limit < wanted:
-            wanted = max(limit, 0)
+        if limit is not None:
+            wanted = min(wanted, max(whole("limit", limit), 0))
         n = min(self.free(wanted), wanted)
         if n and self.unpublished:
             raise self.reserved_before("fill_all")

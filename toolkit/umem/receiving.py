@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from toolkit._base.arguments import whole
 from toolkit.abi.if_xdp import XDP_RING_NEED_WAKEUP, XDPDesc
 from toolkit.errors import ArgumentError
 from toolkit.rings import FillQueue, RingMemory, RXQueue
@@ -224,7 +225,8 @@ class OwnedRX(RXQueue):
         """Return the next entries, at most `limit`, and the index of the first; nothing is taken yet."""
         if self._account.transfer is not None:
             self._account.settle()
-        n = self._wanted(self.available(self.size if limit is None else limit), limit)
+        limit = self.size if limit is None else whole("limit", limit, 0)
+        n = min(self.available(limit), limit)
         index = self._cached_consumer
         if n and self._memory.load(self._memory.consumer) != index:
             raise self._peeked_before()

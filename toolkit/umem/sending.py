@@ -190,8 +190,8 @@ class OwnedCompletion(CompletionQueue):
 
     def take(self, limit: int | None = None) -> Addresses:
         """Do CompletionQueue.take(); the frames are the user's."""
-        limit = None if limit is None else whole("limit", limit)
-        self.available(self.size if limit is None else limit)  # unlike peek(), also when some entries are known
+        limit = self.size if limit is None else whole("limit", limit, 0)
+        self.available(limit)  # unlike peek(), also when some entries are known
         n, index = self.peek(limit)
         addresses = self._memory.read(index, n)
         self.release(n)

@@ -63,7 +63,7 @@ class Receiver:
         if self._core.closed or self._guard.locked():
             self.receiving()
         with self._guard:
-            return self._poll(self._share if limit is None else limit)
+            return self._poll(self._share if limit is None else whole("limit", limit, 0))
 
     def _poll(self, limit: int) -> Batch:
         self.begin()
@@ -107,9 +107,9 @@ class Receiver:
         Computed before any is taken, so that not even an interrupt leaves the ring in the middle of a packet. A packet
         that the driver has not delivered completely stays there.
         """
-        rx, limit = self._rx, whole("limit", limit)
-        if limit <= 0:
-            return limit
+        rx = self._rx
+        if not limit:
+            return 0
         waiting = min(rx.available(rx.size), limit + _MOST_BUFFERS)
         options = rx.get_batch(rx.next_index, waiting)["options"]
         ends = np.flatnonzero(options & XDP_PKT_CONTD == 0) + 1
@@ -128,8 +128,9 @@ class Receiver:
         When the block raises, the frames that it has not sent or freed are freed.
         """
         with self.receiving():
+            limit = self._share if limit is None else whole("limit", limit, 0)
             self.begin()
-            descs = self._taken(self._share if limit is None else limit)
+            descs = self._taken(limit)
             self._refill()
             try:
                 yield descs

@@ -63,6 +63,8 @@ def test_receive_and_send_refuse_and_go_on(near: toolkit.Interface, lab: Lab) ->
         (lambda: near.receive("x"), "timeout cannot be 'x'.* a number of seconds"),
         (lambda: near.send([frame(0)], timeout="1"), "timeout cannot be '1'.* a number of seconds"),
         (lambda: near.flush("x"), "timeout cannot be 'x'.* a number of seconds"),
+        (lambda: sock.receive(0, 2.5), "limit"),
+        (lambda: sock.receive(0, "x"), "limit"),
         (lambda: setattr(sock, "rx_limit", 0), "rx_limit"),
         (lambda: setattr(sock, "rx_limit", 1.5), "rx_limit"),
         (lambda: Forwarder("veth0", near), "a Socket or an Interface"),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.helpers.hostile import Kernel
 from tests.helpers.rings_oracle import U32, ring_memory
 from toolkit.abi.if_xdp import XDPDesc
 from toolkit.abi.libxdp import XskRing
@@ -66,6 +67,29 @@ def test_negative_counts_move_nothing(kind: Any) -> None:
         with pytest.raises(ArgumentError, match="from 0 to 8"):
             ring.get_batch(0, n)
     assert (ring.peek(), ring.unreleased) == ((8, U32 - 1), 8)
+
+
+@pytest.mark.parametrize("limit", [2.5, 4.0, "x", True, -1])
+def test_a_limit_is_a_whole_number(limit: Any) -> None:
+    """Whether more or fewer entries wait: nothing is taken, and the next call goes on."""
+    rig = Kernel()
+    rig.brings(3)
+    plain = (make(RXQueue), make(CompletionQueue))
+    calls = [call for ring in (*plain, rig.rx, rig.completion) for call in (ring.peek, ring.take)]
+    calls += [plain[0].receive, rig.receiver.poll_once, lambda limit: rig.receiver.taking(limit).__enter__()]
+    for call in calls:
+        with pytest.raises(ArgumentError, match=rf"^limit cannot be {limit!r}\. Next step: give a whole number"):
+            call(limit)
+    assert len(rig.receiver.poll_once(np.int64(2))) == 2  # type: ignore[arg-type]
+    rig.ends()
+
+
+@pytest.mark.parametrize("limit", [2.5, "x", True])
+def test_the_limit_of_fill_all_too(limit: Any) -> None:
+    fill, umem = make(FillQueue), UMEM(16, 2048)
+    with pytest.raises(ArgumentError, match=r"^limit cannot be"):
+        fill.fill_all(umem, limit)
+    assert (fill.fill_all(umem, -1), fill.fill_all(umem, 3)) == (0, 3)
 
 
 @pytest.mark.parametrize("kind", [TXQueue, FillQueue])
