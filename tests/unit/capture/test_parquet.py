@@ -156,7 +156,9 @@ def test_a_dataset_of_many_hours_needs_few_descriptors(tmp_path: Path) -> None:
 
 
 def test_a_dataset_is_one_table_to_other_engines(tmp_path: Path) -> None:
-    duckdb, polars = pytest.importorskip("duckdb"), pytest.importorskip("polars")
+    import duckdb
+    import polars
+
     with ParquetSink(f"{tmp_path}/d/") as sink:
         for hour in range(3):
             sink.write(batch_of(ALL, times=[T0 + hour * HOUR] * len(ALL)))

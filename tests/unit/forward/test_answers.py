@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scapy.all as scapy
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -15,8 +16,6 @@ from toolkit.batch.editable import EditableBatch
 from toolkit.errors import ArgumentError
 from toolkit.forward.answers import Answers
 from toolkit.umem.umem import UMEM
-
-scapy = pytest.importorskip("scapy.all")
 
 US, ASKER = "02:00:00:00:00:01", "02:00:00:00:00:02"
 IP4, IP6, PEER4, PEER6 = "10.11.0.1", "fd00:11::1", "10.11.0.2", "fd00:11::2"

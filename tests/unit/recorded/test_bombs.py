@@ -21,17 +21,12 @@ import pytest
 
 import toolkit
 from tests.helpers.recordings import Pcapng, hear, packet, pcap, read_all
+from tests.helpers.zstd import zstd
 from toolkit.errors import RecordedError
 from toolkit.recorded import window
 
 MB = 1 << 20
 PACKETS = [packet(i, 60) for i in range(5)]
-
-
-def zstd(data: bytes) -> bytes:
-    zstandard = pytest.importorskip("zstandard")
-    made: bytes = zstandard.ZstdCompressor(level=9).compress(data)
-    return made
 
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.recordings import Pcapng, hear, packet, pcap
+from tests.helpers.zstd import flushed
 from toolkit.errors import SystemCallError
 from toolkit.recorded import window
 from toolkit.recorded.recorded import read
@@ -166,13 +167,9 @@ def test_compressed_and_damaged(compress: Any) -> None:
     assert len(found) < 3000
 
 
-@pytest.mark.needs("zstandard")
 def test_zstd_cut_off_between_two_blocks() -> None:
     """As of a capture that was killed: what had been flushed is whole, and yet the end is missing."""
-    zstandard = pytest.importorskip("zstandard")  # from 3.14 on the standard library has its like
-    compressor = zstandard.ZstdCompressor(write_checksum=True).compressobj()
-    parts = [compressor.compress(CLASSIC) + compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)]
-    parts.append(compressor.compress(CLASSIC[24:]) + compressor.flush())
+    parts = flushed(CLASSIC, CLASSIC[24:])
     for data, packets, cut in (
         (parts[0], 20, True),
         (parts[0] + parts[1][:-12], 20, True),
