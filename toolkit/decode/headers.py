@@ -62,7 +62,7 @@ _PROTOCOL_UDP = constant(IPPROTO_UDP, np.uint8)
 _BITS = {bit: constant(bit, np.uint8) for bit in (PORTS, TCP, UDP_BASE, ICMP, ECHO, SCTP, CHUNK, GRE_BASE)}
 
 
-class _once(Generic[Value]):  # noqa: N801 (used as a decorator)
+class _once(Generic[Value]):  # noqa: N801 - used as a decorator, as cached_property is
     """An attribute that is computed at first use. functools.cached_property takes a lock before Python 3.12."""
 
     def __init__(self, work: Callable[[Any], Value]) -> None:

@@ -285,7 +285,7 @@ class Program:
 
     def _counted(self) -> npt.NDArray[Any] | None:
         """The map `counters`: shape (entries, CPUs), of its struct; None where there is none."""
-        self.fd  # noqa: B018, raises once it is closed
+        _ = self.fd  # raises once it is closed
         table = self._maps.get("counters")
         names = table.dtype.names if table is not None and table.type == abi.BPF_MAP_TYPE_PERCPU_ARRAY else None
         if table is None or names is None:

@@ -50,7 +50,7 @@ class Rule:
             raise ArgumentError(
                 f"a rule cannot {self.action!r} packets. Next step: take one of {', '.join(get_args(Action))}."
             )
-        self.share  # noqa: B018, the property checks
+        _ = self.share  # the property checks `sample`
         if self.snaplen is not None:
             if self.action != "redirect":
                 raise ArgumentError(

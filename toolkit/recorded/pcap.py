@@ -26,8 +26,8 @@ LONGEST = 262_144
 """Most bytes of a packet, as in libpcap. A larger length means that the file is damaged."""
 
 _MOST = 1 << 24  # and this, even if the file's snaplen is larger
-# Offset in the record header.
-_CAPTURED = PCAP_RECORD.fields["captured"][1]  # type: ignore[index]  # (stubs: None without fields)
+assert PCAP_RECORD.fields is not None
+_CAPTURED = PCAP_RECORD.fields["captured"][1]  # offset in the record header
 
 
 class PcapReader:

@@ -38,7 +38,7 @@ Lengths = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 
-class Ended(Exception):  # noqa: N818 - a signal between modules
+class Ended(Exception):  # noqa: N818 - a signal between modules, no error
     """Raised while reading, when no more packets are wanted."""
 
 

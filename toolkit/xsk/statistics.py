@@ -33,7 +33,7 @@ class Statistics(NamedTuple):
         missed = None if self.missed is None else self.missed - (earlier.missed or 0)
         return Statistics._make([*(now - then for now, then in zip(self[:6], earlier[:6], strict=True)), missed])
 
-    def __add__(self, other: Statistics) -> Statistics:  # type: ignore[override]  # a tuple's joins
+    def __add__(self, other: Statistics) -> Statistics:  # type: ignore[override]  # a tuple's + joins; counters add
         """Return the sums, field by field: several sockets as one."""
         known = [one.missed for one in (self, other) if one.missed is not None]
         missed = sum(known) if known else None
