@@ -29,7 +29,9 @@ pytestmark = busy_polling_or_not
 Seen = Callable[[str], None]
 
 
-def test_a_capture_has_what_the_peer_sent(cable: Cable, mode: str, tmp_path: Path, seen: Seen) -> None:
+def test_a_capture_has_what_the_peer_sent(
+    cable: Cable, mode: str, tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
     packets = numbered(64)
     path = tmp_path / "seen.pcap"
     with opened(cable, mode) as near, toolkit.Capture(near, path) as capture:
@@ -40,7 +42,7 @@ def test_a_capture_has_what_the_peer_sent(cable: Cable, mode: str, tmp_path: Pat
             capture.write(batch)
             return batch
 
-        near.receive = writing  # type: ignore[method-assign, assignment]
+        monkeypatch.setattr(near, "receive", writing)
         delivered(cable, near, packets)
     read = [bytes(one) for batch in toolkit.read(path) for one in batch]
     assert_whole(read, packets)

@@ -64,5 +64,6 @@ def hextets(raw: bytes) -> str:
     """
     if raw.startswith(bytes(10) + b"\xff\xff"):
         return socket.inet_ntop(socket.AF_INET6, raw)
-    text: str = ipaddress.IPv6Address._string_from_ip_int(int.from_bytes(raw, "big"))  # type: ignore[attr-defined]  # not in the stubs
+    version6: Any = ipaddress.IPv6Address
+    text: str = version6._string_from_ip_int(int.from_bytes(raw, "big"))
     return text

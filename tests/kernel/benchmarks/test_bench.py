@@ -41,14 +41,14 @@ RATE = 50_000.0  # far below what anybody here can do: nothing may be lost
 def where() -> Cores:
     """Two CPUs."""
     if len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("a benchmark needs two CPUs")
+        pytest.skip("a benchmark needs two CPUs: one for the sender, one for what is measured")
     return cores()
 
 
 def need(program: str) -> None:
     """Skip without a peer that is not installed."""
     if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
+        pytest.skip(f"{program} is not installed: a program that the toolkit is compared with, and does not need")
 
 
 # --- what is counted --------------------------------------------------------------------------------------------------

@@ -65,7 +65,8 @@ def test_forward_does_it_where_packets_come_from(
 def test_other_commands_do_it_when_asked(lab: Lab, command: list[str]) -> None:
     workers = "--workers" in command
     with running(lab, *command, "--promisc", ready=0 if workers else 1) as process:
-        first = "".join(process.stderr.readline() for _ in range(3 if workers else 2))  # type: ignore[union-attr]
+        assert process.stderr is not None
+        first = "".join(process.stderr.readline() for _ in range(3 if workers else 2))
         assert BANNER in first
         assert seen(lab) == (1, False)
         process.send_signal(signal.SIGINT)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,9 +21,9 @@ from toolkit.program import link as links
 PAUSE = 0.4  # seconds without a carrier
 
 
-def near(lab: Lab, **changed: object) -> Device:
+def near(lab: Lab, **changed: Any) -> Device:
     with lab.netns.entered():
-        return describe("veth0")._replace(**changed)  # type: ignore[arg-type]
+        return describe("veth0")._replace(**changed)
 
 
 def far_end(lab: Lab, *, up: bool) -> None:

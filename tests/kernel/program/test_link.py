@@ -100,8 +100,9 @@ def test_whether_the_driver_runs_one(program: Program, other: Program, lab: Lab)
     with lab.netns.entered():
         ifindex = socket.if_nametoindex(lab.interface)
         assert not runs_natively(ifindex)
-        for mode, expected in (("generic", False), ("native", True)):
-            with program.attach(lab.interface, mode=mode) as link:  # type: ignore[arg-type]
+        natively: dict[links.Mode, bool] = {"generic": False, "native": True}
+        for mode, expected in natively.items():
+            with program.attach(lab.interface, mode=mode) as link:
                 assert runs_natively(ifindex) is expected
                 assert link.location.runs_natively() is expected
         for flags, expected in ((abi.XDP_FLAGS_SKB_MODE, False), (abi.XDP_FLAGS_DRV_MODE, True)):

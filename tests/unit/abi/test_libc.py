@@ -18,7 +18,7 @@ def test_blocks_are_taken_behind_the_end(tmp_path: Path) -> None:
         try:
             libc.fallocate(file.fileno(), libc.FALLOC_FL_KEEP_SIZE, 0, 1 << 20)
         except OSError as refused:
-            pytest.skip(f"no fallocate() here: {refused}")
+            pytest.skip(f"the file system of the temporary directory has no fallocate(): {refused}")
         found = os.fstat(file.fileno())
     assert found.st_size == 0
     assert found.st_blocks * 512 >= 1 << 20
@@ -29,7 +29,7 @@ def test_positions_beyond_four_gigabytes(tmp_path: Path) -> None:
         try:
             libc.fallocate(file.fileno(), 0, 5 << 30, 4096)
         except OSError as refused:
-            pytest.skip(f"no fallocate() here: {refused}")
+            pytest.skip(f"the file system of the temporary directory has no fallocate(): {refused}")
         assert os.fstat(file.fileno()).st_size == (5 << 30) + 4096
 
 

@@ -78,7 +78,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
         disk = Disk(ways)
         monkeypatch.setattr(direct.time, "monotonic", lambda: disk.now)
         if not ways._choose():
-            pytest.skip("this file system knows no O_DIRECT")
+            pytest.skip("the file system of the temporary directory knows no O_DIRECT")
         yield disk
         ways.close(0)
 
@@ -136,7 +136,7 @@ def test_blocks_are_taken_ahead_behind_the_end_and_given_back(tmp_path: Path) ->
     output = Output(path)
     expected = large_pieces(output, 5)
     if not output._direct or not output._direct._ahead._able:
-        pytest.skip("this file system takes no blocks ahead")
+        pytest.skip("the file system of the temporary directory takes no blocks ahead")
     assert path.stat().st_size == len(expected)  # for whoever reads it meanwhile
     assert allocated(path) >= len(expected) + (1 << 20)
     output.write([b"the end"])

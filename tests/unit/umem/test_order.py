@@ -116,7 +116,12 @@ def test_when_each_frame_was_posted_is_known(shuffled: bool, monkeypatch: pytest
 def test_a_driver_that_ran_out_of_frames_is_woken_when_some_go_back() -> None:
     """It sets NEED_WAKEUP, and brings nothing until a system call is made."""
     rig, woken = Kernel(), []
-    rig.fill._wake = lambda: bool(woken.append(1))  # type: ignore[func-returns-value]
+
+    def wake() -> bool:
+        woken.append(1)
+        return False
+
+    rig.fill._wake = wake
     rig.receiver.limit = 80  # so that none come from the free stack
     rig.receiver._tolerated = 80
     for turn in range(6):

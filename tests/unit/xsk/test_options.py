@@ -82,8 +82,10 @@ def test_what_auto_tries_beside_what_is_there(
 
 
 @pytest.mark.parametrize("driver", ["igb", "ice"])
-@pytest.mark.parametrize(("capacity", "mtu", "splits"), [(1792, 1500, True), (3840, 1500, False), (1792, 900, False),
-                                                         (3840, 3000, False), (3840, 9000, True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("capacity", "mtu", "splits"),
+    [(1792, 1500, True), (3840, 1500, False), (1792, 900, False), (3840, 3000, False), (3840, 9000, True)],
+)
 def test_a_nic_that_would_split_packets_is_not_bound_zero_copy(
     driver: str, capacity: int, mtu: int, splits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 import pytest
 
@@ -22,8 +23,8 @@ def told(mtu: int, *, buffers: int = 1, features: int = HAS_IT, number: int = er
     device = Device("eth0", 7, True, True, mtu, bytes(6), 1, "igb", True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(netdev, "abilities", lambda ifindex: netdev.Abilities(features, buffers))
-        options = {"frame_size": 4096, "headroom": 0, "sg": True, **shape}
-        after = with_mtu(before, device, "cannot bind zero-copy to queue 0 of eth0", **options)  # type: ignore[arg-type]
+        options: dict[str, Any] = {"frame_size": 4096, "headroom": 0, "sg": True, **shape}
+        after = with_mtu(before, device, "cannot bind zero-copy to queue 0 of eth0", **options)
     assert isinstance(after, SystemCallError)
     assert after.errno == number
     return "" if after is before else str(after)
